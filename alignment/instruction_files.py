@@ -44,20 +44,31 @@ def read_preferences(path: Path) -> list[PreferencePair]:
 
 
 def encode_rows(
-    path: Path, rows: Sequence[Row], encode: Callable[[Row], Encoded | None]
-) -> list[Encoded]:
-    """`encode` of each row, without those for which it is None.
+    path: Path,
+    rows: Sequence[Row],
+    encode: Callable[[Row], Encoded | None],
+    at_most: int | None = None,
+) -> tuple[list[Encoded], int]:
+    """`encode` of each row, without those for which it is None, and how many those were.
 
+    Stops at the first `at_most` that fit: the rows after them are not encoded and not counted.
     Raises ValueError, naming the file and the row, where `encode` does: an unknown role, a special
     token inside a message.
     """
-    encoded = []
+    encoded: list[Encoded] = []
+    num_left_out = 0
     for number, row in enumerate(rows, start=1):
+        if len(encoded) == at_most:
+            break
         try:
-            encoded.append(encode(row))
+            text = encode(row)
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from None
-    return [text for text in encoded if text is not None]
+        if text is None:
+            num_left_out += 1
+        else:
+            encoded.append(text)
+    return encoded, num_left_out
 
 
 def _rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:

@@ -189,12 +189,12 @@ def run_dpo(
     model = load_model(finetuned, device)
     check_max_tokens(settings.max_tokens, model.config.context_length)
     files = [instructions_folder / f"preference_{part}.jsonl" for part in ("train", "heldout")]
-    # Pairs past the last step are never read, and scoring them for the reference would cost time.
+    # Pairs past the last step are never read: encoding and scoring them would only cost time.
+    wanted = (training.steps * training.batch_size, settings.max_heldout)
     (train_pairs, num_too_long), (heldout, _) = (
-        encode_file(tokenizer, file, settings.max_tokens) for file in files
+        encode_file(tokenizer, file, settings.max_tokens, at_most)
+        for file, at_most in zip(files, wanted, strict=True)
     )
-    train_pairs = train_pairs[: training.steps * training.batch_size]
-    heldout = heldout[: settings.max_heldout]
     reference, _ = score_pairs(model, train_pairs)
     heldout_reference, _ = score_pairs(model, heldout)
     batches = PairBatches(train_pairs, reference, training.batch_size, training.seed)

@@ -48,16 +48,23 @@ def encode_pair(tokenizer: Tokenizer, pair: PreferencePair, max_tokens: int) -> 
     return EncodedPair(*texts)
 
 
-def encode_file(tokenizer: Tokenizer, file: Path, max_tokens: int) -> tuple[list[EncodedPair], int]:
-    """The pairs of a file that fit, and how many did not. Raises ValueError if none does."""
+def encode_file(
+    tokenizer: Tokenizer, file: Path, max_tokens: int, at_most: int | None = None
+) -> tuple[list[EncodedPair], int]:
+    """The first `at_most` pairs of a file that fit, and how many that were met did not.
+
+    Raises ValueError if none fits.
+    """
     rows = read_preferences(file)
-    pairs = encode_rows(file, rows, lambda pair: encode_pair(tokenizer, pair, max_tokens))
+    pairs, num_too_long = encode_rows(
+        file, rows, lambda pair: encode_pair(tokenizer, pair, max_tokens), at_most
+    )
     if not pairs:
         raise ValueError(
             f"{file}: none of its {len(rows)} pairs fits into max_tokens = {max_tokens}; "
             "raise it, up to the model's context"
         )
-    return pairs, len(rows) - len(pairs)
+    return pairs, num_too_long
 
 
 def pad_pairs(

@@ -165,7 +165,7 @@ def check_max_tokens(max_tokens: int, context_length: int) -> None:
 def _encode_all(tokenizer: Tokenizer, file: Path, max_tokens: int) -> tuple[list[MaskedText], int]:
     """The conversations of a file that fit, and how many did not; ValueError if none does."""
     rows = read_conversations(file)
-    whole = encode_rows(file, rows, lambda row: encode_conversation(tokenizer, row, max_tokens))
+    whole, _ = encode_rows(file, rows, lambda row: encode_conversation(tokenizer, row, max_tokens))
     texts = [text for text in whole if any(text.mask)]
     if not texts:
         raise ValueError(

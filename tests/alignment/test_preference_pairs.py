@@ -32,6 +32,7 @@ def test_a_file_without_a_pair_that_fits(tokenizer, alphabets):
     file = alphabets / "preference_train.jsonl"
     pairs, left_out = encode_file(tokenizer, file, 29)
     assert len(pairs) + left_out == 64 and pairs and left_out
+    assert encode_file(tokenizer, file, 29, at_most=5)[0] == pairs[:5]
     with pytest.raises(ValueError, match="none of its 64 pairs fits into max_tokens = 12") as e:
         encode_file(tokenizer, file, 12)
     assert str(file) in str(e.value) and "\n" not in str(e.value)
