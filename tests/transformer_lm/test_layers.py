@@ -50,6 +50,18 @@ def test_linear_keeps_the_variance_between_its_two_sides():
     assert layer.weight.abs().max().item() <= 3 * math.sqrt(2 / 1024)
 
 
+def test_embedding_gradients_repeat_to_the_last_bit():
+    # 2,048 ids over 50 rows: many threads add to one row, and a race shows in most backward passes.
+    layer = Embedding(4096, 256)
+    token_ids, upstream = torch.randint(0, 50, (8, 256)), torch.randn(8, 256, 256)
+    gradients = []
+    for _ in range(10):
+        layer.weight.grad = None
+        layer(token_ids).backward(upstream)
+        gradients.append(layer.weight.grad.clone())
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])
+
+
 def test_embedding_takes_rows_and_sums_gradients_of_repeated_ids():
     layer = Embedding(4, 2)
     ids = torch.tensor([[1, 3, 1]])
