@@ -146,7 +146,8 @@ def training_figures(done: TrainingSummary) -> dict[str, Any]:
     return {
         "steps": done.step,
         "tokens": done.tokens,
-        "tokens_per_second": done.tokens / done.seconds,
+        "seconds": done.seconds,
+        "tokens_per_second": done.tokens / done.update_seconds,
         "precision": done.precision,
         **{f"{name}_before": value for name, value in before.items()},
         **{f"{name}_after": value for name, value in after.items()},

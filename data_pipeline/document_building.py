@@ -122,12 +122,14 @@ def _pages_with_source(warc_paths: Sequence[Path]) -> Iterator[tuple[Page, str]]
             yield page, Path(path).name
 
 
-def process_pages(warc_paths: Sequence[Path], settings: DocumentSettings) -> Iterator[PageOutcome]:
+def process_pages(
+    warc_paths: Sequence[Path], settings: DocumentSettings, num_pages: int | None = None
+) -> Iterator[PageOutcome]:
     """Outcomes in the order of the pages. A broken WARC file raises here, in the process that reads
     it.
     """
     pages = _pages_with_source(warc_paths)
-    with progress_bar("extract and filter", None, "pages") as bar:
+    with progress_bar("extract and filter", num_pages, "pages") as bar:
         if settings.num_processes == 1:
             processor = PageProcessor(settings)
             for page, source in pages:
@@ -226,15 +228,18 @@ def check_not_empty(counts: list[dict[str, Any]]) -> None:
 
 
 def build_documents(
-    warc_paths: Sequence[Path], out_folder: Path, settings: DocumentSettings
+    warc_paths: Sequence[Path],
+    out_folder: Path,
+    settings: DocumentSettings,
+    num_pages: int | None = None,
 ) -> list[dict[str, Any]]:
     """Read WARC files, write the documents artifact, return its rows of counts (one a step, in
-    order).
+    order). `num_pages`, where it is known, is for the estimate of the time left.
 
     Raises ValueError for a missing, empty or broken WARC file, a missing language model, or an
     empty result. The folder is written whole or not at all.
     """
-    documents, counts = _counts_of_page_steps(process_pages(warc_paths, settings))
+    documents, counts = _counts_of_page_steps(process_pages(warc_paths, settings, num_pages))
     check_not_empty(counts)
     documents = deduplicate(documents, settings, counts)
     check_not_empty(counts)

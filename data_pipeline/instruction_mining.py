@@ -177,8 +177,8 @@ def wrong_answer(pair: Pair, others: Iterable[Pair]) -> str | None:
 def preference_rows(pairs: list[Pair]) -> list[dict[str, Any]]:
     """Rows of preference_*.jsonl: the right answer against a wrong one, both from `pairs`.
 
-    The wrong one is from the same module, or where that has none of similar length, from the same
-    package, or else from anywhere.
+    The wrong one is from the same module, or where that has too few of similar length, from the
+    same package, or else from anywhere; `rejected_from` says which.
     """
     by_module: defaultdict[str, list[Pair]] = defaultdict(list)
     by_package: defaultdict[str, list[Pair]] = defaultdict(list)
@@ -188,14 +188,14 @@ def preference_rows(pairs: list[Pair]) -> list[dict[str, Any]]:
     rows = []
     for pair in pairs:
         package = by_package[pair.module.partition(".")[0]]
-        answers = (
-            wrong_answer(pair, others) for others in (by_module[pair.module], package, pairs)
-        )
-        rejected = next((answer for answer in answers if answer is not None), None)
-        if rejected is not None:
-            prompt = [{"role": "user", "content": question_about(pair)}]
-            row = {"id": pair.name, "prompt": prompt, "chosen": pair.answer, "rejected": rejected}
-            rows.append(row)
+        places = {"module": by_module[pair.module], "package": package, "anywhere": pairs}
+        for place, others in places.items():
+            rejected = wrong_answer(pair, others)
+            if rejected is not None:
+                prompt = [{"role": "user", "content": question_about(pair)}]
+                texts = {"prompt": prompt, "chosen": pair.answer, "rejected": rejected}
+                rows.append({"id": pair.name, **texts, "rejected_from": place})
+                break
     return rows
 
 
@@ -253,4 +253,8 @@ def mine_instructions(out_folder: Path, settings: InstructionSettings) -> dict[s
         "pairs_found": len(found),
         "repeated_names_or_answers": len(found) - len(pairs),
         **{name: len(rows) for name, rows in files.items()},
+        **{
+            f"{name}_rejected_from": dict(Counter(row["rejected_from"] for row in files[name]))
+            for name in ("preference_train", "preference_heldout")
+        },
     }

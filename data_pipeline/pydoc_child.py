@@ -89,7 +89,9 @@ def main(folder: str, seconds: str, module_names: list[str]) -> None:
         faulthandler.dump_traceback_later(float(seconds), exit=True, file=watchdog_output)
         try:
             html = render(module_name, renderer)
-            Path(folder, f"{module_name}.html").write_text(html, "utf-8", "backslashreplace", "\n")
+            unfinished = Path(folder, f"{module_name}.unfinished")
+            unfinished.write_text(html, "utf-8", "backslashreplace", "\n")
+            unfinished.rename(Path(folder, f"{module_name}.html"))  # whole or not at all
         except BaseException as error:  # a module may call sys.exit, which is no Exception
             Path(folder, f"{module_name}.failed").write_text(type(error).__name__)
         faulthandler.cancel_dump_traceback_later()

@@ -106,7 +106,7 @@ def write_token_shards(
             tokens[split] += len(ids)
             text_bytes += len(document.text.encode("utf-8"))
             bar.advance()
-        _check_both_splits(documents, settings)
+        check_both_splits(documents, settings)
     return {
         "documents": documents,
         "tokens": tokens,
@@ -123,8 +123,8 @@ def _number_of_documents(folder: Path) -> int | None:
     return counts[-1]["documents_out"] if counts else None
 
 
-def _check_both_splits(documents: dict[str, int], settings: ShardSettings) -> None:
-    """Raised inside the writer's block, so that nothing is written."""
+def check_both_splits(documents: Mapping[str, int], settings: ShardSettings) -> None:
+    """Raise ValueError where a split has no document; `documents` counts them by split."""
     for split, count in documents.items():
         if count == 0:
             raise ValueError(

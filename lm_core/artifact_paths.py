@@ -102,6 +102,9 @@ def remove_path(path: Path) -> None:
     none.
     """
     if path.is_dir() and not path.is_symlink():
+        # Under another name first: a kill in between leaves nothing that looks whole.
+        if not path.name.startswith(TEMPORARY_PREFIX):
+            path = path.rename(path.with_name(TEMPORARY_PREFIX + path.name))
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -148,10 +151,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_current_umask())
+        _flush_to_disk(temporary)
         _take_the_place_of(path, temporary)
     except BaseException:
         remove_path(temporary)
         raise
+
+
+def _flush_to_disk(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def _take_the_place_of(path: Path, new: Path) -> None:

@@ -40,7 +40,12 @@ def pick_device(name: str = "auto") -> "torch.device":
         raise ValueError(f"device {name!r} is unknown; expected auto, cpu, cuda, cuda:N or mps")
     if not present[kind]:
         raise ValueError(f"device {name!r} is not on this machine; use auto or cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"device {name!r} is unknown; expected auto, cpu, cuda, cuda:N or mps"
+        ) from None
 
 
 def synchronize(device: "torch.device") -> None:

@@ -45,12 +45,18 @@ class MetricLog:
 
     def rewind(self, step: int) -> None:
         """Drop this stage's rows past `step` (-1 drops all of them); other stages' rows stay."""
-        if not self.path.exists():
-            return
-        rows = read_metrics(self.path)
-        kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= step]
+        if self.path.exists():
+            self.replace_rows([row for row in self.rows() if row["step"] <= step])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """This stage's rows, in the order written."""
+        return read_metrics(self.path, self.stage)
+
+    def replace_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Put `rows` in place of this stage's; other stages' rows stay, in front."""
+        others = [row for row in read_metrics(self.path) if row["stage"] != self.stage]
         with atomic_file(self.path, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in kept)
+            file.writelines(json.dumps(row) + "\n" for row in [*others, *rows])
 
 
 def read_metrics(path: Path, stage: str | None = None) -> list[dict[str, Any]]:

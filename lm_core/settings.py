@@ -9,7 +9,7 @@ file from another, interpolation.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import pydantic
 
@@ -59,7 +59,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise ValueError(f"--set {override}: expected section.key=value, e.g. pretrain.steps=100")
+        raise ValueError(
+            f"--set {override}: expected section.key=value, e.g. pretrain.training.steps=100"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -74,9 +76,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def first_problem(
     error: pydantic.ValidationError, settings_type: type[Settings] | None = None
 ) -> str:
-    """One line for the first of pydantic's complaints, and how many more there are."""
+    """One line for the first of pydantic's complaints, and how many more there are.
+
+    An unknown key comes first: where `steps` is missing because somebody wrote `step`, that is the
+    line to correct.
+    """
     problems = error.errors(include_url=False)
-    problem = problems[0]
+    problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     location = [str(part) for part in problem["loc"]]
     name = ".".join(location)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -97,8 +103,9 @@ def _known_keys(settings_type: type[Settings], location: list[str]) -> list[str]
     """The field names of the section that `location` leads to."""
     current: Any = settings_type
     for part in location:
-        field = current.model_fields.get(part)
-        if field is None or not hasattr(field.annotation, "model_fields"):
-            return []
-        current = field.annotation
-    return list(current.model_fields)
+        if part.isdigit():  # an item of a list, such as scaling.sizes.0
+            current = next(iter(get_args(current)), None)
+        else:
+            field = getattr(current, "model_fields", {}).get(part)
+            current = field.annotation if field else None
+    return list(getattr(current, "model_fields", []))

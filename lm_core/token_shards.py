@@ -8,6 +8,7 @@ stands for, so that a loss in nats becomes bits per byte without a tokenizer. Wh
 compression and shuffling (training/batching.py chooses the order).
 """
 
+import io
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -88,11 +89,11 @@ class ShardWriter:
         self.stack.__exit__(kind, error, trace)
 
     def _write_manifest(self) -> None:
-        np.save(self.temporary / "token_byte_lengths.npy", self.token_byte_lengths)
+        _save_array(self.temporary / "token_byte_lengths.npy", self.token_byte_lengths)
         splits = {}
         for split, files in self.files.items():
             lengths = self.document_lengths[split]
-            np.save(self.temporary / f"{split}-documents.npy", np.asarray(lengths, dtype=np.int64))
+            _save_array(self.temporary / f"{split}-documents.npy", np.asarray(lengths, np.int64))
             splits[split] = {"tokens": sum(lengths), "documents": len(lengths), "files": files}
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -102,6 +103,13 @@ class ShardWriter:
             "splits": splits,
         }
         write_json(self.temporary / MANIFEST, manifest)
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    """As np.save, which on a full disk raises an error without the number that says so."""
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getvalue())
 
 
 class TokenShards:

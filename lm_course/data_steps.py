@@ -2,6 +2,7 @@
 for the report.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,14 +10,20 @@ from typing import Any
 
 from data_pipeline.document_building import build_documents
 from data_pipeline.instruction_mining import mine_instructions
-from data_pipeline.shard_writing import TRAIN, VALIDATION, split_of, write_token_shards
+from data_pipeline.shard_writing import (
+    TRAIN,
+    VALIDATION,
+    check_both_splits,
+    split_of,
+    write_token_shards,
+)
 from data_pipeline.sources import write_python_documentation
 from lm_core.artifact_paths import RunPaths
 from lm_core.documents import read_documents
 from lm_core.progress import progress_bar
 from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_course.recipe import Recipe
-from lm_course.recipe_runner import StepContext
+from lm_course.recipe_runner import StepContext, read_record
 from tokenizer_bpe.merge_training import train_bpe_from_counts
 from tokenizer_bpe.pretokenization import PATTERNS, count_words
 from tokenizer_bpe.tokenizer import Tokenizer
@@ -59,7 +66,10 @@ def instructions(context: StepContext) -> dict[str, Any]:
 def documents(context: StepContext) -> dict[str, Any]:
     """Pages to documents."""
     files = warc_files(context.paths, context.recipe)
-    counts = build_documents(files, context.paths.documents, context.recipe.documents)
+    collected = read_record(context.paths, "collect")
+    figures = collected["summary"] if collected else {}
+    num_pages = figures["pages"] + figures["readmes"] if "pages" in figures else None
+    counts = build_documents(files, context.paths.documents, context.recipe.documents, num_pages)
     return {
         "pages": counts[0]["documents_in"],
         "documents": counts[-1]["documents_out"],
@@ -71,8 +81,11 @@ def tokenizer(context: StepContext) -> dict[str, Any]:
     """Train the tokenizer on the documents of the training split."""
     paths, settings = context.paths, context.recipe.tokenizer
     pattern = PATTERNS[settings.pattern]
+    share = context.recipe.shards.validation_share
+    splits = Counter(split_of(document.id, share) for document in read_documents(paths.documents))
+    check_both_splits({TRAIN: splits[TRAIN], VALIDATION: splits[VALIDATION]}, context.recipe.shards)
     texts = _texts_of(context, TRAIN)
-    sample = _first_bytes(texts, settings.max_training_bytes)
+    sample = _first_bytes(texts, settings.max_training_bytes, splits[TRAIN])
     counts = count_words(sample, SPECIAL_TOKENS, pattern, settings.num_processes)
     wanted = settings.vocab_size - 256 - len(SPECIAL_TOKENS)
     with progress_bar("train tokenizer", wanted, "merges") as bar:
@@ -130,10 +143,10 @@ def _texts_of(context: StepContext, split: str) -> Iterator[str]:
             yield document.text
 
 
-def _first_bytes(texts: Iterator[str], limit: int) -> Iterator[str]:
+def _first_bytes(texts: Iterator[str], limit: int, num_texts: int) -> Iterator[str]:
     """The texts until `limit` bytes of UTF-8 are reached, with a progress bar."""
     read = 0
-    with progress_bar("count words", None, "documents") as bar:
+    with progress_bar("count words", num_texts, "documents") as bar:
         for text in texts:
             read += len(text.encode())
             if read > limit:

@@ -2,6 +2,7 @@
 returns figures.
 """
 
+from pathlib import Path
 from typing import Any
 
 from alignment.preference_optimization import run_dpo
@@ -25,6 +26,7 @@ from transformer_lm.model_cost import count_parameters
 from transformer_lm.pretrained import load_model
 
 CURVE_POINTS = 40
+TOKENIZER_NAME = "tokenizer.json"
 
 
 def _companions(tokenizer: Tokenizer, stage: str) -> dict[str, Any]:
@@ -64,13 +66,25 @@ def run_preference(context: StepContext) -> dict[str, Any]:
     return _align(context, run_dpo, "dpo", "sft")
 
 
+def check_tokenizer(checkpoint: Path, tokenizer: Path) -> Path:
+    """The checkpoint, if it was trained with this tokenizer; ValueError that names both if not."""
+    theirs, ours = (tokenizer_hash(path) for path in (checkpoint / TOKENIZER_NAME, tokenizer))
+    if theirs != ours:
+        raise ValueError(
+            f"{checkpoint}: trained with tokenizer {theirs[:12]}, but {tokenizer} is {ours[:12]}; "
+            "run the steps from `lm data shard RECIPE` on again"
+        )
+    return checkpoint
+
+
 def _align(context: StepContext, run: Any, stage: str, before: str) -> dict[str, Any]:
     paths = context.paths
+    start = latest_checkpoint(paths.checkpoints(before), f"lm {before} RECIPE")
     tokenizer = Tokenizer.from_hugging_face(paths.tokenizer)
     return run(
         getattr(context.recipe, stage),
         paths.instructions,
-        latest_checkpoint(paths.checkpoints(before), f"lm {before} RECIPE"),
+        check_tokenizer(start, paths.tokenizer),
         tokenizer,
         paths.checkpoints(stage),
         MetricLog(paths.metrics, stage, context.mirror),
@@ -83,6 +97,8 @@ def evaluate(context: StepContext) -> dict[str, Any]:
     """Bits per byte of every checkpoint."""
     paths = context.paths
     folders = {stage: paths.checkpoints(stage) for stage in ("pretrain", "sft", "dpo")}
+    for folder in folders.values():
+        check_tokenizer(latest_checkpoint(folder), paths.tokenizer)
     rows = evaluate_checkpoints(
         folders,
         paths.shards,
@@ -117,6 +133,7 @@ def scaling(context: StepContext) -> dict[str, Any]:
     surface = fit_surface(runs)
     main_run = _main_run(paths, surface)
     fit = {
+        "doubts": surface.doubts(),
         "surface": {name: getattr(surface, name) for name in ("E", "A", "B", "alpha", "beta")},
         "runs": [vars(run) for run in runs],
         "curves": _curves(surface, runs, main_run),

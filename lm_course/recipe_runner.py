@@ -50,6 +50,7 @@ class Step:
         outputs: what it writes (or, for WARC files of the user's, vouches for).
         run: does the work and returns a summary (numbers and strings) for the report.
         describe: one line for people, made from the summary.
+        users_own: files among the outputs that a person brought: never removed.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Step:
     outputs: Callable[[RunPaths, Recipe], list[Path]]
     run: Callable[[StepContext], dict[str, Any]]
     describe: Callable[[dict[str, Any]], str]
+    users_own: Callable[[Recipe], list[Path]] = lambda recipe: []
 
 
 def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
@@ -76,6 +78,12 @@ def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
                 f"{paths.root}: {step.command} needs the step {name!r}, which has not been run; "
                 "run `lm run RECIPE`, or the steps one by one (`lm steps` lists them)"
             )
+        if not _is_as_recorded(record, paths):
+            raise ValueError(
+                f"{paths.root}: the files of the step {name!r} are not those that it finished "
+                "with (was it started again and interrupted?); run it to its end first, or "
+                "`lm run RECIPE`"
+            )
         inputs[name] = record["outputs_sha256"]
     described = {
         "settings": {name: getattr(recipe, name).model_dump(mode="json") for name in step.sections},
@@ -83,6 +91,16 @@ def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
         "inputs": inputs,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _is_as_recorded(record: dict[str, Any], paths: RunPaths) -> bool:
+    """True where every file that the step wrote is there with the contents that it had."""
+    files = [paths.root / name for name, _, _ in record["outputs_stat"]]
+    if not all(path.is_file() for path in files):
+        return False
+    if record["outputs_stat"] == _stat_signature(files, paths):
+        return True
+    return record["outputs_sha256"] == _outputs_sha256(files, paths)
 
 
 def code_hashes(step: Step) -> dict[str, str]:
@@ -128,7 +146,8 @@ def run_step(step: Step, context: StepContext) -> dict[str, Any]:
         "fingerprint": context.fingerprint,
         "outputs_sha256": _outputs_sha256(outputs, context.paths),
         "outputs_stat": _stat_signature(outputs, context.paths),
-        "seconds": round(time.monotonic() - started, 2),
+        # Training counts the seconds before an interruption as well.
+        "seconds": round(max(time.monotonic() - started, summary.get("seconds", 0)), 2),
         "python": platform.python_version(),
         "summary": summary,
     }
@@ -182,7 +201,7 @@ def _forget(step: Step, context: StepContext) -> None:
     """Remove what a step left that is now run by force, so that nothing is resumed."""
     context.paths.step_record(step.name).unlink(missing_ok=True)
     for path in step.outputs(context.paths, context.recipe):
-        if path.is_relative_to(context.paths.root):
+        if path not in step.users_own(context.recipe):
             remove_path(path)
 
 

@@ -114,8 +114,8 @@ TRAINING_STAGES = {
     "dpo": (
         "Direct preference optimisation",
         "Against the frozen SFT model, the right answer is made likelier than the answer of "
-        "another function of the same "
-        "module. Ranked rightly: the right answer has the higher mean log-probability per token.",
+        "another function, of the same module where it has one of like length. Ranked "
+        "rightly: the right answer has the higher mean log-probability per token.",
         "heldout_ranking",
         "held-out pairs ranked rightly",
     ),
@@ -293,6 +293,8 @@ def _scaling(paths: RunPaths) -> Section | None:
             f"({error:+.3f}). So few and so small "
             "runs leave the exponents uncertain: this is the method, not yet an instrument.</p>"
         )
+    for doubt in fit.get("doubts", []):
+        text += f"<p>Not to be trusted: {escape(doubt)}.</p>"
     caption = "Points: measured. Lines: the fitted surface."
     return "scaling", "Scaling", text + figure(plot, caption, half=True)
 

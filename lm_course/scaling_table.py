@@ -40,6 +40,8 @@ def print_fit(path: Path, budget: float, console: Console | None = None) -> None
         low, high = surface.intervals[name]
         fitted.add_row(name, f"{getattr(surface, name):.4g}", f"{low:.4g} to {high:.4g}")
     console.print(fitted)
+    for reason in surface.doubts():
+        console.print(f"[yellow]Not to be trusted:[/yellow] {reason}", highlight=False)
     splits = Table(title="The best split of a budget", title_justify="left")
     for column in ("FLOPs", "parameters", "tokens", "tokens / parameter", "loss"):
         splits.add_column(column, justify="right")

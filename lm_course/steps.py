@@ -13,9 +13,11 @@ from lm_course import data_steps, model_steps
 from lm_course.recipe import Recipe
 from lm_course.recipe_runner import Step
 
-DATA, TOKENIZER = "data_pipeline", "tokenizer_bpe"
-MODEL = ("transformer_lm", "training")
-ALIGNMENT = ("alignment", "transformer_lm", "training", "tokenizer_bpe")
+# What ties a stage to the recipe decides as well: which text, which special tokens, which ids.
+DATA = ("data_pipeline", "lm_course.data_steps")
+TOKENIZER = "tokenizer_bpe"
+MODEL = ("transformer_lm", "training", "lm_course.model_steps")
+ALIGNMENT = ("alignment", *MODEL, TOKENIZER)
 
 
 Outputs = Callable[[RunPaths, Recipe], list[Path]]
@@ -34,17 +36,18 @@ STEPS: list[Step] = [
         name="collect",
         command="lm data collect",
         sections=("collect", "pages"),
-        packages=(DATA,),
+        packages=DATA,
         needs=(),
         outputs=data_steps.warc_files,
         run=data_steps.collect,
         describe=lambda s: f"{s['what']}, {s['bytes'] / 1e6:.1f} MB",
+        users_own=lambda recipe: [Path(name) for name in recipe.pages.warc_files],
     ),
     Step(
         name="instructions",
         command="lm data instructions",
         sections=("instructions",),
-        packages=(DATA,),
+        packages=DATA,
         needs=(),
         outputs=_artifact("instructions"),
         run=data_steps.instructions,
@@ -56,7 +59,7 @@ STEPS: list[Step] = [
         name="documents",
         command="lm data build",
         sections=("documents",),
-        packages=(DATA,),
+        packages=DATA,
         needs=("collect",),
         outputs=_artifact("documents"),
         run=data_steps.documents,
@@ -68,7 +71,7 @@ STEPS: list[Step] = [
         name="tokenizer",
         command="lm tokenizer train",
         sections=("tokenizer", "shards"),
-        packages=(TOKENIZER,),
+        packages=(TOKENIZER, *DATA),  # data_pipeline says which documents are for training
         needs=("documents",),
         outputs=lambda paths, recipe: [paths.tokenizer, paths.merges],
         run=data_steps.tokenizer,
@@ -78,7 +81,7 @@ STEPS: list[Step] = [
         name="shards",
         command="lm data shard",
         sections=("shards",),
-        packages=(DATA, TOKENIZER),
+        packages=(*DATA, TOKENIZER),
         needs=("documents", "tokenizer"),
         outputs=_artifact("shards"),
         run=data_steps.shards,
@@ -138,7 +141,7 @@ STEPS: list[Step] = [
         name="samples",
         command="lm run --only samples",
         sections=("samples",),
-        packages=("inference", "transformer_lm", TOKENIZER),
+        packages=("inference", "transformer_lm", "lm_course.model_steps", TOKENIZER),
         needs=("pretrain", "sft", "dpo"),
         outputs=_artifact("samples"),
         run=model_steps.sample,
@@ -150,7 +153,7 @@ STEPS: list[Step] = [
         sections=("scaling",),
         packages=("scaling_laws", *MODEL),
         needs=("tokenizer", "shards", "pretrain"),
-        outputs=lambda paths, recipe: [paths.scaling / "runs.csv", paths.scaling / "fit.json"],
+        outputs=_artifact("scaling"),
         run=model_steps.scaling,
         describe=lambda s: (
             f"{s['runs']} small runs; predicted {s['predicted']:.2f}, measured "

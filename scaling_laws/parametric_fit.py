@@ -28,6 +28,7 @@ from torch import Tensor
 from scaling_laws.runs_csv import FEWEST_RUNS, FinishedRun
 
 HUBER_DELTA = 1e-3
+SMALLEST_E = 0.01  # nats per token; text that is learned whole would be near it
 # The grid of the paper: 6 * 6 * 5 * 5 * 5 = 4,500 starts (a, b, e, alpha, beta).
 START_GRID = (
     (0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
@@ -54,6 +55,22 @@ class LossSurface:
     objective: float = 0.0
     num_runs: int = 0
     intervals: dict[str, tuple[float, float]] | None = None
+
+    def doubts(self) -> list[str]:
+        """Why the runs do not settle this surface; empty where nothing speaks against it."""
+        found = []
+        if self.E < SMALLEST_E:
+            found.append(
+                f"E fell to {self.E:.2g}, as if there were no loss that cannot be learned away: "
+                "the runs are too small or too short to see it, and predictions far from them fail"
+            )
+        for name, (low, high) in (self.intervals or {}).items():
+            if name in ("alpha", "beta") and not 0.05 < low <= high < 1.5:
+                found.append(
+                    f"{name} may be anything from {low:.2g} to {high:.2g}: vary "
+                    f"{'the size' if name == 'alpha' else 'the tokens'} more widely"
+                )
+        return found
 
 
 def predict_loss(surface: LossSurface, parameters: float, tokens: float) -> float:

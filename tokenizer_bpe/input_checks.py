@@ -29,6 +29,17 @@ def check_vocab_size(vocab_size: int, special_tokens: Sequence[str]) -> None:
         )
 
 
+def utf8_bytes(text: str) -> bytes:
+    """The bytes of `text`; ValueError where it holds half of a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise ValueError(
+            f"the text holds U+{code:04X}, half of a surrogate pair: not UTF-8; replace it"
+        ) from None
+
+
 def check_merges(
     vocab: Mapping[int, bytes],
     merges: Sequence[tuple[bytes, bytes]],

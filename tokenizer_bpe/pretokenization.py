@@ -26,11 +26,22 @@ from tokenizer_bpe.input_checks import check_special_tokens
 GPT2_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # openai/gpt-2
 )
-# At most three digits to a word, so that a number is not one rare token; a newline ends a word.
-GPT4_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+
+
+def gpt4_pattern(max_digits: int = 3) -> str:
+    """GPT-4's pattern, in which a newline ends a word, with the rule about digits as an option.
+
+    A word holds at most `max_digits` digits, so that a number is not one rare token: 3 is GPT-4's
+    rule, 1 that of Llama 2 and Qwen, and 0 sets no limit, as in GPT-2.
+    """
+    digits = rf"{{1,{max_digits}}}" if max_digits else "+"
+    return (
+        rf"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+GPT4_PATTERN = gpt4_pattern()
 PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN}
 
 # The standard library's `re` knows no \p{L}, but is 2.1 times as fast as `regex` (45 against 21

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer_bpe import tokenizer_file
-from tokenizer_bpe.input_checks import check_merges
+from tokenizer_bpe.input_checks import check_merges, utf8_bytes
 from tokenizer_bpe.pretokenization import (
     CHUNKS,
     GPT2_PATTERN,
@@ -208,13 +208,7 @@ class Tokenizer:
 
     def _encode_word(self, word: str) -> str:
         """One word of text -> its token characters."""
-        try:
-            tokens = word.encode().decode("latin-1").translate(self._token_of_byte)
-        except UnicodeEncodeError as error:
-            code = ord(word[error.start])
-            raise ValueError(
-                f"the text holds U+{code:04X}, half of a surrogate pair: not UTF-8; replace it"
-            ) from None
+        tokens = utf8_bytes(word).decode("latin-1").translate(self._token_of_byte)
         return self._merge(tokens) if len(tokens) <= LONG_WORD else self._merge_long(tokens)
 
     def _merge(self, tokens: str) -> str:

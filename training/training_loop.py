@@ -130,6 +130,7 @@ class TrainingSummary:
         step: updates done.
         tokens: read so far.
         seconds: spent on updates and validation so far, earlier processes included.
+        update_seconds: those spent on updates.
         loss: of the last update; None before the first.
         validation_before, validation_after: the first and the latest figures.
         resumed_from: the step of the checkpoint that this process went on from; None if it began.
@@ -140,6 +141,7 @@ class TrainingSummary:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    update_seconds: float = 0.0
     loss: float | None = None
     validation_before: dict[str, float] = field(default_factory=dict)
     validation_after: dict[str, float] = field(default_factory=dict)
@@ -162,6 +164,7 @@ def train(run: TrainingRun) -> TrainingSummary:
     checkpoints = RunCheckpoints(
         run.checkpoint_folder,
         run.fingerprint,
+        run.metric_log,
         run.companion_files,
         run.special_token_ids,
         settings.keep_checkpoints,
@@ -180,6 +183,7 @@ def train(run: TrainingRun) -> TrainingSummary:
             if progress.step % settings.checkpoint_every == 0 or last:
                 checkpoints.save(run.model, optimizer, progress.step, vars(progress))
             bar.advance(1, _note(row, progress))
+    checkpoints.finish()
     return progress
 
 
@@ -189,9 +193,7 @@ def _begin_or_resume(
     """The state after a resume, or after step 0 (first validation, first checkpoint)."""
     state = checkpoints.resume(run.model, optimizer)
     if state is not None:
-        run.metric_log.rewind(state.step)
         return TrainingSummary(**(state.extra | {"resumed_from": state.step}))
-    run.metric_log.rewind(-1)
     seed_everything(derived_seed(run.settings.seed, "training loop"))
     progress = _choose_precision(run)
     progress.validation_before = progress.validation_after = _validate(run, progress)
@@ -225,6 +227,7 @@ def _update(run: TrainingRun, optimizer: AdamW, progress: TrainingSummary) -> di
     progress.step, progress.loss = step, loss.item()
     progress.tokens += batch.num_tokens
     progress.seconds += seconds
+    progress.update_seconds += seconds
     return {
         "step": step,
         "tokens": progress.tokens,

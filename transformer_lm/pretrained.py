@@ -123,6 +123,11 @@ def model_config_from_hugging_face(config: dict[str, Any]) -> ModelConfig:
     Raises:
         ValueError: it is not a Llama, or one with something that this code does not compute.
     """
+    if not isinstance(config, dict):
+        raise ValueError(f"config.json: expected an object, found a {type(config).__name__}")
+    for key in ("hidden_size", "num_attention_heads"):
+        if not isinstance(config.get(key), int | None):
+            raise ValueError(f"config.json: {key} must be a whole number, found {config[key]!r}")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     checks = {

@@ -2,8 +2,10 @@
 do.
 """
 
+import re
 from pathlib import Path
 
+import pydantic
 import pytest
 
 from lm_core.settings import Settings, load_settings
@@ -14,9 +16,14 @@ class Pretrain(Settings):
     learning_rate: float = 1e-3
 
 
+class Size(Settings):
+    width: int
+
+
 class Recipe(Settings):
     name: str
     pretrain: Pretrain = Pretrain()
+    sizes: list[Size] = pydantic.Field(default_factory=list)
 
 
 @pytest.fixture
@@ -52,6 +59,25 @@ def test_unknown_key_far_from_all_lists_those_that_exist(recipe: Path) -> None:
     assert problem(recipe, ["pretrain.zzz=1"]) == (
         "FILE: unknown setting pretrain.zzz; known here: learning_rate, steps"
     )
+
+
+def test_a_misspelt_required_key_is_named_before_what_it_leaves_missing(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('nmae = "demo"\n')
+    assert problem(path) == "FILE: unknown setting nmae; did you mean name? (and 1 more)"
+
+
+def test_unknown_key_inside_a_list_of_sections(recipe: Path) -> None:
+    assert problem(recipe, ["sizes=[{width = 4, widht = 4}]"]) == (
+        "FILE: unknown setting sizes.0.widht; did you mean width?"
+    )
+
+
+def test_the_example_in_the_hint_is_a_setting_of_the_demo(recipe: Path) -> None:
+    from lm_course.recipe import Recipe as WholeRecipe
+
+    example = re.search(r"e\.g\. (\S+)", problem(recipe, ["nonsense"]))[1]
+    load_settings(WholeRecipe, Path("recipes/demo_cpu.toml"), [example])
 
 
 def test_wrong_type_says_what_was_found(recipe: Path) -> None:

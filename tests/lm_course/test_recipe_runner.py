@@ -2,6 +2,7 @@
 otherwise.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,6 +134,26 @@ def test_a_step_without_its_input_says_what_to_run(house: House) -> None:
     house.steps = house.steps[1:]
     with pytest.raises(ValueError, match="lm letters needs the step 'numbers', which has not been"):
         house.run()
+
+
+def test_a_step_refuses_an_input_that_is_not_what_its_step_finished_with(house: House) -> None:
+    house.run()
+    (house.paths.root / "numbers").write_text("half of another run")
+    house.steps = house.steps[1:]
+    with pytest.raises(ValueError, match="files of the step 'numbers' are not those"):
+        house.run()
+
+
+def test_force_leaves_what_a_person_brought(house: House) -> None:
+    house.run()
+    own = house.paths.root / "numbers"
+    step = house.steps[0]
+    house.steps[0] = replace(
+        step, users_own=lambda recipe: [own], run=lambda context: {"value": ""}
+    )
+    before = own.read_text()
+    house.run(force=("numbers",))
+    assert own.read_text() == before
 
 
 def test_the_resolved_settings_are_saved(house: House) -> None:

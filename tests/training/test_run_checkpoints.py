@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lm_core.checkpoint_files import list_checkpoints
+from lm_core.metric_log import MetricLog
 from training.optimizers import AdamW
 from training.run_checkpoints import RunCheckpoints, run_fingerprint
 from transformer_lm.language_model import TransformerLM
@@ -23,7 +24,8 @@ CONFIG = ModelConfig(
 
 def make_checkpoints(folder, fingerprint: str = "f", keep: int = 2) -> RunCheckpoints:
     companions = {"tokenizer.json": b"{}"}
-    return RunCheckpoints(folder, fingerprint, companions, {"eos_token_id": 3}, keep)
+    log = MetricLog(folder / "metrics.jsonl", "pretrain")
+    return RunCheckpoints(folder, fingerprint, log, companions, {"eos_token_id": 3}, keep)
 
 
 def make_model(seed: int = 0) -> tuple[TransformerLM, AdamW]:
@@ -64,11 +66,34 @@ def test_a_resume_puts_everything_back(tmp_path):
     assert load_model(folder).config == CONFIG
 
 
-def test_checkpoints_of_another_run_are_removed_and_nothing_else(tmp_path):
-    make_checkpoints(tmp_path, "one").save(*make_model(), 4, {})
+def test_another_run_is_set_aside_until_the_new_one_has_ended(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    assert make_checkpoints(tmp_path, "two").resume(*make_model()) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    one, two = make_checkpoints(tmp_path, "one"), make_checkpoints(tmp_path, "two")
+    for step in (0, 4):
+        one.metric_log.append({"step": step, "loss": 1.0})
+        one.save(*make_model(), step, {})
+    assert two.resume(*make_model()) is None
+    assert names(tmp_path) == [] and two.metric_log.rows() == []
+    two.metric_log.append({"step": 0, "loss": 9.0})
+    two.save(*make_model(seed=1), 0, {})  # and here it is interrupted
+
+    assert one.resume(*make_model()).step == 4, "the settings of the first run find it again"
+    assert names(tmp_path) == ["step_000000", "step_000004"]
+    assert [row["loss"] for row in one.metric_log.rows()] == [1.0, 1.0]
+
+    assert two.resume(*make_model()) is None
+    two.save(*make_model(), 0, {})
+    two.finish()
+    assert make_checkpoints(tmp_path, "one").resume(*make_model()) is None, "gone for good"
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_of_two_unfinished_runs_the_finished_one_outlives_both(tmp_path):
+    for fingerprint in ("finished", "broken off", "broken off too"):
+        checkpoints = make_checkpoints(tmp_path, fingerprint)
+        checkpoints.resume(*make_model())
+        checkpoints.save(*make_model(), 3, {})
+    assert make_checkpoints(tmp_path, "finished").resume(*make_model()).step == 3
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):

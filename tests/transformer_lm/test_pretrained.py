@@ -11,6 +11,7 @@ from transformer_lm.pretrained import (
     from_hugging_face,
     halves_to_pairs,
     load_model,
+    model_config_from_hugging_face,
     pairs_to_halves,
     to_hugging_face,
 )
@@ -158,3 +159,9 @@ def test_a_config_without_a_shape_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="vocab_size is missing"):
         load_model(tmp_path / "c")
     assert read_checkpoint(tmp_path / "c")[1]["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("config", [[], {"model_type": "llama", "hidden_size": "64"}])
+def test_a_config_of_another_form_is_one_line(config):
+    with pytest.raises(ValueError, match=r"config\.json: "):
+        model_config_from_hugging_face(config)
