@@ -19,13 +19,14 @@ from data_pipeline.shard_writing import (
 )
 from data_pipeline.sources import write_python_documentation
 from lm_core.artifact_paths import RunPaths
-from lm_core.documents import read_documents
+from lm_core.documents import read_counts, read_documents
 from lm_core.progress import progress_bar
 from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_course.recipe import Recipe
 from lm_course.recipe_runner import StepContext, read_record
-from tokenizer_bpe.merge_training import train_bpe_from_counts
-from tokenizer_bpe.pretokenization import PATTERNS, count_words
+from tokenizer_bpe.implementation import takes_compiled, tokenizer_for
+from tokenizer_bpe.merge_training import TokenizerSettings
+from tokenizer_bpe.pretokenization import PATTERNS
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import tokenizer_hash
 
@@ -86,12 +87,8 @@ def tokenizer(context: StepContext) -> dict[str, Any]:
     check_both_splits({TRAIN: splits[TRAIN], VALIDATION: splits[VALIDATION]}, context.recipe.shards)
     texts = _texts_of(context, TRAIN)
     sample = _first_bytes(texts, settings.max_training_bytes, splits[TRAIN])
-    counts = count_words(sample, SPECIAL_TOKENS, pattern, settings.num_processes)
-    wanted = settings.vocab_size - 256 - len(SPECIAL_TOKENS)
-    with progress_bar("train tokenizer", wanted, "merges") as bar:
-        vocab, merges = train_bpe_from_counts(
-            counts, settings.vocab_size, SPECIAL_TOKENS, lambda done: bar.advance()
-        )
+    num_bytes = min(_text_bytes(paths), settings.max_training_bytes)
+    vocab, merges = _train(sample, settings, pattern, takes_compiled(num_bytes, pattern))
     trained = Tokenizer(vocab, merges, SPECIAL_TOKENS, pattern)
     trained.save(paths.tokenizer)
     text = "\n".join(islice(_texts_of(context, VALIDATION), 200))[:COMPRESSION_SAMPLE]
@@ -105,6 +102,34 @@ def tokenizer(context: StepContext) -> dict[str, Any]:
         "first_merges": [[_visible(a), _visible(b)] for a, b in merges[:MERGES_SHOWN]],
         "longest_tokens": [_visible(token) for token in longest],
     }
+
+
+def _train(
+    sample: Iterator[str], settings: TokenizerSettings, pattern: str, compiled: bool
+) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
+    """By the lesson or by compiled code: the same merges."""
+    if compiled:
+        from tokenizer_bpe.compiled.merge_training import train_bpe_from_words as train
+        from tokenizer_bpe.compiled.word_counting import count_words as count
+    else:
+        from tokenizer_bpe.merge_training import train_bpe_from_counts as train
+        from tokenizer_bpe.pretokenization import count_words as count
+    counts = count(sample, SPECIAL_TOKENS, pattern, settings.num_processes)
+    wanted = settings.vocab_size - 256 - len(SPECIAL_TOKENS)
+    with progress_bar("train tokenizer", wanted, "merges") as bar:
+        made = 0
+
+        def on_merge(done: int) -> None:
+            nonlocal made
+            bar.advance(done - made)
+            made = done
+
+        return train(counts, settings.vocab_size, SPECIAL_TOKENS, on_merge)
+
+
+def _text_bytes(paths: RunPaths) -> int:
+    """UTF-8 bytes of all documents, as the pipeline counted them."""
+    return read_counts(paths.documents)[-1]["bytes_out"]
 
 
 def compression_by_merges(trained: Tokenizer, text: str) -> list[tuple[int, float]]:
@@ -124,7 +149,7 @@ def shards(context: StepContext) -> dict[str, Any]:
     paths = context.paths
     summary = write_token_shards(
         paths.documents,
-        Tokenizer.from_hugging_face(paths.tokenizer),
+        tokenizer_for(Tokenizer.from_hugging_face(paths.tokenizer), _text_bytes(paths)),
         tokenizer_hash(paths.tokenizer),
         paths.shards,
         context.recipe.shards,

@@ -40,7 +40,7 @@ class TokenizerSettings(Settings):
     vocab_size: int = Field(default=4096, gt=256)  # bytes, merges and special tokens together
     pattern: Literal["gpt2", "gpt4"] = "gpt2"  # a key of pretokenization.PATTERNS
     max_training_bytes: int = Field(default=50_000_000, gt=0)  # of UTF-8 text; the rest is not read
-    num_processes: int = Field(default=1, ge=1)  # that count words
+    num_processes: int = Field(default=1, ge=1)  # that count words; threads of compiled code
 
 
 def train_bpe(

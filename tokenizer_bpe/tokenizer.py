@@ -4,7 +4,8 @@ Encoding takes the words of a text one by one and applies the merges to each, th
 first. Most words of a text were seen before, so a dictionary of words does most of the work.
 
 As in `merge_training`, a word is a string whose characters are tokens: `chr(id)`. A merge is then
-`str.replace`, the words of a text join to one string, and that string *is* the array of ids.
+`str.replace`. What is kept of a word is that string as UTF-16 or UTF-32: two or four bytes a token,
+so the words of a text, joined, *are* the array of ids.
 
 What this leaves out: threads and compiled code, padding and truncation (a batch's business), and
 normalisation.
@@ -86,6 +87,8 @@ class Tokenizer:
         self._token_of_byte = {byte: chr(id_of[bytes([byte])]) for byte in range(256)}
         self._pairs = [chr(id_of[left]) + chr(id_of[right]) for left, right in self.merges]
         self._results = [chr(id_of[left + right]) for left, right in self.merges]
+        narrow = self.vocab_size <= 1 << 16
+        self._codec, self._dtype = ("utf-16-le", "<u2") if narrow else ("utf-32-le", "<u4")
         self._ranks = {pair: rank for rank, pair in enumerate(self._pairs)}
         self._cache = _WordCache(self)
 
@@ -147,9 +150,7 @@ class Tokenizer:
 
     def encode_to_array(self, text: str) -> np.ndarray:
         """As `encode`, as an array: uint16 where every id of the vocabulary fits, else uint32."""
-        tokens = "".join(self._encode_pieces(text))
-        codec, dtype = ("utf-16-le", "<u2") if self.vocab_size <= 1 << 16 else ("utf-32-le", "<u4")
-        return np.frombuffer(tokens.encode(codec, "surrogatepass"), dtype=dtype).copy()
+        return np.frombuffer(b"".join(self._encode_pieces(text)), dtype=self._dtype).copy()
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
         """The ids of the texts joined, without joining them: for a file, or text that streams in.
@@ -165,12 +166,12 @@ class Tokenizer:
             if len(held) >= wait_for:
                 tokens, held = self._encode_settled(held)
                 wait_for = 2 * len(held)
-                yield from map(ord, tokens)
+                yield from np.frombuffer(tokens, dtype=self._dtype).tolist()
         yield from self.encode(held)
 
-    def _encode_settled(self, text: str) -> tuple[str, str]:
+    def _encode_settled(self, text: str) -> tuple[bytes, str]:
         """The tokens that no further text can change, and the text that they leave over."""
-        tokens: list[str] = []
+        tokens: list[bytes] = []
         start = 0
         while True:
             match = self._special.search(text, start) if self._special else None
@@ -179,7 +180,7 @@ class Tokenizer:
             if match is None or match.start() >= open_from:
                 break
             tokens += self._encode_words(text[start : match.start()])
-            tokens.append(chr(self.special_tokens[match.group()]))
+            tokens.append(self._packed(chr(self.special_tokens[match.group()])))
             start = match.end()
         blocks = list(text_blocks(text[start:open_from], self.pattern, BLOCK_CHARACTERS)) or [""]
         for block in blocks[:-1]:
@@ -188,23 +189,27 @@ class Tokenizer:
         words = pretokenize(blocks[-1], self.pattern)[:-2]
         tokens += map(self._cache.__getitem__, words)
         settled = start + sum(map(len, blocks[:-1])) + sum(map(len, words))
-        return "".join(tokens), text[settled:]
+        return b"".join(tokens), text[settled:]
 
-    def _encode_pieces(self, text: str) -> Iterator[str]:
-        """Token characters of a text that may hold special tokens."""
+    def _packed(self, tokens: str) -> bytes:
+        """Token characters as the bytes of an array of ids."""
+        return tokens.encode(self._codec, "surrogatepass")
+
+    def _encode_pieces(self, text: str) -> Iterator[bytes]:
+        """Packed tokens of a text that may hold special tokens."""
         start = 0
         for match in self._special.finditer(text) if self._special else ():
             yield from self._encode_words(text[start : match.start()])
-            yield chr(self.special_tokens[match.group()])
+            yield self._packed(chr(self.special_tokens[match.group()]))
             start = match.end()
         yield from self._encode_words(text[start:] if start else text)
 
-    def _encode_words(self, text: str) -> Iterator[str]:
-        """Token characters of a text without special tokens."""
+    def _encode_words(self, text: str) -> Iterator[bytes]:
+        """Packed tokens of a text without special tokens."""
         chunks = CHUNKS.get(self.pattern)
         for block in text_blocks(text, self.pattern, BLOCK_CHARACTERS):
             pieces = chunks.findall(block) if chunks else pretokenize(block, self.pattern)
-            yield "".join(map(self._cache.__getitem__, pieces))
+            yield b"".join(map(self._cache.__getitem__, pieces))
 
     def _encode_word(self, word: str) -> str:
         """One word of text -> its token characters."""
@@ -221,7 +226,10 @@ class Tokenizer:
         return tokens
 
     def _merge_long(self, tokens: str) -> str:
-        """The same merges from a heap over a linked list: n log n for a word of n tokens."""
+        """The same merges from a heap over a linked list: n log n for a word of n tokens.
+
+        In rounds, because a merge is made in all its places before any pair that it brings about.
+        """
         token_at = list(tokens)
         end = len(tokens)
         following, before = list(range(1, end + 1)), list(range(-1, end - 1))
@@ -229,16 +237,19 @@ class Tokenizer:
         heap = [(self._ranks[pair], place) for place, pair in pairs if pair in self._ranks]
         heapq.heapify(heap)
         while heap:
-            rank, place = heapq.heappop(heap)
-            second = following[place]
-            if second == end or token_at[place] + token_at[second] != self._pairs[rank]:
-                continue  # a merge on either side has taken this pair away
-            token_at[place], token_at[second] = self._results[rank], ""
-            following[place] = third = following[second]
-            if third < end:
-                before[third] = place
-            for left, right in ((before[place], place), (place, third)):
-                if left >= 0 and right < end:
+            rank, made = heap[0][0], []
+            while heap and heap[0][0] == rank:
+                _, place = heapq.heappop(heap)
+                second = following[place]
+                if second == end or token_at[place] + token_at[second] != self._pairs[rank]:
+                    continue  # a merge on either side has taken this pair away
+                token_at[place], token_at[second] = self._results[rank], ""
+                following[place] = third = following[second]
+                if third < end:
+                    before[third] = place
+                made += [(before[place], place), (place, third)]
+            for left, right in made:
+                if left >= 0 and right < end and following[left] == right:
                     new_rank = self._ranks.get(token_at[left] + token_at[right])
                     if new_rank is not None:
                         heapq.heappush(heap, (new_rank, left))
@@ -272,21 +283,21 @@ class Tokenizer:
             yield token
 
 
-class _WordCache(dict[str, str]):
-    """A word, or a chunk of a few whole words -> token characters; encodes what it has not seen."""
+class _WordCache(dict[str, bytes]):
+    """A word, or a chunk of a few whole words -> packed tokens; encodes what it has not seen."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self._tokenizer = tokenizer
 
-    def __missing__(self, text: str) -> str:
+    def __missing__(self, text: str) -> bytes:
         if len(self) >= CACHED_WORDS:
             self.clear()
         words = pretokenize(text, self._tokenizer.pattern)
         if len(words) == 1:
-            tokens = self._tokenizer._encode_word(text)
+            tokens = self._tokenizer._packed(self._tokenizer._encode_word(text))
         else:
-            tokens = "".join(map(self.__getitem__, words))
+            tokens = b"".join(map(self.__getitem__, words))
         if len(text) <= LONG_WORD:  # longer ones are rarely seen twice
             self[text] = tokens
         return tokens

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lm_core.artifact_paths import file_sha256
+
 PROJECT = Path(__file__).parents[2]
 RECIPE = PROJECT / "recipes" / "demo_cpu.toml"
+LM = ("-m", "lm_course")
 SHRUNK = {
     "collect.max_modules": 120,
     "collect.include_readmes": "false",
@@ -47,14 +50,22 @@ class ShrunkRun:
     folder: Path
     overrides: list[str]
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start `lm` in the folder above runs/, in a process group of its own."""
+    @property
+    def working_folder(self) -> Path:
+        """The folder above runs/, in which a person types `lm`."""
+        return self.folder.parent.parent
+
+    def start(self, *arguments: str, program: tuple[str, ...] = LM) -> subprocess.Popen[str]:
+        """Start `lm` in the folder above runs/, in a process group of its own.
+
+        `program` is what Python is to run in its place, such as ("-c", code).
+        """
         kept = {key: value for key, value in os.environ.items() if not key.startswith("LM_")}
         # Two threads on a tiny model wait for each other more than they work.
         environment = {**kept, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [sys.executable, "-m", "lm_course", *arguments],
-            cwd=self.folder.parent.parent,
+            [sys.executable, *program, *arguments],
+            cwd=self.working_folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -62,9 +73,11 @@ class ShrunkRun:
             start_new_session=True,
         )
 
-    def lm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `lm` to its end."""
-        process = self.start(*arguments)
+    def lm(
+        self, *arguments: str, program: tuple[str, ...] = LM
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `lm`, or another program, to its end."""
+        process = self.start(*arguments, program=program)
         output, error = process.communicate()
         return subprocess.CompletedProcess(arguments, process.returncode, output, error)
 
@@ -74,6 +87,12 @@ class ShrunkRun:
 
     def with_recipe(self, *arguments: str) -> list[str]:
         return [arguments[0], str(RECIPE), *self.overrides, *arguments[1:]]
+
+    def hashes(self, *left_out: str) -> dict[str, str]:
+        """File -> SHA-256, of every file of the run, at any depth, but those named."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        names = {path.relative_to(self.folder).as_posix(): path for path in files}
+        return {name: file_sha256(path) for name, path in names.items() if name not in left_out}
 
     def copy(self, root: Path) -> "ShrunkRun":
         """The same run, finished, under another root."""

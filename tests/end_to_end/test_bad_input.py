@@ -1,18 +1,23 @@
 """Bad input ends in one clear line and exit status 2, with no traceback."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # waits for the shrunk run
+PROGRESS = re.compile(r"  [a-zA-Z ]+: [\d,]+(/[\d,]+)? \w+ in [\d:]+\b.*")
+
 
 def refused(done) -> str:
-    """The one line on standard error of a command that was refused."""
+    """The one line on standard error of a command that was refused; only progress came before."""
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stdout + done.stderr
+    *before, last = done.stderr.splitlines()
     assert last.startswith("lm: ")
+    assert [line for line in before if not PROGRESS.fullmatch(line)] == []
     return last
 
 
@@ -26,11 +31,14 @@ def test_pages_that_are_missing_empty_or_cut_off(shrunk_run, tmp_path: Path) -> 
         "empty.warc.gz": "empty.warc.gz: the WARC file is empty",
         "cut.warc.gz": "is cut off; fetch the file again",
     }
-    documents = sorted((run.folder / "documents").iterdir())
+    # These two are rewritten before the pages are read.
+    rewritten = "settings.json", "steps/collect.json"
+    before = run.hashes(*rewritten)
+    assert {"documents/counts.json", "pages.warc.gz", "metrics.jsonl"} <= set(before)
     for name, message in expected.items():
         given = f'--set=pages.warc_files=["{name}"]'
         assert message in refused(run.lm_recipe("run", given))
-        assert sorted((run.folder / "documents").iterdir()) == documents
+        assert run.hashes(*rewritten) == before
 
 
 def test_settings(shrunk_run) -> None:
@@ -92,9 +100,11 @@ def test_commands(shrunk_run) -> None:
 def test_an_artifact_that_was_deleted(shrunk_run, tmp_path: Path) -> None:
     run = shrunk_run.copy(tmp_path)
     shutil.rmtree(run.folder / "shards")
-    assert "the shards' manifest is not there; make it with `lm data shard RECIPE`" in (
-        refused(run.lm_recipe("pretrain", "--force"))
-    )
+    before = run.hashes("settings.json")
+    message = refused(run.lm_recipe("pretrain", "--force"))
+    assert "the files of the step 'shards' are not those that it finished with" in message
+    assert "run it to its end first, or `lm run RECIPE`" in message
+    assert run.hashes("settings.json") == before
 
 
 @pytest.mark.parametrize("command", [["generate", "x"], ["chat"]])

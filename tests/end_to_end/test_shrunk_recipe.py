@@ -2,8 +2,10 @@
 they say.
 """
 
+import html
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from lm_core.documents import read_documents
 from lm_core.metric_log import read_metrics
 from tokenizer_bpe.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow  # waits for the shrunk run
 STAGES = ("pretrain", "sft", "dpo")
 
 
@@ -84,16 +87,18 @@ def test_transformers_generates_the_same_greedy_text(shrunk_run) -> None:
     assert tokenizer.decode(new, skip_special_tokens=True) == ours
 
 
-def test_tokenizers_gives_the_same_ids_on_a_thousand_documents(shrunk_run) -> None:
+def test_tokenizers_gives_the_same_ids_on_a_thousand_passages(shrunk_run) -> None:
+    """Passages: the paragraphs of the documents, each different one once. The shrunk run has fewer
+    than a hundred documents, far too few and too alike to be a thousand.
+    """
     path = shrunk_run.folder / "tokenizer.json"
     ours = Tokenizer.from_hugging_face(path)
     theirs = HuggingFaceTokenizer.from_file(str(path))
     texts = [document.text for document in read_documents(shrunk_run.folder / "documents")]
-    answers = (shrunk_run.folder / "instructions" / "sft_train.jsonl").read_text().splitlines()
-    texts += answers[: 1000 - len(texts)]
-    assert len(texts) == 1000
-    for text in texts:
-        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+    passages = sorted({passage for text in texts for passage in text.split("\n\n") if passage})
+    assert len(passages) >= 1000
+    for passage in [*texts, *passages]:
+        assert ours.encode(passage) == theirs.encode(passage, add_special_tokens=False).ids
 
 
 def test_the_counts_of_the_funnel_connect(shrunk_run) -> None:
@@ -104,15 +109,80 @@ def test_the_counts_of_the_funnel_connect(shrunk_run) -> None:
     assert counts[-1]["documents_out"] == len(list(read_documents(shrunk_run.folder / "documents")))
 
 
-def test_the_report_is_self_contained_and_shows_what_was_measured(shrunk_run) -> None:
+def section(run, anchor: str) -> str:
+    """The markup of one section of the page, from its heading to the next."""
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    return re.search(f'<h2 id="{anchor}">(.*?)(?=<h2 |<footer>)', page, re.DOTALL)[1]
+
+
+def plain(markup: str) -> str:
+    return html.unescape(re.sub("<[^>]*>", "", markup))
+
+
+def table_rows(markup: str) -> list[list[str]]:
+    """The text of a table's cells, without its header."""
+    found = re.findall("<tr>(.*?)</tr>", markup, re.DOTALL)[1:]
+    return [[plain(cell) for cell in re.findall("<td[^>]*>(.*?)</td>", row)] for row in found]
+
+
+def test_the_report_is_self_contained_and_has_every_section(shrunk_run) -> None:
     page = (shrunk_run.folder / "report.html").read_text()
     assert page.count("<svg") == 5
     for forbidden in ("<script", "<link", "@import", 'src="http', "url(http"):
         assert forbidden not in page
-    after = figures(shrunk_run, "pretrain", "validation_bits_per_byte")[-1]
-    assert f"{after:.4f}" in page
+    assert re.findall(r'<h2 id="([^"]*)"', page) == [
+        "samples", "before-after", "funnel", "tokenizer", *STAGES, "evaluation", "scaling",
+        "times", "settings",
+    ]  # fmt: skip
+
+
+def test_the_report_shows_before_and_after_in_this_order(shrunk_run) -> None:
+    bits = figures(shrunk_run, "pretrain", "validation_bits_per_byte")
+    answers = figures(shrunk_run, "sft", "heldout_loss")
+    ranking = figures(shrunk_run, "dpo", "heldout_ranking")
+    rows = table_rows(section(shrunk_run, "before-after"))
+    assert [row[2:] for row in rows] == [
+        [f"{bits[0]:.4f}", f"{bits[-1]:.4f}", "300"],
+        [f"{answers[0]:.4f}", f"{answers[-1]:.4f}", "200"],
+        [f"{ranking[0]:.1%}", f"{ranking[-1]:.1%}", "200"],
+    ]
+
+
+def test_the_report_shows_the_funnel(shrunk_run) -> None:
+    counts = json.loads((shrunk_run.folder / "documents" / "counts.json").read_text())
+    rows = table_rows(section(shrunk_run, "funnel"))
+    shown = [(step, number) for step, _, number, *_ in rows]
+    assert shown == [(row["step"], f"{row['documents_out']:,}") for row in counts]
+    for row, (*_, reasons) in zip(counts, rows, strict=True):
+        for reason, number in row["dropped"].items():
+            assert f"{reason} {number:,}" in reasons
+    assert any(row["dropped"] for row in counts)
+
+
+def test_the_report_shows_what_the_models_said(shrunk_run) -> None:
     samples = json.loads((shrunk_run.folder / "samples.json").read_text())
-    assert len(samples["chat"]) == 3
+    shown = plain(section(shrunk_run, "samples"))
+    assert len(samples["chat"]) == len(samples["completions"]) == 3
+    for row in samples["chat"]:
+        before, after = row["replies"]
+        assert (
+            f"{row['question']}{before['label']}{before['text']}{after['label']}{after['text']}"
+        ) in shown
+    for row in samples["completions"]:
+        assert row["prompt"] + row["text"] in shown
+        assert row["text"].strip()
+
+
+def test_the_report_lists_the_first_merges_of_the_tokenizer(shrunk_run) -> None:
+    def visible(token: bytes) -> str:
+        text = token.decode("utf-8", errors="replace")
+        return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+
+    merges = Tokenizer.from_hugging_face(shrunk_run.folder / "tokenizer.json").merges
+    first, longest = re.findall('<div class="tokens">(.*?)</div>', section(shrunk_run, "tokenizer"))
+    shown = [plain(text) for text in re.findall('<span class="token">(.*?)</span>', first)]
+    assert shown == [f"{visible(left)} + {visible(right)}" for left, right in merges[:48]]
+    assert longest.count('class="token"') == 24
 
 
 def test_settings_of_the_run_are_saved_resolved(shrunk_run) -> None:

@@ -1,0 +1,63 @@
+"""Which tokenizer a person means: a file, a folder, a run's name, or that of runs/demo.
+
+What this leaves out: reading the formats (`tokenizer_bpe.tokenizer_file`).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lm_core.artifact_paths import RunPaths
+
+if TYPE_CHECKING:
+    from tokenizer_bpe.tokenizer import Tokenizer
+
+RUNS = Path("runs")
+DEFAULT_RUN = RUNS / "demo"
+RANKS_SUFFIX = ".tiktoken"
+
+
+def tokenizer_path(given: Path | None) -> Path:
+    """The file to read.
+
+    Args:
+        given: a tokenizer.json, a folder that holds one, a .tiktoken file, or the name of a run;
+            None for that of runs/demo.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = given or DEFAULT_RUN
+    if len(path.parts) == 1 and not path.exists() and (RUNS / path).is_dir():
+        path = RUNS / path
+    file = path if path.suffix in (".json", RANKS_SUFFIX) else RunPaths(path).tokenizer
+    if path.is_file():
+        return path
+    if not file.is_file():
+        raise ValueError(
+            f"{file}: no tokenizer there; make one with `lm run recipes/demo_cpu.toml`, "
+            "or name another with --tokenizer"
+        )
+    return file
+
+
+def chosen_tokenizer(given: Path | None, pattern: str | None) -> "Tokenizer":
+    """Read the tokenizer at `tokenizer_path(given)`.
+
+    Args:
+        given: see `tokenizer_path`.
+        pattern: of a .tiktoken file, which does not hold it: "gpt2" or "gpt4"; None for "gpt2".
+
+    Raises:
+        ValueError: there is none, it is no tokenizer, or the pattern is unknown or not asked for.
+    """
+    from tokenizer_bpe.pretokenization import PATTERNS
+    from tokenizer_bpe.tokenizer import Tokenizer
+
+    path = tokenizer_path(given)
+    if pattern is not None and pattern not in PATTERNS:
+        raise ValueError(f"--pattern {pattern}: expected {' or '.join(PATTERNS)}")
+    if path.suffix == RANKS_SUFFIX:
+        return Tokenizer.from_tiktoken_ranks(path, pattern=PATTERNS[pattern or "gpt2"])
+    if pattern is not None:
+        raise ValueError(f"--pattern is for {RANKS_SUFFIX} files; {path} holds its own pattern")
+    return Tokenizer.from_hugging_face(path)

@@ -1,1 +1,0 @@
-"""A byte-level BPE tokenizer and its trainers, written from the handout of assignment a1."""

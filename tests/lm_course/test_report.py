@@ -1,0 +1,223 @@
+"""The page shows what the records say, each figure in its place, and needs nothing but itself."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lm_core.artifact_paths import RunPaths, write_json
+from lm_core.metric_log import MetricLog
+from lm_course.report import write_report
+
+SECTIONS = [
+    "samples", "before-after", "funnel", "tokenizer", "pretrain", "sft", "dpo", "evaluation",
+    "scaling", "times", "settings",
+]  # fmt: skip
+SAMPLES = {
+    "completions": [{"prompt": "This module", "text": " opens <files> & closes them"}],
+    "chat": [
+        {
+            "question": "What does `a < b` do?",
+            "replies": [
+                {"label": "after fine-tuning", "text": "It compares <first>."},
+                {"label": "after preference optimisation", "text": "It compares <second>."},
+            ],
+        }
+    ],
+}
+COUNTS = [
+    {"step": "extract text", "documents_in": 4000, "documents_out": 3000, "bytes_in": 9_000_000,
+     "bytes_out": 5_250_000, "dropped": {"no text found": 400, "not a text format": 600}},
+    {"step": "near duplicates", "documents_in": 3000, "documents_out": 1000,
+     "bytes_in": 5_250_000, "bytes_out": 1_500_000, "dropped": {"similar text": 2000}},
+]  # fmt: skip
+METRICS = {  # stage -> (key, at step 0, half-way, at the end)
+    "pretrain": ("validation_bits_per_byte", 4.5, 9.0, 2.25),
+    "sft": ("heldout_loss", 6.5, 9.0, 4.75),
+    "dpo": ("heldout_ranking", 0.5, 0.125, 0.625),
+}
+EVALUATION = [
+    {"stage": "pretrain", "step": 0, "bits_per_byte": 4.5, "perplexity": 1234.5},
+    {"stage": "pretrain", "step": 1200, "bits_per_byte": 2.25, "perplexity": 98.76},
+]
+RUNS = [{"parameters": 1000, "tokens": t, "loss": loss} for t, loss in ((100, 5.0), (200, 4.0))]
+FIT = {
+    "surface": {"E": 1.125, "A": 20.5, "B": 30.5, "alpha": 0.375, "beta": 0.625},
+    "runs": RUNS,
+    "curves": [{"parameters": 1000, "tokens": [100, 200], "loss": [5.0, 4.0]}],
+    "main_run": {"parameters": 5000, "tokens": 70_000, "loss": 3.25, "predicted": 3.75},
+    "doubts": ["E < 0 & the rest"],
+}
+SUMMARIES = {
+    "documents": {"documents": 1000},
+    "tokenizer": {
+        "vocab_size": 4096, "merges": 3831, "bytes_per_token": 3.14159,
+        "compression": [[0, 1.0], [3831, 3.14159]],
+        "first_merges": [["␣", "t"], ["h", "<e"]],
+        "longest_tokens": ["␣documentation", "="],
+    },
+    "shards": {"train_tokens": 1_234_567},
+    "pretrain": {"parameters": 5000, "steps": 1200, "tokens": 70_000, "tokens_per_second": 4321,
+                 "precision": "bfloat16"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    """A run of hand-made artifacts."""
+    paths = RunPaths(tmp_path / "a<b>")
+    write_json(paths.samples, SAMPLES)
+    write_json(paths.documents / "counts.json", COUNTS)
+    write_json(paths.evaluation, EVALUATION)
+    write_json(paths.scaling / "fit.json", FIT)
+    write_json(paths.settings, {"tokenizer": {"pattern": "<gpt2>"}})
+    for stage, (key, *values) in METRICS.items():
+        log = MetricLog(paths.metrics, stage)
+        for step, value in zip((0, 600, 1200), values, strict=True):
+            trained = {"loss": 5.0, "learning_rate": 1e-3} if step else {}
+            log.append({"step": step, **trained, key: value})
+    return paths
+
+
+def page_of(paths: RunPaths) -> str:
+    records = {
+        step: {"summary": summary, "seconds": 65.0 * number, "python": "3.12.1"}
+        for number, (step, summary) in enumerate(SUMMARIES.items(), start=1)
+    }
+    summary = write_report(paths, records)
+    assert summary["bytes"] == paths.report.stat().st_size
+    page = paths.report.read_text(encoding="utf-8")
+    assert summary["sections"] == page.count("<h2 ")
+    return page
+
+
+def plain(markup: str) -> str:
+    return html.unescape(re.sub("<[^>]*>", "", markup))
+
+
+def section(page: str, anchor: str) -> str:
+    """The markup from a section's heading to the next."""
+    return re.search(f'<h2 id="{anchor}">(.*?)(?=<h2 |<footer>)', page, re.DOTALL)[1]
+
+
+def rows(markup: str) -> list[list[str]]:
+    """The text of a table's cells, without its header."""
+    found = re.findall("<tr>(.*?)</tr>", markup, re.DOTALL)[1:]
+    return [[plain(cell) for cell in re.findall("<td[^>]*>(.*?)</td>", row)] for row in found]
+
+
+def test_every_section_is_there_in_order_and_linked(run: RunPaths) -> None:
+    page = page_of(run)
+    assert re.findall(r'<h2 id="([^"]*)"', page) == SECTIONS
+    navigation = re.search("<nav>(.*?)</nav>", page)[1]
+    assert re.findall(r'href="#([^"]*)"', navigation) == SECTIONS
+    assert {anchor: section(page, anchor).count("<svg") for anchor in SECTIONS} == {
+        **dict.fromkeys(SECTIONS, 0),
+        **dict.fromkeys(("tokenizer", "pretrain", "sft", "dpo", "scaling"), 1),
+    }
+
+
+def test_the_page_needs_nothing_from_outside(run: RunPaths) -> None:
+    page = page_of(run)
+    for forbidden in ("<script", "<link", "@import", "src=", "url(http", "url(//"):
+        assert forbidden not in page
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids)) > len(SECTIONS)
+    assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
+
+
+def test_samples_stand_under_their_prompts_and_are_escaped(run: RunPaths) -> None:
+    part = section(page_of(run), "samples")
+    bubbles = re.findall('<div class="bubble (user|reply)">(.*?)</div>', part)
+    assert [(kind, plain(text)) for kind, text in bubbles] == [
+        ("user", "What does `a < b` do?"),
+        ("reply", "after fine-tuningIt compares <first>."),
+        ("reply", "after preference optimisationIt compares <second>."),
+    ]
+    assert "<pre><b>This module</b> opens &lt;files&gt; &amp; closes them</pre>" in part
+
+
+def test_before_is_the_first_figure_and_after_the_last(run: RunPaths) -> None:
+    part = section(page_of(run), "before-after")
+    assert re.findall(r"<th[^>]*>(\w+)</th>", part) == ["stage", "before", "after", "steps"]
+    pretraining, finetuning, preference = "Pretraining", "Supervised fine-tuning", (
+        "Direct preference optimisation"
+    )  # fmt: skip
+    assert rows(part) == [
+        [pretraining, "validation bits per byte", "4.5000", "2.2500", "1,200"],
+        [finetuning, "held-out answer loss", "6.5000", "4.7500", "1,200"],
+        [preference, "held-out pairs ranked rightly", "50.0%", "62.5%", "1,200"],
+    ]
+    assert re.findall('<span class="(better|worse)">', part) == ["better"] * 3
+
+
+def test_what_became_worse_is_marked_as_worse(run: RunPaths) -> None:
+    MetricLog(run.metrics, "sft").append({"step": 1300, "heldout_loss": 7.0})
+    MetricLog(run.metrics, "dpo").append({"step": 1300, "heldout_ranking": 0.25})
+    part = section(page_of(run), "before-after")
+    assert re.findall('<span class="(better|worse)">', part) == ["better", "worse", "worse"]
+
+
+def test_the_funnel_has_a_row_a_step_with_its_reasons_most_frequent_first(run: RunPaths) -> None:
+    part = section(page_of(run), "funnel")
+    reasons = "not a text format 600, no text found 400"
+    assert rows(part) == [
+        ["extract text", "", "3,000", "5.25 MB", reasons],
+        ["near duplicates", "", "1,000", "1.50 MB", "similar text 2,000"],
+    ]
+    assert re.findall(r'style="width:([\d.]+)%"', part) == ["75.0", "25.0"]
+
+
+def test_merges_and_tokens_are_listed(run: RunPaths) -> None:
+    part = section(page_of(run), "tokenizer")
+    first, longest = re.findall('<div class="tokens">(.*?)</div>', part)
+    token = re.compile('<span class="token">(.*?)</span>')
+    assert [plain(text) for text in token.findall(first)] == ["␣ + t", "h + <e"]
+    assert [plain(text) for text in token.findall(longest)] == ["␣documentation", "="]
+    assert "4,096 entries" in part
+    assert "3,831 merges; 3.14 bytes per token" in part
+
+
+def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
+    page = page_of(run)
+    assert rows(section(page, "evaluation")) == [
+        ["pretrain", "0", "4.5000", "1,234.5"],
+        ["pretrain", "1,200", "2.2500", "98.8"],
+    ]
+    scaling = plain(section(page, "scaling"))
+    assert "E = 1.125, A = 20.5, a = 0.375, B = 30.5, b = 0.625" in scaling
+    assert "it predicts 3.750 nats per token; measured: 3.250 (+0.500)" in scaling
+    assert "Not to be trusted: E < 0 & the rest." in scaling
+    settings = plain(re.search("<pre>(.*?)</pre>", section(page, "settings"), re.DOTALL)[1])
+    assert json.loads(settings) == {"tokenizer": {"pattern": "<gpt2>"}}
+    facts = "1,200 steps · 70,000 tokens · 4,321 tokens/s · bfloat16 arithmetic"
+    assert f"<figcaption>{facts}</figcaption>" in section(page, "pretrain")
+
+
+def test_the_head_of_the_page_sums_up_the_run(run: RunPaths) -> None:
+    page = page_of(run)
+    assert "Run <b>a&lt;b&gt;</b> · 4 steps in 10:50 · Python 3.12.1" in page
+    cards = re.findall('<div class="card"><b>(.*?)</b><span>(.*?)</span></div>', page)
+    assert cards == [
+        ("1,000", "documents kept"),
+        ("3.14", "bytes per token"),
+        ("1,234,567", "training tokens on disk"),
+        ("5,000", "parameters"),
+        ("4,321", "tokens per second in pretraining"),
+        ("2.250", "bits per byte, best checkpoint"),
+    ]
+    assert [(row[0], row[2]) for row in rows(section(page, "times"))] == [
+        ("documents", "1:05"), ("tokenizer", "2:10"), ("shards", "3:15"), ("pretrain", "4:20"),
+    ]  # fmt: skip
+
+
+def test_a_part_whose_step_was_not_run_is_left_out(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    write_json(paths.evaluation, EVALUATION)
+    summary = write_report(paths, {})
+    page = paths.report.read_text(encoding="utf-8")
+    assert re.findall(r'<h2 id="([^"]*)"', page) == ["evaluation"]
+    assert summary["sections"] == 1
+    assert "0 steps in 0:00" in page

@@ -1,0 +1,208 @@
+"""The lesson's `Tokenizer` with compiled encoding, and threads.
+
+Every thread has a table of the words that it has met, with their ids. Decoding and files are the
+lesson's, and so is `encode_iterable`; so is all encoding under a pattern that is not compiled.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from tokenizer_bpe import tokenizer as lesson
+from tokenizer_bpe.compiled.kernel_cache import kernel
+from tokenizer_bpe.compiled.text_spans import TextSpans, text_spans
+from tokenizer_bpe.compiled.word_boundaries import character_classes, word_rule
+from tokenizer_bpe.compiled.word_merging import (
+    LONG_WORD,
+    MergeRules,
+    encode_long_word,
+    encode_word,
+    merge_rules,
+    scratch_for,
+)
+from tokenizer_bpe.compiled.word_table import empty, number_words, word_table
+from tokenizer_bpe.input_checks import utf8_bytes
+from tokenizer_bpe.pretokenization import GPT2_PATTERN, text_blocks
+
+CACHED_WORDS, CACHED_BYTES = 1 << 19, 1 << 22
+BLOCK_CHARACTERS = 1 << 19  # of one text that several threads share
+BATCH_CHARACTERS = 1 << 17
+NUMBERS_AT_A_TIME = 1 << 14
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Tokenizer(lesson.Tokenizer):
+    """As `tokenizer_bpe.tokenizer.Tokenizer`, to the last id."""
+
+    def __init__(
+        self,
+        vocab: Mapping[int, bytes],
+        merges: Sequence[tuple[bytes, bytes]],
+        special_tokens: Sequence[str] | None = None,
+        pattern: str = GPT2_PATTERN,
+    ) -> None:
+        super().__init__(vocab, merges, special_tokens, pattern)
+        id_of = {token: token_id for token_id, token in self.vocab.items()}
+        self._rule = word_rule(pattern)
+        self._special_ids = {text.encode(): i for text, i in self.special_tokens.items()}
+        self._rules = merge_rules(
+            [id_of[bytes([byte])] for byte in range(256)],
+            [(id_of[left], id_of[right], id_of[left + right]) for left, right in self.merges],
+        )
+        self._idle: list[_SpanEncoder] = []  # those that no thread uses at the moment
+
+    @classmethod
+    def of(cls, tokenizer: lesson.Tokenizer) -> "Tokenizer":
+        """The compiled twin of a tokenizer."""
+        return cls(
+            tokenizer.vocab, tokenizer.merges, list(tokenizer.special_tokens), tokenizer.pattern
+        )
+
+    def encode_to_array(self, text: str, num_threads: int = 1) -> np.ndarray:
+        """As the lesson's; several threads share a text that is long enough to be cut up."""
+        if self._rule is None:
+            return super().encode_to_array(text)
+        if num_threads == 1 or len(text) <= BLOCK_CHARACTERS or self._cut_would_hurt():
+            return self._with_encoder(self._encode_text, text)
+        blocks = text_blocks(text, self.pattern, BLOCK_CHARACTERS)
+        return np.concatenate(list(self._on_threads(self._encode_text, blocks, num_threads)))
+
+    def encode_batch(self, texts: Iterable[str], num_threads: int = 1) -> list[list[int]]:
+        """The ids of each text, in order; as many texts at once as there are threads."""
+        return [ids.tolist() for ids in self.encode_batch_to_arrays(texts, num_threads)]
+
+    def encode_batch_to_arrays(
+        self, texts: Iterable[str], num_threads: int = 1
+    ) -> Iterator[np.ndarray]:
+        """As `encode_batch`, as arrays, one after the other: what a data set is made from. (To make
+        a list of Python integers takes longer than to find the ids.)
+        """
+        if self._rule is None:
+            yield from map(self.encode_to_array, texts)
+            return
+
+        def encode(encoder: "_SpanEncoder", batch: list[str]) -> list[np.ndarray]:
+            return [self._encode_text(encoder, text) for text in batch]
+
+        for part in self._on_threads(encode, _batches(texts), num_threads):
+            yield from part
+
+    def _cut_would_hurt(self) -> bool:
+        """True if a special token may lie across a place at which `text_blocks` cuts."""
+        return any(" " in token for token in self.special_tokens)
+
+    def _encode_text(self, encoder: "_SpanEncoder", text: str) -> np.ndarray:
+        ids = encoder.encode(text_spans(utf8_bytes(text), self._special_ids))
+        return ids.astype(self._dtype)
+
+    def _on_threads(
+        self,
+        encode: "Callable[[_SpanEncoder, Item], Result]",
+        items: Iterable[Item],
+        num_threads: int,
+    ) -> Iterator[Result]:
+        """`encode` of each item, in order."""
+        if num_threads == 1:
+            yield from (self._with_encoder(encode, item) for item in items)
+            return
+        with ThreadPoolExecutor(num_threads) as threads:
+            yield from threads.map(lambda item: self._with_encoder(encode, item), items)
+
+    def _with_encoder(self, encode: "Callable[[_SpanEncoder, Item], Result]", item: Item) -> Result:
+        """`encode` with an encoder that no other thread uses, ours or the caller's."""
+        assert self._rule is not None, "a pattern that is not compiled goes to the lesson"
+        try:
+            encoder = self._idle.pop()
+        except IndexError:
+            encoder = _SpanEncoder(self._rules, self._rule)
+        try:
+            return encode(encoder, item)
+        finally:
+            self._idle.append(encoder)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts of BATCH_CHARACTERS together: enough for a thread to be worth waking."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _SpanEncoder:
+    """Encodes on one thread, and remembers the words that it has met."""
+
+    def __init__(self, rules: MergeRules, rule: int) -> None:
+        self._rules = rules
+        self._rule = rule
+        self._table = word_table(CACHED_WORDS, CACHED_BYTES)
+        # A word has at most as many ids as bytes, so its ids lie where its letters lie.
+        self._ids = np.empty(CACHED_BYTES, dtype=np.int32)
+        # How many ids a word has * 2^32 + the first of them: most words have no other.
+        self._found = np.empty(CACHED_WORDS, dtype=np.int64)
+        self._known = 0  # words of the table whose ids are there
+        self._numbers = np.empty(NUMBERS_AT_A_TIME, dtype=np.int32)
+        self._scratch = scratch_for(LONG_WORD)
+
+    def encode(self, spans: TextSpans) -> np.ndarray:
+        """Ids of the spans and of the special tokens between them; int32."""
+        ids = np.empty(len(spans.text.letters), dtype=np.int32)
+        table = self._table
+        span, place, count = 0, 0, 0
+        while span < len(spans.starts):
+            span, place, num_words, left_over = number_words(
+                *spans.text, *spans[1:], span, place, character_classes(), self._rule, LONG_WORD,
+                *table, self._numbers,
+            )  # fmt: skip
+            self._known = _encode_new_words(
+                self._known, table, self._rules, self._scratch, self._ids, self._found
+            )
+            numbers = self._numbers[:num_words]
+            count = _write_ids(numbers, table.starts, self._ids, self._found, ids, count)
+            if left_over > LONG_WORD:  # rarely seen twice: not kept
+                long = encode_long_word(spans.text.letters[place : place + left_over], self._rules)
+                ids[count : count + len(long)] = long
+                count += len(long)
+                place += left_over
+            elif left_over:
+                empty(table)
+                self._known = 0
+        return ids[:count]
+
+
+@kernel
+def _encode_new_words(known, table, rules, scratch, cached_ids, found):
+    """Encode the words from number `known` on; -> how many words are known now."""
+    for word in range(known, table.size[0]):
+        begin = table.starts[word]
+        number = encode_word(table.letters, begin, table.starts[word + 1], rules, scratch)
+        for index in range(number):
+            cached_ids[begin + index] = scratch.tokens[index]
+        found[word] = (np.int64(number) << 32) | np.int64(scratch.tokens[0])
+    return table.size[0]
+
+
+@kernel
+def _write_ids(numbers, word_starts, cached_ids, found, ids, count):
+    """Replace words by their ids; -> how many ids there are now."""
+    for word in numbers:
+        if word < 0:
+            ids[count] = -2 - word
+            count += 1
+            continue
+        number = found[word] >> 32
+        ids[count] = found[word] & 0xFFFFFFFF
+        for index in range(1, number):
+            ids[count + index] = cached_ids[word_starts[word] + index]
+        count += number
+    return count
