@@ -38,16 +38,16 @@ def compare_training(corpus: Path) -> bool:
     counts = pretokenization.count_words(corpus, [END], num_processes=2)
     _, lesson = merge_training.train_bpe_from_counts(counts, VOCAB_SIZE, [END])
     _, compiled = compiled_training.train_bpe(corpus, VOCAB_SIZE, [END], num_threads=2)
-    print(f"merges: lesson {merges_hash(lesson)}, compiled {merges_hash(compiled)}: {len(lesson):,}")
+    print(
+        f"merges: lesson {merges_hash(lesson)}, compiled {merges_hash(compiled)}: {len(lesson):,}"
+    )
     return lesson == compiled
 
 
 def random_strings(count: int) -> Iterator[str]:
     """Of 1 to 40 assigned code points, half of them from the first 0x250."""
     assigned = [
-        chr(code)
-        for code in range(0x110000)
-        if unicodedata.category(chr(code)) not in ("Cn", "Cs")
+        chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) not in ("Cn", "Cs")
     ]
     low = [character for character in assigned if ord(character) < 0x250]
     generator = random.Random(0)
@@ -70,9 +70,7 @@ def compare_encoding(texts: list[str], gpt2: Path, what: str, in_batch: bool) ->
     with tempfile.TemporaryDirectory() as folder:
         lesson.save(Path(folder, "tokenizer.json"))
         hugging_face = tokenizers.Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-    digests = {
-        name: hashlib.sha256() for name in ("lesson", "compiled", "tiktoken", "tokenizers")
-    }
+    digests = {name: hashlib.sha256() for name in ("lesson", "compiled", "tiktoken", "tokenizers")}
     total = 0
     batches = iter(compiled.encode_batch(texts, num_threads=2)) if in_batch else None
     for text in texts:

@@ -30,8 +30,8 @@ def stand_ins_folder() -> Path | None:
     folder = Path(value).expanduser().absolute()
     if not folder.is_dir():
         raise ValueError(
-            f"{STAND_INS_VARIABLE}={value}: no such folder; name one that holds your files, "
-            "for example workspace, or unset the variable to run the reference"
+            f"{value}: no such folder for your own files; `lm start a1` makes workspace. (It was "
+            f"named by --impl or {STAND_INS_VARIABLE}; without either, the reference runs.)"
         )
     return folder
 

@@ -8,6 +8,7 @@ set LM_STAND_INS.
 
 import itertools
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -277,6 +278,9 @@ def main(arguments: list[str] | None = None) -> None:
             )
         if isinstance(error, pydantic.ValidationError):
             _stop(first_problem(error), 2)
+        if isinstance(error, NotImplementedError) and re.match(r"a\d\.\d+: write ", str(error)):
+            task = str(error).partition(":")[0]
+            _stop(f"{error}: your file is still the stub there; `lm check {task}` says more", 2)
         if isinstance(error, ValueError):
             _stop(" ".join(str(error).split("\n")), 2)
         if isinstance(error, OSError):

@@ -231,6 +231,9 @@ class GradedRun:
             self._write("")
             for text, style in advice_lines(grade, width, some_tasks):
                 self._write(text, **({style: True} if style else {}))
+        if self.implementation.name == REFERENCE and self.config.option.impl != REFERENCE:
+            start = f"lm start {' '.join(self.assignments)}"
+            self._write(f"That was the reference. Yours begins with `{start}`.", yellow=True)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if self.config.option.collectonly or not self.results:

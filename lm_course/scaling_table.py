@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scaling_laws.compute_budget import best_split, check_budget
-from scaling_laws.parametric_fit import fit_surface
+from scaling_laws.parametric_fit import SMALLEST_E, fit_surface
 from scaling_laws.runs_csv import read_runs_csv
 
 BOOTSTRAPS = 100
@@ -42,6 +42,9 @@ def print_fit(path: Path, budget: float, console: Console | None = None) -> None
     console.print(fitted)
     for reason in surface.doubts():
         console.print(f"[yellow]Not to be trusted:[/yellow] {reason}", highlight=False)
+    if surface.E < SMALLEST_E:
+        console.print("So no split of a budget is given: it would follow from E.", highlight=False)
+        return
     splits = Table(title="The best split of a budget", title_justify="left")
     for column in ("FLOPs", "parameters", "tokens", "tokens / parameter", "loss"):
         splits.add_column(column, justify="right")

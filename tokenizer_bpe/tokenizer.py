@@ -34,7 +34,7 @@ from tokenizer_bpe.pretokenization import (
 )
 
 LONG_WORD = 400  # tokens; from here on the heap is the faster way
-BLOCK_CHARACTERS = 1 << 16
+BLOCK_CHARACTERS = 1 << 12  # 2.2 s for 60 MB of novels; 2.4 with 1 << 14, 2.9 with 1 << 18
 CACHED_WORDS = 1 << 19  # about 60 MB; a full cache is emptied
 NO_MERGE = 1 << 62
 

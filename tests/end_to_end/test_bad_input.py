@@ -88,7 +88,7 @@ def test_prompts_and_sampling(shrunk_run) -> None:
 
 def test_commands(shrunk_run) -> None:
     assert "No such command 'pretrian'" in refused(shrunk_run.lm("pretrian"))
-    assert "no such folder; name one that holds your files" in (
+    assert "no such folder for your own files" in (
         refused(shrunk_run.lm_recipe("run", "--impl", "worksapce"))
     )
     assert "which has not been run" in (
@@ -111,3 +111,15 @@ def test_an_artifact_that_was_deleted(shrunk_run, tmp_path: Path) -> None:
 def test_without_a_run(tmp_path: Path, shrunk_run, command: list[str]) -> None:
     elsewhere = type(shrunk_run)(tmp_path / "runs" / "demo", [])
     assert "make one with `lm run recipes/demo_cpu.toml`" in refused(elsewhere.lm(*command))
+
+
+def test_a_stub_in_the_pipeline_names_its_task(shrunk_run, tmp_path: Path) -> None:
+    run = shrunk_run.copy(tmp_path)
+    package = tmp_path / "mine" / "tokenizer_bpe"
+    package.mkdir(parents=True)
+    text = Path("tokenizer_bpe/merge_training.py").read_text("utf-8")
+    stub = 'raise NotImplementedError("a1.10: write train_bpe_from_counts")\n'
+    head, tail = text.split("    tokens = [bytes([byte]) for byte in range(256)]\n", 1)
+    (package / "merge_training.py").write_text(head + "    " + stub + tail, "utf-8")
+    message = refused(run.lm_recipe("run", "--only", "tokenizer", "--impl", str(package.parent)))
+    assert "a1.10: write train_bpe_from_counts: your file is still the stub" in message

@@ -128,7 +128,10 @@ def test_when_all_is_well(assignment: Assignment) -> None:
     assert advice_lines(grade, 80) == [("All of t1 passes.", "green")]
     part = AssignmentGrade(assignment, grade.tasks[:2])
     (line,) = advice_lines(part, 80, some_tasks=True)
-    assert line[0] == "t1.1, t1.2 pass. The whole assignment: lm check t1"
+    assert (
+        line[0]
+        == "t1.1, t1.2 pass. What comes next: lm progress. The whole assignment: lm check t1"
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

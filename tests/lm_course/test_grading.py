@@ -26,7 +26,10 @@ def test_the_reference_passes_and_is_said_to_be_checked(toy_course) -> None:
         *("t1.1", "t1.2", "t1.3", "t1.4"),
     ]
     assert "total" in screen
-    assert screen.splitlines()[-1] == "All of t1 passes."
+    assert screen.splitlines()[-2:] == [
+        "All of t1 passes.",
+        "That was the reference. Yours begins with `lm start t1`.",
+    ]
     assert not (toy_course.root / "workspace").exists()
 
 
@@ -176,7 +179,10 @@ def test_a_part_of_the_checks_shows_its_tasks_only(toy_course) -> None:
     toy_course.hand_in(toy_course.REFERENCE)
     screen, tasks, _ = toy_course.check("-k", "abca or largest")
     assert {name: task["checks"] for name, task in tasks.items()} == {"t1.2": 1, "t1.3": 1}
-    assert screen.splitlines()[-1] == "t1.2, t1.3 pass. The whole assignment: lm check t1"
+    assert (
+        screen.splitlines()[-1]
+        == "t1.2, t1.3 pass. What comes next: lm progress. The whole assignment: lm check t1"
+    )
 
 
 def test_progress_is_recorded_and_the_best_result_stays(toy_course) -> None:

@@ -19,7 +19,7 @@ from tokenizer_bpe.pretokenization import GPT2_PATTERN, gpt4_pattern
 OTHER, LETTER, NUMBER, SPACE = range(4)
 WHOLE_SPAN = -2  # a span is a word
 GPT2_RULE = -1  # GPT-4's rule is the number of digits that a word may hold; 0 for any number
-_CODE_POINTS = 0x110000
+_CODE_POINTS, _SLAB = 0x110000, 0x1000
 _APOSTROPHE, _BLANK, _NEWLINE, _RETURN = 0x27, 0x20, 0x0A, 0x0D
 _LONG_S = 0x17F  # "ſ": an s to a pattern that ignores case
 
@@ -35,10 +35,11 @@ def word_rule(pattern: str) -> int | None:
 def character_classes() -> np.ndarray:
     """Code point -> OTHER, LETTER, NUMBER or SPACE, as `regex` sees it; uint8 [0x110000]."""
     classes = np.zeros(_CODE_POINTS, dtype=np.uint8)
-    every_character = "".join(map(chr, range(_CODE_POINTS)))
-    for kind, pattern in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+")):
-        for match in regex.finditer(pattern, every_character):
-            classes[match.start() : match.end()] = kind
+    for first in range(0, _CODE_POINTS, _SLAB):  # a string of all of them would take 100 MB
+        characters = "".join(map(chr, range(first, first + _SLAB)))
+        for kind, pattern in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+")):
+            for match in regex.finditer(pattern, characters):
+                classes[first + match.start() : first + match.end()] = kind
     return classes
 
 

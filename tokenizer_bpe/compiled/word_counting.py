@@ -39,7 +39,7 @@ from tokenizer_bpe.pretokenization import GPT2_PATTERN
 from tokenizer_bpe.text_files import check_text_file, decode_text, text_file_blocks
 
 TABLE_BYTES = 1 << 29  # of all tables together; past it, words go to disk
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 20
 PARTITIONS = 64
 NUMBERS_AT_A_TIME = 1 << 14  # words; their numbers fit into the fastest cache
 ANY_LENGTH = 1 << 62

@@ -39,5 +39,5 @@ def test_numba_keeps_the_code_there_and_its_setting_as_it_was(package):
     before = numba.config.CACHE_DIR
     double = kernel_cache.kernel(lambda x: x + x)
     assert double(4) == 8
-    assert numba.config.CACHE_DIR == before
+    assert before == numba.config.CACHE_DIR
     assert list(kernel_cache.cache_folder().rglob("*.nbi"))
