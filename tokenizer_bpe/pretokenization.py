@@ -62,6 +62,9 @@ ASCII_PATTERNS = {
 # library's \s also holds \x1c to \x1f.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 CHUNKS = {GPT2_PATTERN: re.compile(rf" ?[^{_SPACE}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+")}
+# With at most two white-space characters in a row, and no two at the end, GPT-2's words also end
+# before *every* space and newline: a run gives all but its last character to one word.
+MANY_SPACES = re.compile(r"\s\s(\s|\Z)")
 
 # Under both patterns a word ends before every space that follows a non-space, whatever comes next.
 SAFE_CUT = re.compile(r"(?<=\S)(?= )")
