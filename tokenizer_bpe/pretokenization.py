@@ -19,9 +19,9 @@ from typing import BinaryIO
 
 import regex
 
-from lm_core.special_tokens import END_OF_TEXT
 from lm_core.worker_pool import worker_pool
 from tokenizer_bpe.input_checks import check_special_tokens
+from tokenizer_bpe.text_files import check_text_file, decode_text, safe_separator
 
 GPT2_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # openai/gpt-2
@@ -204,34 +204,16 @@ def _count_part(
 def _file_parts(
     path: Path, special_tokens: Sequence[str], num_processes: int
 ) -> Iterator[FilePart]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the path of a UTF-8 text file")
+    check_text_file(path)
     size = path.stat().st_size
-    if size == 0:
-        raise ValueError(f"{path}: the file is empty; give one that holds text")
-    separators = [
-        token
-        for token in sorted(special_tokens, key=lambda token: token != END_OF_TEXT)
-        if _is_safe_separator(token, special_tokens)
-    ]
     boundaries = [0, size]
-    if separators:
+    separator = safe_separator(special_tokens)
+    if separator:
         num_chunks = max(num_processes, -(-size // PART_BYTES))
         with path.open("rb") as file:
-            boundaries = find_document_boundaries(file, num_chunks, separators[0].encode())
+            boundaries = find_document_boundaries(file, num_chunks, separator.encode())
     for start, end in pairwise(boundaries):
         yield path, start, end
-
-
-def _is_safe_separator(token: str, special_tokens: Sequence[str]) -> bool:
-    """True if no special token can lie across the place where `token` begins: a cut there would
-    leave a part of it behind as text.
-    """
-    beginnings = [token[:length] for length in range(1, len(token))]
-    return not any(
-        (token in other and token != other) or other.endswith(tuple(beginnings))
-        for other in special_tokens
-    )
 
 
 def _text_parts(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -251,13 +233,7 @@ def _read_part(path: Path, start: int, end: int) -> str:
     with path.open("rb") as file:
         file.seek(start)
         content = file.read(end - start)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8: byte 0x{content[error.start]:02x} at offset "
-            f"{start + error.start}; convert the file to UTF-8 first"
-        ) from None
+    return decode_text(content, path, start)
 
 
 def find_document_boundaries(file: BinaryIO, num_chunks: int, separator: bytes) -> list[int]:
