@@ -57,14 +57,12 @@ ASCII_PATTERNS = {
     ),
 }
 
-# GPT-2's words never reach across these chunks, so the encoder looks up a chunk before it cuts it
-# into words: fewer look-ups, and no \p{L}. The class is the white space of `regex`; the standard
-# library's \s also holds \x1c to \x1f.
+# What GPT-2's pattern makes one word of a run of three or more white-space characters (two at the
+# end of a text): all but the last. Where no such run is left, words also end before *every* space
+# and newline, and `str.split` does most of the cutting. The class is the white space of `regex`;
+# the standard library's \s also holds \x1c to \x1f.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-CHUNKS = {GPT2_PATTERN: re.compile(rf" ?[^{_SPACE}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+")}
-# With at most two white-space characters in a row, and no two at the end, GPT-2's words also end
-# before *every* space and newline: a run gives all but its last character to one word.
-MANY_SPACES = re.compile(r"\s\s(\s|\Z)")
+SPACE_RUNS = {GPT2_PATTERN: re.compile(rf"([{_SPACE}][{_SPACE}]+(?![^{_SPACE}]))")}
 
 # Under both patterns a word ends before every space that follows a non-space, whatever comes next.
 SAFE_CUT = re.compile(r"(?<=\S)(?= )")

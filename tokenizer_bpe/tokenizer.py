@@ -25,9 +25,8 @@ import numpy as np
 from tokenizer_bpe import tokenizer_file
 from tokenizer_bpe.input_checks import check_merges, utf8_bytes
 from tokenizer_bpe.pretokenization import (
-    CHUNKS,
     GPT2_PATTERN,
-    MANY_SPACES,
+    SPACE_RUNS,
     open_special_token,
     pretokenize,
     special_token_pattern,
@@ -208,15 +207,21 @@ class Tokenizer:
 
     def _encode_words(self, text: str) -> Iterator[bytes]:
         """Packed tokens of a text without special tokens."""
-        chunks = CHUNKS.get(self.pattern)
+        runs = SPACE_RUNS.get(self.pattern)
         for block in text_blocks(text, self.pattern, BLOCK_CHARACTERS):
-            if chunks and not MANY_SPACES.search(block):  # str.split is three times as fast
-                first, *pieces = block.replace("\n", " \n").split(" ")
-                yield self._cache[first]
-                yield b"".join(map(self._spaced_cache.__getitem__, pieces))
+            if runs is None:
+                words = pretokenize(block, self.pattern)
+                yield b"".join(map(self._cache.__getitem__, words))
                 continue
-            pieces = chunks.findall(block) if chunks else pretokenize(block, self.pattern)
-            yield b"".join(map(self._cache.__getitem__, pieces))
+            between = True
+            for piece in runs.split(block):  # what lies between two runs, a run, and so on
+                if between:
+                    first, *chunks = piece.replace("\n", " \n").split(" ")
+                    yield self._cache[first]
+                    yield b"".join(map(self._spaced_cache.__getitem__, chunks))
+                else:
+                    yield self._cache[piece]
+                between = not between
 
     def _encode_word(self, word: str) -> str:
         """One word of text -> its token characters."""

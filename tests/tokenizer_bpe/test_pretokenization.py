@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tokenizer_bpe import pretokenization
 from tokenizer_bpe.pretokenization import (
-    CHUNKS,
     GPT2_PATTERN,
     GPT4_PATTERN,
+    SPACE_RUNS,
     count_words,
     find_document_boundaries,
     pretokenize,
@@ -63,9 +63,12 @@ def test_long_text_is_cut_into_short_blocks():
 
 
 @given(text=awkward_text)
-def test_chunks_never_cut_a_word(text):
-    chunks = CHUNKS[GPT2_PATTERN].findall(text)
-    assert [word for chunk in chunks for word in pretokenize(chunk)] == pretokenize(text)
+def test_without_long_runs_of_spaces_words_end_before_every_space_and_newline(text):
+    pieces = []
+    for number, part in enumerate(SPACE_RUNS[GPT2_PATTERN].split(text)):
+        is_run = number % 2 == 1
+        pieces += [part] if is_run else re.split(r"(?=[ \n])", part)
+    assert [word for piece in pieces for word in pretokenize(piece)] == pretokenize(text)
 
 
 def test_the_class_of_white_space_is_that_of_the_regex_module():
