@@ -70,11 +70,12 @@ def train_compiled(corpus: Path) -> None:
     train_bpe(corpus, VOCAB_SIZE, [END], num_threads=2)
 
 
-def train_lesson(corpus: Path) -> None:
+def train_lesson(corpus: Path, num_processes: int) -> None:
     from tokenizer_bpe.merge_training import train_bpe_from_counts
     from tokenizer_bpe.pretokenization import count_words
 
-    train_bpe_from_counts(count_words(corpus, [END], num_processes=2), VOCAB_SIZE, [END])
+    counts = count_words(corpus, [END], num_processes=num_processes)
+    train_bpe_from_counts(counts, VOCAB_SIZE, [END])
 
 
 def train_tokenizers(corpus: Path) -> None:
@@ -104,7 +105,8 @@ def training_contestants(corpus: Path) -> Contestants:
     """Each imports what it needs when it is called, so that its memory is its own."""
     found: Contestants = {
         "compiled, 2 threads": lambda: train_compiled(corpus),
-        "lesson, 2 processes": lambda: train_lesson(corpus),
+        "lesson, 2 processes": lambda: train_lesson(corpus, 2),
+        "lesson, 1 process": lambda: train_lesson(corpus, 1),
         "tokenizers": lambda: train_tokenizers(corpus),
         "rustbpe": lambda: train_rustbpe(corpus),
     }
@@ -145,6 +147,9 @@ def encoding_contestants(texts: list[str], gpt2: Path) -> Contestants:
             lambda t: [t.encode_to_array(text) for text in texts],
         ),
         "lesson, warm": lambda: [warm_lesson.encode_to_array(text) for text in texts],
+        "lesson, warm, a stream of texts": lambda: sum(
+            1 for _ in warm_lesson.encode_iterable(texts)
+        ),
     }
     for text in texts:
         warm_lesson.encode_to_array(text)
@@ -216,6 +221,7 @@ def ratios(training: dict[str, float], encoding: dict[str, float]) -> list[dict[
         ("training 32k, compiled", training, "compiled, 2 threads", "tokenizers", 4, 6),
         ("training 32k, compiled", training, "compiled, 2 threads", "rustbpe", 1.5, 2.5),
         ("training 32k, lesson", training, "lesson, 2 processes", "tokenizers", 0.8, 1.2),
+        ("training 32k, lesson", training, "lesson, 1 process", "tokenizers", None, None),
         ("encoding", encoding, "compiled, cold, ids as an array", peer, 3.3, 5),
         ("encoding", encoding, "compiled, cold, ids as lists", peer, None, None),
         ("encoding", encoding, "compiled, warm, ids as an array", peer, None, None),
