@@ -73,8 +73,8 @@ class Tokenizer(lesson.Tokenizer):
 
     def encode_batch(self, texts: Iterable[str], num_threads: int = 1) -> list[list[int]]:
         """The ids of each text, in order; as many texts at once as there are threads."""
-        # All arrays first: a list in the making holds the interpreter's lock, and every thread would
-        # wait for it after each kernel (60 MB on two threads: see the experiment log).
+        # All arrays first: a list in the making holds the interpreter's lock, and the threads would
+        # wait for it after each kernel (60 MB, two threads: 1.09 against 0.93 s).
         arrays = list(self.encode_batch_to_arrays(texts, num_threads))
         return [ids.tolist() for ids in arrays]
 
