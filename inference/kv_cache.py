@@ -50,7 +50,7 @@ class KVCache:
             batch_size,
             config.num_kv_heads,
             max_length or config.context_length,
-            config.d_model // config.num_heads,
+            config.head_dim,
             dtype,
             device,
         )

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from transformer_lm.layers import Linear, softmax
+from transformer_lm.layers import Linear, RMSNorm, softmax
 from transformer_lm.matmul_attention import matmul_attention
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
@@ -50,15 +50,17 @@ class KeyValueCache(Protocol):
 
 
 def causal_mask(
-    num_queries: int, num_keys: int, device: torch.device
+    num_queries: int, num_keys: int, device: torch.device, sliding_window: int | None = None
 ) -> Bool[Tensor, "queries keys"]:
-    """True where a query may look: at itself and at what lies before it.
+    """True where a query may look: at itself and at what lies before it; with a sliding window, at
+    itself and at the sliding_window - 1 positions before it.
 
     The queries are the last `num_queries` of `num_keys` positions, so query i is at position
     num_keys - num_queries + i.
     """
-    allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
-    return allowed.tril(diagonal=num_keys - num_queries)
+    diagonal = num_keys - num_queries
+    allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(diagonal)
+    return allowed if sliding_window is None else allowed.triu(diagonal - sliding_window + 1)
 
 
 def scaled_dot_product_attention(
@@ -100,25 +102,37 @@ class CausalSelfAttention(nn.Module):
         self.num_heads = config.num_heads
         self.num_kv_heads = config.num_kv_heads
         self.head_dim = config.head_dim
+        self.sliding_window = config.sliding_window
         self.layer = layer
         self.attention_backend: AttentionBackend = attention_backend
-        kv_width = config.num_kv_heads * config.head_dim
-        self.query = Linear(config.d_model, config.d_model)
-        self.key = Linear(config.d_model, kv_width)
-        self.value = Linear(config.d_model, kv_width)
-        self.output = Linear(config.d_model, config.d_model)
+        width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.query = Linear(config.d_model, width, config.biases)
+        self.key = Linear(config.d_model, kv_width, config.biases)
+        self.value = Linear(config.d_model, kv_width, config.biases)
+        self.output = Linear(width, config.d_model, config.biases)
+        if config.qk_norm:
+            self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.qk_norm = config.qk_norm
 
     def forward(
         self,
         x: Float[Tensor, "batch seq d_model"],
-        rotary: RotaryEmbedding,
+        rotary: RotaryEmbedding | None,
         positions: Int[Tensor, " seq"],
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Attend from each of x's positions to itself and to all before it, the cached included."""
-        q = rotary(self._split_heads(self.query(x), self.num_heads), positions)
-        k = rotary(self._split_heads(self.key(x), self.num_kv_heads), positions)
+        """Attend from each of x's positions to itself and to all before it, the cached included.
+
+        `rotary` is None for a model that knows positions in another way, or not at all.
+        """
+        q = self._split_heads(self.query(x), self.num_heads)
+        k = self._split_heads(self.key(x), self.num_kv_heads)
         v = self._split_heads(self.value(x), self.num_kv_heads)
+        if self.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if rotary is not None:
+            q, k = rotary(q, positions), rotary(k, positions)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         group_size = self.num_heads // self.num_kv_heads
@@ -140,16 +154,19 @@ class CausalSelfAttention(nn.Module):
         v: Float[Tensor, "batch heads keys head_dim"],
     ) -> Float[Tensor, "batch heads queries head_dim"]:
         num_queries, num_keys = q.shape[-2], k.shape[-2]
+        window = self.sliding_window
+        if window is not None and window >= num_keys:
+            window = None  # it reaches over all there is
         backend = self.attention_backend
         if backend == "auto":
             short = num_queries == num_keys <= LONGEST_MATMUL
             on_cpu_in_bfloat16 = q.device.type == "cpu" and v.dtype == torch.bfloat16
             backend = "matmul" if short and on_cpu_in_bfloat16 else "sdpa"
-        if backend == "sdpa" and num_queries == num_keys:
+        if backend == "sdpa" and num_queries == num_keys and window is None:
             return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         # PyTorch's is_causal lines up the first query with the first key; with a cache it is the
         # last with the last, so the mask is given.
-        mask = causal_mask(num_queries, num_keys, q.device)
+        mask = causal_mask(num_queries, num_keys, q.device, window)
         if backend == "sdpa":
             return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         attention = matmul_attention if backend == "matmul" else scaled_dot_product_attention

@@ -1,8 +1,8 @@
 """The decoder: token ids in, for each position the logits of the token that follows it.
 
 Blocks are pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x)) (Xiong et al., 2020,
-figure 1b), with one more norm before the output head. What this leaves out: post-norm and other
-variants, and sampling (inference/generation.py).
+figure 1b), with one more norm before the output head. The variants of `ModelShape` change one part
+each. What this leaves out: dropout, and sampling (inference/generation.py).
 """
 
 import math
@@ -12,30 +12,55 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from transformer_lm.attention import AttentionBackend, CausalSelfAttention, KeyValueCache
-from transformer_lm.layers import Embedding, Linear, RMSNorm, SwiGLU
+from transformer_lm.layers import (
+    GELUMLP,
+    Embedding,
+    LayerNorm,
+    Linear,
+    NoNorm,
+    RMSNorm,
+    SwiGLU,
+)
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
 
 
+def make_norm(config: ModelConfig) -> nn.Module:
+    """The norm that the config names, for vectors of d_model."""
+    if config.norm == "none":
+        return NoNorm()
+    kind = RMSNorm if config.norm == "rmsnorm" else LayerNorm
+    return kind(config.d_model, config.norm_eps)
+
+
 class TransformerBlock(nn.Module):
-    """Attention and a feed-forward layer, each added to the stream that it read."""
+    """Attention and a feed-forward layer, each added to the stream that it read.
+
+    Pre-norm leaves the stream itself alone, from the embedding to the last norm; post-norm (Vaswani
+    et al., 2017) normalises it after every addition.
+    """
 
     def __init__(
         self, config: ModelConfig, layer: int, attention_backend: AttentionBackend = "auto"
     ) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.norm_position = config.norm_position
+        self.attention_norm = make_norm(config)
         self.attention = CausalSelfAttention(config, layer, attention_backend)
-        self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.feed_forward = SwiGLU(config.d_model, config.d_ff)
+        self.feed_forward_norm = make_norm(config)
+        feed_forward = SwiGLU if config.mlp == "swiglu" else GELUMLP
+        self.feed_forward = feed_forward(config.d_model, config.d_ff, config.biases)
 
     def forward(
         self,
         x: Float[Tensor, "batch seq d_model"],
-        rotary: RotaryEmbedding,
+        rotary: RotaryEmbedding | None,
         positions: Int[Tensor, " seq"],
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
+        if self.norm_position == "post":
+            x = self.attention_norm(x + self.attention(x, rotary, positions, cache))
+            return self.feed_forward_norm(x + self.feed_forward(x))
         x = x + self.attention(self.attention_norm(x), rotary, positions, cache)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
@@ -52,11 +77,18 @@ class TransformerLM(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = Embedding(config.vocab_size, config.d_model)
-        self.rotary = RotaryEmbedding(config.head_dim, config.context_length, config.rope_theta)
+        self.rotary: RotaryEmbedding | None = None
+        if config.position == "rotary":
+            self.rotary = RotaryEmbedding(
+                config.head_dim, config.context_length, config.rope_theta, config.rope_scaling
+            )
+        if config.position == "learned":
+            self.position_embedding = Embedding(config.context_length, config.d_model)
         self.blocks = nn.ModuleList(
             TransformerBlock(config, layer, attention_backend) for layer in range(config.num_layers)
         )
-        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
+        # After the last block of a post-norm model, the stream has just been normalised.
+        self.final_norm = make_norm(config) if config.norm_position == "pre" else NoNorm()
         if not config.tie_embeddings:
             self.output_head = Linear(config.d_model, config.vocab_size)
         self._start_residual_branches_small()
@@ -88,6 +120,8 @@ class TransformerLM(nn.Module):
         self._check(token_ids, past)
         positions = torch.arange(past, past + token_ids.shape[1], device=token_ids.device)
         x = self.token_embedding(token_ids)
+        if self.config.position == "learned":
+            x = x + self.position_embedding(positions)
         for block in self.blocks:
             x = block(x, self.rotary, positions, cache)
         return self._logits(self.final_norm(x))

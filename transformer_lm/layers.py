@@ -1,10 +1,10 @@
-"""The layers without positions: softmax, SiLU, linear, embedding, RMSNorm, SwiGLU.
+"""The layers without positions: softmax, SiLU, GELU, linear, embedding, norms, feed-forward.
 
-Weights follow PyTorch's shape for a linear map, [d_out, d_in], so that a row is one output. There
-are no biases: Llama has none. What this leaves out: dropout (a model that sees its data about once
-does not need it), LayerNorm and the GELU MLP.
+Weights follow PyTorch's shape for a linear map, [d_out, d_in], so that a row is one output. What
+this leaves out: dropout (a model that sees its data about once does not need it).
 
-RMSNorm: Zhang and Sennrich, 2019, equation 4. SwiGLU: Shazeer, 2020, equation 6.
+RMSNorm: Zhang and Sennrich, 2019, equation 4. LayerNorm: Ba et al., 2016, equation 4. SwiGLU:
+Shazeer, 2020, equation 6. GELU: Hendrycks and Gimpel, 2016, section 2.
 """
 
 import math
@@ -29,21 +29,30 @@ def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return x * torch.sigmoid(x)
 
 
-class Linear(nn.Module):
-    """y = x W^T, with W of shape [d_out, d_in].
+def gelu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x times the normal distribution's share below x, in the approximation by tanh that GPT-2 was
+    trained with (at most 5e-4 off).
+    """
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
-    Starts from a normal distribution of variance 2 / (d_in + d_out) (Glorot and Bengio, 2010,
-    equation 12), cut off at three standard deviations.
+
+class Linear(nn.Module):
+    """y = x W^T + b, with W of shape [d_out, d_in]; b only where asked for: Llama has none.
+
+    W starts from a normal distribution of variance 2 / (d_in + d_out) (Glorot and Bengio, 2010,
+    equation 12), cut off at three standard deviations; b starts at 0.
     """
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    def __init__(self, d_in: int, d_out: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
+        self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
         std = math.sqrt(2 / (d_in + d_out))
         nn.init.trunc_normal_(self.weight, std=std, a=-3 * std, b=3 * std)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        return x @ self.weight.T
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
 
 
 class Embedding(nn.Module):
@@ -82,14 +91,51 @@ class RMSNorm(nn.Module):
         return (wide * scale * self.weight).to(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last axis; in float32, as above.
+
+    The variance is the mean of the squared distances (over n, not n - 1).
+    """
+
+    def __init__(self, d_model: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        centred = x.float() - x.float().mean(dim=-1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + self.eps)
+        return (centred * scale * self.weight + self.bias).to(x.dtype)
+
+
+class NoNorm(nn.Module):
+    """x as it is: what stands in a norm's place where a model has none."""
+
+    def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        return x
+
+
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)): a feed-forward layer whose inner values are gated."""
 
-    def __init__(self, d_model: int, d_ff: int) -> None:
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False) -> None:
         super().__init__()
-        self.gate = Linear(d_model, d_ff)
-        self.up = Linear(d_model, d_ff)
-        self.down = Linear(d_ff, d_model)
+        self.gate = Linear(d_model, d_ff, bias)
+        self.up = Linear(d_model, d_ff, bias)
+        self.down = Linear(d_ff, d_model, bias)
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         return self.down(silu(self.gate(x)) * self.up(x))
+
+
+class GELUMLP(nn.Module):
+    """down(gelu(up(x))): GPT-2's feed-forward layer, two matrices where SwiGLU has three."""
+
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False) -> None:
+        super().__init__()
+        self.up = Linear(d_model, d_ff, bias)
+        self.down = Linear(d_ff, d_model, bias)
+
+    def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        return self.down(gelu(self.up(x)))

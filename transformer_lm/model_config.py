@@ -4,24 +4,62 @@ What this leaves out: how it is trained (training/training_loop.py), and which c
 attention, because that changes the speed and not the result (transformer_lm/attention.py).
 """
 
+from typing import Any, Literal
+
 import pydantic
 
 from lm_core.settings import Settings
 
 
+class RopeScaling(Settings):
+    """How rotary frequencies are changed for contexts longer than those trained on.
+
+    Attributes:
+        kind: "linear" (Chen et al., 2023), "llama3" (Llama team, 2024, section 3.4.2) or "yarn"
+            (Peng et al., 2023, section 3); rotary_embedding.py has each.
+        factor: how many times as slowly the slow frequencies turn.
+        original_context_length: what the model was trained on, in tokens.
+        low_frequency_factor, high_frequency_factor: llama3: turns within the original context below
+            which a frequency is slowed in full, and above which it stays.
+        beta_fast, beta_slow: the same for yarn: above, below.
+        attention_factor: yarn: cosines and sines are multiplied by it; None for 0.1 ln(factor) + 1.
+    """
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float = pydantic.Field(ge=1)
+    original_context_length: int = pydantic.Field(gt=0)
+    low_frequency_factor: float = pydantic.Field(default=1.0, gt=0)
+    high_frequency_factor: float = pydantic.Field(default=4.0, gt=0)
+    beta_fast: float = pydantic.Field(default=32.0, gt=0)
+    beta_slow: float = pydantic.Field(default=1.0, gt=0)
+    attention_factor: float | None = pydantic.Field(default=None, gt=0)
+
+
 class ModelShape(Settings):
-    """A decoder in the form that Llama (Touvron et al., 2023) made common: pre-norm blocks, SwiGLU,
-    RMSNorm, rotary positions, grouped query heads.
+    """A decoder. The defaults are the form that Llama (Touvron et al., 2023) made common: pre-norm
+    blocks, SwiGLU, RMSNorm, rotary positions, grouped query heads. GPT-2 is norm = "layernorm",
+    position = "learned", mlp = "gelu", biases = true.
 
     Attributes:
         context_length: the longest sequence, in tokens.
         d_model: width of the residual stream.
         num_layers: number of blocks.
-        num_heads: query heads; must divide d_model into heads of an even width.
+        num_heads: query heads.
         num_kv_heads: key and value heads; each serves num_heads / num_kv_heads query heads.
-        d_ff: width inside the feed-forward; 8/3 of d_model costs what a two-matrix MLP of 4 does.
+        head_dim: width of a head; unless given, d_model / num_heads.
+        d_ff: width inside the feed-forward. SwiGLU has three matrices and the GELU MLP two, so 8/3
+            of d_model in the one costs what 4 does in the other.
+        norm: "rmsnorm", "layernorm" or "none".
+        norm_position: "pre" normalises what a branch reads, "post" the stream after it was added.
+        position: "rotary", "learned" (a vector for each position, as GPT-2) or "none".
+        mlp: "swiglu" or "gelu".
+        biases: of the linear layers; the output head has none in any case.
+        qk_norm: an RMSNorm over each head's query and key, before they are turned (Qwen3).
+        sliding_window: a position sees itself and the sliding_window - 1 before it; unless given,
+            all before it.
         rope_theta: base of the rotary frequencies.
-        norm_eps: added to the mean square inside RMSNorm.
+        rope_scaling: for contexts longer than those trained on.
+        norm_eps: added to the mean square (or variance) inside a norm.
         tie_embeddings: the output head is the token embedding, and costs no parameters of its own.
     """
 
@@ -30,34 +68,56 @@ class ModelShape(Settings):
     num_layers: int = pydantic.Field(gt=0)
     num_heads: int = pydantic.Field(gt=0)
     num_kv_heads: int = pydantic.Field(gt=0)
+    head_dim: int = pydantic.Field(gt=0)
     d_ff: int = pydantic.Field(gt=0)
+    norm: Literal["rmsnorm", "layernorm", "none"] = "rmsnorm"
+    norm_position: Literal["pre", "post"] = "pre"
+    position: Literal["rotary", "learned", "none"] = "rotary"
+    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    biases: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = pydantic.Field(default=None, gt=0)
     rope_theta: float = pydantic.Field(default=10000.0, gt=0)
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = pydantic.Field(default=1e-5, gt=0)
     tie_embeddings: bool = True
 
-    @pydantic.model_validator(mode="after")
-    def _heads_fit(self) -> "ModelShape":
-        if self.d_model % self.num_heads:
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _default_head_dim(cls, values: Any) -> Any:
+        """d_model / num_heads, where both are numbers that allow it; the fields' own checks say
+        what is wrong with those that do not.
+        """
+        if not isinstance(values, dict) or "head_dim" in values:
+            return values
+        width, heads = values.get("d_model"), values.get("num_heads")
+        if not (isinstance(width, int) and isinstance(heads, int) and width > 0 and heads > 0):
+            return values | {"head_dim": 1}  # another field has the problem
+        if width % heads:
             raise ValueError(
-                f"num_heads = {self.num_heads} does not divide d_model = {self.d_model}; "
+                f"num_heads = {heads} does not divide d_model = {width}; "
                 "every head needs the same width"
             )
-        if self.head_dim % 2:
+        return values | {"head_dim": width // heads}
+
+    @pydantic.model_validator(mode="after")
+    def _heads_fit(self) -> "ModelShape":
+        if self.position == "rotary" and self.head_dim % 2:
             raise ValueError(
-                f"d_model / num_heads = {self.d_model} / {self.num_heads} = {self.head_dim} is "
-                "odd; rotary positions turn pairs, so a head's width must be even"
+                f"head_dim = {self.head_dim} (d_model = {self.d_model}, num_heads = "
+                f"{self.num_heads}) is odd; rotary positions turn pairs, so a head's width must "
+                "be even"
             )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = "
                 f"{self.num_heads}; each key head serves the same number of query heads"
             )
+        if self.rope_scaling is not None and self.position != "rotary":
+            raise ValueError(
+                f"rope_scaling is given, but position is {self.position!r}; take one of the two out"
+            )
         return self
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.d_model // self.num_heads
 
 
 class ModelConfig(ModelShape):

@@ -7,17 +7,77 @@ reordering of the projections' rows (transformer_lm/pretrained.py does it).
 
 A pair (a, b) turned by an angle t is the complex product (a + bi)(cos t + i sin t), equation 12 of
 the paper; written so it takes a quarter of the time of four products of strided halves (0.6 against
-2.2 ms forward and backward for 4,096 tokens of width 256, 2 CPU cores). What this leaves out: the
-llama-3 and YaRN rescalings for contexts longer than those trained on.
+2.2 ms forward and backward for 4,096 tokens of width 256, 2 CPU cores).
+
+A model that was trained on short texts has never seen the slow pairs turn far. The rescalings for
+longer contexts slow those down and leave the fast ones, which tell neighbours apart, as they are.
+What this leaves out: rescaling that changes with the length of the text at hand.
 """
+
+import math
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from transformer_lm.model_config import RopeScaling
+
+
+def rotary_frequencies(
+    head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> Float[Tensor, " pairs"]:
+    """Radians per position of each of the head_dim / 2 pairs, fastest first; float64."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    frequencies = theta**-exponents
+    if scaling is None:
+        return frequencies
+    slowed = frequencies / scaling.factor
+    kept = share_kept(frequencies, theta, scaling)
+    return kept * frequencies + (1 - kept) * slowed
+
+
+def share_kept(
+    frequencies: Float[Tensor, " pairs"], theta: float, scaling: RopeScaling
+) -> Float[Tensor, " pairs"]:
+    """1 for a pair that turns as before, 0 for one that is slowed by the whole factor.
+
+    llama3 goes by how many turns a pair makes within the original context, and blends linearly in
+    that number (Llama 3's reference code); yarn blends linearly in the *number of the pair*,
+    between the pairs that make beta_fast and beta_slow turns (Peng et al., 2023, equations 16 to
+    18).
+    """
+    if scaling.kind == "linear":
+        return torch.zeros_like(frequencies)
+    if scaling.kind == "llama3":
+        turns = scaling.original_context_length * frequencies / (2 * math.pi)
+        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+        return ((turns - low) / (high - low)).clamp(0, 1)
+    num_pairs = len(frequencies)
+
+    def pair_with(turns: float) -> float:
+        within = scaling.original_context_length / (2 * math.pi * turns)
+        return num_pairs * math.log(within) / math.log(theta)
+
+    first = max(math.floor(pair_with(scaling.beta_fast)), 0)
+    last = min(math.ceil(pair_with(scaling.beta_slow)), 2 * num_pairs - 1)
+    pairs = torch.arange(num_pairs, dtype=torch.float64)
+    return 1 - ((pairs - first) / max(last - first, 1e-3)).clamp(0, 1)
+
+
+def attention_factor(scaling: RopeScaling | None) -> float:
+    """yarn multiplies turned queries and keys by this, so their products by its square: attention
+    over many more positions would otherwise be too flat (Peng et al., 2023, equation 22).
+    """
+    if scaling is None or scaling.kind != "yarn":
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    return 0.1 * math.log(scaling.factor) + 1
+
 
 class RotaryEmbedding(nn.Module):
-    """Turns pair i of a vector at position p by the angle p * theta^(-2i / head_dim).
+    """Turns pair i of a vector at position p by the angle p * theta^(-2i / head_dim), or as
+    `scaling` says.
 
     The cosines and sines of every position are computed once, in float64, because at position
     100,000 a float32 angle is off by a hundredth of a radian. They are not parameters and are not
@@ -27,14 +87,21 @@ class RotaryEmbedding(nn.Module):
     cosines: Tensor
     sines: Tensor
 
-    def __init__(self, head_dim: int, context_length: int, theta: float = 10000.0) -> None:
+    def __init__(
+        self,
+        head_dim: int,
+        context_length: int,
+        theta: float = 10000.0,
+        scaling: RopeScaling | None = None,
+    ) -> None:
         super().__init__()
-        assert head_dim % 2 == 0, "ModelConfig refuses heads of an odd width"
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+        if head_dim % 2:
+            raise ValueError(f"head_dim = {head_dim} is odd; pairs are turned, so it must be even")
         positions = torch.arange(context_length, dtype=torch.float64)
-        angles = positions[:, None] * theta**-exponents  # [context_length, head_dim / 2]
-        self.register_buffer("cosines", angles.cos().float(), persistent=False)
-        self.register_buffer("sines", angles.sin().float(), persistent=False)
+        angles = torch.outer(positions, rotary_frequencies(head_dim, theta, scaling))
+        factor = attention_factor(scaling)  # angles: [context_length, head_dim / 2]
+        self.register_buffer("cosines", (factor * angles.cos()).float(), persistent=False)
+        self.register_buffer("sines", (factor * angles.sin()).float(), persistent=False)
 
     def forward(
         self, x: Float[Tensor, "*batch seq head_dim"], positions: Int[Tensor, "*positions seq"]

@@ -23,7 +23,7 @@ def test_head_dim_is_the_share_of_one_query_head():
     ("change", "words"),
     [
         ({"num_heads": 5}, "num_heads = 5 does not divide d_model = 48"),
-        ({"d_model": 20}, "= 5 is odd"),
+        ({"d_model": 20}, "head_dim = 5 .* is odd"),
         ({"num_kv_heads": 3}, "num_kv_heads = 3 does not divide num_heads = 4"),
         ({"vocab_size": 0}, "vocab_size"),
         ({"norm_eps": 0.0}, "norm_eps"),
