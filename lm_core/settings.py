@@ -2,8 +2,7 @@
 TOML.
 
 The order is defaults, then the TOML file, then `--set section.key=value`. An unknown key is an
-error that names the nearest known one. What this leaves out: environment variables, including one
-file from another, interpolation.
+error that names the nearest known one. What this leaves out: environment variables, interpolation.
 """
 
 import difflib
@@ -26,33 +25,51 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 def load_settings(
-    settings_type: type[SettingsType], path: Path, overrides: list[str] | None = None
+    settings_type: type[SettingsType],
+    path: Path,
+    overrides: list[str] | None = None,
+    base: Path | None = None,
 ) -> SettingsType:
     """Read a TOML file into `settings_type`.
 
     Args:
         settings_type: the class whose fields name the sections and keys.
         path: the TOML file.
+        base: another, whose values hold where `path` gives none.
         overrides: `section.key=value` strings; the value is read as TOML, or as a plain string
             where it is not TOML.
 
     Raises:
         ValueError: one line that names the file, the key, what was expected and what was found.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such recipe; see recipes/ for those that exist") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder, expected a TOML recipe") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    values = _merged(_read_toml(base), _read_toml(path)) if base else _read_toml(path)
     for override in overrides or []:
         _apply_override(values, override)
     try:
         return settings_type.model_validate(values)
     except pydantic.ValidationError as error:
         raise ValueError(f"{path}: {first_problem(error, settings_type)}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such recipe; see recipes/ for those that exist") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: is a folder, expected a TOML recipe") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `changes`; sections are merged, everything else is replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = base.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = _merged(old, value) if both else value
+    return result
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -20,7 +20,7 @@ import typer
 from lm_core.artifact_paths import RunPaths, out_of_space
 from lm_core.settings import first_problem
 from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
-from lm_course import learner_commands, tokenizer_commands
+from lm_course import ablation_commands, learner_commands, tokenizer_commands
 
 TRACEBACK_VARIABLE = "LM_TRACEBACK"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -164,6 +164,7 @@ _add_step_command(app, "eval", "evaluation", "Bits per byte of every checkpoint.
 _add_step_command(scaling_app, "sweep", "scaling", "Train small models and fit the loss surface.")
 _add_step_command(app, "report", "report", "Write report.html.")
 tokenizer_commands.register(tokenizer_app)
+ablation_commands.register(app)
 
 
 @app.command("steps")

@@ -15,22 +15,18 @@ The runs that are done are known by a file each: a sweep that was stopped goes o
 Left out: tuning the learning rate for each size, which a serious sweep needs.
 """
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 
-from lm_core.artifact_paths import file_sha256, read_json, write_json
-from lm_core.metric_log import MetricLog
 from lm_core.settings import Settings
 from lm_core.token_shards import TokenShards
 from scaling_laws.runs_csv import FinishedRun, write_runs_csv
-from training.pretraining import PretrainSettings, pretrain
-from training.run_checkpoints import run_fingerprint
+from training.finished_runs import RunSeries
+from training.pretraining import PretrainSettings
 from training.training_loop import TrainingSettings
-from transformer_lm.model_config import ModelConfig, ModelShape
-from transformer_lm.model_cost import count_parameters
+from transformer_lm.model_config import ModelShape
 
 
 class SweepSize(Settings):
@@ -104,13 +100,12 @@ def run_sweep(
         for size in settings.sizes
         for steps in step_counts
     ]
-    shards_hash = file_sha256(shards_folder)
+    series = RunSeries(shards, out_folder, "lm scaling sweep RECIPE", code)
     runs = []
     for number, planned in enumerate(plan, start=1):
         description = f"sweep run {number} of {len(plan)}"
-        runs.append(
-            _train_unless_finished(planned, description, shards, shards_hash, out_folder, code)
-        )
+        done = series.train_unless_finished(planned, run_name(planned), description)
+        runs.append(FinishedRun(done["parameters"], done["tokens"], done["loss"]))
     write_runs_csv(out_folder / "runs.csv", runs)
     return runs
 
@@ -140,37 +135,12 @@ def planned_run(settings: SweepSettings, size: SweepSize, tokens: int) -> Pretra
     )
 
 
-def _train_unless_finished(
-    planned: PretrainSettings,
-    description: str,
-    shards: TokenShards,
-    shards_hash: str,
-    out_folder: Path,
-    code: dict[str, str] | None,
-) -> FinishedRun:
-    config = ModelConfig(vocab_size=shards.vocab_size, **planned.model.model_dump())
-    parameters = count_parameters(config)
-    training = planned.training
-    tokens = training.steps * training.batch_size * config.context_length
-    # Two shapes can have equally many parameters (four heads or two): the shape is in the name.
-    shape = f"{config.d_model}x{config.num_layers}_{config.num_heads}_{config.num_kv_heads}"
-    name = f"{shape}_{config.d_ff}_{tokens}_tokens"
-    finished = out_folder / "finished" / f"{name}.json"
-    fingerprint = run_fingerprint(settings=planned.model_dump(), shards=shards_hash, code=code)
-    if finished.exists():
-        done = read_json(finished, "a finished run", "lm scaling sweep RECIPE")
-        if done["fingerprint"] == fingerprint:
-            return FinishedRun(done["parameters"], done["tokens"], done["loss"])
-    checkpoints = out_folder / "training" / name
-    log = MetricLog(out_folder / "metrics.jsonl", description)
-    summary = pretrain(
-        planned, shards.folder, checkpoints, log, tokenizer_hash=shards.tokenizer_hash, code=code
-    )
-    run = FinishedRun(parameters, tokens, summary.validation_after["validation_loss"])
-    finished.parent.mkdir(parents=True, exist_ok=True)
-    write_json(finished, {"fingerprint": fingerprint, **vars(run)})
-    shutil.rmtree(checkpoints)
-    return run
+def run_name(planned: PretrainSettings) -> str:
+    """Two shapes can have equally many parameters (four heads or two): the shape is in the name."""
+    model, training = planned.model, planned.training
+    tokens = training.steps * training.batch_size * model.context_length
+    shape = f"{model.d_model}x{model.num_layers}_{model.num_heads}_{model.num_kv_heads}"
+    return f"{shape}_{model.d_ff}_{tokens}_tokens"
 
 
 def _check_budgets(settings: SweepSettings, num_train_tokens: int) -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lm_core.token_shards import ShardWriter
-from scaling_laws import sweep
 from scaling_laws.runs_csv import read_runs_csv
 from scaling_laws.sweep import SweepSettings, SweepSize, planned_run, run_sweep
+from training import finished_runs
 from training.pretraining import pretrain
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import count_parameters
@@ -70,7 +70,7 @@ def trained(monkeypatch) -> list[int]:
         steps.append(planned.training.steps)
         return pretrain(planned, *given, **named)
 
-    monkeypatch.setattr(sweep, "pretrain", counting)
+    monkeypatch.setattr(finished_runs, "pretrain", counting)
     return steps
 
 
@@ -111,7 +111,7 @@ def test_a_sweep_that_was_stopped_goes_on_with_the_run_that_it_was_in(
             raise KeyboardInterrupt
         return pretrain(*given, **named)
 
-    monkeypatch.setattr(sweep, "pretrain", stopped_in_the_second)
+    monkeypatch.setattr(finished_runs, "pretrain", stopped_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(shards, tmp_path / "stopped", ONE_SIZE)
     assert not (tmp_path / "stopped" / "runs.csv").exists()

@@ -1,0 +1,31 @@
+"""What `lm ablate` shows: a table against the first run, and a picture."""
+
+import matplotlib.image
+from rich.console import Console
+
+from lm_course.ablation_commands import draw_loss_curves, print_comparison
+
+
+def test_the_table_compares_with_the_first_run():
+    console = Console(record=True, width=80)
+    results = [
+        {"title": "default", "parameters": 1_300_000, "bits_per_byte": 2.0},
+        {"title": "post-norm", "parameters": 1_299_872, "bits_per_byte": 2.125},
+    ]
+    print_comparison(results, console)
+    default, post = console.export_text().splitlines()[1:]
+    assert default.split() == ["default", "1,300,000", "2.000"]
+    assert post.split() == ["post-norm", "1,299,872", "2.125", "+0.125"]
+
+
+def test_the_picture_has_a_line_for_each_run(tmp_path):
+    rows = [{"step": 0, "validation_bits_per_byte": 8.0}]
+    rows += [{"step": step, "loss": 5 / step} for step in range(1, 10)]
+    rows[-1]["validation_bits_per_byte"] = 3.0
+    path = tmp_path / "loss_curves.png"
+    draw_loss_curves(["one"], [rows], path)
+    one = matplotlib.image.imread(path)
+    draw_loss_curves(["one", "two"], [rows, [{**row, "loss": 4.0} for row in rows[1:]]], path)
+    two = matplotlib.image.imread(path)
+    assert one.shape == two.shape
+    assert (one != two).any()
