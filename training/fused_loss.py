@@ -37,12 +37,17 @@ class _TokenLosses(torch.autograd.Function):
     ) -> tuple[Float[Tensor, "tokens vocab"], None]:
         logits, targets, log_sums = ctx.saved_tensors
         grad_logits = torch.empty_like(logits)
+        in_place = logits.dtype == torch.float32
+        memory = None if in_place else logits.new_empty(ROWS, logits.shape[1], dtype=torch.float32)
         for start in range(0, len(logits), ROWS):
             rows = slice(start, start + ROWS)
-            piece = (logits[rows].float() - log_sums[rows, None]).exp_()  # the probabilities
             target = targets[rows, None]
+            piece = grad_logits[rows] if memory is None else memory[: len(target)]
+            torch.sub(logits[rows], log_sums[rows, None], out=piece).exp_()  # the probabilities
             piece.scatter_add_(1, target, piece.new_full(target.shape, -1))
-            grad_logits[rows] = piece.mul_(grad_losses[rows, None])
+            piece.mul_(grad_losses[rows, None])
+            if memory is not None:
+                grad_logits[rows] = piece
         return grad_logits, None
 
 

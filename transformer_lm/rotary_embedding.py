@@ -113,7 +113,11 @@ class RotaryEmbedding(nn.Module):
             positions: of each vector, below context_length; leading axes broadcast against x's, so
                 [seq] is one row of positions for every head of every sequence.
         """
-        turns = torch.complex(self.cosines[positions], self.sines[positions])
+        cosines, sines = self.cosines[positions], self.sines[positions]
         pairs = x.float().unflatten(-1, (-1, 2))  # [..., seq, head_dim / 2, 2]
-        turned = torch.view_as_complex(pairs) * turns
-        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+        if torch.compiler.is_compiling():  # which makes one loop of this, and knows no complex
+            first, second = pairs.unbind(-1)
+            turned = (first * cosines - second * sines, first * sines + second * cosines)
+            return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+        product = torch.view_as_complex(pairs) * torch.complex(cosines, sines)
+        return torch.view_as_real(product).flatten(-2).to(x.dtype)

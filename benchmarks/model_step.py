@@ -1,0 +1,235 @@
+"""A training step of ours against transformers' Llama of the same shape, on the same ids.
+
+    python benchmarks/model_step.py [--repeats 5] [--sizes 12M 60M] [--lengths 256 1024]
+    python benchmarks/model_step.py --gpu          # MFU of a 124 M and a 350 M model, compiled
+
+A step is everything that a trainer does with a batch: forward, loss, backward, clipping, AdamW.
+Ours is TransformerLM, fused_token_losses, clip_gradients and AdamW of this repository; theirs is
+LlamaForCausalLM with its own loss, clip_grad_norm_ and torch's fused AdamW, attention
+through SDPA in both. bf16 is autocast over float32 weights. `compiled` wraps each model in
+torch.compile; what that takes is outside the clock and reported apart.
+
+Both models live in one process and take turns: A B A B ..., medians of wall seconds, two threads
+each. Every cell is checked: from equal weights, both give the same loss. The results go to
+model_step_results.json beside this file, and as a table to the terminal.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from training.fused_loss import fused_token_losses
+from training.optimizers import AdamW, clip_gradients
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.model_config import ModelConfig
+from transformer_lm.model_cost import count_parameters, flops_per_token
+from transformer_lm.pretrained import from_hugging_face
+
+HERE = Path(__file__).resolve().parent
+VOCAB = 8192
+TOKENS = 1024  # a step
+SHAPES = {  # d_model, layers, heads, key heads, d_ff
+    "12M": (320, 8, 5, 5, 864),
+    "60M": (640, 12, 10, 10, 1728),
+    "124M": (768, 12, 12, 12, 2048),
+    "350M": (1024, 24, 16, 16, 2752),
+}
+Step = Callable[[], float]
+
+
+def shape(name: str, length: int, vocab: int = VOCAB) -> ModelConfig:
+    d_model, layers, heads, kv_heads, d_ff = SHAPES[name]
+    return ModelConfig(
+        vocab_size=vocab,
+        context_length=length,
+        d_model=d_model,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        d_ff=d_ff,
+    )
+
+
+def their_model(config: ModelConfig) -> Any:
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            max_position_embeddings=config.context_length,
+            rms_norm_eps=config.norm_eps,
+            tie_word_embeddings=True,
+            use_cache=False,
+            attn_implementation="sdpa",
+        )
+    ).train()
+
+
+def our_model(theirs: Any) -> TransformerLM:
+    """With the same weights."""
+    tensors = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    return from_hugging_face(tensors, theirs.config.to_dict()).train()
+
+
+def their_step(model: Any, compiled: bool, ids: torch.Tensor, dtype: str) -> Step:
+    run = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def step() -> float:
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = run(input_ids=inputs, labels=targets, shift_labels=targets).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def our_step(model: TransformerLM, compiled: bool, ids: torch.Tensor, dtype: str) -> Step:
+    run = torch.compile(model) if compiled else model
+    optimizer = AdamW(model.named_parameters())
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def step() -> float:
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = fused_token_losses(run(inputs), targets).mean()
+        loss.backward()
+        clip_gradients(model.parameters(), 1.0)
+        optimizer.step(1e-4)
+        optimizer.zero_gradients()
+        return loss.item()
+
+    return step
+
+
+def timed(step: Step, synchronize: Callable[[], None] = lambda: None) -> tuple[float, float]:
+    synchronize()
+    started = time.perf_counter()
+    loss = step()
+    synchronize()
+    return time.perf_counter() - started, loss
+
+
+def cell(name: str, length: int, dtype: str, compiled: bool, repeats: int) -> dict[str, Any]:
+    """Both contestants at one size, length, type and mode."""
+    config = shape(name, length)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, VOCAB, (TOKENS // length, length + 1), generator=generator)
+    torch.compiler.reset()
+    theirs = their_model(config)
+    steps = {
+        "ours": our_step(our_model(theirs), compiled, ids, dtype),
+        "transformers": their_step(theirs, compiled, ids, dtype),
+    }
+    first = {who: timed(step) for who, step in steps.items()}
+    losses = [loss for _, loss in first.values()]
+    assert abs(losses[0] - losses[1]) < 2e-2, f"not the same model: first losses {losses}"
+    seconds: dict[str, list[float]] = {who: [] for who in steps}
+    for _ in range(repeats):
+        for who, step in steps.items():
+            seconds[who].append(timed(step)[0])
+    medians = {who: statistics.median(values) for who, values in seconds.items()}
+    row = {
+        "model": name,
+        "parameters": count_parameters(config),
+        "length": length,
+        "dtype": dtype,
+        "mode": "compiled" if compiled else "eager",
+        "ours_ms": round(1e3 * medians["ours"], 1),
+        "transformers_ms": round(1e3 * medians["transformers"], 1),
+        "ratio": round(medians["transformers"] / medians["ours"], 2),
+        "first_step_seconds": {who: round(time_, 1) for who, (time_, _) in first.items()},
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def on_gpu(repeats: int) -> list[dict[str, Any]]:
+    """Model FLOPs utilisation against the matrix-product rate that this GPU reaches."""
+    if not torch.cuda.is_available():
+        print("model_step.py --gpu: no CUDA device here; run it on a machine with one", flush=True)
+        raise SystemExit(2)
+    peak = matmul_flops_per_second()
+    rows = []
+    for name, batch in (("124M", 32), ("350M", 16)):
+        config = shape(name, 1024, vocab=50304)
+        ids = torch.randint(0, config.vocab_size, (batch, 1025), device="cuda")
+        model = TransformerLM(config).cuda().train()
+        step = our_step(model, True, ids, "bfloat16")
+        timed(step, torch.cuda.synchronize)
+        seconds = statistics.median(
+            timed(step, torch.cuda.synchronize)[0] for _ in range(max(repeats, 10))
+        )
+        tokens = batch * 1024
+        flops = flops_per_token(config, 1024) * tokens / seconds
+        rows.append(
+            {
+                "model": name,
+                "parameters": count_parameters(config),
+                "tokens_per_second": round(tokens / seconds),
+                "tflops": round(flops / 1e12, 1),
+                "measured_peak_tflops": round(peak / 1e12, 1),
+                "share_of_measured_peak": round(flops / peak, 3),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def matmul_flops_per_second(size: int = 8192) -> float:
+    """Of a large bfloat16 product."""
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seconds = [timed(lambda: float((a @ b)[0, 0]), torch.cuda.synchronize)[0] for _ in range(20)]
+    return 2 * size**3 / statistics.median(seconds[5:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sizes", nargs="+", default=["12M", "60M"], choices=list(SHAPES))
+    parser.add_argument("--lengths", nargs="+", type=int, default=[256, 1024])
+    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.gpu:
+        rows = on_gpu(options.repeats)
+        machine = torch.cuda.get_device_name()
+    else:
+        torch.set_num_threads(2)
+        rows = [
+            cell(name, length, dtype, mode == "compiled", options.repeats)
+            for mode in options.modes
+            for name in options.sizes
+            for length in options.lengths
+            for dtype in options.dtypes
+        ]
+        machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    name = "model_step_gpu_results.json" if options.gpu else "model_step_results.json"
+    results = {"machine": machine, "tokens_per_step": TOKENS, **versions, "rows": rows}
+    (options.out or HERE / name).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
