@@ -251,10 +251,10 @@ def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
         vocab[token_id] = from_printable(text, str(vocab_path)) if printable else text.encode()
     merges, line_numbers = [], []
     for number, line in enumerate(_read_text(merges_path).split("\n"), 1):
-        where = f"{merges_path}, line {number}"
+        where, line = f"{merges_path}, line {number}", line.removesuffix("\r")
         if (number == 1 and line.startswith("#version")) or not line:
             continue
-        parts = line.rstrip("\r").split(" ")
+        parts = line.split(" ")
         if len(parts) != 2:
             raise ValueError(f"{where}: {line!r}, expected two tokens with a space between them")
         merges.append((from_printable(parts[0], where), from_printable(parts[1], where)))

@@ -267,12 +267,24 @@ def test_a_file_that_is_no_tokenizer_json(content, message, tmp_path):
         Tokenizer.from_hugging_face(path)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_empty_lines_are_skipped_whatever_the_line_end(end, tmp_path):
+    table = byte_characters()
+    vocab = {table[byte]: byte for byte in range(256)} | {"ab": 256, "abc": 257}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    merges = end.join(["#version: 0.2", "", "a b", "", "ab c", "", ""])
+    (tmp_path / "merges.txt").write_bytes(merges.encode())
+    tokenizer = Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    assert tokenizer.merges == [(b"a", b"b"), (b"ab", b"c")]
+
+
 @pytest.mark.parametrize(
     ("merges", "message"),
     [
         ("#version: 0.2\na b\nx y\n", "merges.txt, line 3 makes b'xy', which .*vocab.json lacks"),
         ("a b\n\nabc d\n", "merges.txt, line 3 joins b'abc' and b'd', but no earlier merge"),
         ("a b c\n", "line 1: 'a b c', expected two tokens"),
+        ("a b\r\n\r\na\r\n", "line 3: 'a', expected two tokens"),
     ],
 )
 def test_the_line_of_a_wrong_merge_is_named(merges, message, tmp_path):
