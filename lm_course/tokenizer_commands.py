@@ -276,23 +276,29 @@ def _print_history(console: Console, history: "WordHistory") -> None:
 
 def _print_comparison(console: Console, figures: Sequence["Figures"], source: str) -> None:
     """Three tables, each with one row per tokenizer: they fit a terminal of 60 columns."""
-    speeds = [name for name in figures[0].speeds if name != "ours"]
+    from tokenizer_bpe.tokenizer_comparison import COMPILED, OURS
+
+    peers = [name for name in figures[0].speeds if name not in (OURS, COMPILED)]
     size = _table("tokenizer", "vocabulary", "bytes per token")
     words = _table("tokens per word", *figures[0].fertility)
-    speed = _table("encoding, MB/s", "ours", *speeds)
+    speed = _table("encoding, MB/s", "lesson", COMPILED, *peers)
     for each in figures:
         size.add_row(Text(each.name), f"{each.vocab_size:,}", f"{each.bytes_per_token:.2f}")
         words.add_row(Text(each.name), *(f"{value:#.3g}" for value in each.fertility.values()))
-        ours = float(each.speeds["ours"])
-        peers = (_peer_speed(ours, each.speeds[name]) for name in speeds)
-        speed.add_row(Text(each.name), f"{ours:.2f}", *peers)
+        ours, compiled = float(each.speeds[OURS]), each.speeds[COMPILED]
+        speed.add_row(
+            Text(each.name),
+            f"{ours:.2f}",
+            compiled if isinstance(compiled, str) else f"{compiled:.2f}",
+            *(_peer_speed(ours, each.speeds[name]) for name in peers),
+        )
     notes = {
         f"Bytes per token and speed: {source}.": size,
         "Tokens per word of six sentences that say the same in each language, and of Python code "
         "(py). Words are what blanks separate; Chinese was cut into words by hand.": words,
         "Seconds are of this machine, now: the median of 5 runs on one thread, taken in turns, "
-        "with nothing cached. In brackets: our speed divided by theirs, same vocabulary, same "
-        "ids.": speed,
+        "with nothing cached. In brackets: the lesson's speed divided by theirs, same vocabulary, "
+        "same ids.": speed,
     }
     for number, (note, table) in enumerate(notes.items()):
         if number:
@@ -310,7 +316,7 @@ def _table(first: str, *columns: str) -> Table:
 
 
 def _peer_speed(ours: float, speed: float | str) -> str:
-    """A peer's speed with ours relative to it, or why there is none."""
+    """A peer's speed with the lesson's relative to it, or why there is none."""
     return speed if isinstance(speed, str) else f"{speed:.2f} ({ours / speed:.2f}×)"
 
 
