@@ -34,6 +34,7 @@ from lm_course.learner_progress import (
     read_progress,
     write_progress,
 )
+from lm_course.plain_console import plain_console
 from lm_course.starting import KEPT, StartedFile, start_assignment
 
 AssignmentId = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="For example a1.")]
@@ -63,7 +64,7 @@ def start(
     found = load_assignment(assignment, PROJECT)
     files = start_assignment(found, PROJECT, force)
     minutes = sum(task.minutes for task in found.tasks)
-    console = _console()
+    console = plain_console()
     console.print(f"{found.id}: {found.title}", style="bold")
     size = f"{len(found.tasks)} tasks, {found.points} points, about {_duration(minutes)}"
     console.print(f"{size}\n")
@@ -123,7 +124,7 @@ def hint(
     path = progress_file(PROJECT)
     record = read_progress(path)
     read = record.of(found.id).hints
-    console = _console()
+    console = plain_console()
     console.print(f"{found.id} {found.title}", style="bold")
     if again:
         numbers = list(range(1, read + 1))
@@ -157,7 +158,7 @@ def progress() -> None:
         raise ValueError(f"{ASSIGNMENTS}/ holds no assignment")
     record = read_progress(progress_file(PROJECT))
     assignments = [load_assignment(name, PROJECT) for name in ids]
-    console = _console()
+    console = plain_console()
     for assignment in assignments:
         _print_progress(console, assignment, record)
     for assignment in assignments:
@@ -247,8 +248,3 @@ def _duration(minutes: int) -> str:
         return f"{minutes} minutes"
     halves = round(minutes / 30)
     return f"{halves / 2:g} hours"
-
-
-def _console() -> Console:
-    """Plain text without colour where there is no terminal; nothing in it is markup."""
-    return Console(highlight=False, markup=False, soft_wrap=False)

@@ -21,6 +21,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from lm_course.plain_console import plain_console
 from lm_course.token_page import LIGHT, write_token_page
 from lm_course.tokenizer_choice import RANKS_SUFFIX, chosen_tokenizer, tokenizer_path
 
@@ -125,7 +126,7 @@ def inspect(
     pieces = token_pieces(chosen, "".join(_texts(text, file)))
     if page is not None:
         write_token_page(pieces, page, tokenizer_path(tokenizer).as_posix())
-    console = _console()
+    console = plain_console()
     for line in token_lines(pieces, console):
         console.print(line)
     console.print(f"\n{text_counts(pieces).line}")
@@ -141,7 +142,7 @@ def merges(
     """Show how a word is built, merge by merge; the rank of the earliest merge is 0."""
     from tokenizer_bpe.token_display import merge_histories
 
-    console = _console()
+    console = plain_console()
     for number, history in enumerate(merge_histories(chosen_tokenizer(tokenizer, pattern), word)):
         if number:
             console.print()
@@ -176,7 +177,7 @@ def compare(
         raise ValueError(f"{source}: no text there; name a file that holds some with --file")
     with Console(stderr=True).status("measuring"):
         figures = tokenizer_comparison.compare_tokenizers(tokenizers, text)
-    _print_comparison(_console(), figures, f"{len(text.encode()):,} bytes of {source}")
+    _print_comparison(plain_console(), figures, f"{len(text.encode()):,} bytes of {source}")
 
 
 def _texts(text: str | None, file: Path | None) -> Iterator[str]:
@@ -318,8 +319,3 @@ def _table(first: str, *columns: str) -> Table:
 def _peer_speed(ours: float, speed: float | str) -> str:
     """A peer's speed with the lesson's relative to it, or why there is none."""
     return speed if isinstance(speed, str) else f"{speed:.2f} ({ours / speed:.2f}×)"
-
-
-def _console() -> Console:
-    """Plain text without colour where there is no terminal; nothing in it is markup."""
-    return Console(highlight=False, markup=False, emoji=False)

@@ -107,6 +107,13 @@ def test_hints_come_one_after_the_other_and_are_remembered(toy_course, lm) -> No
     assert '"t1.2" = { passed = 0, checks = 0, hints = 3 }' in files(toy_course)["progress.toml"]
 
 
+def test_a_hint_is_printed_as_it_is_written(toy_course, lm) -> None:
+    """Neither markup nor the name of an emoji: both are Python, too."""
+    text = toy_course.ASSIGNMENT.replace("first nudge", "pairs[bold] of d[:key:] is [/bold] 12")
+    toy_course.write("assignments/t1/assignment.toml", text)
+    assert "hint 1 of 3\n  pairs[bold] of d[:key:] is [/bold] 12\n" in lm("hint", "t1.2")
+
+
 def test_progress_over_all_assignments(toy_course, lm) -> None:
     text = toy_course.ASSIGNMENT.replace("t1", "t2").replace("Counting", "Later")
     toy_course.write("assignments/t2/assignment.toml", text)
