@@ -40,7 +40,9 @@ from lm_course.starting import KEPT, StartedFile, start_assignment
 AssignmentId = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="For example a1.")]
 Ids = Annotated[
     list[str],
-    typer.Argument(metavar="ID", help="An assignment, and tasks of it: a1, or a1.3 a1.4."),
+    typer.Argument(
+        metavar="ID", help="An assignment, and tasks of it: a1, or a1.3 a1.4, or a1 3 4."
+    ),
 ]
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="For example a1.3.")]
 
@@ -226,7 +228,11 @@ def _file_line(file: StartedFile, longest: int) -> Text:
 
 
 def _assignment_and_tasks(ids: list[str]) -> tuple[str, list[str]]:
-    """(assignment id, task ids) from "a1", "a1 a1.3" or "a1.3"; ValueError for unknown ones."""
+    """(assignment id, task ids) from "a1", "a1 a1.3", "a1.3" or "a1 3"; ValueError for unknown
+    ones.
+    """
+    first, *others = ids
+    ids = [first, *(f"{first}.{each}" if each.isdecimal() else each for each in others)]
     names = list(dict.fromkeys(each.partition(".")[0] for each in ids))
     if len(names) > 1:
         raise ValueError(f"{' and '.join(names)}: check one assignment at a time")

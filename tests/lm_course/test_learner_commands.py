@@ -138,6 +138,7 @@ def test_progress_over_all_assignments(toy_course, lm) -> None:
         (["t1"], []),
         (["t1", "t1.3"], ["--task=t1.3"]),
         (["t1.3", "t1.2"], ["--task=t1.3", "--task=t1.2"]),
+        (["t1", "2", "t1.3"], ["--task=t1.2", "--task=t1.3"]),
     ],
 )
 def test_check_runs_pytest_and_ends_as_it_ends(
@@ -196,6 +197,9 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
         (["start", "t9"], "t9: no such assignment; there are: t1"),
         (["check", "t9"], "t9: no such assignment"),
         (["check", "t1", "t1.9"], "t1.9: no such task; t1 has t1.1"),
+        (["check", "t1", "9"], "t1.9: no such task; t1 has t1.1"),
+        (["check", "t1.2", "3"], "t1.2.3: no such task; t1 has t1.1"),
+        (["check", "2"], "2: no such assignment; there are: t1"),
         (["check", "t1", "t2.1"], "t1 and t2: check one assignment at a time"),
         (["hint", "t1"], "t1: expected a task, for example t1.1"),
         (["hint", "t1.9"], "t1.9: no such task"),
