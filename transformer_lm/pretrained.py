@@ -22,7 +22,6 @@ from transformer_lm.own_layout import OWN
 from transformer_lm.rotary_embedding import RotaryEmbedding
 from transformer_lm.weight_layout import (
     Family,
-    Source,
     check_tensors,
     refuse_all,
     their_shapes,
@@ -117,7 +116,13 @@ def from_hugging_face(
     sources = family.sources(shape)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     check_tensors(tensors, their_shapes(shapes, sources), "config.json")
-    return with_weights(model, tensors, sources, dtype)
+    if dtype is None:
+        dtype = functools.reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()})
+    weights = {
+        ours: to_our_layout(tensors[source.name], source, shape.head_dim).to(dtype, copy=True)
+        for ours, source in sources.items()
+    }
+    return with_weights(model, weights)
 
 
 def _with_full_names(
@@ -147,29 +152,11 @@ def empty_model(shape: ModelConfig) -> TransformerLM:
         return TransformerLM(shape)
 
 
-def with_weights(
-    model: TransformerLM,
-    tensors: dict[str, Tensor],
-    sources: dict[str, Source],
-    dtype: torch.dtype | None,
-) -> TransformerLM:
-    """Put weights into an `empty_model`; its parameters share no memory with `tensors`.
-
-    Args:
-        model: from `empty_model`.
-        tensors: by their names; all that `sources` names.
-        sources: where each parameter lies.
-        dtype: see `from_hugging_face`.
-    """
-    shape = model.config
-    if dtype is None:
-        dtype = functools.reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()})
-    weights = {
-        ours: to_our_layout(tensors[source.name], source, shape.head_dim).to(dtype, copy=True)
-        for ours, source in sources.items()
-    }
+def with_weights(model: TransformerLM, weights: dict[str, Tensor]) -> TransformerLM:
+    """Give an `empty_model` its weights, by our names; they become its parameters as they are."""
     model.load_state_dict(weights, assign=True)
     if model.rotary is not None:  # its table is no weight, and was made without memory too
+        shape = model.config
         model.rotary = RotaryEmbedding(
             shape.head_dim, shape.context_length, shape.rope_theta, shape.rope_scaling
         )

@@ -132,6 +132,19 @@ def _by_their_name(sources: Mapping[str, Source]) -> dict[str, list[str]]:
     return names
 
 
+def shape_problems(
+    found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """What is missing, not known, or of another shape; all by their names."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not known" for name in sorted(found.keys() - expected.keys())]
+    for name in (name for name in expected if name in found):
+        shape, wanted = tuple(found[name]), tuple(expected[name])
+        if shape != wanted:
+            problems.append(f"{name} has shape {shape}, expected {wanted}")
+    return problems
+
+
 def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], origin: str
 ) -> None:
@@ -142,16 +155,12 @@ def check_tensors(
         expected: the shape of each.
         origin: what gave the shapes, for the message ("config.json").
     """
-    problems = [f"{name} is missing" for name in expected if name not in tensors]
-    problems += [f"{name} is not known" for name in sorted(tensors.keys() - expected.keys())]
-    for name, shape in expected.items():
-        found = tensors.get(name)
-        if found is not None and tuple(found.shape) != shape:
-            problems.append(f"{name} has shape {tuple(found.shape)}, expected {shape}")
-        elif found is not None and found.dtype not in WEIGHT_DTYPES:
-            dtype = str(found.dtype).removeprefix("torch.")
+    problems = shape_problems({name: t.shape for name, t in tensors.items()}, expected)
+    for name in (name for name in expected if name in tensors):
+        if tensors[name].dtype not in WEIGHT_DTYPES:
+            dtype = str(tensors[name].dtype).removeprefix("torch.")
             problems.append(f"{name} holds {dtype}, expected floating-point numbers")
-        elif found is not None and not torch.isfinite(found).all():
+        elif not torch.isfinite(tensors[name]).all():
             problems.append(f"{name} holds NaN or infinity")
     refuse_all(problems, f"the checkpoint does not fit its {origin}")
 
