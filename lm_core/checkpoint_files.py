@@ -6,8 +6,8 @@
       training_state.safetensors  .json      optimizer, random generators, step, fingerprint
 
 Weights are serialised in memory and written through `atomic_folder`, so a full disk or a kill
-leaves no half of one. What this leaves out: sharding over several files (models past a few billion
-parameters), and any knowledge of a model's layout.
+leaves no half of one. Weights in several files, as large models come in, are read too. What this
+leaves out: writing them so, and any knowledge of a model's layout.
 """
 
 import json
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLED_WEIGHTS = "pytorch_model.bin"
 CONFIG = "config.json"
 STATE_TENSORS = "training_state.safetensors"
 STATE = "training_state.json"
@@ -107,7 +109,42 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such checkpoint folder; `lm pretrain RECIPE` makes one")
     config = read_json(folder / CONFIG, "the checkpoint's config", "lm pretrain RECIPE")
-    return _load_tensors(folder / WEIGHTS), config
+    if (folder / WEIGHTS).exists():
+        return _load_tensors(folder / WEIGHTS), config
+    if (folder / WEIGHTS_INDEX).exists():
+        return _load_parts(folder), config
+    if any(folder.glob("pytorch_model*.bin")):
+        raise ValueError(
+            f"{folder}: its weights are pickled ({PICKLED_WEIGHTS}), and reading those runs code; "
+            "take a copy with model.safetensors"
+        )
+    raise ValueError(f"{folder / WEIGHTS}: not there; the checkpoint is not whole")
+
+
+def _load_parts(folder: Path) -> dict[str, "Tensor"]:
+    """The tensors of all the files that the index names."""
+    index = read_json(folder / WEIGHTS_INDEX, "the index of the weights", "lm import")
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{folder / WEIGHTS_INDEX}: weight_map must give every tensor's file")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise ValueError(f"{folder / WEIGHTS_INDEX}: {name!r} is no file of this folder")
+        part = _load_tensors(folder / name)
+        wrong = [tensor for tensor in part if places.get(tensor) != name]
+        if wrong:
+            raise ValueError(
+                f"{folder / name}: holds {wrong[0]}, which {WEIGHTS_INDEX} places in "
+                f"{places.get(wrong[0])}; do the two belong together?"
+            )
+        tensors |= part
+    lacking = sorted(places.keys() - tensors.keys())
+    if lacking:
+        raise ValueError(
+            f"{folder / places[lacking[0]]}: lacks {lacking[0]}, which {WEIGHTS_INDEX} places there"
+        )
+    return tensors
 
 
 def read_training_state(folder: Path) -> TrainingState:

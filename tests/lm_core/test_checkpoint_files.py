@@ -1,9 +1,11 @@
 """A checkpoint comes back bit for bit; a damaged or missing part is named."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lm_core.checkpoint_files import (
     TrainingState,
@@ -75,3 +77,54 @@ def test_an_export_without_training_state_cannot_be_resumed(tmp_path: Path) -> N
     write_checkpoint(tmp_path / "step_000001", {"a": torch.ones(1)}, {}, {}, None)
     with pytest.raises(ValueError, match="the training state is not there"):
         read_training_state(tmp_path / "step_000001")
+
+
+def write_parts(folder: Path) -> dict[str, torch.Tensor]:
+    """Two files and their index."""
+    tensors = {"a": torch.randn(3), "b": torch.randn(2), "c": torch.randn(1)}
+    folder.mkdir()
+    save_file({"a": tensors["a"], "b": tensors["b"]}, folder / "model-1.safetensors")
+    save_file({"c": tensors["c"]}, folder / "model-2.safetensors")
+    places = {"a": "model-1.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}
+    write_index(folder, places)
+    (folder / "config.json").write_text("{}")
+    return tensors
+
+
+def write_index(folder: Path, places: object) -> None:
+    index = json.dumps({"metadata": {}, "weight_map": places})
+    (folder / "model.safetensors.index.json").write_text(index)
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    tensors = write_parts(tmp_path / "c")
+    found, _ = read_checkpoint(tmp_path / "c")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+ONE, TWO = "model-1.safetensors", "model-2.safetensors"
+INDEXES = [
+    ({"a": ONE, "b": ONE, "c": TWO, "d": TWO}, r"model-2\.safetensors: lacks d, which"),
+    ({"a": ONE, "c": TWO}, r"model-1\.safetensors: holds b, which .* places in None"),
+    ({"a": ONE, "b": TWO, "c": TWO}, r"model-1\.safetensors: holds b, which .* in model-2"),
+    ({"a": "model-9.safetensors"}, r"model-9\.safetensors: not there"),
+    ({"a": "../model-1.safetensors"}, "is no file of this folder"),
+    ({"a": 1}, "weight_map must give every tensor's file"),
+    ([], "weight_map must give every tensor's file"),
+]
+
+
+@pytest.mark.parametrize(("places", "message"), INDEXES)
+def test_an_index_that_does_not_fit_its_files(tmp_path: Path, places: object, message: str) -> None:
+    write_parts(tmp_path / "c")
+    write_index(tmp_path / "c", places)
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(tmp_path / "c")
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="its weights are pickled"):
+        read_checkpoint(tmp_path)

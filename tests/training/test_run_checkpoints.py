@@ -28,9 +28,17 @@ def make_checkpoints(folder, fingerprint: str = "f", keep: int = 2) -> RunCheckp
     return RunCheckpoints(folder, fingerprint, log, companions, {"eos_token_id": 3}, keep)
 
 
-def make_model(seed: int = 0) -> tuple[TransformerLM, AdamW]:
+VARIANTS = [
+    {},
+    {"norm_position": "post", "norm": "layernorm"},
+    {"position": "none", "mlp": "gelu"},
+    {"qk_norm": True, "sliding_window": 3},
+]
+
+
+def make_model(seed: int = 0, **changes) -> tuple[TransformerLM, AdamW]:
     torch.manual_seed(seed)
-    model = TransformerLM(CONFIG)
+    model = TransformerLM(CONFIG.model_copy(update=changes))
     return model, AdamW(model.named_parameters())
 
 
@@ -47,14 +55,16 @@ def test_step_0_and_the_newest_are_kept(tmp_path, keep, expected):
     assert names(tmp_path) == [f"step_{step:06}" for step in expected]
 
 
-def test_a_resume_puts_everything_back(tmp_path):
-    model, optimizer = make_model()
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_resume_puts_everything_back(tmp_path, variant):
+    """Of every variant: also of those that no family of transformers computes."""
+    model, optimizer = make_model(**variant)
     model(torch.arange(8)[None]).logsumexp(-1).mean().backward()
     optimizer.step(0.1)
     folder = make_checkpoints(tmp_path).save(model, optimizer, 1, {"precision": "float32"})
     drawn = torch.rand(3)
 
-    other, other_optimizer = make_model(seed=9)
+    other, other_optimizer = make_model(seed=9, **variant)
     state = make_checkpoints(tmp_path).resume(other, other_optimizer)
     assert torch.equal(torch.rand(3), drawn), "the generator stands where it stood"
     assert (state.step, state.extra) == (1, {"precision": "float32"})
@@ -63,7 +73,7 @@ def test_a_resume_puts_everything_back(tmp_path):
     for name, expected in optimizer.state().items():
         assert torch.equal(expected, other_optimizer.state()[name]), name
     assert (folder / "tokenizer.json").read_bytes() == b"{}"
-    assert load_model(folder).config == CONFIG
+    assert load_model(folder).config == model.config
 
 
 def test_another_run_is_set_aside_until_the_new_one_has_ended(tmp_path):

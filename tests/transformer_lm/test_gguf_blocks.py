@@ -1,0 +1,50 @@
+"""Every packing against the package `gguf`, and one block of each by hand."""
+
+import gguf
+import numpy as np
+import pytest
+
+from transformer_lm.gguf_blocks import PACKINGS, dequantized, nibbles
+
+KINDS = {
+    kind: gguf.GGMLQuantizationType[kind] for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+}
+
+
+def test_every_packing_is_tested():
+    assert KINDS.keys() == PACKINGS.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+def test_the_values_are_those_of_gguf(kind, scale):
+    values = np.random.default_rng(0).normal(0, scale, (7, 3, 96)).astype(np.float32)
+    packed = gguf.quants.quantize(values, KINDS[kind])
+    expected = gguf.quants.dequantize(packed, KINDS[kind])
+    found = dequantized(packed.view(np.uint8), kind, values.shape)
+    assert found.dtype == np.float32 and found.flags.writeable
+    np.testing.assert_array_equal(found, expected.reshape(values.shape))
+    largest = np.abs(values).max()
+    assert np.abs(found - values).max() <= largest / 7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_a_block_is_that_of_gguf(kind):
+    assert gguf.GGML_QUANT_SIZES[KINDS[kind]] == (PACKINGS[kind].values, PACKINGS[kind].size)
+
+
+def test_blocks_by_hand():
+    half = np.float16(0.5).tobytes()
+    quarter = np.float16(0.25).tobytes()
+    packed = bytes(range(0x10, 0x20))  # low halves 0 to 15, high halves all 1
+    low_then_high = [*range(16), *[1] * 16]
+    assert nibbles(np.frombuffer(packed, np.uint8)[None]).tolist() == [low_then_high]
+    found = dequantized(np.frombuffer(half + packed, np.uint8), "Q4_0", (32,))
+    assert found.tolist() == [0.5 * (q - 8) for q in low_then_high]
+    found = dequantized(np.frombuffer(half + quarter + packed, np.uint8), "Q4_1", (32,))
+    assert found.tolist() == [0.5 * q + 0.25 for q in low_then_high]
+    signed = np.arange(-16, 16, dtype=np.int8)
+    found = dequantized(np.frombuffer(half + signed.tobytes(), np.uint8), "Q8_0", (32,))
+    assert found.tolist() == (signed * 0.5).tolist()
+    found = dequantized(np.frombuffer(b"\x80\x3f\x00\xc0", np.uint8), "BF16", (2,))
+    assert found.tolist() == [1.0, -2.0]

@@ -1,0 +1,45 @@
+"""Reading another program's config.json: one clear ValueError for a value that is missing, of
+another kind, or one that we do not compute with. What this leaves out: what the values mean.
+"""
+
+from typing import Any, TypeVar
+
+import pydantic
+
+from lm_core.settings import Settings, first_problem
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def whole_number(
+    config: dict[str, Any], key: str, default: int | None = None, smallest: int = 1
+) -> int:
+    """A whole number of config.json, or `default` where there is one and the key is missing."""
+    value = config.get(key, default)
+    if key not in config and default is None:
+        raise ValueError(f"config.json: {key} is missing; it describes no model")
+    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+        raise ValueError(
+            f"config.json: {key} must be a whole number from {smallest}, found {value!r}"
+        )
+    return value
+
+
+def refuse_value(key: str, found: object, expected: object) -> None:
+    """Raise ValueError where a value is not the one that we compute with."""
+    if found != expected:
+        raise ValueError(
+            f"config.json: {key} is {found!r}, this code computes {expected!r} only: it would give "
+            "other logits"
+        )
+
+
+def made_from(kind: type[SettingsType], /, **values: Any) -> SettingsType:
+    """A settings object of these values; ValueError that names config.json where they do not
+    fit.
+    """
+    try:
+        return kind(**values)
+    except pydantic.ValidationError as error:
+        problem = first_problem(error)
+        raise ValueError(f"config.json describes no model: {problem}") from None

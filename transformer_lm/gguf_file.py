@@ -1,0 +1,87 @@
+"""A GGUF file of llama.cpp's as one of our models: the weights unpacked to float32, or to another
+format that is asked for.
+
+The names are in gguf_layout.py, the packed types in gguf_blocks.py, the container in
+lm_core/gguf_container.py. What this leaves out: writing such files, keeping the weights packed, and
+the tokenizer (tokenizer_bpe/gguf_vocabulary.py).
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from lm_core.gguf_container import GGUFFile, read_gguf
+from lm_core.progress import progress_bar
+from transformer_lm.gguf_blocks import PACKINGS, dequantized
+from transformer_lm.gguf_layout import ROPE_FACTORS, gguf_config, gguf_sources
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.pretrained import empty_model, with_weights
+from transformer_lm.weight_layout import (
+    refuse_all,
+    shape_problems,
+    their_shapes,
+    to_our_layout,
+)
+
+
+def load_gguf(
+    path: Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    file: GGUFFile | None = None,
+) -> TransformerLM:
+    """Read the model of a GGUF file.
+
+    Args:
+        path: the file.
+        device: where the model goes.
+        dtype: of the parameters. float32 holds what is packed exactly; bfloat16 rounds it.
+        file: what `read_gguf` gave for this path, where that is known already.
+
+    Raises:
+        ValueError: see `read_gguf`; or the file is of an architecture or has a type of tensors that
+            this code does not read, or its tensors do not fit its metadata.
+    """
+    file = read_gguf(path) if file is None else file
+    try:
+        return _model(file, dtype).to(device)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def types_by_size(file: GGUFFile) -> list[str]:
+    """The types of the tensors, such as ["Q4_1", "Q8_0", "F32"]; that of most bytes first."""
+    sizes: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        sizes[tensor.type] += tensor.data.nbytes
+    return [kind for kind, _ in sizes.most_common()]
+
+
+def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
+    architecture, config = gguf_config(file)
+    foreign = [kind for kind in types_by_size(file) if kind not in PACKINGS]
+    if foreign:
+        raise ValueError(
+            f"tensors are of type {', '.join(foreign)}; this code reads {', '.join(PACKINGS)}"
+        )
+    model, sources = empty_model(config), gguf_sources(architecture, config)
+    expected = their_shapes({n: p.shape for n, p in model.named_parameters()}, sources)
+    found = {n: tensor.shape for n, tensor in file.tensors.items() if n != ROPE_FACTORS}
+    refuse_all(shape_problems(found, expected), "the file does not fit its metadata")
+    weights, broken = {}, []
+    by_name: dict[str, list[str]] = {}
+    for ours, source in sources.items():
+        by_name.setdefault(source.name, []).append(ours)
+    with progress_bar("unpack", len(by_name), "tensors") as bar:
+        for name, parts in by_name.items():
+            packed = file.tensors[name]
+            theirs = torch.from_numpy(dequantized(packed.data, packed.type, packed.shape))
+            if not torch.isfinite(theirs).all():
+                broken.append(f"{name} holds NaN or infinity")
+            for ours in parts:
+                weight = to_our_layout(theirs, sources[ours], config.head_dim)
+                weights[ours] = weight.to(dtype, copy=True)
+            bar.advance()
+    refuse_all(broken, "the weights are damaged")
+    return with_weights(model, weights)

@@ -1,0 +1,175 @@
+"""Where each of our tensors lies in somebody else's file: one table for a family, read both ways.
+
+Files differ in four things, and a `Source` says which: the name; one tensor that holds several of
+ours (GPT-2's c_attn is query, key and value); a matrix stored as [d_in, d_out]; and the order of a
+head's rows. We turn adjacent pairs (2i, 2i + 1) of a head, Hugging Face turns (i, i + head_dim /
+2), so each head's even rows come first in their file and its odd rows after. What this leaves out:
+the families (llama_layout.py, gpt2_layout.py) and the files.
+
+Rotary pairs: Su et al., 2021, equation 34.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from transformer_lm.model_config import ModelConfig
+
+MOST_PROBLEMS_LISTED = 5
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Source(NamedTuple):
+    """Where one of our tensors lies.
+
+    Attributes:
+        name: of their tensor.
+        part, parts: ours is this one of so many equal parts, which lie one after the other.
+        transposed: theirs is [d_in, d_out]; ours is [d_out, d_in].
+        halves: their heads' rows go by halves; ours go by pairs.
+    """
+
+    name: str
+    part: int = 0
+    parts: int = 1
+    transposed: bool = False
+    halves: bool = False
+
+
+class Family(NamedTuple):
+    """An architecture as other programs write it.
+
+    Attributes:
+        name: what config.json calls it, its `model_type`.
+        needs: the values that our config must have for this family to compute the same, by field;
+            a field that may have any value is left out.
+        sources: our parameter's name -> where it lies.
+        to_config: our config -> config.json, without the ids of special tokens.
+        from_config: config.json -> our config; ValueError for what we do not compute.
+        prefix: of all names but the output head's; a file without it is of the same model.
+        embedding, head: names of the token embedding and of the output head.
+        ignored: endings of names that are no weights.
+    """
+
+    name: str
+    needs: Callable[[ModelConfig], dict[str, Any]]
+    sources: Callable[[ModelConfig], dict[str, Source]]
+    to_config: Callable[[ModelConfig], dict[str, Any]]
+    from_config: Callable[[dict[str, Any]], ModelConfig]
+    prefix: str = ""
+    embedding: str = ""
+    head: str = ""
+    ignored: tuple[str, ...] = ()
+
+    def misfits(self, config: ModelConfig) -> dict[str, Any]:
+        """The fields of `config` with which this family would compute something else, and the
+        values that it needs.
+        """
+        needs = self.needs(config)
+        return {field: value for field, value in needs.items() if getattr(config, field) != value}
+
+
+def pairs_to_halves(
+    weight: Float[Tensor, "width *rest"], head_dim: int
+) -> Float[Tensor, "width *rest"]:
+    """Within each head, rows (0, 1, 2, 3, ...) -> (0, 2, 4, ..., 1, 3, 5, ...)."""
+    pairs = weight.unflatten(0, (-1, head_dim // 2, 2))  # [heads, pair, member, *rest]
+    return pairs.transpose(1, 2).flatten(0, 2).contiguous()
+
+
+def halves_to_pairs(
+    weight: Float[Tensor, "width *rest"], head_dim: int
+) -> Float[Tensor, "width *rest"]:
+    """The inverse of `pairs_to_halves`."""
+    halves = weight.unflatten(0, (-1, 2, head_dim // 2))  # [heads, member, pair, *rest]
+    return halves.transpose(1, 2).flatten(0, 2).contiguous()
+
+
+def to_their_layout(
+    ours: Mapping[str, Tensor], sources: Mapping[str, Source], head_dim: int
+) -> dict[str, Tensor]:
+    """Our tensors, by our names -> theirs, by theirs."""
+    theirs = {}
+    for name, parts in _by_their_name(sources).items():
+        pieces = []
+        for our_name in parts:
+            weight = ours[our_name]
+            halves = sources[our_name].halves
+            pieces.append(pairs_to_halves(weight, head_dim) if halves else weight)
+        joined = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        transposed = sources[parts[0]].transposed
+        theirs[name] = joined.T.contiguous() if transposed else joined
+    return theirs
+
+
+def to_our_layout(theirs: Tensor, source: Source, head_dim: int) -> Tensor:
+    """The part of their tensor that `source` names, in our order."""
+    weight = theirs.T if source.transposed else theirs
+    weight = weight.chunk(source.parts)[source.part] if source.parts > 1 else weight
+    return halves_to_pairs(weight, head_dim) if source.halves else weight.contiguous()
+
+
+def their_shapes(
+    our_shapes: Mapping[str, Sequence[int]], sources: Mapping[str, Source]
+) -> dict[str, tuple[int, ...]]:
+    """The shape that each of their tensors must have."""
+    shapes = {}
+    for name, parts in _by_their_name(sources).items():
+        _, *rest = our_shapes[parts[0]]
+        shape = (sum(our_shapes[part][0] for part in parts), *rest)
+        shapes[name] = shape[::-1] if sources[parts[0]].transposed else shape
+    return shapes
+
+
+def _by_their_name(sources: Mapping[str, Source]) -> dict[str, list[str]]:
+    """Their name -> ours, in the order in which they lie there."""
+    names: dict[str, list[str]] = {}
+    for ours, source in sorted(sources.items(), key=lambda item: item[1].part):
+        names.setdefault(source.name, []).append(ours)
+    return names
+
+
+def shape_problems(
+    found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """What is missing, not known, or of another shape; all by their names."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not known" for name in sorted(found.keys() - expected.keys())]
+    for name in (name for name in expected if name in found):
+        shape, wanted = tuple(found[name]), tuple(expected[name])
+        if shape != wanted:
+            problems.append(f"{name} has shape {shape}, expected {wanted}")
+    return problems
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], origin: str
+) -> None:
+    """Raise ValueError where tensors are missing, not known, of another shape, or not finite.
+
+    Args:
+        tensors: what was found.
+        expected: the shape of each.
+        origin: what gave the shapes, for the message ("config.json").
+    """
+    problems = shape_problems({name: t.shape for name, t in tensors.items()}, expected)
+    for name in (name for name in expected if name in tensors):
+        if tensors[name].dtype not in WEIGHT_DTYPES:
+            dtype = str(tensors[name].dtype).removeprefix("torch.")
+            problems.append(f"{name} holds {dtype}, expected floating-point numbers")
+        elif not torch.isfinite(tensors[name]).all():
+            problems.append(f"{name} holds NaN or infinity")
+    refuse_all(problems, f"the checkpoint does not fit its {origin}")
+
+
+def refuse_all(problems: Sequence[str], about: str) -> None:
+    """Raise ValueError with the first few problems and the number of the others, if there are
+    any.
+    """
+    if problems:
+        listed = "; ".join(problems[:MOST_PROBLEMS_LISTED])
+        more = len(problems) - MOST_PROBLEMS_LISTED
+        raise ValueError(f"{about}: {listed}" + (f"; and {more} more" if more > 0 else ""))
