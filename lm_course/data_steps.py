@@ -26,7 +26,6 @@ from lm_course.recipe import Recipe
 from lm_course.recipe_runner import StepContext, read_record
 from tokenizer_bpe.implementation import takes_compiled, tokenizer_for
 from tokenizer_bpe.merge_training import TokenizerSettings
-from tokenizer_bpe.pretokenization import PATTERNS
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import tokenizer_hash
 
@@ -81,7 +80,7 @@ def documents(context: StepContext) -> dict[str, Any]:
 def tokenizer(context: StepContext) -> dict[str, Any]:
     """Train the tokenizer on the documents of the training split."""
     paths, settings = context.paths, context.recipe.tokenizer
-    pattern = PATTERNS[settings.pattern]
+    pattern = settings.word_pattern
     share = context.recipe.shards.validation_share
     splits = Counter(split_of(document.id, share) for document in read_documents(paths.documents))
     check_both_splits({TRAIN: splits[TRAIN], VALIDATION: splits[VALIDATION]}, context.recipe.shards)

@@ -25,11 +25,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lm_core.settings import Settings
 from tokenizer_bpe.input_checks import check_special_tokens, check_vocab_size
-from tokenizer_bpe.pretokenization import GPT2_PATTERN, count_words
+from tokenizer_bpe.pretokenization import GPT2_PATTERN, PATTERNS, count_words, gpt4_pattern
 
 LONG_WORD = 500  # tokens
 
@@ -39,8 +39,25 @@ class TokenizerSettings(Settings):
 
     vocab_size: int = Field(default=4096, gt=256)  # bytes, merges and special tokens together
     pattern: Literal["gpt2", "gpt4"] = "gpt2"  # a key of pretokenization.PATTERNS
+    max_digits: int | None = Field(default=None, ge=0)  # in a word; 0: no limit; unset: 3 in gpt4
     max_training_bytes: int = Field(default=50_000_000, gt=0)  # of UTF-8 text; the rest is not read
     num_processes: int = Field(default=1, ge=1)  # that count words; threads of compiled code
+
+    @model_validator(mode="after")
+    def _digit_rule_has_a_place(self) -> "TokenizerSettings":
+        if self.pattern == "gpt2" and self.max_digits is not None:
+            raise ValueError(
+                f"max_digits = {self.max_digits}: GPT-2's pattern has no digit rule; "
+                'use pattern = "gpt4"'
+            )
+        return self
+
+    @property
+    def word_pattern(self) -> str:
+        """The pattern itself, for `pretokenize`."""
+        if self.max_digits is None:
+            return PATTERNS[self.pattern]
+        return gpt4_pattern(self.max_digits)
 
 
 def train_bpe(

@@ -13,7 +13,9 @@ from rich.console import Console
 from lm_core.artifact_paths import RunPaths
 from lm_core.settings import Settings
 from lm_course import recipe_runner
-from lm_course.recipe_runner import Step, StepContext, read_record, run_recipe
+from lm_course.recipe_runner import Step, StepContext, fingerprint, read_record, run_recipe
+from lm_course.steps import STEPS
+from tokenizer_bpe.merge_training import TokenizerSettings
 
 
 class Numbers(Settings):
@@ -84,6 +86,19 @@ def test_a_changed_setting_runs_its_step_and_those_that_read_its_output(house: H
     house.run()
     assert house.run(numbers=Numbers(first=2)) == ["numbers", "letters"]
     assert house.run(numbers=Numbers(first=2), letters=Letters(word="b")) == ["letters"]
+
+
+def test_the_digit_rule_is_a_setting_that_decides_the_tokenizer(tmp_path: Path) -> None:
+    step = replace(next(s for s in STEPS if s.name == "tokenizer"), needs=(), sections=("part",))
+    found = {
+        fingerprint(
+            step,
+            SimpleNamespace(part=TokenizerSettings(pattern="gpt4", max_digits=digits)),
+            RunPaths(tmp_path),
+        )
+        for digits in (None, 0, 1, 2, 3)
+    }
+    assert len(found) == 5
 
 
 def test_an_output_that_comes_out_the_same_stops_the_chain(house: House) -> None:

@@ -16,7 +16,7 @@ from tokenizer_bpe.merge_training import (
     TokenizerSettings,
     train_bpe_from_counts,
 )
-from tokenizer_bpe.pretokenization import GPT4_PATTERN
+from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, gpt4_pattern, pretokenize
 
 END = "<|endoftext|>"
 
@@ -160,7 +160,36 @@ def test_settings_have_limits(tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("vocab_size = 512\npattern = 'gpt4'\n")
     assert load_settings(TokenizerSettings, recipe, []).pattern == "gpt4"
-    for wrong in ("vocab_size = 256", "pattern = 'gpt5'", "num_processes = 0"):
+    for wrong in ("vocab_size = 256", "pattern = 'gpt5'", "num_processes = 0", "max_digits = -1"):
         recipe.write_text(wrong)
         with pytest.raises(ValueError, match=wrong.split()[0]):
             load_settings(TokenizerSettings, recipe, [])
+
+
+def test_the_digit_rule_of_the_settings():
+    """Unset, each pattern's own rule; a number, that many digits in a word; 0, all of them."""
+    assert TokenizerSettings().word_pattern == GPT2_PATTERN
+    assert TokenizerSettings(pattern="gpt4").word_pattern == GPT4_PATTERN
+    for max_digits, words in (
+        (0, ["1234567"]),
+        (1, list("1234567")),
+        (2, ["12", "34", "56", "7"]),
+        (3, ["123", "456", "7"]),
+        (12, ["1234567"]),
+    ):
+        settings = TokenizerSettings(pattern="gpt4", max_digits=max_digits)
+        assert settings.word_pattern == gpt4_pattern(max_digits)
+        assert pretokenize("1234567", settings.word_pattern) == words
+
+
+def test_gpt2_has_no_digit_rule_to_set(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    for text in ("max_digits = 0", "pattern = 'gpt2'\nmax_digits = 2"):
+        recipe.write_text(text)
+        with pytest.raises(ValueError) as error:
+            load_settings(TokenizerSettings, recipe, [])
+        number = text[-1]
+        assert str(error.value) == (
+            f"{recipe}: max_digits = {number}: GPT-2's pattern has no digit rule; "
+            'use pattern = "gpt4"'
+        )

@@ -17,7 +17,12 @@ from transformers import AutoTokenizer
 from lm_core.special_tokens import SPECIAL_TOKENS
 from tokenizer_bpe.chat_template import encode_chat
 from tokenizer_bpe.merge_training import train_bpe, train_bpe_from_counts
-from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN
+from tokenizer_bpe.pretokenization import (
+    GPT2_PATTERN,
+    GPT4_PATTERN,
+    count_words,
+    gpt4_pattern,
+)
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import (
     byte_characters,
@@ -91,6 +96,29 @@ def test_reading_gives_back_what_was_saved(pairs, pattern, tmp_path):
         again = Tokenizer.from_hugging_face(file)
         assert (again.vocab, again.merges) == (ours.vocab, ours.merges)
         assert (again.special_tokens, again.pattern) == (ours.special_tokens, pattern)
+
+
+numbers = st.text("0123456789٣٤½²x.,+-$ \n", max_size=30)
+
+
+@pytest.mark.parametrize("max_digits", [0, 1, 2, 3])
+def test_the_digit_rule_goes_into_the_file(tmp_path_factory, max_digits):
+    pattern = gpt4_pattern(max_digits)
+    text = " the ٣٤ ".join(map(str, range(100, 1000)))
+    counts = count_words([text], SPECIAL_TOKENS, pattern)
+    vocab, merges = train_bpe_from_counts(counts, 1500, SPECIAL_TOKENS)
+    ours = Tokenizer(vocab, merges, SPECIAL_TOKENS, pattern)
+    path = tmp_path_factory.mktemp("digits") / "tokenizer.json"
+    ours.save(path)
+    theirs = tokenizers.Tokenizer.from_file(str(path))
+    assert Tokenizer.from_hugging_face(path).pattern == pattern
+
+    @given(text=numbers)
+    def same_ids(text):
+        assert ours.encode(text) == theirs.encode(text).ids
+
+    same_ids()
+    assert max(len(vocab[i]) for i in ours.encode("347 + 85 = 432")) == (max_digits or 3)
 
 
 def test_the_vocabulary_beside_its_merges_reads_as_gpt2_files(pairs, tmp_path):
