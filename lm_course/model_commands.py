@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from inference.engine import Engine
 
-GGUF_SUFFIX = ".gguf"
 FOLDER_FILES = (
     "tokenizer.json",
+    "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
@@ -41,9 +41,20 @@ def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
         return Engine.from_checkpoint(chosen_checkpoint(checkpoint))
     if checkpoint is not None:
         raise ValueError("--checkpoint and --model name two models; give one of them")
-    if model.suffix == GGUF_SUFFIX or model.is_file():
+    check_source(model)
+    if model.is_file():
         return Engine.from_gguf(model)
     return Engine.from_checkpoint(model)
+
+
+def check_source(source: Path) -> None:
+    """Raise ValueError where there is neither a file nor a folder with a model's config.json."""
+    if not source.exists():
+        raise ValueError(f"{source}: no such folder or file")
+    if source.is_dir() and not (source / "config.json").is_file():
+        raise ValueError(
+            f"{source}: has no config.json; name a folder of Hugging Face's, or a GGUF file itself"
+        )
 
 
 def check_target(folder: Path) -> None:
@@ -68,6 +79,7 @@ def import_model(source: Path, folder: Path, dtype: str | None = None) -> str:
     """
     import torch
 
+    check_source(source)
     check_target(folder)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"--dtype {dtype}: expected {', '.join(DTYPES)}")

@@ -163,7 +163,8 @@ def a_text_file(path: Path) -> Path:
 
 
 BAD_SOURCES = {
-    "no such checkpoint folder": lambda path: path,
+    "source: no such folder or file": lambda path: path,
+    "source: has no config.json; name a folder": lambda path: path.mkdir() or path,
     "model_type is 'bert'; this code reads gpt2, llama": not_a_model,
     "not a GGUF file": a_text_file,
     "tokenizer.json: no such file": without_tokenizer,
@@ -197,10 +198,9 @@ def test_other_mistakes_of_the_command_line(source, tmp_path):
         import_model(source, tmp_path / "ours", "int8")
     with pytest.raises(ValueError, match="--checkpoint and --model name two models"):
         engine_for(source, source)
-    with pytest.raises(ValueError, match="no such checkpoint folder"):
-        engine_for(None, tmp_path / "nothing")
-    with pytest.raises(ValueError, match="no such file"):
-        engine_for(None, tmp_path / "nothing.gguf")
+    for name in ("nothing", "nothing.gguf"):
+        with pytest.raises(ValueError, match=f"{name}: no such folder or file"):
+            engine_for(None, tmp_path / name)
 
 
 def test_a_shape_without_a_family_is_not_exported(tmp_path):
