@@ -1,4 +1,4 @@
-"""The engine: a checkpoint folder in, text out, whole or as a stream.
+"""The engine: a checkpoint folder or a GGUF file in, text out, whole or as a stream.
 
 It joins the three parts that a prompt passes through: the folder's own tokenizer, the model with a
 key-value cache, and the stream that turns ids into text without ever giving half a character.
@@ -12,10 +12,20 @@ import torch
 
 from inference.generation import check_max_new_tokens, check_prompt_fits, generate_steps
 from inference.sampling import SamplingSettings
+from inference.text_side import (
+    TOKENIZER_FILE,
+    TextSide,
+    text_side_of_folder,
+    text_side_of_gguf,
+)
 from lm_core.device import pick_device
-from lm_core.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
+from lm_core.gguf_container import read_gguf
+from lm_core.special_tokens import END_OF_TEXT, MESSAGE_START, SPECIAL_TOKENS
 from tokenizer_bpe.chat_template import encode_chat
+from tokenizer_bpe.jinja_template import encode_with_template
+from tokenizer_bpe.missing_bytes import RARE_BYTES
 from tokenizer_bpe.tokenizer import Tokenizer
+from transformer_lm.gguf_file import load_gguf
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.pretrained import load_model
 
@@ -25,20 +35,27 @@ Message = dict[str, str]  # {"role": "user" or "assistant", "content": ...}
 class Engine:
     """A model with its tokenizer. Not for use from several threads at once.
 
-    Every special token ends a text: what would follow is another document or another message.
-    Raises ValueError for a tokenizer that lacks one.
+    Every special token of ours ends a text: what would follow is another document or another
+    message. A model from elsewhere brings its own ids to stop at, and its own chat template; see
+    `text_side`. Raises ValueError for a tokenizer of ours that lacks a special token.
     """
 
-    def __init__(self, model: TransformerLM, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: TransformerLM, tokenizer: Tokenizer, text_side: TextSide | None = None
+    ) -> None:
+        side = TextSide(tokenizer) if text_side is None else text_side
         missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.special_tokens]
-        if missing:
+        if missing and not side.stop_ids:
             raise ValueError(
                 f"the tokenizer has no special token {', '.join(missing)}: the engine needs "
                 f"{', '.join(SPECIAL_TOKENS)} to know where a text ends"
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.stop_ids = {tokenizer.special_tokens[token] for token in SPECIAL_TOKENS}
+        self.template = side.template
+        self.first_id = side.first_id
+        ours = frozenset(tokenizer.special_tokens.get(token, -1) for token in SPECIAL_TOKENS)
+        self.stop_ids = ours if side.stop_ids is None else side.stop_ids
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: str = "cpu") -> "Engine":
@@ -49,13 +66,22 @@ class Engine:
         """
         folder = Path(folder)
         model = load_model(folder, pick_device(device))
-        tokenizer = Tokenizer.from_hugging_face(folder / "tokenizer.json")
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise ValueError(
-                f"{folder / 'tokenizer.json'} has {tokenizer.vocab_size} entries, the model in "
-                f"the same folder {model.config.vocab_size}: they were not made for each other"
-            )
-        return cls(model, tokenizer)
+        side = text_side_of_folder(folder)
+        check_rows(model, side.tokenizer, f"{folder / TOKENIZER_FILE}")
+        return cls(model, side.tokenizer, side)
+
+    @classmethod
+    def from_gguf(cls, path: Path, device: str = "cpu") -> "Engine":
+        """Load model, tokenizer and template from one GGUF file; ValueError where it is none."""
+        path = Path(path)
+        file = read_gguf(path)
+        try:
+            side = text_side_of_gguf(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        model = load_gguf(path, pick_device(device), file=file)
+        check_rows(model, side.tokenizer, f"the vocabulary of {path}")
+        return cls(model, side.tokenizer, side)
 
     @property
     def context_length(self) -> int:
@@ -68,7 +94,11 @@ class Engine:
         An empty text is continued from the start of a document. Raises ValueError, before anything
         is computed, when the text has more tokens than the context.
         """
-        ids = self.tokenizer.encode(text) or [self.tokenizer.special_tokens[END_OF_TEXT]]
+        ids = self.tokenizer.encode(text)
+        if self.first_id is not None:
+            ids = [self.first_id, *ids]
+        if not ids:
+            ids = [self.tokenizer.special_tokens.get(END_OF_TEXT, min(self.stop_ids))]
         return self._stream_ids(ids, sampling, max_new_tokens)
 
     def complete(self, text: str, sampling: SamplingSettings, max_new_tokens: int) -> str:
@@ -89,6 +119,13 @@ class Engine:
 
     def chat_ids(self, messages: Sequence[Message]) -> list[int]:
         """The conversation as token ids, up to where the assistant's next message begins."""
+        if self.template is not None:
+            return encode_with_template(self.tokenizer, self.template, messages)
+        if MESSAGE_START not in self.tokenizer.special_tokens:
+            raise ValueError(
+                "the model brings no chat template: it was trained to go on with text, not to "
+                "answer; use `lm generate`"
+            )
         ids, _ = encode_chat(self.tokenizer, list(messages), add_generation_prompt=True)
         return ids
 
@@ -98,7 +135,28 @@ class Engine:
         # Checked here and not only in generate_steps: a generator would raise at its first piece.
         check_max_new_tokens(max_new_tokens)
         check_prompt_fits(len(prompt_ids), self.context_length)
+        lacking = next((i for i in prompt_ids if i >= self.model.config.vocab_size), None)
+        if lacking is not None:
+            byte = self.tokenizer.vocab[lacking][0]
+            raise ValueError(f"the text holds byte 0x{byte:02x}, which the model has no token for")
         device = next(self.model.parameters()).device
         prompt = torch.tensor([prompt_ids], device=device)
         steps = generate_steps(self.model, prompt, sampling, max_new_tokens, self.stop_ids)
         return self.tokenizer.decode_stream(ids[0] for ids in steps)
+
+
+def check_rows(model: TransformerLM, tokenizer: Tokenizer, where: str) -> None:
+    """Raise ValueError where the tokenizer has ids that the model has no row for; those of rare
+    bytes are none of the model's (see tokenizer_bpe/missing_bytes.py).
+    """
+    rows = model.config.vocab_size
+    lacking = [
+        token
+        for token_id, token in tokenizer.vocab.items()
+        if token_id >= rows and not (len(token) == 1 and token[0] in RARE_BYTES)
+    ]
+    if lacking:
+        raise ValueError(
+            f"{where} has {tokenizer.vocab_size} entries, the model in the same folder {rows}: "
+            "they were not made for each other"
+        )

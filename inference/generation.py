@@ -37,10 +37,14 @@ def check_max_new_tokens(max_new_tokens: int) -> None:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
 
 
+PREFILL_TOKENS = 512  # logits of a whole prompt of 8,192 would be 1.6 GB with 49,152 entries
+
+
 def prefill(
     model: TransformerLM, prompt_ids: Int[Tensor, "batch prompt"], cache: KVCache
 ) -> Float[Tensor, "batch vocab"]:
-    """Bring the whole prompt into the cache; returns the logits after its last token.
+    """Bring the whole prompt into the cache, some hundred tokens at a time; returns the logits
+    after its last token.
 
     What the cache already holds must be a beginning of the prompt, and is not computed again. When
     it holds all of it, the last token is computed once more: its logits were never stored.
@@ -48,7 +52,9 @@ def prefill(
     prompt_length = prompt_ids.shape[1]
     if cache.length >= prompt_length:
         cache.truncate(prompt_length - 1)
-    return _last_logits(model, prompt_ids[:, cache.length :], cache)
+    for part in prompt_ids[:, cache.length :].split(PREFILL_TOKENS, dim=1):
+        logits = _last_logits(model, part, cache)
+    return logits
 
 
 def generate_steps(

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from inference.engine import Engine, Message
 from inference.sampling import SamplingSettings
-from lm_core.special_tokens import SPECIAL_TOKENS
 
 YOU = "you> "
 MODEL = "model> "
+END_OF_THOUGHT = "</think>"  # Qwen3's templates drop what is before it, too
 HELP = "Type a message. /reset forgets the conversation, /quit ends it.\n"
 
 
@@ -102,13 +102,15 @@ def _take_turn(
     except KeyboardInterrupt:
         write(" (stopped)")
     write("\n")
-    return [*asked, {"role": "assistant", "content": _without_special_tokens(reply).strip()}]
+    return [*asked, {"role": "assistant", "content": _as_said(engine, reply)}]
 
 
-def _without_special_tokens(reply: str) -> str:
-    """The reply up to a special token that it spells letter by letter: no later conversation could
-    be encoded with one inside a message.
+def _as_said(engine: Engine, reply: str) -> str:
+    """The reply as it is remembered: without what the model thought aloud first, and up to a
+    special token that it spells letter by letter. No later conversation could be encoded with one
+    inside a message.
     """
-    for token in SPECIAL_TOKENS:
+    reply = reply.rpartition(END_OF_THOUGHT)[2]
+    for token in engine.tokenizer.special_tokens:
         reply = reply.split(token)[0]
-    return reply
+    return reply.strip()

@@ -20,7 +20,7 @@ import typer
 from lm_core.artifact_paths import RunPaths, out_of_space
 from lm_core.settings import first_problem
 from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
-from lm_course import ablation_commands, learner_commands, tokenizer_commands
+from lm_course import ablation_commands, learner_commands, model_commands, tokenizer_commands
 
 TRACEBACK_VARIABLE = "LM_TRACEBACK"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -39,6 +39,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(scaling_app, name="scaling")
 learner_commands.register(app)
+model_commands.register(app)
 
 RecipePath = Annotated[Path, typer.Argument(help="The TOML file with the run's settings.")]
 Overrides = Annotated[
@@ -55,6 +56,10 @@ Implementation = Annotated[
 CheckpointPath = Annotated[
     Path | None,
     typer.Option("--checkpoint", help="A checkpoint folder; by default the last one of runs/demo."),
+]
+ModelPath = Annotated[
+    Path | None,
+    typer.Option("--model", help="Another program's model: its folder, or a GGUF file."),
 ]
 
 
@@ -190,6 +195,7 @@ def list_steps(recipe: RecipePath = DEMO) -> None:
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
     checkpoint: CheckpointPath = None,
+    model: ModelPath = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 100,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Sample from the k likeliest; 0 for all.")] = 0,
@@ -199,12 +205,10 @@ def generate(
 ) -> None:
     """Print the prompt and the model's continuation of it."""
     use_implementation(implementation)
-    from inference.engine import Engine
     from inference.sampling import SamplingSettings
-    from lm_course.checkpoint_choice import chosen_checkpoint
 
     sampling = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    engine = Engine.from_checkpoint(chosen_checkpoint(checkpoint))
+    engine = model_commands.engine_for(checkpoint, model)
     pieces = engine.stream(prompt, sampling, max_new_tokens)  # refuses before anything is printed
     for piece in itertools.chain([prompt], pieces, ["\n"]):
         sys.stdout.write(piece)
@@ -214,6 +218,7 @@ def generate(
 @app.command()
 def chat(
     checkpoint: CheckpointPath = None,
+    model: ModelPath = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest that make up p.")] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(help="The longest reply.")] = 120,
@@ -222,13 +227,11 @@ def chat(
 ) -> None:
     """Talk with the aligned model in the terminal."""
     use_implementation(implementation)
-    from inference.engine import Engine
     from inference.sampling import SamplingSettings
     from inference.terminal_chat import chat_session
-    from lm_course.checkpoint_choice import chosen_checkpoint
 
     sampling = SamplingSettings(temperature=temperature, top_p=top_p, seed=seed)
-    engine = Engine.from_checkpoint(chosen_checkpoint(checkpoint))
+    engine = model_commands.engine_for(checkpoint, model)
     chat_session(engine, sampling, max_new_tokens)
 
 

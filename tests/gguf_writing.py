@@ -99,6 +99,7 @@ def write_gguf(
         writer.add_value_length(config.head_dim)
     for name, value in metadata.items():
         add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
+        add |= {list: writer.add_array, bool: writer.add_bool}
         add[type(value)](name.replace("__", "."), value)
     for name, weight in (converted(theirs) if tensors is None else tensors).items():
         packing = gguf.GGMLQuantizationType["F32" if weight.ndim == 1 else kind]

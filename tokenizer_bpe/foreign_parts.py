@@ -12,7 +12,7 @@ from typing import Any
 
 import regex
 
-from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN
+from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, split_digits_pattern
 
 
 def refuse(path: Path, foreign: Iterable[str]) -> None:
@@ -98,10 +98,10 @@ def pattern_of(path: Path, pre_tokenizer: Mapping[str, Any] | None) -> str:
     if pre_tokenizer and pre_tokenizer["type"] == "Sequence":
         steps = pre_tokenizer["pretokenizers"]
     kinds = [step["type"] for step in steps]
-    if kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
+    if kinds not in (["ByteLevel"], ["Split", "ByteLevel"], ["Digits", "ByteLevel"]):
         raise ValueError(
-            f"{path}: the pre-tokenizer is {kinds}; expected ByteLevel, or one Split by a pattern "
-            "and ByteLevel; use the `tokenizers` library for this file"
+            f"{path}: the pre-tokenizer is {kinds}; expected ByteLevel, alone or after Digits or "
+            "one Split by a pattern; use the `tokenizers` library for this file"
         )
     *splits, byte_level = steps
     uses_gpt2 = byte_level.get("use_regex", True)
@@ -109,6 +109,10 @@ def pattern_of(path: Path, pre_tokenizer: Mapping[str, Any] | None) -> str:
     if not splits:
         refuse(path, [] if uses_gpt2 else ["pre_tokenizer: ByteLevel without use_regex"])
         return GPT2_PATTERN
+    if splits[0]["type"] == "Digits":
+        alone = [] if uses_gpt2 else ["pre_tokenizer: Digits, and ByteLevel without use_regex"]
+        refuse(path, alone)
+        return split_digits_pattern(splits[0].get("individual_digits", False))
     refuse(path, ["pre_tokenizer: Split, and ByteLevel with use_regex"] if uses_gpt2 else [])
     behavior, pattern = splits[0]["behavior"], splits[0]["pattern"].get("Regex")
     refuse(path, [f"pre_tokenizer: Split {behavior}"] if behavior != "Isolated" else [])

@@ -50,6 +50,23 @@ def digit_limit(pattern: str) -> int | None:
 
 
 GPT4_PATTERN = gpt4_pattern()
+
+
+def split_digits_pattern(individual: bool = True) -> str:
+    r"""GPT-2's pattern after digits were cut out, as SmolLM2 does it.
+
+    What lies between two digits is cut by itself, so white space in front of a digit is a word of
+    its own, and all of it is one.
+
+    Args:
+        individual: every digit is a word; else every run of them.
+    """
+    digits = r"\p{N}" if individual else r"\p{N}+"
+    return (
+        rf"'(?:[sdmt]|ll|ve|re)| ?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+|\s+(?![^\s\p{{N}}])|\s+"
+    )
+
+
 PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN}
 
 

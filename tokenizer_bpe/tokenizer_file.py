@@ -23,6 +23,7 @@ from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END, MESSAGE_START
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
 from tokenizer_bpe.foreign_parts import added_token_ids, adds_no_ids, pattern_of, refuse
 from tokenizer_bpe.input_checks import check_merges
+from tokenizer_bpe.missing_bytes import with_every_byte
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         if text not in added
     }
     vocab |= {token_id: text.encode() for text, token_id in added.items()}
+    vocab = with_every_byte(vocab)
     merges = []
     for number, merge in enumerate(model["merges"], 1):
         parts = merge.split(" ") if isinstance(merge, str) else merge
@@ -212,19 +214,32 @@ def tokenizer_hash(path: Path) -> str:
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
-def hugging_face_files(tokenizer: "Tokenizer") -> dict[str, bytes]:
-    """The files that let `transformers.AutoTokenizer` load a checkpoint folder: name -> content."""
-    roles = {"eos_token": MESSAGE_END, "pad_token": END_OF_TEXT}
+def hugging_face_files(
+    tokenizer: "Tokenizer",
+    chat_template: str | None = CHAT_TEMPLATE,
+    roles: Mapping[str, str] | None = None,
+) -> dict[str, bytes]:
+    """The files that let `transformers.AutoTokenizer` load a checkpoint folder: name -> content.
+
+    Args:
+        tokenizer: what they describe.
+        chat_template: None for a model that has none.
+        roles: special tokens by what they are for; None for those of our own checkpoints.
+    """
+    own = {"eos_token": MESSAGE_END, "pad_token": END_OF_TEXT}
+    roles_map = (
+        dict(roles) if roles is not None else own | {"additional_special_tokens": [MESSAGE_START]}
+    )
+    roles = own if roles is None else roles
     config = {
         # 4.x knows this name, and 5.x still takes it for its TokenizersBackend.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": False,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
+        **({} if chat_template is None else {"chat_template": chat_template}),
         **roles,
     }
-    roles_map = {**roles, "additional_special_tokens": [MESSAGE_START]}
     return {
         "tokenizer.json": tokenizer_json(tokenizer),
         "merges.txt": merges_text(tokenizer),

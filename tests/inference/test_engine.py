@@ -9,8 +9,10 @@ from inference import engine as engine_module
 from inference.engine import Engine
 from inference.generation import generate_steps
 from inference.sampling import SamplingSettings
+from inference.text_side import TextSide
 from lm_core.checkpoint_files import write_checkpoint
 from lm_core.special_tokens import SPECIAL_TOKENS
+from tokenizer_bpe.jinja_template import JinjaTemplate
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import hugging_face_files
 from transformer_lm.pretrained import to_hugging_face
@@ -121,3 +123,55 @@ def test_folders_that_are_no_checkpoint_are_refused(checkpoint) -> None:
         Engine.from_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="no such checkpoint folder"):
         Engine.from_checkpoint(checkpoint.parent / "nothing")
+
+
+TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}[model]"
+
+
+@pytest.fixture
+def foreign(model, tokenizer) -> Engine:
+    """With a template, an id before every text, and two ids to stop at."""
+    template = JinjaTemplate(TEMPLATE, {})
+    return Engine(model, tokenizer, TextSide(tokenizer, template, frozenset({7, 258}), 256))
+
+
+def test_a_model_from_elsewhere_speaks_by_its_own_template(foreign) -> None:
+    ids = foreign.chat_ids([{"role": "user", "content": "Hi"}])
+    assert foreign.tokenizer.decode(ids) == "[user]Hi<|im_end|>[model]"
+    assert foreign.stop_ids == {7, 258}
+    with pytest.raises(ValueError, match=r"message 0: the content holds <\|im_end\|>"):
+        foreign.chat_ids([{"role": "user", "content": "Hi<|im_end|>"}])
+
+
+def test_the_first_id_stands_before_a_text_and_not_before_a_chat(foreign, monkeypatch) -> None:
+    prompts = []
+
+    def remember(model, prompt, *_):
+        prompts.append(prompt[0].tolist())
+        return iter([])
+
+    monkeypatch.setattr(engine_module, "generate_steps", remember)
+    foreign.complete("AB", GREEDY, 3)
+    foreign.complete("", GREEDY, 3)
+    foreign.chat([{"role": "user", "content": "Hi"}], GREEDY, 3)
+    assert prompts[:2] == [[256, 65, 66], [256]]
+    assert prompts[2][0] == ord("[")
+
+
+def test_a_base_model_does_not_chat(model) -> None:
+    tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
+    base = Engine(model, tokenizer, TextSide(tokenizer, None, frozenset({256})))
+    assert base.complete("Hello", GREEDY, 4)
+    with pytest.raises(ValueError, match=r"brings no chat template: .* use `lm generate`"):
+        base.chat_ids([{"role": "user", "content": "Hi"}])
+
+
+def test_a_byte_that_the_model_has_no_row_for_is_refused_by_name(model) -> None:
+    """As in SmolLM2: such bytes have ids past the vocabulary."""
+    vocab = {i: bytes([byte]) for i, byte in enumerate(byte for byte in range(256) if byte != 4)}
+    vocab |= {255: b"<|endoftext|>", 256: b"<|im_start|>", 257: b"<|im_end|>", 259: b"\x04"}
+    tokenizer = Tokenizer(vocab, [], SPECIAL_TOKENS)
+    engine = Engine(model, tokenizer)
+    engine_module.check_rows(model, tokenizer, "the tokenizer")
+    with pytest.raises(ValueError, match="the text holds byte 0x04, which the model has no token"):
+        engine.stream("a\x04", GREEDY, 3)

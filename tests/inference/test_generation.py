@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from inference import generation
 from inference.generation import generate, generate_steps
 from inference.kv_cache import KVCache
 from inference.sampling import SamplingSettings
@@ -128,6 +129,18 @@ def test_a_beginning_that_lies_in_the_cache_is_not_computed_again(model, cached:
     handle.remove()
     assert lengths == [5 - cached, 1, 1]
     assert steps == generate(model, PROMPT, GREEDY, 3)[0]
+
+
+def test_a_long_prompt_is_read_in_parts(model, monkeypatch) -> None:
+    """The logits of all its positions at once would take gigabytes with a real vocabulary."""
+    prompt = torch.arange(30)[None]
+    whole = generate(model, prompt, GREEDY, 8)
+    monkeypatch.setattr(generation, "PREFILL_TOKENS", 7)
+    shapes = []
+    handle = model.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape[1]))
+    assert generate(model, prompt, GREEDY, 8) == whole
+    handle.remove()
+    assert shapes == [7, 7, 7, 7, 2] + [1] * 7
 
 
 @pytest.mark.parametrize("limit", [0, -1])

@@ -79,6 +79,15 @@ def test_a_reply_that_spells_a_special_token_does_not_stop_the_talk(engine, monk
     assert "(message" not in output
 
 
+def test_what_was_thought_aloud_is_not_remembered(engine, monkeypatch) -> None:
+    monkeypatch.setattr(
+        engine, "stream_chat", lambda *_: iter(["<think>\nhm", "</think>\n\n", "Yes."])
+    )
+    messages, output = talk(engine, ["Really?"])
+    assert messages[1]["content"] == "Yes."
+    assert "<think>" in output
+
+
 def test_each_reply_has_a_seed_of_its_own(engine, monkeypatch) -> None:
     seeds = []
     monkeypatch.setattr(

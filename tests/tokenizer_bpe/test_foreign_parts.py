@@ -116,9 +116,9 @@ FOREIGN = {
     ),
     "no words": (lambda c: c["pre_tokenizer"].update(use_regex=False), "without use_regex"),
     "no pre-tokenizer": (lambda c: c.update(pre_tokenizer=None), r"the pre-tokenizer is \[\]"),
-    "digits": (
-        lambda c: before(c, {"type": "Digits", "individual_digits": True}, use_regex=True),
-        r"the pre-tokenizer is \['Digits', 'ByteLevel'\]",
+    "digits without words": (
+        lambda c: before(c, {"type": "Digits", "individual_digits": True}),
+        "has pre_tokenizer: Digits, and ByteLevel without use_regex",
     ),
     "two splits": (
         lambda c: before(c, split({"Regex": "h"}), split({"Regex": "e"})),
@@ -187,6 +187,18 @@ def test_what_changes_no_ids_is_read(content, change, tmp_path):
     change(content)
     assert read_by_us(content, tmp_path).encode(TEXT) == read_by_them(content).encode(TEXT).ids
     assert read_by_us(content, tmp_path).encode(TEXT) == expected
+
+
+@pytest.mark.parametrize("individual", [True, False])
+def test_digits_before_the_words_are_one_pattern(content, individual, tmp_path):
+    """As in SmolLM2's file; the pattern is compared in test_pretokenization."""
+    before(content, {"type": "Digits", "individual_digits": individual}, use_regex=True)
+    ours, theirs = read_by_us(content, tmp_path), read_by_them(content)
+    for text in (TEXT, "the  12  other", "12 12, 1  2\n 3"):
+        assert ours.encode(text) == theirs.encode(text).ids
+    (tmp_path / "again.json").write_bytes(tokenizer_json(ours))
+    again = tokenizers.Tokenizer.from_file(str(tmp_path / "again.json"))
+    assert again.encode("the  12  other").ids == theirs.encode("the  12  other").ids
 
 
 @pytest.mark.parametrize("pattern", [GPT4_PATTERN, gpt4_pattern(1), r"\w+|\W", r"[\s\S]{1,3}"])

@@ -9,6 +9,8 @@ import pytest
 import regex
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 
 from tokenizer_bpe import pretokenization
 from tokenizer_bpe.pretokenization import (
@@ -21,9 +23,11 @@ from tokenizer_bpe.pretokenization import (
     find_document_boundaries,
     gpt4_pattern,
     pretokenize,
+    split_digits_pattern,
     split_special_tokens,
     text_blocks,
 )
+from tokenizer_bpe.tokenizer_file import from_printable
 
 END = "<|endoftext|>"
 PATTERNS = {"gpt2": GPT2_PATTERN} | {f"gpt4_{n}": gpt4_pattern(n) for n in (0, 1, 2, 3, 4, 12)}
@@ -192,3 +196,37 @@ def test_bad_files(content, message, tmp_path):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         count_words(path, [END])
+
+
+# How other programs cut. SmolLM2's file has Digits, those of Llama 3 and Qwen have the Split.
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+WORDS, BYTES_ALONE = ByteLevel(add_prefix_space=False), ByteLevel(False, use_regex=False)
+THEIRS = {
+    "digits": (split_digits_pattern(), Sequence([Digits(individual_digits=True), WORDS])),
+    "numbers": (split_digits_pattern(individual=False), Sequence([Digits(False), WORDS])),
+    "gpt-2": (GPT2_PATTERN, WORDS),
+    "llama-bpe": (gpt4_pattern(3), Sequence([Split(Regex(LLAMA3), "isolated"), BYTES_ALONE])),
+    "qwen2": (
+        gpt4_pattern(1),
+        Sequence([Split(Regex(LLAMA3.replace("{1,3}", "")), "isolated"), BYTES_ALONE]),
+    ),
+}
+odd_text = st.text(
+    "abdeilmrstv'SZ\u017fé漢0٣½Ⅷ①𝟙 \t\n\r\x1c\x85\xa0\u200b\u3000.,-\u0301\U0001f600"
+)
+
+
+@pytest.mark.parametrize(("pattern", "theirs"), THEIRS.values(), ids=THEIRS)
+@given(text=st.one_of(odd_text, ascii_text))
+def test_one_pattern_cuts_as_their_steps_do(pattern, theirs, text):
+    cut = [from_printable(word, "a word").decode() for word, _ in theirs.pre_tokenize_str(text)]
+    assert pretokenize(text, pattern) == cut
+
+
+def test_white_space_in_front_of_a_digit_stands_alone():
+    assert pretokenize("a  12 b  c", split_digits_pattern()) == [
+        *("a", "  ", "1", "2", " b", " ", " c")
+    ]
