@@ -34,12 +34,15 @@ from lm_course.learner_progress import (
     read_progress,
     write_progress,
 )
+from lm_course.plain_console import plain_console
 from lm_course.starting import KEPT, StartedFile, start_assignment
 
 AssignmentId = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="For example a1.")]
 Ids = Annotated[
     list[str],
-    typer.Argument(metavar="ID", help="An assignment, and tasks of it: a1, or a1.3 a1.4."),
+    typer.Argument(
+        metavar="ID", help="An assignment, and tasks of it: a1, or a1.3 a1.4, or a1 3 4."
+    ),
 ]
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="For example a1.3.")]
 
@@ -63,7 +66,7 @@ def start(
     found = load_assignment(assignment, PROJECT)
     files = start_assignment(found, PROJECT, force)
     minutes = sum(task.minutes for task in found.tasks)
-    console = _console()
+    console = plain_console()
     console.print(f"{found.id}: {found.title}", style="bold")
     size = f"{len(found.tasks)} tasks, {found.points} points, about {_duration(minutes)}"
     console.print(f"{size}\n")
@@ -123,7 +126,7 @@ def hint(
     path = progress_file(PROJECT)
     record = read_progress(path)
     read = record.of(found.id).hints
-    console = _console()
+    console = plain_console()
     console.print(f"{found.id} {found.title}", style="bold")
     if again:
         numbers = list(range(1, read + 1))
@@ -157,7 +160,7 @@ def progress() -> None:
         raise ValueError(f"{ASSIGNMENTS}/ holds no assignment")
     record = read_progress(progress_file(PROJECT))
     assignments = [load_assignment(name, PROJECT) for name in ids]
-    console = _console()
+    console = plain_console()
     for assignment in assignments:
         _print_progress(console, assignment, record)
     for assignment in assignments:
@@ -225,7 +228,11 @@ def _file_line(file: StartedFile, longest: int) -> Text:
 
 
 def _assignment_and_tasks(ids: list[str]) -> tuple[str, list[str]]:
-    """(assignment id, task ids) from "a1", "a1 a1.3" or "a1.3"; ValueError for unknown ones."""
+    """(assignment id, task ids) from "a1", "a1 a1.3", "a1.3" or "a1 3"; ValueError for unknown
+    ones.
+    """
+    first, *others = ids
+    ids = [first, *(f"{first}.{each}" if each.isdecimal() else each for each in others)]
     names = list(dict.fromkeys(each.partition(".")[0] for each in ids))
     if len(names) > 1:
         raise ValueError(f"{' and '.join(names)}: check one assignment at a time")
@@ -247,8 +254,3 @@ def _duration(minutes: int) -> str:
         return f"{minutes} minutes"
     halves = round(minutes / 30)
     return f"{halves / 2:g} hours"
-
-
-def _console() -> Console:
-    """Plain text without colour where there is no terminal; nothing in it is markup."""
-    return Console(highlight=False, markup=False, soft_wrap=False)

@@ -21,6 +21,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from lm_course.plain_console import plain_console
 from lm_course.token_page import LIGHT, write_token_page
 from lm_course.tokenizer_choice import RANKS_SUFFIX, chosen_tokenizer, tokenizer_path
 
@@ -125,7 +126,7 @@ def inspect(
     pieces = token_pieces(chosen, "".join(_texts(text, file)))
     if page is not None:
         write_token_page(pieces, page, tokenizer_path(tokenizer).as_posix())
-    console = _console()
+    console = plain_console()
     for line in token_lines(pieces, console):
         console.print(line)
     console.print(f"\n{text_counts(pieces).line}")
@@ -141,7 +142,7 @@ def merges(
     """Show how a word is built, merge by merge; the rank of the earliest merge is 0."""
     from tokenizer_bpe.token_display import merge_histories
 
-    console = _console()
+    console = plain_console()
     for number, history in enumerate(merge_histories(chosen_tokenizer(tokenizer, pattern), word)):
         if number:
             console.print()
@@ -176,7 +177,7 @@ def compare(
         raise ValueError(f"{source}: no text there; name a file that holds some with --file")
     with Console(stderr=True).status("measuring"):
         figures = tokenizer_comparison.compare_tokenizers(tokenizers, text)
-    _print_comparison(_console(), figures, f"{len(text.encode()):,} bytes of {source}")
+    _print_comparison(plain_console(), figures, f"{len(text.encode()):,} bytes of {source}")
 
 
 def _texts(text: str | None, file: Path | None) -> Iterator[str]:
@@ -276,23 +277,29 @@ def _print_history(console: Console, history: "WordHistory") -> None:
 
 def _print_comparison(console: Console, figures: Sequence["Figures"], source: str) -> None:
     """Three tables, each with one row per tokenizer: they fit a terminal of 60 columns."""
-    speeds = [name for name in figures[0].speeds if name != "ours"]
+    from tokenizer_bpe.tokenizer_comparison import COMPILED, OURS
+
+    peers = [name for name in figures[0].speeds if name not in (OURS, COMPILED)]
     size = _table("tokenizer", "vocabulary", "bytes per token")
     words = _table("tokens per word", *figures[0].fertility)
-    speed = _table("encoding, MB/s", "ours", *speeds)
+    speed = _table("encoding, MB/s", "lesson", COMPILED, *peers)
     for each in figures:
         size.add_row(Text(each.name), f"{each.vocab_size:,}", f"{each.bytes_per_token:.2f}")
         words.add_row(Text(each.name), *(f"{value:#.3g}" for value in each.fertility.values()))
-        ours = float(each.speeds["ours"])
-        peers = (_peer_speed(ours, each.speeds[name]) for name in speeds)
-        speed.add_row(Text(each.name), f"{ours:.2f}", *peers)
+        ours, compiled = float(each.speeds[OURS]), each.speeds[COMPILED]
+        speed.add_row(
+            Text(each.name),
+            f"{ours:.2f}",
+            compiled if isinstance(compiled, str) else f"{compiled:.2f}",
+            *(_peer_speed(ours, each.speeds[name]) for name in peers),
+        )
     notes = {
         f"Bytes per token and speed: {source}.": size,
         "Tokens per word of six sentences that say the same in each language, and of Python code "
         "(py). Words are what blanks separate; Chinese was cut into words by hand.": words,
         "Seconds are of this machine, now: the median of 5 runs on one thread, taken in turns, "
-        "with nothing cached. In brackets: our speed divided by theirs, same vocabulary, same "
-        "ids.": speed,
+        "with nothing cached. In brackets: the lesson's speed divided by theirs, same vocabulary, "
+        "same ids.": speed,
     }
     for number, (note, table) in enumerate(notes.items()):
         if number:
@@ -310,10 +317,5 @@ def _table(first: str, *columns: str) -> Table:
 
 
 def _peer_speed(ours: float, speed: float | str) -> str:
-    """A peer's speed with ours relative to it, or why there is none."""
+    """A peer's speed with the lesson's relative to it, or why there is none."""
     return speed if isinstance(speed, str) else f"{speed:.2f} ({ours / speed:.2f}×)"
-
-
-def _console() -> Console:
-    """Plain text without colour where there is no terminal; nothing in it is markup."""
-    return Console(highlight=False, markup=False, emoji=False)

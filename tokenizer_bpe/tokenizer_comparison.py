@@ -1,5 +1,5 @@
-"""Tokenizers side by side: how much text a token holds, tokens per word by language, and speed next
-to tiktoken and `tokenizers` with the same vocabulary.
+"""Tokenizers side by side: how much text a token holds, tokens per word by language, and the speed
+of the lesson next to our compiled code, tiktoken and `tokenizers` with the same vocabulary.
 
 What this leaves out: threads and batches (one text, one thread, as a list of ids), speed with words
 cached, and the quality of a model trained on the tokens.
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from lm_core.stand_ins import stand_in_files
 from tokenizer_bpe.sample_sentences import NUM_WORDS, SENTENCES
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import tokenizer_json
 
 TEXT_BYTES = 2_000_000  # `tokenizers` takes about 2 seconds for it, five times
 ROUNDS = 5
-OURS = "ours"
+OURS, COMPILED = "ours", "compiled"
+NOT_COMPILED = "not compiled"
 NOT_INSTALLED = "not installed"
 REFUSES = "refuses it"
 OTHER_IDS = "other ids"
@@ -39,7 +41,8 @@ class Figures:
         bytes_per_token: on the text of the comparison.
         fertility: language code -> tokens per word of the sample sentences.
         speeds: encoder -> MB/s (10**6 bytes of UTF-8) on the text, or why there is no figure:
-            NOT_INSTALLED, REFUSES (the vocabulary or the pattern) or OTHER_IDS.
+            NOT_COMPILED (a pattern or a file of your own), NOT_INSTALLED, REFUSES (the vocabulary
+            or the pattern) or OTHER_IDS.
     """
 
     name: str
@@ -92,6 +95,23 @@ def our_encoder(tokenizer: Tokenizer) -> Encode:
     return Tokenizer(tokenizer.vocab, tokenizer.merges, special_tokens, tokenizer.pattern).encode
 
 
+def compiled_encoder(tokenizer: Tokenizer) -> Encode | str:
+    """Our compiled twin, which has seen no word yet; NOT_COMPILED for a pattern that is not.
+
+    Kernels that the disk does not hold yet are compiled here, not in a turn that counts.
+    """
+    if stand_in_files("tokenizer_bpe"):
+        return NOT_COMPILED
+    from tokenizer_bpe.compiled.tokenizer import Tokenizer as CompiledTokenizer
+    from tokenizer_bpe.compiled.word_boundaries import word_rule
+    from tokenizer_bpe.compiled.word_merging import LONG_WORD
+
+    if word_rule(tokenizer.pattern) is None:
+        return NOT_COMPILED
+    CompiledTokenizer.of(tokenizer).encode("a " + "a" * (LONG_WORD + 1))
+    return CompiledTokenizer.of(tokenizer).encode
+
+
 def tiktoken_encoder(tokenizer: Tokenizer) -> Encode:
     """tiktoken with the same vocabulary; ImportError where it is not installed."""
     import tiktoken
@@ -114,7 +134,12 @@ def hugging_face_encoder(tokenizer: Tokenizer) -> Encode:
     return lambda text: theirs.encode(text, add_special_tokens=False).ids
 
 
-ENCODERS = {OURS: our_encoder, "tiktoken": tiktoken_encoder, "tokenizers": hugging_face_encoder}
+ENCODERS: dict[str, Callable[[Tokenizer], Encode | str]] = {
+    OURS: our_encoder,
+    COMPILED: compiled_encoder,
+    "tiktoken": tiktoken_encoder,
+    "tokenizers": hugging_face_encoder,
+}
 
 
 def encoding_speeds(
@@ -157,7 +182,7 @@ def _encoder(name: str, tokenizer: Tokenizer) -> Encode | str:
     except ImportError:
         return NOT_INSTALLED
     except Exception:  # a guest says no in its own way, such as `tokenizers` in a bare Exception
-        if name == OURS:
+        if name in (OURS, COMPILED):
             raise
         return REFUSES
 

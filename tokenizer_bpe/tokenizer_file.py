@@ -5,8 +5,8 @@
 - .tiktoken: a token in base64 and its rank on each line.
 
 Hugging Face files write a token's bytes as printable characters ("Ġdog" for b" dog"); the table is
-in `byte_characters`. What this leaves out: every other kind of tokenizer (a ValueError says which
-part is foreign), and post-processors: we never add tokens that are not in the text.
+in `byte_characters`. What this leaves out: every other kind of tokenizer; a ValueError says which
+part is foreign, see `foreign_parts`.
 """
 
 import base64
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lm_core.artifact_paths import atomic_file
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END, MESSAGE_START
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
+from tokenizer_bpe.foreign_parts import added_token_ids, adds_no_ids, pattern_of, refuse
 from tokenizer_bpe.input_checks import check_merges
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
 
@@ -161,7 +162,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         found = model.get("type") if isinstance(model, dict) else None
         raise ValueError(f"{path}: the model is {found!r}, expected 'BPE'; we read no other kind")
     _refuse_foreign_parts(path, content, model)
-    added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+    added = added_token_ids(path, content.get("added_tokens") or [], model["vocab"])
     vocab = {
         token_id: from_printable(text, f"{path}: vocab")
         for text, token_id in model["vocab"].items()
@@ -176,7 +177,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         left, right = (from_printable(part, f"{path}: merge {number}") for part in parts)
         merges.append((left, right))
     check_merges(vocab, merges, str(path), lambda index: f"{path}: merge {index + 1}")
-    pattern = _pattern_of(path, content.get("pre_tokenizer"))
+    pattern = pattern_of(path, content.get("pre_tokenizer"))
     return Vocabulary(vocab, merges, sorted(added, key=added.__getitem__), pattern)
 
 
@@ -191,32 +192,8 @@ def _refuse_foreign_parts(path: Path, content: dict[str, Any], model: dict[str, 
         if model.get(name)
     ]
     foreign += ["normalizer"] if content.get("normalizer") else []
-    for token in content.get("added_tokens") or []:
-        foreign += [
-            f"added token {token['content']!r}: {name}"
-            for name in ("single_word", "lstrip", "rstrip")
-            if token.get(name)
-        ]
-    if foreign:
-        raise ValueError(f"{path}: has {foreign[0]}, which plain byte-level BPE has not")
-
-
-def _pattern_of(path: Path, pre_tokenizer: dict[str, Any] | None) -> str:
-    steps = [pre_tokenizer] if pre_tokenizer else []
-    if pre_tokenizer and pre_tokenizer["type"] == "Sequence":
-        steps = pre_tokenizer["pretokenizers"]
-    *before, last = steps or [{"type": None}]
-    if last["type"] == "ByteLevel" and not last["add_prefix_space"]:
-        if not before and last.get("use_regex", True):
-            return GPT2_PATTERN
-        if len(before) == 1 and before[0]["type"] == "Split" and not last.get("use_regex", True):
-            split = before[0]
-            if split["behavior"] == "Isolated" and "Regex" in split["pattern"]:
-                return split["pattern"]["Regex"]
-    raise ValueError(
-        f"{path}: the pre-tokenizer is {[step['type'] for step in steps]}; expected ByteLevel, or "
-        "one Split by a pattern and ByteLevel, without a prefix space"
-    )
+    foreign += [] if adds_no_ids(content.get("post_processor")) else ["post_processor"]
+    refuse(path, foreign)
 
 
 def tokenizer_hash(path: Path) -> str:
@@ -274,10 +251,10 @@ def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
         vocab[token_id] = from_printable(text, str(vocab_path)) if printable else text.encode()
     merges, line_numbers = [], []
     for number, line in enumerate(_read_text(merges_path).split("\n"), 1):
-        where = f"{merges_path}, line {number}"
+        where, line = f"{merges_path}, line {number}", line.removesuffix("\r")
         if (number == 1 and line.startswith("#version")) or not line:
             continue
-        parts = line.rstrip("\r").split(" ")
+        parts = line.split(" ")
         if len(parts) != 2:
             raise ValueError(f"{where}: {line!r}, expected two tokens with a space between them")
         merges.append((from_printable(parts[0], where), from_printable(parts[1], where)))

@@ -101,7 +101,9 @@ def test_gpt2_files_with_other_special_tokens(implementation, a1, tmp_path):
 def test_merge_lines_as_editors_leave_them(implementation, a1, tmp_path):
     merges = [(b"#", b"#"), (b"\xc2", b"\x85"), (b"\x1c", b"a"), (b" ", b"a")]
     lines = [f"{printable(left)} {printable(right)}\r" for left, right in merges]
-    paths = write_gpt2_files(tmp_path, a1.vocabulary(merges, []), merges, (), [*lines, "", ""])
+    paths = write_gpt2_files(
+        tmp_path, a1.vocabulary(merges, []), merges, (), ["\r", *lines, "", "\r"]
+    )
     tokenizer = implementation(TOKENIZER).Tokenizer.from_files(*paths)
     a1.expect(
         list(tokenizer.merges),

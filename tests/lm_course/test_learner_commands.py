@@ -107,6 +107,13 @@ def test_hints_come_one_after_the_other_and_are_remembered(toy_course, lm) -> No
     assert '"t1.2" = { passed = 0, checks = 0, hints = 3 }' in files(toy_course)["progress.toml"]
 
 
+def test_a_hint_is_printed_as_it_is_written(toy_course, lm) -> None:
+    """Neither markup nor the name of an emoji: both are Python, too."""
+    text = toy_course.ASSIGNMENT.replace("first nudge", "pairs[bold] of d[:key:] is [/bold] 12")
+    toy_course.write("assignments/t1/assignment.toml", text)
+    assert "hint 1 of 3\n  pairs[bold] of d[:key:] is [/bold] 12\n" in lm("hint", "t1.2")
+
+
 def test_progress_over_all_assignments(toy_course, lm) -> None:
     text = toy_course.ASSIGNMENT.replace("t1", "t2").replace("Counting", "Later")
     toy_course.write("assignments/t2/assignment.toml", text)
@@ -131,6 +138,7 @@ def test_progress_over_all_assignments(toy_course, lm) -> None:
         (["t1"], []),
         (["t1", "t1.3"], ["--task=t1.3"]),
         (["t1.3", "t1.2"], ["--task=t1.3", "--task=t1.2"]),
+        (["t1", "2", "t1.3"], ["--task=t1.2", "--task=t1.3"]),
     ],
 )
 def test_check_runs_pytest_and_ends_as_it_ends(
@@ -189,6 +197,9 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
         (["start", "t9"], "t9: no such assignment; there are: t1"),
         (["check", "t9"], "t9: no such assignment"),
         (["check", "t1", "t1.9"], "t1.9: no such task; t1 has t1.1"),
+        (["check", "t1", "9"], "t1.9: no such task; t1 has t1.1"),
+        (["check", "t1.2", "3"], "t1.2.3: no such task; t1 has t1.1"),
+        (["check", "2"], "2: no such assignment; there are: t1"),
         (["check", "t1", "t2.1"], "t1 and t2: check one assignment at a time"),
         (["hint", "t1"], "t1: expected a task, for example t1.1"),
         (["hint", "t1.9"], "t1.9: no such task"),

@@ -201,7 +201,8 @@ def test_compare_prints_figures_of_each(lm, folder: Path, monkeypatch) -> None:
         tokenizer_comparison,
         "encoding_speeds",
         lambda tokenizers, *rest: [
-            {"ours": 6.0, "tiktoken": 24.0, "tokenizers": "not installed"} for _ in tokenizers
+            {"ours": 6.0, "compiled": compiled, "tiktoken": 24.0, "tokenizers": "not installed"}
+            for _, compiled in zip(tokenizers, [60.0, "not compiled"], strict=True)
         ],
     )
     for columns in (60, 80):
@@ -211,7 +212,10 @@ def test_compare_prints_figures_of_each(lm, folder: Path, monkeypatch) -> None:
     assert ["demo", "262", "3.75"] in rows
     assert ["ranks.tiktoken", "261", "3.75"] in rows
     assert ["tokens", "per", "word", *SENTENCES] in rows
-    assert ["demo", "6.00", "24.00", "(0.25×)", "not", "installed"] in rows
+    assert ["encoding,", "MB/s", "lesson", "compiled", "tiktoken", "tokenizers"] in rows
+    assert ["demo", "6.00", "60.00", "24.00", "(0.25×)", "not", "installed"] in rows
+    own = ["ranks.tiktoken", "6.00", "not", "compiled", "24.00", "(0.25×)", "not", "installed"]
+    assert own in rows
     text = " ".join(printed.split())
     assert "Bytes per token and speed: 600 bytes of text.txt." in text
     assert "Seconds are of this machine, now: the median of 5 runs" in text
@@ -223,7 +227,7 @@ def test_compare_measures(lm, monkeypatch) -> None:
     printed = lm("compare")
     assert "800 bytes of Python's standard library" in " ".join(printed.split())
     assert re.search(r"^runs/demo +262 +\d\.\d\d *$", printed, flags=re.MULTILINE)
-    speeds = r"^runs/demo +[\d.]+ +[\d.]+ \([\d.]+×\) +[\d.]+ \([\d.]+×\)$"
+    speeds = r"^runs/demo +[\d.]+ +[\d.]+ +[\d.]+ \([\d.]+×\) +[\d.]+ \([\d.]+×\)$"
     assert re.search(speeds, printed, flags=re.MULTILINE), printed
 
 

@@ -15,17 +15,21 @@ from tokenizer_bpe.pretokenization import (
     GPT2_PATTERN,
     GPT4_PATTERN,
     SPACE_RUNS,
+    ascii_pattern,
     count_words,
+    digit_limit,
     find_document_boundaries,
+    gpt4_pattern,
     pretokenize,
     split_special_tokens,
     text_blocks,
 )
 
 END = "<|endoftext|>"
-both_patterns = pytest.mark.parametrize("pattern", [GPT2_PATTERN, GPT4_PATTERN])
+PATTERNS = {"gpt2": GPT2_PATTERN} | {f"gpt4_{n}": gpt4_pattern(n) for n in (0, 1, 2, 3, 4, 12)}
+every_pattern = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 # Made of the characters on which the patterns decide.
-awkward_text = st.text("aZ09'sltrve.!_ \n\r\t\x1c\x85\xa0\u3000é漢٣\U0001f600", max_size=60)
+awkward_text = st.text("aZ090123'sltrve.!_ \n\r\t\x1c\x85\xa0\u3000é漢٣½\U0001f600", max_size=60)
 ascii_text = st.text(st.characters(max_codepoint=127), max_size=60)
 
 
@@ -41,7 +45,7 @@ def test_gpt4_words_hold_three_digits_at_most_and_end_at_a_newline():
     ]
 
 
-@both_patterns
+@every_pattern
 @given(text=st.one_of(awkward_text, ascii_text))
 def test_words_are_those_of_the_regex_module_and_join_to_the_text(pattern, text):
     words = pretokenize(text, pattern)
@@ -49,7 +53,7 @@ def test_words_are_those_of_the_regex_module_and_join_to_the_text(pattern, text)
     assert "".join(words) == text
 
 
-@both_patterns
+@every_pattern
 @given(text=awkward_text, size=st.integers(1, 20))
 def test_blocks_have_the_words_of_the_text(pattern, text, size):
     blocks = list(text_blocks(text, pattern, size))
@@ -58,8 +62,33 @@ def test_blocks_have_the_words_of_the_text(pattern, text, size):
     )
 
 
-def test_long_text_is_cut_into_short_blocks():
-    assert max(map(len, text_blocks("some words " * 1000, GPT2_PATTERN, 100))) < 120
+@every_pattern
+def test_long_text_is_cut_into_short_blocks(pattern):
+    """Also where a word may hold any number of digits."""
+    text = "some words, 1234567 of them\n" * 400
+    assert max(map(len, text_blocks(text, pattern, 100))) < 120
+    assert list(text_blocks(text, r"\w+|\W", 100)) == [text]
+
+
+@every_pattern
+def test_ascii_text_needs_no_unicode(pattern, monkeypatch):
+    """`regex` is half as fast as `re`: neither blocks nor words of ASCII text go there."""
+    text = "It's 12345 o'CLOCK.\r\n\r\n  x\x1c_9 "
+    expected = regex.findall(pattern, text)
+    monkeypatch.setattr(pretokenization, "regex", None)
+    assert pretokenize(text, pattern) == expected
+
+
+def test_the_limit_of_digits_of_a_pattern():
+    assert [digit_limit(gpt4_pattern(n)) for n in (0, 1, 2, 3, 10, 999)] == [0, 1, 2, 3, 10, 999]
+    for own in (
+        GPT2_PATTERN,
+        r"\p{N}{1,3}|.",
+        GPT4_PATTERN + "|x",
+        GPT4_PATTERN.replace("3", "03"),
+    ):
+        assert digit_limit(own) is None
+        assert (ascii_pattern(own) is None) == (own != GPT2_PATTERN)
 
 
 @given(text=awkward_text)

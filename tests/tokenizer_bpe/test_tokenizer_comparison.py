@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lm_core.stand_ins import STAND_INS_VARIABLE
 from tokenizer_bpe import tokenizer_comparison as comparison
+from tokenizer_bpe.compiled import tokenizer as compiled_tokenizer
+from tokenizer_bpe.compiled import word_boundaries, word_merging, word_table
 from tokenizer_bpe.merge_training import train_bpe
 from tokenizer_bpe.pretokenization import GPT4_PATTERN
 from tokenizer_bpe.sample_sentences import NUM_WORDS, SENTENCES
@@ -70,9 +73,9 @@ def test_the_peers_give_our_ids_and_have_a_speed() -> None:
         vocab, merges = train_bpe(Path(__file__), 400, [END], pattern)
         tokenizer = Tokenizer(vocab, merges, [END], pattern)
         (figures,) = comparison.compare_tokenizers([("t", tokenizer)], text, rounds=2)
-        for name in ("ours", *PEERS):
+        for name in ("ours", "compiled", *PEERS):
             assert isinstance(figures.speeds[name], float), (name, figures.speeds)
-        for name in PEERS:
+        for name in ("compiled", *PEERS):
             assert comparison.ENCODERS[name](tokenizer)(text) == tokenizer.encode(text)
 
 
@@ -100,7 +103,7 @@ def test_a_peer_that_is_not_installed(only_bytes, monkeypatch, name: str) -> Non
     monkeypatch.setitem(sys.modules, name, None)  # an import of it then fails
     (speeds,) = comparison.encoding_speeds([only_bytes], "a b", 2, count().__next__)
     assert speeds[name] == comparison.NOT_INSTALLED
-    assert sum(isinstance(speed, float) for speed in speeds.values()) == 2
+    assert sum(isinstance(speed, float) for speed in speeds.values()) == 3
 
 
 def test_a_peer_that_refuses_a_pattern() -> None:
@@ -116,11 +119,49 @@ def test_a_peer_that_gives_other_ids_has_no_speed(fake_encoders, only_bytes, mon
     assert speeds == {"ours": speeds["ours"], "theirs": comparison.OTHER_IDS}
 
 
-def test_an_error_of_ours_is_not_hidden(only_bytes, monkeypatch) -> None:
+def test_the_compiled_encoder_has_compiled_and_has_met_no_word(only_bytes) -> None:
+    """Neither is a matter of the text: what counts is one cold encoder."""
+    encode = comparison.compiled_encoder(only_bytes)
+    assert encode.__self__._idle == []
+    assert isinstance(encode.__self__, compiled_tokenizer.Tokenizer)
+    before = {name: len(kernel.signatures) for name, kernel in kernels_of_compiled_code()}
+    text = f"it's {END} {'w' * 500}  12\n漢"
+    assert encode(text) == only_bytes.encode(text)
+    assert before == {name: len(kernel.signatures) for name, kernel in kernels_of_compiled_code()}
+
+
+def kernels_of_compiled_code():
+    return [
+        (f"{module.__name__}.{name}", each)
+        for module in (compiled_tokenizer, word_boundaries, word_merging, word_table)
+        for name, each in vars(module).items()
+        if hasattr(each, "signatures")
+    ]
+
+
+def test_a_pattern_or_code_of_ones_own_is_not_compiled(only_bytes, monkeypatch, tmp_path) -> None:
+    own = Tokenizer(BYTES, [], pattern=r"\w+|\W")
+    (speeds,) = comparison.encoding_speeds([own], "a b", 2, count().__next__)
+    assert speeds["compiled"] == comparison.NOT_COMPILED
+    assert isinstance(speeds["ours"], float)
+    (tmp_path / "tokenizer_bpe").mkdir()
+    (tmp_path / "tokenizer_bpe" / "tokenizer.py").touch()
+    monkeypatch.setenv(STAND_INS_VARIABLE, str(tmp_path))
+    assert comparison.compiled_encoder(only_bytes) == comparison.NOT_COMPILED
+
+
+def test_without_numba(only_bytes, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizer_bpe.compiled.tokenizer", None)
+    (speeds,) = comparison.encoding_speeds([only_bytes], "a b", 2, count().__next__)
+    assert speeds["compiled"] == comparison.NOT_INSTALLED
+
+
+@pytest.mark.parametrize("name", [comparison.OURS, comparison.COMPILED])
+def test_an_error_of_ours_is_not_hidden(only_bytes, monkeypatch, name: str) -> None:
     def broken(tokenizer: Tokenizer):
         raise RuntimeError("ours")
 
-    monkeypatch.setitem(comparison.ENCODERS, comparison.OURS, broken)
+    monkeypatch.setitem(comparison.ENCODERS, name, broken)
     with pytest.raises(RuntimeError, match="ours"):
         comparison.encoding_speeds([only_bytes], "a", 1, count().__next__)
 

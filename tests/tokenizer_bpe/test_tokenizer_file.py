@@ -238,11 +238,8 @@ def changed_json(pairs, change):
     [
         (lambda c: c["model"].update(type="WordPiece"), "the model is 'WordPiece', expected 'BPE'"),
         (lambda c: c.pop("model"), "the model is None"),
-        (lambda c: c.update(normalizer={"type": "NFC"}), "has normalizer"),
         (lambda c: c["model"].update(byte_fallback=True), "has model.byte_fallback"),
-        (lambda c: c["added_tokens"][0].update(lstrip=True), "endoftext.*lstrip"),
-        (lambda c: c["pre_tokenizer"].update(add_prefix_space=True), "pre-tokenizer is"),
-        (lambda c: c.update(pre_tokenizer=None), "pre-tokenizer is"),
+        (lambda c: c["model"].update(unk_token="!"), "has model.unk_token"),
         (lambda c: c["model"]["merges"].pop(0), "merge .* but no earlier merge makes"),
         (lambda c: c["model"]["merges"].append(["a"]), "expected two tokens"),
         (lambda c: c["model"]["vocab"].pop("!"), "no token for byte 0x21"),
@@ -270,12 +267,24 @@ def test_a_file_that_is_no_tokenizer_json(content, message, tmp_path):
         Tokenizer.from_hugging_face(path)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_empty_lines_are_skipped_whatever_the_line_end(end, tmp_path):
+    table = byte_characters()
+    vocab = {table[byte]: byte for byte in range(256)} | {"ab": 256, "abc": 257}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    merges = end.join(["#version: 0.2", "", "a b", "", "ab c", "", ""])
+    (tmp_path / "merges.txt").write_bytes(merges.encode())
+    tokenizer = Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    assert tokenizer.merges == [(b"a", b"b"), (b"ab", b"c")]
+
+
 @pytest.mark.parametrize(
     ("merges", "message"),
     [
         ("#version: 0.2\na b\nx y\n", "merges.txt, line 3 makes b'xy', which .*vocab.json lacks"),
         ("a b\n\nabc d\n", "merges.txt, line 3 joins b'abc' and b'd', but no earlier merge"),
         ("a b c\n", "line 1: 'a b c', expected two tokens"),
+        ("a b\r\n\r\na\r\n", "line 3: 'a', expected two tokens"),
     ],
 )
 def test_the_line_of_a_wrong_merge_is_named(merges, message, tmp_path):

@@ -100,7 +100,9 @@ def train_bpe_from_counts(
     special_tokens: Sequence[str],
     on_merge: Callable[[int], None] | None = None,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """As the lesson's `train_bpe_from_counts`; `on_merge` is called every REPORT_EVERY merges."""
+    """As the lesson's `train_bpe_from_counts`; `on_merge` is called at least every REPORT_EVERY
+    merges, with ascending numbers.
+    """
     encoded = [word.encode() for word in counts]
     starts = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(word) for word in encoded], out=starts[1:])
@@ -147,14 +149,15 @@ def _merged_pairs(
     heapify(queue, table.keys, tokens)
     merged = np.empty((num_merges, 2), dtype=np.int32)
     visited = np.empty(size, dtype=np.int32)
-    done = 0
+    done = reported = 0
     while done < num_merges:
         until = min(done + REPORT_EVERY, num_merges)
         done, wants_pairs, wants_bytes = _merge_until(
             until, done, indexed, table, places, queue, tokens, merged, visited
         )
-        if on_merge is not None:
+        if on_merge is not None and done > reported:  # not if room is wanted at once
             on_merge(done)
+            reported = done
         if wants_bytes:
             tokens = tokens.with_room(wants_bytes)
         elif wants_pairs:

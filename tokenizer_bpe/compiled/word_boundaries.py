@@ -14,7 +14,7 @@ import numpy as np
 import regex
 
 from tokenizer_bpe.compiled.kernel_cache import inlined, kernel
-from tokenizer_bpe.pretokenization import GPT2_PATTERN, gpt4_pattern
+from tokenizer_bpe.pretokenization import GPT2_PATTERN, digit_limit
 
 OTHER, LETTER, NUMBER, SPACE = range(4)
 WHOLE_SPAN = -2  # a span is a word
@@ -24,11 +24,9 @@ _APOSTROPHE, _BLANK, _NEWLINE, _RETURN = 0x27, 0x20, 0x0A, 0x0D
 _LONG_S = 0x17F  # "ſ": an s to a pattern that ignores case
 
 
-@cache
 def word_rule(pattern: str) -> int | None:
     """The number by which the functions below know a pattern; None for one that they do not."""
-    rules = {GPT2_PATTERN: GPT2_RULE} | {gpt4_pattern(digits): digits for digits in range(10)}
-    return rules.get(pattern)
+    return GPT2_RULE if pattern == GPT2_PATTERN else digit_limit(pattern)
 
 
 @cache

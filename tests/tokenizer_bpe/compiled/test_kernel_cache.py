@@ -1,5 +1,11 @@
-"""Compiled code is kept per state of the sources, and in a place where one may write."""
+"""Compiled code is kept per state of the sources, and in a place where one may write;
+older states go.
+"""
 
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -41,3 +47,70 @@ def test_numba_keeps_the_code_there_and_its_setting_as_it_was(package):
     assert double(4) == 8
     assert before == numba.config.CACHE_DIR
     assert list(kernel_cache.cache_folder().rglob("*.nbi"))
+
+
+def older_folders(package, ages):
+    """Folders of older sources, by the hours since their last use."""
+    folders = {}
+    for hours in ages:
+        folders[hours] = package / "__pycache__" / f"kernels-{hours}"
+        (folders[hours] / "inner").mkdir(parents=True, exist_ok=True)
+        (folders[hours] / "inner" / "code.nbc").write_bytes(b"code")
+        os.utime(folders[hours], (time.time() - 3600 * hours,) * 2)
+    return folders
+
+
+def test_folders_of_older_sources_go_but_for_the_last_used(package):
+    folders = older_folders(package, [3, 1, 4, 2])
+    (package / "__pycache__" / "module.pyc").touch()
+    (package / "__pycache__" / "removed-kernels-9" / "inner").mkdir(parents=True)  # killed there
+    (package / "__pycache__" / "kernels-gone").symlink_to("nowhere")  # as if just removed
+    new = kernel_cache.cache_folder()
+    left = {path for path in (package / "__pycache__").iterdir() if path.exists()}
+    assert left == {new, folders[1], package / "__pycache__" / "module.pyc"}
+
+
+def test_a_folder_in_use_stays(package):
+    """By use, not by age: that of the present sources, though the oldest, is the last used one."""
+    present = kernel_cache.cache_folder()
+    os.utime(present, (1, 1))
+    kernel_cache.cache_folder.cache_clear()
+    assert kernel_cache.cache_folder() == present
+    assert present.stat().st_mtime > time.time() - 60
+    folders = older_folders(package, [2, 1, 0.1, 0.01])
+    (package / "word_table.py").write_text("x = 2\n")
+    kernel_cache.cache_folder.cache_clear()
+    new = kernel_cache.cache_folder()
+    left = set((package / "__pycache__").iterdir())
+    assert left == {new, present, folders[0.1], folders[0.01]}
+
+
+def test_several_processes_may_remove_at_once(package):
+    parent = package / "__pycache__"
+    for _ in range(5):
+        older_folders(package, range(1, 60))
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(kernel_cache._remove_older, [parent] * 4))
+        assert sorted(path.name for path in parent.iterdir()) == ["kernels-1", "kernels-2"]
+
+
+@pytest.mark.parametrize("gone", ["", "*/*.nbc", "*/*.nbi"], ids=["all", "code", "index"])
+def test_who_runs_on_older_sources_compiles_again(package, gone):
+    """Its folder goes after it was made, or between the index and the code that it names."""
+    made = kernel_cache.kernel(lambda x: x + x)
+    assert made(4) == 8
+    folder = kernel_cache.cache_folder()
+    running = kernel_cache.kernel(lambda x: x * x)
+    again = kernel_cache.kernel(made.py_func)
+    if gone:
+        for path in folder.glob(gone):
+            path.unlink()
+    else:
+        shutil.rmtree(folder)
+    assert (again(4), running(4), made(0.5)) == (8, 16, 1.0)
+    assert list(folder.rglob("*.nbc"))
+
+
+def test_a_place_that_cannot_be_written_is_numbas_to_complain_of(package, monkeypatch):
+    (package / "__pycache__").touch()  # no folder can be made in a file
+    kernel_cache.cache_folder()

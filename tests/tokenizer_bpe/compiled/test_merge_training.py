@@ -2,6 +2,7 @@
 
 import argparse
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,20 @@ def test_on_merge_is_told_how_many_merges_are_made(monkeypatch):
     seen.clear()
     train_bpe_from_counts({"abcdefghijk": 1}, 256, [], on_merge=seen.append)
     assert seen == []
+
+
+@pytest.mark.parametrize("first_pairs", [1, 2, 3, 1 << 10])
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_on_merge_is_told_ascending_numbers(monkeypatch, first_pairs, every):
+    """Also where room has to be made before a merge, and where no pair is left after a report."""
+    monkeypatch.setattr(merge_training, "REPORT_EVERY", every)
+    monkeypatch.setattr(merge_training, "_FIRST_PAIRS", first_pairs)
+    seen = []
+    train_bpe_from_counts({"abcdefghijk": 1, "a" * 40: 1}, 400, [], on_merge=seen.append)
+    assert seen[0] > 0
+    assert all(0 < later - sooner <= every for sooner, later in pairwise(seen))
+    merges = train_bpe_from_counts({"abcdefghijk": 1, "a" * 40: 1}, 400, [])[1]
+    assert seen[-1] == len(merges) < 400 - 256
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import argparse
 import random
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,54 @@ def test_long_words(twins, size, letters):
     word = "".join(choose.choices(letters.replace(".", "r"), k=size))
     text = f"{word} {word[:200]}\n{word[:97]}é {word}{END}{word}"
     assert_same_array(ours.encode_to_array(text), theirs.encode_to_array(text))
+
+
+def merged_in_rounds(word, merges):
+    """The definition: of the pairs that stand anywhere in the word, the one of the earliest rank is
+    merged at all its places, from left to right; and again, until no pair can be merged.
+    """
+    tokens = [bytes([byte]) for byte in word]
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    while fitting := [pair for pair in pairwise(tokens) if pair in ranks]:
+        left, right = min(fitting, key=ranks.__getitem__)
+        merged, place = [], 0
+        while place < len(tokens):
+            size = 2 if tokens[place : place + 2] == [left, right] else 1
+            merged.append(b"".join(tokens[place : place + size]))
+            place += size
+        tokens = merged
+    return tokens
+
+
+@st.composite
+def hand_made_merges(draw, letters):
+    """No trainer makes them in this order: a token is made in two ways, and a pair that holds it
+    may stand between the two.
+    """
+    tokens, merges = [bytes([letter]) for letter in letters], []
+    for _ in range(draw(st.integers(1, 30))):
+        pair = draw(st.sampled_from(tokens)), draw(st.sampled_from(tokens))
+        if len(b"".join(pair)) <= 12:  # longer ones hardly ever occur
+            merges.append(pair)
+            tokens += [] if b"".join(pair) in tokens else [b"".join(pair)]
+    return merges
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), letters=st.sampled_from([b"ab", b"abc"]), seed=st.integers(0, 1 << 30))
+def test_hand_made_merges_of_long_words(data, letters, seed):
+    """Longer than LONG_WORD of the compiled code, and shorter and longer than the lesson's."""
+    merges = data.draw(hand_made_merges(letters))
+    size = data.draw(st.one_of(st.integers(100, 900), st.sampled_from([LONG_WORD, 400, 401])))
+    word = bytes(random.Random(seed).choices(letters, k=size))
+    made = dict.fromkeys(left + right for left, right in merges)
+    vocab = dict(enumerate([*(bytes([byte]) for byte in range(256)), *made]))
+    expected = merged_in_rounds(word, merges)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_module, "CACHED_WORDS", 1 << 8)  # 1.6 s in place of 8
+        for kind in (lesson.Tokenizer, Tokenizer):
+            ids = kind(vocab, merges).encode(word.decode())
+            assert [vocab[token_id] for token_id in ids] == expected, kind
 
 
 def test_overlapping_special_tokens(twins):
