@@ -16,8 +16,9 @@ from transformer_lm.flash_attention_backward import key_gradient_kernel, query_g
 from transformer_lm.flash_attention_forward import INTERPRETED, forward_kernel
 
 SHORTEST_WORTH_TUNING = 256  # rows; a shorter call takes what fits first
-# For wide heads in float32 or a GPU with little shared memory; tried only if nothing else fits.
-LAST_RESORTS = (32, 32, 4, 1), (16, 16, 4, 1)
+# For GPUs with little shared memory, and for float32: its products, kept whole, run outside of the
+# tensor units, and with tiles of 64 x 64 the compiler moves 8 KB a thread out of registers.
+SMALL_TILES = (32, 32, 4, 1), (16, 16, 4, 1)
 
 
 def tile_choices(*choices: tuple[int, int, int, int]) -> list[triton.Config]:
@@ -28,7 +29,7 @@ def tile_choices(*choices: tuple[int, int, int, int]) -> list[triton.Config]:
         return [triton.Config({"QUERY_TILE": 64, "KEY_TILE": 32})]
     return [
         triton.Config({"QUERY_TILE": queries, "KEY_TILE": keys}, num_warps=warps, num_stages=stages)
-        for queries, keys, warps, stages in (*choices, *LAST_RESORTS)
+        for queries, keys, warps, stages in (*choices, *SMALL_TILES)
     ]
 
 
@@ -44,13 +45,14 @@ def shared_bytes(config: triton.Config, row_bytes: int) -> int:
 def tiles_that_fit(
     configs: list[triton.Config], arguments: dict[str, Any], **constants: Any
 ) -> list[triton.Config]:
-    """The choices that fit into the shared memory of a block, or else the first smaller one."""
+    """The choices that fit into the shared memory of a block, or else the smallest."""
     q = arguments["q"]
     limit = torch.cuda.get_device_properties(q.device).shared_memory_per_block_optin
     row_bytes = constants["BLOCK_D"] * q.element_size()
-    fitting = [config for config in configs if shared_bytes(config, row_bytes) <= limit]
-    resorts = configs[-len(LAST_RESORTS) :]
-    fitting = [config for config in fitting if config not in resorts] or fitting or resorts[-1:]
+    small = configs[-len(SMALL_TILES) :]
+    tried = small if q.dtype == torch.float32 else configs[: -len(SMALL_TILES)]
+    fitting = [config for config in tried if shared_bytes(config, row_bytes) <= limit]
+    fitting = fitting or small[-1:]
     return fitting if arguments["length_class"] > SHORTEST_WORTH_TUNING else fitting[:1]
 
 
