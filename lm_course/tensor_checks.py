@@ -29,7 +29,7 @@ def check_tensor(
     causes: Causes | None = None,
     *,
     dtype: torch.dtype | None = torch.float32,
-    rtol: float = 1e-5,
+    rtol: float | Tensor = 1e-5,
     atol: float = 1e-6,
 ) -> None:
     """Fail unless `got` is a tensor of this dtype and shape, and all its values are close.
@@ -41,7 +41,7 @@ def check_tensor(
         causes: likely cause -> the wrong tensor that this mistake gives, or a test of `got`. One
             that is as good as right is never named.
         dtype: that the result must have; None for any.
-        rtol, atol: as in `check_close`.
+        rtol, atol: as in `check_close`; rtol may also be one for each value (`one_rounding`).
     """
     if got is None:
         raise GradedFailure(f"{what} is None: a `return` is missing")
@@ -53,7 +53,8 @@ def check_tensor(
         for cause, test in (causes or {}).items()
     ]
     try:
-        check_close(got, right, atol, rtol, what, likely)
+        each = rtol.numpy() if isinstance(rtol, Tensor) else rtol
+        check_close(got, right, atol, each, what, likely)
     except GradedFailure as failure:
         raise GradedFailure(_with_values(str(failure), got, right)) from None
     check_true(
@@ -62,8 +63,21 @@ def check_tensor(
     )
 
 
+def one_rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest relative error of each value if it is rounded to `dtype` once: half of its last
+    place, and 2 % for sums in float32 before that.
+    """
+    exact = exact.detach().double().abs()
+    size = torch.exp2(torch.floor(torch.log2(exact)))  # the power of two at or below it
+    return torch.where(exact > 0, 0.51 * torch.finfo(dtype).eps * size / exact, 0.0)
+
+
 def _is_that(
-    test: Tensor | Callable[[Tensor], bool], got: Tensor, right: Tensor, rtol: float, atol: float
+    test: Tensor | Callable[[Tensor], bool],
+    got: Tensor,
+    right: Tensor,
+    rtol: float | Tensor,
+    atol: float,
 ) -> bool:
     if not isinstance(test, Tensor):
         return bool(test(got))
@@ -72,7 +86,8 @@ def _is_that(
     def near(x: Tensor) -> bool:
         if x.shape != wrong.shape:
             return False
-        return torch.allclose(x.double(), wrong, rtol=rtol, atol=atol, equal_nan=True)
+        apart = (x.double() - wrong).abs() > atol + rtol * wrong.abs()
+        return not bool((apart | (x.isnan() != wrong.isnan())).any())
 
     return near(got) and not near(right)
 

@@ -7,10 +7,9 @@ import torch
 from torch.nn import functional
 
 from lm_course.graded_checks import check_true
-from lm_course.tensor_checks import TensorCounter
+from lm_course.tensor_checks import TensorCounter, one_rounding
 
 MODULE = "transformer_lm.layers"
-ONE_ROUNDING = 2**-8 * 1.02  # relative, of a bfloat16 with its 8 bits
 
 
 # a2.1
@@ -357,7 +356,15 @@ def test_norms_compute_in_float32(implementation, a2, name):
         ),
     }
     what = f"{name} of bfloat16, which must be right to one rounding,"
-    a2.check(layer(x), expected, what, causes, dtype=torch.bfloat16, rtol=ONE_ROUNDING, atol=1e-3)
+    a2.check(
+        layer(x),
+        expected,
+        what,
+        causes,
+        dtype=torch.bfloat16,
+        rtol=one_rounding(expected, torch.bfloat16),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.task("a2.4")

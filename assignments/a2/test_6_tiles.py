@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lm_course.graded_checks import check_raises, check_true
-from lm_course.tensor_checks import TensorCounter, saved_values
+from lm_course.tensor_checks import TensorCounter, one_rounding, saved_values
 
 MODULE = "transformer_lm.tiled_attention"
 
@@ -164,8 +164,8 @@ def test_sums_are_kept_in_float32(implementation, a2):
         )
     }
     what = "tiled_attention of bfloat16, which must be right to one rounding,"
-    tolerance = 2**-8 * 1.02
-    a2.check(got, expected, what, causes, dtype=torch.bfloat16, rtol=tolerance, atol=1e-4)
+    tolerance = one_rounding(expected, torch.bfloat16)
+    a2.check(got, expected, what, causes, dtype=torch.bfloat16, rtol=tolerance, atol=1e-5)
 
 
 @pytest.mark.task("a2.17")
