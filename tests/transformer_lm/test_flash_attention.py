@@ -16,13 +16,17 @@ import torch
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
+from triton.runtime import interpreter
+
+from transformer_lm import attention_cost
 from transformer_lm.flash_attention import (
     backward_operator,
     flash_attention,
     flash_attention_varlen,
     forward_operator,
 )
-from transformer_lm.tiled_attention import tiled_attention
+from transformer_lm.flash_attention_tiles import tuned_forward
+from transformer_lm.tiled_attention import VisibleKeys, tiled_attention
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = pytest.param(
@@ -282,6 +286,39 @@ def test_kernels_and_lesson_agree(device):
     lesson = tiled_attention(q, k, v, True, sliding_window=50)
     kernels = flash_attention(q, k, v, True, sliding_window=50)
     torch.testing.assert_close(kernels, lesson, atol=2e-6, rtol=0)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="counts in the interpreter")
+@pytest.mark.parametrize(
+    ("queries", "keys", "is_causal", "window"),
+    [(150, 150, True, None), (100, 150, False, None), (150, 150, True, 40)],
+)
+def test_kernels_move_the_bytes_that_are_counted(queries, keys, is_causal, window, monkeypatch):
+    builder, moved = interpreter.InterpreterBuilder, {"read": 0, "written": 0}
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def counting_load(self, pointers, mask, *others):
+        result = load(self, pointers, mask, *others)
+        moved["read"] += int(mask.data.sum()) * result.data.itemsize
+        return result
+
+    def counting_store(self, pointers, value, mask, *others):
+        moved["written"] += int(mask.data.sum()) * value.data.itemsize
+        return store(self, pointers, value, mask, *others)
+
+    q, k, v, grad = inputs(queries, keys, 1, 1, 16, torch.float32, "cpu")
+    settings = None, None, queries, keys, is_causal, window or 0
+    visible = VisibleKeys(queries, keys, is_causal, window)
+    shape = 16, *(tuned_forward.configs[0].kwargs[name] for name in ("QUERY_TILE", "KEY_TILE")), 4
+    monkeypatch.setattr(builder, "create_masked_load", counting_load)
+    monkeypatch.setattr(builder, "create_masked_store", counting_store)
+    o, lse = forward_operator(q, k, v, *settings)
+    forward = attention_cost.flash_forward(visible, *shape)
+    assert moved == {"read": forward.bytes_read, "written": forward.bytes_written}
+    moved.update(read=0, written=0)
+    backward_operator(grad, q, k, v, o, lse, *settings)
+    backward = attention_cost.flash_backward_in_two_kernels(visible, *shape)
+    assert moved == {"read": backward.bytes_read, "written": backward.bytes_written}
 
 
 @pytest.mark.slow
