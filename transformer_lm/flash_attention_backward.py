@@ -155,8 +155,7 @@ def key_gradient_kernel(
                 grad_tile = load_rows(grad_rows, rows, num_queries, grad_at[2], HEAD_DIM, BLOCK_D)
                 lse_tile = tl.load(lse + row_numbers + rows, rows < num_queries, other=0.0)
                 delta_tile = tl.load(delta + row_numbers + rows, rows < num_queries, other=0.0)
-                scores = product(k_tile, tl.trans(q_tile))
-                scores *= scale * LOG2_E
+                scores = product(k_tile, tl.trans(q_tile)) * (scale * LOG2_E)
                 if part != 1:
                     distance = num_keys - num_queries + rows[None, :] - k_rows[:, None]
                     allowed = visible(distance, k_rows[:, None] < num_keys, IS_CAUSAL, WINDOW)
@@ -164,8 +163,8 @@ def key_gradient_kernel(
                 weights = weights_again(scores, lse_tile[None, :])
                 sums = add_key_gradients(sums, weights, q_tile, grad_tile, v_tile, delta_tile)
     dk += matrix_of(dk_at, sequence, head, first_k)
-    dv += matrix_of(dv_at, sequence, head, first_k)
     store_rows(dk, k_rows, num_keys, dk_at[2], sums[0] * scale, HEAD_DIM, BLOCK_D)
+    dv += matrix_of(dv_at, sequence, head, first_k)
     store_rows(dv, k_rows, num_keys, dv_at[2], sums[1], HEAD_DIM, BLOCK_D)
 
 

@@ -164,11 +164,12 @@ def tiled_attention_backward(
     """
     q, k, v, o, lse = saved
     delta = torch.empty_like(lse)
+    # The tiles of keys all add to dq, so it keeps the wide type until the end.
+    dq = torch.empty_like(q, dtype=lse.dtype)
     for queries in tiles(visible.num_queries, query_tile):
         row_sums = (load_tile(grad, queries) * load_tile(o, queries)).sum(-1)
         store_tile(delta, queries, row_sums, dim=-1)
-    # All keys' tiles add to dq, so it keeps the wide type until the end.
-    dq = torch.zeros_like(q, dtype=lse.dtype)
+        store_tile(dq, queries, torch.zeros_like(row_sums)[..., None])
     dk, dv = torch.empty_like(k), torch.empty_like(v)
     for keys in tiles(visible.num_keys, key_tile):
         k_tile, v_tile = load_tile(k, keys), load_tile(v, keys)
