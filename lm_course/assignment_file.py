@@ -48,6 +48,8 @@ class Assignment(Settings):
     id: str
     title: str
     package: str  # the stage that the learner writes
+    # "module.name": stays in the stub, although nothing but the tasks' bodies uses it.
+    given: list[str] = pydantic.Field(default=[])
     tasks: list[Task] = pydantic.Field(alias="task", min_length=1)
 
     @pydantic.model_validator(mode="after")
@@ -60,6 +62,9 @@ class Assignment(Settings):
                 raise ValueError(f"task id {task_id!r} occurs twice")
         written = [(task.module, name) for task in self.tasks for name in task.functions]
         asked = [("answers.toml", key) for task in self.tasks for key in task.questions]
+        for name in self.given:
+            if name.partition(".")[0] not in [task.module for task in self.tasks]:
+                raise ValueError(f"given: {name} is in no module that has a task")
         for place, name in written + asked:
             if (written + asked).count((place, name)) > 1:
                 raise ValueError(f"{name} of {place} belongs to two tasks")

@@ -3,8 +3,9 @@
 Signatures, docstrings and comments stay as they are written; a task's body becomes
 `raise NotImplementedError("a1.3: write merge_pair")`. What only such bodies used (a private helper,
 a class, a constant) would give the solution away and goes as well, together with its comments and
-with the imports of it. Everything else in the module is given code. Nothing is copied by hand, so
-stubs cannot drift from the reference.
+with the imports of it; unless assignment.toml lists it under `given`, because writing it would
+teach nothing. Everything else in the module is given code. Nothing is copied by hand, so stubs
+cannot drift from the reference.
 
 The cut is in the text, at the lines that the syntax tree names. What this leaves out: names that
 are looked up by strings (getattr); a use that this file does not see is a use that is lost.
@@ -32,10 +33,14 @@ class Lesson:
     nodes: dict[str, Definition] = field(init=False)  # by name; methods as "Class.method"
     imported: dict[str, str] = field(default_factory=dict)  # local name -> "lesson.name"
     removed: set[str] = field(default_factory=set)
+    given: set[str] = field(default_factory=set)  # names that stay, whoever uses them
 
     def __post_init__(self) -> None:
         self.tree = ast.parse(self.source)
         self.nodes = dict(_definitions(self.tree))
+        for name in self.given:
+            if name not in self.nodes or name in self.tasks:
+                raise ValueError(f"given: {self.name}.py has no {name}, or it is to be written")
         for name, task in self.tasks.items():
             node = self.nodes.get(name)
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -65,7 +70,8 @@ def _lesson(assignment: Assignment, module: str, root: Path) -> Lesson:
         raise ValueError(f"{assignment.id}: {path} does not exist")
     tasks = [task for task in assignment.tasks if task.module == module]
     task_of = {name: task for task in tasks for name in task.functions}
-    return Lesson(module, path.read_text(encoding="utf-8"), task_of)
+    given = {name.partition(".")[2] for name in assignment.given if name.startswith(f"{module}.")}
+    return Lesson(module, path.read_text(encoding="utf-8"), task_of, given=given)
 
 
 # What goes: definitions that blanked bodies reach and that nothing else does.
@@ -106,8 +112,12 @@ def _sweep(lessons: list[Lesson], package: str, elsewhere: set[str]) -> None:
 
 
 def _is_interface(name: str, lesson: Lesson) -> bool:
-    """True for a task, a class that holds one, and methods that a user of the class may call."""
+    """True for a task, a class that holds one, what is given, and methods that a user of the class
+    may call.
+    """
     owner, _, short = name.rpartition(".")
+    if name in lesson.given or owner in lesson.given:
+        return True
     if name in lesson.tasks or any(task.startswith(f"{name}.") for task in lesson.tasks):
         return True
     return bool(owner) and (not short.startswith("_") or short.endswith("__"))

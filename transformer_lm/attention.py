@@ -2,29 +2,25 @@
 
 `scaled_dot_product_attention` is the formula, and builds the whole [queries, keys] table.
 `CausalSelfAttention` adds the projections, the heads, grouped query heads and rotary positions, and
-takes a faster way to the same formula where there is one. What this leaves out: our own tiled
-version, windows, and sequences of different lengths in one batch.
+takes a faster way to the same formula where there is one (transformer_lm/attention_backend.py).
+What this leaves out: sequences of different lengths in one batch.
 
 Vaswani et al., 2017, equation 1. Grouped query heads: Ainslie et al., 2023, section 2.2.
 """
 
 import math
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from transformer_lm.attention_backend import AttentionBackend, choose_backend
 from transformer_lm.layers import Linear, RMSNorm, softmax
 from transformer_lm.matmul_attention import matmul_attention
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
-
-AttentionBackend = Literal["auto", "eager", "matmul", "sdpa"]
-
-# Longest table of bfloat16 scores that `matmul` fills faster than `sdpa` on a CPU (measured; see
-# transformer_lm/matmul_attention.py).
-LONGEST_MATMUL = 512
+from transformer_lm.tiled_attention import tiled_attention
 
 
 class KeyValueCache(Protocol):
@@ -90,9 +86,9 @@ class CausalSelfAttention(nn.Module):
     Args:
         config: the model's shape.
         layer: this block's number, under which a cache stores its keys.
-        attention_backend: "eager" runs the formula above, "matmul" the same in fewer passes, "sdpa"
-            PyTorch's kernel, which never builds the table; "auto" takes the faster of the last
-            two. The same result to rounding; a test says so.
+        attention_backend: "eager" runs the formula above, "matmul" the same in fewer passes; "sdpa"
+            (PyTorch's), "tiled" (ours) and "triton" (ours, for GPUs) never build the table; "auto"
+            takes "matmul" or "sdpa". The same result to rounding; a test says so.
     """
 
     def __init__(
@@ -135,10 +131,6 @@ class CausalSelfAttention(nn.Module):
             q, k = rotary(q, positions), rotary(k, positions)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
-        group_size = self.num_heads // self.num_kv_heads
-        if group_size > 1:
-            k = k.repeat_interleave(group_size, dim=1)  # [batch, heads, keys, head_dim]
-            v = v.repeat_interleave(group_size, dim=1)
         attended = self._attend(q, k, v)
         return self.output(attended.transpose(1, 2).flatten(-2))  # heads joined: [.., d_model]
 
@@ -150,18 +142,24 @@ class CausalSelfAttention(nn.Module):
     def _attend(
         self,
         q: Float[Tensor, "batch heads queries head_dim"],
-        k: Float[Tensor, "batch heads keys head_dim"],
-        v: Float[Tensor, "batch heads keys head_dim"],
+        k: Float[Tensor, "batch kv_heads keys head_dim"],
+        v: Float[Tensor, "batch kv_heads keys head_dim"],
     ) -> Float[Tensor, "batch heads queries head_dim"]:
-        num_queries, num_keys = q.shape[-2], k.shape[-2]
         window = self.sliding_window
-        if window is not None and window >= num_keys:
+        if window is not None and window >= k.shape[-2]:
             window = None  # it reaches over all there is
-        backend = self.attention_backend
-        if backend == "auto":
-            short = num_queries == num_keys <= LONGEST_MATMUL
-            on_cpu_in_bfloat16 = q.device.type == "cpu" and v.dtype == torch.bfloat16
-            backend = "matmul" if short and on_cpu_in_bfloat16 else "sdpa"
+        backend = choose_backend(self.attention_backend, q, k)
+        if backend == "tiled":
+            return tiled_attention(q, k, v, is_causal=True, sliding_window=window)
+        if backend == "triton":
+            from transformer_lm.flash_attention import flash_attention  # Triton is on Linux only
+
+            return flash_attention(q, k, v, is_causal=True, sliding_window=window)
+        group_size = self.num_heads // self.num_kv_heads
+        if group_size > 1:
+            k = k.repeat_interleave(group_size, dim=1)  # [batch, heads, keys, head_dim]
+            v = v.repeat_interleave(group_size, dim=1)
+        num_queries, num_keys = q.shape[-2], k.shape[-2]
         if backend == "sdpa" and num_queries == num_keys and window is None:
             return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         # PyTorch's is_causal lines up the first query with the first key; with a cache it is the

@@ -102,6 +102,29 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tmp_path)
 
 
+def test_torch_runs_within_the_limits(bench: Bench) -> None:
+    """Forward, backward (which starts threads) and threads of its own need address space."""
+    import torch
+
+    def train_a_little() -> None:
+        torch.set_num_threads(2)
+        x = torch.ones(300, 300, requires_grad=True)
+        (x @ x).relu().sum().backward()
+        assert float(x.grad[0, 0]) == 600
+
+    def too_large() -> None:
+        torch.zeros(1 << 30)
+
+    def much_too_large() -> None:
+        torch.zeros(1 << 40).sum()
+
+    assert bench.run(train_a_little) == Outcome(PASSED)
+    if check_isolation.can_limit_memory():
+        for check in (too_large, much_too_large):
+            outcome = bench.run(check)
+            assert outcome.message == "your code asked for more memory than this check allows"
+
+
 def test_a_check_that_passes_and_one_that_fails(bench: Bench) -> None:
     assert bench.run(lambda: None) == Outcome(PASSED)
 

@@ -188,7 +188,7 @@ class Counter:
 '''
 
 
-def assignment_of(*tasks: tuple[str, str, int]) -> Assignment:
+def assignment_of(*tasks: tuple[str, str, int], given: tuple[str, ...] = ()) -> Assignment:
     """An assignment of (module, function, points)."""
     rest = {"title": "t", "minutes": 1, "section": "s", "hints": ["a", "b", "c"]}
     listed = [
@@ -196,7 +196,7 @@ def assignment_of(*tasks: tuple[str, str, int]) -> Assignment:
         for number, (module, name, points) in enumerate(tasks, 1)
     ]
     return Assignment.model_validate(
-        {"id": "t1", "title": "t", "package": "toy_stage", "task": listed}
+        {"id": "t1", "title": "t", "package": "toy_stage", "given": list(given), "task": listed}
     )
 
 
@@ -239,6 +239,27 @@ def test_a_name_of_another_module_is_another_name(lessons: Path, toy_course) -> 
     stubs = cut_stubs(assignment_of(("counting", "task", 1), ("words", "words", 1)), lessons)
     assert "LIMIT" not in stubs["counting"]
     assert stubs["words"].count("LIMIT") == 2
+
+
+def test_what_is_given_stays_with_all_that_it_uses(lessons: Path) -> None:
+    given = "counting._Queue", "words.solution"
+    assignment = assignment_of(("counting", "task", 1), ("words", "count_words", 1), given=given)
+    stubs = cut_stubs(assignment, lessons)
+    assert "class _Queue" in stubs["counting"]
+    assert "def push" in stubs["counting"]
+    assert "def _deeper" in stubs["counting"], "the given class uses it"
+    assert "def solution" in stubs["words"]
+
+
+@pytest.mark.parametrize("name", ["counting.no_such", "counting.task"])
+def test_given_names_that_cannot_be(lessons: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"given: counting\.py has no (no_such|task), or it is"):
+        cut_stubs(assignment_of(("counting", "task", 1), given=(name,)), lessons)
+
+
+def test_a_given_name_of_a_module_without_tasks() -> None:
+    with pytest.raises(ValueError, match=r"given: nowhere\.x is in no module that has a task"):
+        assignment_of(("counting", "task", 1), given=("nowhere.x",))
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_causal_mask_lines_up_the_last_query_with_the_last_key():
     ]
 
 
-@pytest.mark.parametrize("backend", ["auto", "eager", "matmul", "sdpa"])
+@pytest.mark.parametrize("backend", ["auto", "eager", "matmul", "tiled", "sdpa"])
 def test_every_backend_equals_the_definition_in_float64(backend):
     torch.manual_seed(0)
     layer = CausalSelfAttention(CONFIG, 0, backend)
@@ -119,7 +119,7 @@ def test_every_backend_equals_the_definition_in_float64(backend):
     )
 
 
-@pytest.mark.parametrize("backend", ["matmul", "sdpa"])
+@pytest.mark.parametrize("backend", ["matmul", "tiled", "sdpa"])
 def test_gradients_of_the_fast_backends_equal_the_lesson(backend):
     torch.manual_seed(0)
     x = torch.randn(2, 9, 24)
@@ -144,7 +144,7 @@ def test_auto_under_bfloat16_agrees_with_the_lesson():
     torch.testing.assert_close(result.double(), exact, atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("backend", ["auto", "eager", "matmul", "sdpa"])
+@pytest.mark.parametrize("backend", ["auto", "eager", "matmul", "tiled", "sdpa"])
 @pytest.mark.parametrize("pieces", [[1] * 9, [4, 5], [4, 1, 4], [8, 1]])
 def test_reading_in_pieces_through_a_cache_gives_the_same(backend, pieces):
     torch.manual_seed(0)

@@ -1,0 +1,263 @@
+"""a2.12 and a2.13: the block and the whole model."""
+
+import math
+
+import pytest
+import torch
+
+from lm_course.graded_checks import check_raises, check_true
+
+MODULE = "transformer_lm.language_model"
+SHAPES = {
+    "llama": {"num_kv_heads": 2, "tie_embeddings": False},
+    "tied": {"num_kv_heads": 1, "qk_norm": True, "tie_embeddings": True},
+    "gpt2": {"norm": "layernorm", "position": "learned", "mlp": "gelu", "biases": True},
+    "post-norm": {"norm_position": "post", "sliding_window": 3},
+    "no-norm": {"norm": "none", "position": "none"},
+}
+shapes = pytest.mark.parametrize("shape", SHAPES)
+
+
+def config_of(implementation, shape="llama", **changes):
+    values = {
+        "vocab_size": 23,
+        "context_length": 16,
+        "d_model": 12,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 4,
+        "head_dim": 4,
+        "d_ff": 20,
+        "rope_theta": 100.0,
+    }
+    values |= SHAPES[shape] | changes
+    return implementation("transformer_lm.model_config").ModelConfig(**values)
+
+
+def rotary_of(implementation, config):
+    if config.position != "rotary":
+        return None
+    module = implementation("transformer_lm.rotary_embedding")
+    return module.RotaryEmbedding(config.head_dim, config.context_length, config.rope_theta)
+
+
+def some_ids(*shape, vocab=23, seed=0):
+    return torch.randint(vocab, shape, generator=torch.Generator().manual_seed(seed))
+
+
+# a2.12
+
+
+@pytest.mark.task("a2.12")
+def test_block_whose_branches_give_nothing(implementation, a2):
+    config = config_of(implementation)
+    module = implementation(MODULE).TransformerBlock(config, 0)
+    a2.check_parameters(module, a2.block_shapes(config), "TransformerBlock")
+    with torch.no_grad():
+        module.attention.output.weight.zero_()
+        module.feed_forward.down.weight.zero_()
+    x = 5 * a2.random(2, 6, 12)
+    once = a2.rms_norm(x, torch.ones(12))
+    causes = {
+        a2.BLOCK_MISTAKES["norm in the stream"]: once,
+        "this is post-norm; config.norm_position is pre": a2.rms_norm(once, torch.ones(12)),
+        a2.BLOCK_MISTAKES["no residual"]: torch.zeros(2, 6, 12),
+    }
+    got = module(x, rotary_of(implementation, config), torch.arange(6))
+    what = "a block whose two branches end in zeros (equal to its input)"
+    a2.check(got, x, what, causes)
+
+
+@pytest.mark.task("a2.12")
+@shapes
+def test_block_by_formula(implementation, a2, shape):
+    config = config_of(implementation, shape)
+    module = implementation(MODULE).TransformerBlock(config, 0)
+    weights = a2.fill(module, a2.block_shapes(config), f"TransformerBlock ({shape})")
+    x, positions = a2.random(2, 6, 12), torch.arange(6)
+    got = module(x, rotary_of(implementation, config), positions)
+    arguments = config, weights, x, positions
+    causes = a2.wrong_by(a2.block, a2.BLOCK_MISTAKES, list(a2.BLOCK_MISTAKES), *arguments)
+    expected = a2.block(*arguments)
+    a2.check(got, expected, f"TransformerBlock ({shape})", causes, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.task("a2.12")
+def test_block_hands_the_cache_on(implementation, a2):
+    config = config_of(implementation)
+    module = implementation(MODULE).TransformerBlock(config, 1)
+    weights = a2.fill(module, a2.block_shapes(config), "TransformerBlock")
+    x, rotary, cache = a2.random(2, 6, 12), rotary_of(implementation, config), a2.GrowingCache()
+    expected = a2.block(config, weights, x, torch.arange(6))
+    for start, end in ((0, 4), (4, 5), (5, 6)):
+        got = module(x[:, start:end], rotary, torch.arange(start, end), cache)
+        what = f"the block at positions {start} to {end - 1}, with a cache"
+        a2.check(got, expected[:, start:end], what, rtol=1e-4, atol=1e-4)
+    check_true(
+        cache.appended == [1, 1, 1],
+        "cache.append is called once a pass with the block's layer number, 1",
+        {"got": cache.appended},
+    )
+
+
+# a2.13
+
+
+def model_of(implementation, a2, config, what="TransformerLM"):
+    """(the model, filled, and its weights)."""
+    model = implementation(MODULE).TransformerLM(config)
+    return model, a2.fill(model, a2.model_shapes(config), what)
+
+
+@pytest.mark.task("a2.13")
+@shapes
+def test_logits_by_formula(implementation, a2, shape):
+    config = config_of(implementation, shape)
+    model, weights = model_of(implementation, a2, config, f"TransformerLM ({shape})")
+    ids = some_ids(2, 9)
+    names = list(a2.MODEL_MISTAKES)
+    causes = a2.wrong_by(a2.decoder, a2.MODEL_MISTAKES, names, config, weights, ids)
+    what = f"logits of {shape}"
+    a2.check(model(ids), a2.decoder(config, weights, ids), what, causes, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.task("a2.13")
+def test_logits_by_hand(implementation, a2):
+    """Branches of zeros: what is left is embedding, norm and head."""
+    config = config_of(implementation, "tied", qk_norm=False, d_model=4, vocab_size=3)
+    model = implementation(MODULE).TransformerLM(config)
+    a2.check_parameters(model, a2.model_shapes(config), "TransformerLM")
+    rows = torch.tensor([[3.0, 0, 0, 0], [0, 2, 2, 0], [1, 1, 1, 1]])
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.output.weight.zero_()
+            block.feed_forward.down.weight.zero_()
+        model.token_embedding.weight.copy_(rows)
+    expected = torch.tensor([[[6.0, 0, 2], [0, 4 * 2**0.5, 2 * 2**0.5], [3, 4, 4]]])
+    got = model(torch.tensor([[0, 1, 2]]))
+    causes = {a2.MODEL_MISTAKES["no final norm"]: (rows @ rows.T)[None]}
+    what = "logits of a model whose blocks add nothing (the handout has it by hand)"
+    a2.check(got, expected, what, causes, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.task("a2.13")
+def test_a_tied_head_is_the_embedding(implementation, a2):
+    model, _ = model_of(implementation, a2, config_of(implementation, "tied"))
+    model(some_ids(1, 4)).sum().backward()
+    for name, parameter in model.named_parameters():
+        check_true(
+            parameter.grad is not None and bool(parameter.grad.any()),
+            f"the parameter {name} gets no gradient: it is not used",
+        )
+    before = model(some_ids(1, 4)).detach()
+    with torch.no_grad():
+        model.token_embedding.weight[22] = 0
+    got = model(some_ids(1, 4)).detach()[..., 22]
+    what = "logits of a token whose embedding was set to 0, with a tied head,"
+    causes = {"the head is a copy: use the embedding's own weight": before[..., 22]}
+    check_true(22 not in some_ids(1, 4), "the check has token 22 in its text")
+    a2.check(got, torch.zeros(1, 4), what, causes)
+
+
+@pytest.mark.task("a2.13")
+def test_residual_branches_start_small(implementation, a2):
+    torch.manual_seed(0)
+    config = config_of(implementation, d_model=64, num_heads=4, head_dim=16, d_ff=160, num_layers=8)
+    model = implementation(MODULE).TransformerLM(config)
+    a2.check_parameters(model, a2.model_shapes(config), "TransformerLM")
+    for name, d_in in (("attention.output", 64), ("feed_forward.down", 160)):
+        weights = [model.get_parameter(f"blocks.{i}.{name}.weight").detach() for i in range(8)]
+        std = math.sqrt(2 / (d_in + 64))
+        found = float(torch.stack(weights).std()) / std
+        details = {"expected": f"{1 / 4:.3f} (1 / sqrt(2 x 8))", "got": f"{found:.3f}"}
+        if abs(found - 1) < 0.05:
+            details["likely"] = "nothing was scaled: 1 / sqrt(2 num_layers) is asked for"
+        elif abs(found - 8**-0.5) < 0.02:
+            details["likely"] = "each layer has two branches: 1 / sqrt(2 num_layers)"
+        elif abs(found - 1 / 16) < 0.01:
+            details["likely"] = "the root is missing: 1 / sqrt(2 num_layers)"
+        check_true(
+            0.23 < found < 0.26,
+            f"new weights of {name}, as a multiple of what Linear starts with",
+            details,
+        )
+    for name in ("attention.query", "feed_forward.up"):
+        weight = model.get_parameter(f"blocks.3.{name}.weight").detach()
+        found = float(weight.std()) / math.sqrt(2 / sum(weight.shape))
+        check_true(found > 0.9, f"new weights of {name} were made smaller: output and down alone")
+
+
+@pytest.mark.task("a2.13")
+@pytest.mark.parametrize("shape", ["llama", "tied", "gpt2"])
+def test_a_new_model_guesses_evenly(implementation, a2, shape):
+    torch.manual_seed(0)
+    config = config_of(implementation, shape, vocab_size=500, d_model=64, d_ff=96, num_layers=4)
+    ids = some_ids(8, 16, vocab=500)
+    logits = implementation(MODULE).TransformerLM(config)(ids)
+    targets = some_ids(8 * 16, vocab=500, seed=1)
+    loss = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets))
+    even = math.log(500)
+    check_true(
+        even - 0.1 < loss < even + 1.0,
+        f"the first loss of a new model ({shape}) on random text is far from ln(500)",
+        {"expected": f"{even:.2f} to {even + 1:.2f}", "got": f"{loss:.2f}"},
+    )
+
+
+@pytest.mark.task("a2.13")
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+@pytest.mark.parametrize("pieces", [[1] * 9, [5, 1, 3]], ids=["ones", "pieces"])
+def test_model_with_a_cache_as_without(implementation, a2, shape, pieces):
+    config = config_of(implementation, shape)
+    model, weights = model_of(implementation, a2, config)
+    ids, cache = some_ids(2, 9), a2.GrowingCache()
+    expected = a2.decoder(config, weights, ids)
+    start = 0
+    for size in pieces:
+        got = model(ids[:, start : start + size], cache)
+        alone = a2.decoder(config, weights, ids[:, start : start + size])
+        causes = {"the cached tokens are not seen, and positions begin at 0 again": alone}
+        what = f"logits of {size} tokens behind {start} in the cache ({shape})"
+        right = expected[:, start : start + size]
+        a2.check(got, right, what, causes, rtol=1e-4, atol=1e-4)
+        start += size
+    check_true(
+        cache.appended == [0, 1] * len(pieces),
+        "cache.append is called once for each layer in a pass, in order",
+        {"expected": [0, 1] * len(pieces), "got": cache.appended},
+    )
+
+
+@pytest.mark.task("a2.13")
+def test_the_config_is_kept(implementation):
+    config = config_of(implementation)
+    model = implementation(MODULE).TransformerLM(config)
+    check_true(getattr(model, "config", None) == config, "the model keeps `config` as an attribute")
+    saved = set(model.state_dict())
+    named = {name for name, _ in model.named_parameters()}
+    check_true(saved == named, f"state_dict also holds {', '.join(sorted(saved - named))}")
+
+
+@pytest.mark.task("a2.13")
+@pytest.mark.parametrize("cached", [0, 10], ids=["alone", "behind-a-cache"])
+def test_a_text_longer_than_the_context_is_refused(implementation, a2, cached):
+    model, _ = model_of(implementation, a2, config_of(implementation))
+    cache = a2.GrowingCache()
+    if cached:
+        model(some_ids(1, cached), cache)
+    model(some_ids(1, 16 - cached, seed=1), cache)  # just fits
+    cache = a2.GrowingCache()
+    if cached:
+        model(some_ids(1, cached), cache)
+    what = f"{17 - cached} tokens behind {cached} in the cache, for a context of 16,"
+    names = ["17", "16"]
+    check_raises(ValueError, lambda: model(some_ids(1, 17 - cached), cache), what, names)
+
+
+@pytest.mark.task("a2.13")
+@pytest.mark.parametrize("token_id", [23, -1, 1000])
+def test_ids_outside_the_vocabulary_are_refused(implementation, a2, token_id):
+    model, _ = model_of(implementation, a2, config_of(implementation))
+    ids = torch.tensor([[1, 22, token_id, 0]])
+    what = f"token id {token_id} in a vocabulary of 23"
+    check_raises(ValueError, lambda: model(ids), what, [str(token_id), "23"])

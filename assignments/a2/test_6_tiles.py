@@ -1,0 +1,318 @@
+"""a2.17 and a2.18: attention by tiles, forward and backward."""
+
+import math
+
+import pytest
+import torch
+
+from lm_course.graded_checks import check_raises, check_true
+from lm_course.tensor_checks import TensorCounter, one_rounding, saved_values
+
+MODULE = "transformer_lm.tiled_attention"
+
+# (queries, keys, heads, key heads, head_dim, width of v, causal, query tile, key tile, window)
+CASES = {
+    "whole-tiles": (32, 32, 2, 2, 16, 16, False, 16, 16, None),
+    "causal": (32, 32, 2, 2, 16, 16, True, 16, 16, None),
+    "tiles-that-differ": (32, 32, 1, 1, 8, 8, True, 8, 16, None),
+    "ragged": (37, 37, 1, 1, 8, 8, False, 16, 16, None),
+    "ragged-causal": (37, 37, 2, 2, 8, 8, True, 16, 12, None),
+    "larger-tiles-than-text": (5, 5, 1, 1, 8, 8, True, 256, 256, None),
+    "tiles-of-one": (6, 7, 1, 1, 4, 4, True, 1, 1, None),
+    "more-keys": (9, 40, 1, 1, 8, 8, False, 16, 16, None),
+    "more-keys-causal": (9, 40, 1, 1, 8, 8, True, 4, 16, None),
+    "more-queries": (40, 9, 1, 1, 8, 8, False, 16, 4, None),
+    "head-dim-80": (20, 20, 1, 1, 80, 80, True, 16, 16, None),
+    "grouped": (20, 20, 6, 2, 8, 8, True, 16, 16, None),
+    "wide-values": (20, 20, 1, 1, 8, 12, True, 16, 16, None),
+    "window": (40, 40, 2, 1, 8, 8, True, 8, 8, 11),
+    "window-behind-a-cache": (10, 40, 1, 1, 8, 8, True, 4, 8, 5),
+}
+cases = pytest.mark.parametrize("case", CASES)
+
+
+def inputs_of(a2, case, dtype=torch.float32, batch=2):
+    """q, k, v, and the other arguments of tiled_attention."""
+    queries, keys, heads, kv_heads, width, d_v, causal, *tiles, window = CASES[case]
+    q = a2.random(batch, heads, queries, width, seed=1, dtype=dtype)
+    k = a2.random(batch, kv_heads, keys, width, seed=2, dtype=dtype)
+    v = a2.random(batch, kv_heads, keys, d_v, seed=3, dtype=dtype)
+    options = {"is_causal": causal, "query_tile": tiles[0], "key_tile": tiles[1]}
+    return q, k, v, options | ({"sliding_window": window} if window else {})
+
+
+# a2.17
+
+
+@pytest.mark.task("a2.17")
+def test_tiles_by_hand(implementation, a2):
+    """Three keys in tiles of one, each score larger than the one before: 0, ln 3, ln 12."""
+    q = torch.tensor([2.0, 0, 0, 0]).view(1, 1, 1, 4)
+    k = torch.zeros(1, 1, 3, 4)
+    k[0, 0, :, 0] = torch.tensor([1, 3, 12]).log()
+    v = torch.tensor([[0.0, 4], [8, 0], [4, 8]]).view(1, 1, 3, 2)
+    options = {"is_causal": False, "query_tile": 1, "key_tile": 1}
+    got = implementation(MODULE).tiled_attention(q, k, v, **options)
+    causes = a2.forward_causes(q, k, v, options)
+    what = "three keys with weights 1/16, 3/16 and 12/16 (the handout has it by hand)"
+    a2.check(got, torch.tensor([[[[4.5, 6.25]]]]), what, causes)
+
+
+@pytest.mark.task("a2.17")
+@cases
+def test_tiles_by_formula(implementation, a2, case):
+    q, k, v, options = inputs_of(a2, case)
+    got = implementation(MODULE).tiled_attention(q, k, v, **options)
+    expected = a2.expected_of(q, k, v, options)
+    causes = a2.forward_causes(q, k, v, options)
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    what = f"tiled_attention of {shapes} with {options}"
+    a2.check(got, expected, what, causes, atol=1e-5)
+
+
+@pytest.mark.task("a2.17")
+def test_scores_that_grow_and_fall(implementation, a2):
+    q = torch.full((1, 1, 1, 4), 20.0)
+    for name, direction in (("grow", 1.0), ("fall", -1.0)):
+        k = direction * torch.linspace(-10, 10, 48).view(1, 1, 48, 1).expand(1, 1, 48, 4)
+        v = a2.random(1, 1, 48, 4)
+        options = {"is_causal": False, "query_tile": 8, "key_tile": 8}
+        got = implementation(MODULE).tiled_attention(q, k, v, **options)
+        causes = a2.forward_causes(q, k, v, options)
+        hint = "exp overflows: take the largest score so far off first"
+        causes[hint] = lambda x: not bool(x.isfinite().all())
+        what = f"tiled_attention where scores {name} from tile to tile, to 400"
+        a2.check(got, a2.attend(q, k, v), what, causes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.task("a2.17")
+def test_queries_that_see_nothing(implementation, a2):
+    q, k, v = a2.random(1, 1, 7, 4), a2.random(1, 1, 3, 4, seed=1), a2.random(1, 1, 3, 4, seed=2)
+    got = implementation(MODULE).tiled_attention(q, k, v, is_causal=True, query_tile=2, key_tile=2)
+    causes = {
+        "-inf - -inf is NaN: a row that has seen nothing yet has no largest score": (
+            lambda x: bool(x.isnan().any())
+        )
+    }
+    what = "7 causal queries over 3 keys: the first 4 see nothing and give 0; the result"
+    a2.check(got, a2.attend(q, k, v, a2.visible(7, 3)), what, causes, atol=1e-5)
+
+
+def memory_case(a2, length=1024, batch=1):
+    return [a2.random(batch, 1, length, 16, seed=seed) for seed in range(3)]
+
+
+def check_no_table(counter, rows, what):
+    """`rows` is the number of values of q."""
+    check_true(
+        not any("scaled_dot_product" in name for name in counter.operations),
+        f"{what} calls PyTorch's own attention: write the loop over tiles",
+    )
+    check_true(
+        counter.largest <= 2 * rows,
+        f"{what} makes a tensor of shape {counter.largest_shape} (by {counter.largest_operation}): "
+        "with tiles of 64 by 64, nothing larger than q, k and v is needed",
+        {"expected": f"at most {2 * rows:,} values", "got": f"{counter.largest:,} values"},
+    )
+
+
+@pytest.mark.task("a2.17")
+@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
+def test_the_table_is_never_built(implementation, a2, causal):
+    tiled_attention = implementation(MODULE).tiled_attention
+    q, k, v = memory_case(a2)
+    with torch.no_grad(), TensorCounter() as counter:
+        tiled_attention(q, k, v, is_causal=causal, query_tile=64, key_tile=64)
+    check_no_table(counter, q.numel(), "tiled_attention of 1,024 tokens")
+    limit = 8 * q.numel() * 4
+    check_true(
+        counter.peak_bytes <= limit,
+        "tiled_attention of 1,024 tokens keeps too much alive at one time: a tile of weights is "
+        "done with when its values are added",
+        {"expected": f"at most {limit:,} bytes", "got": f"{counter.peak_bytes:,} bytes"},
+    )
+
+
+@pytest.mark.task("a2.17")
+def test_tiles_that_nobody_sees_are_skipped(implementation, a2):
+    tiled_attention = implementation(MODULE).tiled_attention
+    q, k, v = memory_case(a2, length=512)
+    flops = {}
+    for causal in (False, True):
+        with torch.no_grad(), TensorCounter() as counter:
+            tiled_attention(q, k, v, is_causal=causal, query_tile=64, key_tile=64)
+        flops[causal] = counter.flops
+    share = flops[True] / max(1, flops[False])
+    check_true(
+        share <= 0.65,
+        "causal attention over 8 by 8 tiles needs 36 of the 64 pairs of tiles, 56 % of the "
+        "products; yours skips too few",
+        {"expected": "at most 65 %", "got": f"{share:.0%}"},
+    )
+
+
+@pytest.mark.task("a2.17")
+def test_sums_are_kept_in_float32(implementation, a2):
+    q, k, v, options = inputs_of(a2, "causal", torch.bfloat16)
+    k = a2.random(2, 2, 600, 16, seed=2).bfloat16()
+    v = (a2.random(2, 2, 600, 16, seed=3) + 2).bfloat16()
+    got = implementation(MODULE).tiled_attention(q, k, v, **options)
+    expected = a2.expected_of(q, k, v, options)
+    causes = {
+        "computed in bfloat16: turn each tile into float32, and round the result once": (
+            lambda x: (x.double() - expected).abs().max() < 0.3
+        )
+    }
+    what = "tiled_attention of bfloat16, which must be right to one rounding,"
+    tolerance = one_rounding(expected, torch.bfloat16)
+    a2.check(got, expected, what, causes, dtype=torch.bfloat16, rtol=tolerance, atol=1e-5)
+
+
+@pytest.mark.task("a2.17")
+def test_float64_stays_float64(implementation, a2):
+    q, k, v, options = inputs_of(a2, "ragged-causal", torch.float64)
+    got = implementation(MODULE).tiled_attention(q, k, v, **options)
+    expected = a2.expected_of(q, k, v, options)
+    causes = {"computed in float32": lambda x: (x.double() - expected).abs().max() < 1e-5}
+    what = "tiled_attention of float64"
+    a2.check(got, expected, what, causes, dtype=torch.float64, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.task("a2.17")
+def test_arguments_that_cannot_be(implementation, a2):
+    tiled_attention = implementation(MODULE).tiled_attention
+    q, k = a2.random(1, 3, 4, 8), a2.random(1, 2, 4, 8)
+    check_raises(ValueError, lambda: tiled_attention(q, k, k), "3 query heads for 2 key heads")
+    q = a2.random(1, 2, 4, 8)
+    check_raises(
+        ValueError,
+        lambda: tiled_attention(q, k, k, is_causal=False, sliding_window=2),
+        "sliding_window = 2 with is_causal = False",
+    )
+    check_raises(
+        ValueError,
+        lambda: tiled_attention(q, k, k, is_causal=True, sliding_window=0),
+        "sliding_window = 0",
+    )
+
+
+# a2.18
+
+
+@pytest.mark.task("a2.18")
+def test_gradients_by_hand(implementation, a2):
+    """Weights 1/4 and 3/4, a result of [6, 1], and [1, 0] as its gradient."""
+    q = torch.tensor([2.0, 0, 0, 0]).view(1, 1, 1, 4)
+    k = torch.tensor([[0.0, 0, 0, 0], [math.log(3), 0, 0, 0]]).view(1, 1, 2, 4)
+    v = torch.tensor([[0.0, 4], [8, 0]]).view(1, 1, 2, 2)
+    grad = torch.tensor([1.0, 0]).view(1, 1, 1, 2)
+    options = {"is_causal": False, "query_tile": 1, "key_tile": 1}
+    tiled_attention = implementation(MODULE).tiled_attention
+    found = a2.gradients(lambda *x: tiled_attention(*x, **options), (q, k, v), grad)
+    expected = [torch.zeros(x.shape) for x in (q, k, v)]
+    expected[0][0, 0, 0, 0] = 1.5 * math.log(3) / 2
+    expected[1][0, 0, :, 0] = torch.tensor([-1.5, 1.5])
+    expected[2][0, 0, :, 0] = torch.tensor([0.25, 0.75])
+    wrong = a2.wrong_gradients(q, k, v, options, grad)
+    a2.check_gradients(found, expected, wrong, "the handout's example by hand")
+
+
+@pytest.mark.task("a2.18")
+@cases
+def test_gradients_by_formula(implementation, a2, case):
+    q, k, v, options = inputs_of(a2, case, torch.float64)
+    grad = a2.random(*q.shape[:-1], v.shape[-1], seed=4, dtype=torch.float64)
+    tiled_attention = implementation(MODULE).tiled_attention
+    found = a2.gradients(lambda *x: tiled_attention(*x, **options), (q, k, v), grad)
+    expected = a2.gradients(lambda *x: a2.expected_of(*x, options), (q, k, v), grad)
+    wrong = a2.wrong_gradients(q, k, v, options, grad)
+    options = {"dtype": torch.float64, "rtol": 1e-8, "atol": 1e-10}
+    a2.check_gradients(found, expected, wrong, case, **options)
+
+
+@pytest.mark.task("a2.18")
+def test_gradients_of_queries_that_see_nothing(implementation, a2):
+    q, k, v = a2.random(1, 1, 7, 4), a2.random(1, 1, 3, 4, seed=1), a2.random(1, 1, 3, 4, seed=2)
+    options = {"is_causal": True, "query_tile": 2, "key_tile": 2}
+    grad = a2.random(1, 1, 7, 4, seed=3)
+    tiled_attention = implementation(MODULE).tiled_attention
+    found = a2.gradients(lambda *x: tiled_attention(*x, **options), (q, k, v), grad)
+    expected = a2.gradients(
+        lambda *x: a2.expected_of(*x, options).float(), (q[:, :, 4:], k, v), grad[:, :, 4:]
+    )
+    expected = torch.cat([torch.zeros(1, 1, 4, 4), expected[0]], 2), *expected[1:]
+    a2.check_gradients(found, expected, {}, "7 causal queries over 3 keys", atol=1e-5)
+
+
+@pytest.mark.task("a2.18")
+def test_what_is_kept_for_the_backward_pass(implementation, a2):
+    tiled_attention = implementation(MODULE).tiled_attention
+    tensors = [x.requires_grad_() for x in memory_case(a2, 512)]
+    _, kept = saved_values(lambda: tiled_attention(*tensors, True, 64, 64))
+    total = sum(math.prod(shape) * count for shape, count in kept.items())
+    rows = tensors[0].numel()
+    listed = ", ".join(f"{count} of {shape}" for shape, count in sorted(kept.items())[:6])
+    sentence = (
+        "the forward pass of 512 tokens keeps too much for the backward pass: q, k, v, the result, "
+        "and one number for each query are enough"
+    )
+    if total > 512 * 512 / 2:
+        sentence += (
+            "; what is kept grows with T x T: automatic differentiation keeps the weights of "
+            "every tile, so write a torch.autograd.Function"
+        )
+    details = {"expected": f"at most {5 * rows:,} values", "got": f"{total:,}: {listed}"}
+    check_true(total <= 5 * rows, sentence, details)
+    check_true(
+        total >= 3 * rows,
+        "the forward pass keeps nothing for the backward pass: use ctx.save_for_backward, so that "
+        "PyTorch knows of it",
+        details,
+    )
+
+
+@pytest.mark.task("a2.18")
+def test_backward_builds_no_table(implementation, a2):
+    tiled_attention = implementation(MODULE).tiled_attention
+    tensors = [x.requires_grad_() for x in memory_case(a2)]
+    with TensorCounter() as counter:
+        tiled_attention(*tensors, True, 64, 64).sum().backward()
+    rows = tensors[0].numel()
+    check_no_table(counter, rows, "tiled_attention of 1,024 tokens, with its backward pass,")
+    limit = 16 * rows * 4
+    check_true(
+        counter.peak_bytes <= limit,
+        "forward and backward of 1,024 tokens keep too much alive at one time",
+        {"expected": f"at most {limit:,} bytes", "got": f"{counter.peak_bytes:,} bytes"},
+    )
+
+
+@pytest.mark.task("a2.18")
+def test_backward_skips_tiles_too(implementation, a2):
+    tiled_attention = implementation(MODULE).tiled_attention
+    flops = {}
+    for causal in (False, True):
+        tensors = [x.requires_grad_() for x in memory_case(a2, 512)]
+        result = tiled_attention(*tensors, causal, 64, 64)
+        with TensorCounter() as counter:
+            result.sum().backward()
+        flops[causal] = counter.flops
+    share = flops[True] / max(1, flops[False])
+    check_true(
+        share <= 0.65,
+        "the causal backward pass needs 36 of 64 pairs of tiles, 56 % of the products",
+        {"expected": "at most 65 %", "got": f"{share:.0%}"},
+    )
+
+
+@pytest.mark.task("a2.18")
+def test_gradients_in_bfloat16(implementation, a2):
+    q, k, v, options = inputs_of(a2, "grouped", torch.bfloat16)
+    grad = a2.random(*q.shape, seed=4).bfloat16()
+    tiled_attention = implementation(MODULE).tiled_attention
+    found = a2.gradients(lambda *x: tiled_attention(*x, **options), (q, k, v), grad)
+    wide = [x.double() for x in (q, k, v)]
+    expected = a2.gradients(lambda *x: a2.expected_of(*x, options), wide, grad.double())
+    wrong = a2.wrong_gradients(q, k, v, options, grad)
+    tolerances = {"dtype": torch.bfloat16, "rtol": 0.02, "atol": 0.02}
+    a2.check_gradients(found, expected, wrong, "in bfloat16", **tolerances)

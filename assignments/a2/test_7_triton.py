@@ -1,0 +1,221 @@
+"""a2.20 and a2.21: the Triton kernels, run by Triton's interpreter on the CPU.
+
+They are called through transformer_lm/flash_attention.py, which is given. Its tiles have 64 rows of
+queries and 32 of keys.
+"""
+
+import pytest
+import torch
+
+from lm_course.graded_checks import check_true
+
+MODULE = "transformer_lm.flash_attention"
+FORWARD = "transformer_lm.flash_attention_forward"
+BACKWARD = "transformer_lm.flash_attention_backward"
+pytestmark = pytest.mark.usefixtures("triton")
+
+# (queries, keys, heads, key heads, head_dim, causal, window)
+CASES = {
+    "one-tile": (64, 32, 1, 1, 16, False, None),
+    "whole-tiles": (128, 64, 1, 1, 16, False, None),
+    "causal": (128, 64, 1, 1, 16, True, None),
+    "ragged": (70, 45, 1, 1, 16, False, None),
+    "ragged-causal": (70, 70, 2, 2, 16, True, None),
+    "more-keys-causal": (5, 100, 1, 1, 16, True, None),
+    "more-queries-causal": (100, 37, 1, 1, 16, True, None),
+    "head-dim-80": (40, 40, 1, 1, 80, True, None),
+    "head-dim-24": (40, 40, 1, 1, 24, False, None),
+    "grouped": (70, 70, 4, 2, 16, True, None),
+    "window": (130, 130, 1, 1, 16, True, 20),
+}
+cases = pytest.mark.parametrize("case", CASES)
+
+
+def inputs_of(a2, case, batch=1):
+    queries, keys, heads, kv_heads, width, causal, window = CASES[case]
+    q = a2.random(batch, heads, queries, width, seed=1)
+    k = a2.random(batch, kv_heads, keys, width, seed=2)
+    v = a2.random(batch, kv_heads, keys, width, seed=3)
+    return q, k, v, {"is_causal": causal, "key_tile": 32, "sliding_window": window}
+
+
+def lse_of(a2, q, k, options):
+    """ln(sum(exp(scores))) of every row; -inf where nothing is seen."""
+    group = q.shape[1] // k.shape[1]
+    wide = k.double().repeat_interleave(group, 1)
+    mask = a2.visible(q.shape[2], k.shape[2], options["is_causal"], options["sliding_window"])
+    scores = q.double() @ wide.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return torch.logsumexp(scores.masked_fill(~mask, float("-inf")), -1)
+
+
+def settings_of(q, k, options):
+    """What follows the tensors in a call of the operators."""
+    lengths = q.shape[2], k.shape[2]
+    return None, None, *lengths, options["is_causal"], options["sliding_window"] or 0
+
+
+# a2.20
+
+
+def run_forward(implementation, a2, q, k, v, options):
+    """(o, lse), with the kernel of the module under test."""
+    implementation(FORWARD)
+    module = implementation(MODULE)
+    return a2.own_error(lambda: module.forward_operator(q, k, v, *settings_of(q, k, options)))
+
+
+@pytest.mark.task("a2.20")
+def test_kernel_by_hand(implementation, a2):
+    """Scores 0, ln 3 and ln 12, as in the example of a2.17."""
+    q, k, v = torch.zeros(1, 1, 1, 16), torch.zeros(1, 1, 3, 16), torch.zeros(1, 1, 3, 16)
+    q[..., 0] = 4.0
+    k[0, 0, :, 0] = torch.tensor([1, 3, 12]).log()
+    v[0, 0, :, :2] = torch.tensor([[0.0, 4], [8, 0], [4, 8]])
+    options = {"is_causal": False, "key_tile": 32, "sliding_window": None}
+    o, lse = run_forward(implementation, a2, q, k, v, options)
+    causes = a2.forward_causes(q, k, v, options)
+    expected = torch.tensor([4.5, 6.25])
+    a2.check(o[0, 0, 0, :2], expected, "o for weights 1/16, 3/16 and 12/16", causes)
+    a2.check(lse[0, 0], torch.tensor([16.0]).log(), "lse for scores 0, ln 3, ln 12: ln 16")
+
+
+@pytest.mark.task("a2.20")
+@cases
+def test_kernel_by_formula(implementation, a2, case):
+    q, k, v, options = inputs_of(a2, case)
+    o, lse = run_forward(implementation, a2, q, k, v, options)
+    if options["sliding_window"] is None:
+        del options["sliding_window"]
+    expected = a2.expected_of(q, k, v, options)
+    causes = a2.forward_causes(q, k, v, options)
+    causes["nothing was stored, or only a part: every program stores its tile of o"] = lambda x: (
+        not bool(x.isfinite().all()) and bool(expected.isfinite().all())
+    )
+    a2.check(o, expected, f"the forward kernel's o ({case})", causes, rtol=1e-4, atol=1e-5)
+    options.setdefault("sliding_window", None)
+    right = lse_of(a2, q, k, options)
+    causes = {
+        "this is the logarithm to base 2: exp2 and log2 need a factor on the way out": (
+            right / 0.6931471805599453
+        ),
+        "this is the largest score, without the logarithm of the sum": lambda x: bool(
+            (x.double() <= right + 1e-4).all()
+        ),
+    }
+    a2.check(lse, right, f"the forward kernel's lse ({case})", causes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.task("a2.20")
+def test_kernel_with_large_scores(implementation, a2):
+    q, k, v, options = inputs_of(a2, "ragged-causal")
+    q, k = 15 * q, 15 * k
+    o, _ = run_forward(implementation, a2, q, k, v, options)
+    del options["sliding_window"]
+    causes = a2.forward_causes(q, k, v, options)
+    hint = "exp overflows: take the largest score so far off first"
+    causes[hint] = lambda x: not bool(x.isfinite().all())
+    expected = a2.expected_of(q, k, v, options)
+    a2.check(o, expected, "o with scores of 1,000", causes, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.task("a2.20")
+def test_kernel_reads_tensors_as_they_lie(implementation, a2):
+    """Heads made by a transpose have other strides, and a batch has another first axis."""
+    q = a2.random(2, 40, 2, 16, seed=1).transpose(1, 2)
+    k, v = (a2.random(2, 40, 1, 16, seed=seed).transpose(1, 2) for seed in (2, 3))
+    options = {"is_causal": True, "key_tile": 32, "sliding_window": None}
+    o, _ = run_forward(implementation, a2, q, k, v, options)
+    del options["sliding_window"]
+    causes = a2.forward_causes(q, k, v, options)
+    hint = "the tensor was read as if its rows lay one after the other: use the strides given"
+    causes[hint] = lambda x: True
+    expected = a2.expected_of(q, k, v, options)
+    a2.check(o, expected, "o of transposed heads, batch 2", causes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.task("a2.20")
+def test_kernel_on_packed_sequences(implementation, a2):
+    implementation(FORWARD)
+    module = implementation(MODULE)
+    lengths = [10, 70, 1]
+    borders = torch.tensor([0, 10, 80, 81], dtype=torch.int32)
+    q, k, v = (a2.random(81, heads, 16, seed=heads) for heads in (2, 1, 1))
+    got = a2.own_error(
+        lambda: module.flash_attention_varlen(q, k, v, borders, borders, 70, 70, is_causal=True)
+    )
+    start, parts = 0, []
+    for length in lengths:
+        rows = slice(start, start + length)
+        each = [x[rows].transpose(0, 1)[None] for x in (q, k, v)]
+        parts.append(a2.expected_of(*each, {"is_causal": True})[0].transpose(0, 1))
+        start += length
+    what = "sequences of 10, 70 and 1 rows, packed"
+    a2.check(got, torch.cat(parts), what, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.task("a2.20")
+def test_kernel_in_bfloat16(implementation, a2):
+    q, k, v, options = inputs_of(a2, "grouped")
+    q, k, v = (x.bfloat16() for x in (q, k, v))
+    o, lse = run_forward(implementation, a2, q, k, v, options)
+    del options["sliding_window"]
+    expected = a2.expected_of(q, k, v, options)
+    a2.check(o, expected, "o in bfloat16", dtype=torch.bfloat16, rtol=0.02, atol=0.02)
+    check_true(lse.dtype == torch.float32, f"lse is {lse.dtype}, expected torch.float32")
+
+
+# a2.21
+
+
+@pytest.mark.task("a2.21")
+@cases
+def test_gradient_kernels_by_formula(implementation, a2, case):
+    q, k, v, options = inputs_of(a2, case)
+    settings = settings_of(q, k, options)
+    lse = lse_of(a2, q, k, options).float()
+    if options["sliding_window"] is None:
+        del options["sliding_window"]
+    grad = a2.random(*q.shape, seed=4)
+    o = a2.expected_of(q, k, v, options).float()
+    wide = [x.double() for x in (q, k, v)]
+    expected = a2.gradients(lambda *x: a2.expected_of(*x, options), wide, grad.double())
+    wrong = a2.wrong_gradients(q, k, v, options, grad)
+    implementation(BACKWARD)
+    module = implementation(MODULE)
+    found = a2.own_error(lambda: module.backward_operator(grad, q, k, v, o, lse, *settings))
+    a2.check_gradients(found, expected, wrong, case, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.task("a2.21")
+def test_backward_from_end_to_end(implementation, a2):
+    """Through the operator that autograd knows, from the given forward kernel or yours."""
+    implementation(BACKWARD)
+    module = implementation(MODULE)
+    q, k, v, options = inputs_of(a2, "grouped", batch=2)
+    del options["sliding_window"]
+    grad = a2.random(*q.shape, seed=4)
+    found = a2.own_error(
+        lambda: a2.gradients(lambda *x: module.flash_attention(*x, True), (q, k, v), grad)
+    )
+    wide = [x.double() for x in (q, k, v)]
+    expected = a2.gradients(lambda *x: a2.expected_of(*x, options), wide, grad.double())
+    wrong = a2.wrong_gradients(q, k, v, options, grad)
+    a2.check_gradients(found, expected, wrong, "batch 2, grouped", rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.task("a2.21")
+def test_gradient_kernels_in_bfloat16(implementation, a2):
+    q, k, v, options = inputs_of(a2, "grouped")
+    q, k, v = (x.bfloat16() for x in (q, k, v))
+    settings = settings_of(q, k, options)
+    lse = lse_of(a2, q, k, options).float()
+    del options["sliding_window"]
+    grad = a2.random(*q.shape, seed=4).bfloat16()
+    o = a2.expected_of(q, k, v, options).bfloat16()
+    wide = [x.double() for x in (q, k, v)]
+    expected = a2.gradients(lambda *x: a2.expected_of(*x, options), wide, grad.double())
+    implementation(BACKWARD)
+    module = implementation(MODULE)
+    found = a2.own_error(lambda: module.backward_operator(grad, q, k, v, o, lse, *settings))
+    tolerances = {"dtype": torch.bfloat16, "rtol": 0.05, "atol": 0.05}
+    a2.check_gradients(found, expected, {}, "in bfloat16", **tolerances)
