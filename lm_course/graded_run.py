@@ -23,6 +23,7 @@ from lm_course.check_outcome import (
     NotSubmitted,
     Outcome,
     outcome_of,
+    without_return,
 )
 from lm_course.grade_table import (
     AssignmentGrade,
@@ -39,6 +40,7 @@ from lm_course.implementation import (
     use_implementation,
 )
 from lm_course.learner_progress import progress_file, read_progress, write_progress
+from lm_course.missing_return import function_without_return, is_about_none
 
 LETTERS = {PASSED: ".", NOT_WRITTEN: "-", NOT_SUBMITTED: "-", SKIPPED: "s"}
 COLOURS = {PASSED: {"green": True}, SKIPPED: {"yellow": True}}
@@ -168,9 +170,16 @@ class GradedRun:
                 self._require(assignment, task.module)
             pyfuncitem.obj(**arguments)
 
+        def explain(error: BaseException) -> Outcome:
+            outcome = outcome_of(error, code, task.id)
+            if not is_about_none(error):
+                return outcome
+            graded = {name for each in assignment.tasks for name in each.functions}
+            return without_return(outcome, function_without_return(check, code, graded))
+
         outcome = run_check(
             check,
-            lambda error: outcome_of(error, code, task.id),
+            explain,
             limits.shorter() if task.id in self.endless_tasks else limits,
             code,
         )

@@ -58,6 +58,22 @@ def test_the_screen_of_a_mistake(toy_course, columns: int) -> None:
         assert noise not in screen
 
 
+def test_a_forgotten_return_is_told_by_the_name_of_the_function(toy_course) -> None:
+    """Wherever None does its harm: in the check, or in the learner's next function."""
+    toy_course.hand_in(toy_course.REFERENCE.replace(RIGHT_LINE, 'print("here")\n    _counter(text)'))
+    suite = toy_course.SUITE.replace("implementation(COUNTING).count_letters(text)", "dict(GOT)")
+    suite = suite.replace("GOT", "implementation(COUNTING).count_letters(text)")
+    toy_course.write("assignments/t1/test_counting.py", suite)
+    words = toy_course.OTHER.replace("if count_letters(word)", "if len(count_letters(word))")
+    toy_course.write("workspace/toy_stage/words.py", words)
+    screen, tasks, _ = toy_course.check()
+    sentence = "count_letters returned None; is `return` missing?"
+    for task_id in ("t1.2", "t1.4"):
+        messages = [problem["message"] for problem in tasks[task_id]["problems"]]
+        assert {message.partition("\n")[0] for message in messages} == {sentence}
+    assert screen.count("| here") == 1, "the second run of the check is silent"
+
+
 def test_not_submitted_is_neither_failing_nor_the_reference(toy_course) -> None:
     toy_course.hand_in(toy_course.REFERENCE)
     (toy_course.root / "workspace/toy_stage/words.py").unlink()
