@@ -37,9 +37,9 @@ def function_without_return(
 
     def note(frame: FrameType, event: str, argument: object) -> None:
         name = frame.f_code.co_qualname
-        if event == "return" and argument is None and name in graded and _returned(frame):
-            if code.holds(frame.f_code.co_filename) and not _gives_none(name, frame):
-                names.append(name)
+        ended = event == "return" and argument is None and name in graded and _returned(frame)
+        if ended and code.holds(frame.f_code.co_filename) and not _gives_none(name, frame):
+            names.append(name)
 
     before = sys.getprofile()
     screen = io.StringIO()  # what the code prints has been printed

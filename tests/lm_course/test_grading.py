@@ -60,7 +60,9 @@ def test_the_screen_of_a_mistake(toy_course, columns: int) -> None:
 
 def test_a_forgotten_return_is_told_by_the_name_of_the_function(toy_course) -> None:
     """Wherever None does its harm: in the check, or in the learner's next function."""
-    toy_course.hand_in(toy_course.REFERENCE.replace(RIGHT_LINE, 'print("here")\n    _counter(text)'))
+    toy_course.hand_in(
+        toy_course.REFERENCE.replace(RIGHT_LINE, 'print("here")\n    _counter(text)')
+    )
     suite = toy_course.SUITE.replace("implementation(COUNTING).count_letters(text)", "dict(GOT)")
     suite = suite.replace("GOT", "implementation(COUNTING).count_letters(text)")
     toy_course.write("assignments/t1/test_counting.py", suite)
