@@ -27,6 +27,7 @@ from lm_course.tokenizer_choice import RANKS_SUFFIX, chosen_tokenizer, tokenizer
 
 if TYPE_CHECKING:
     from tokenizer_bpe.token_display import Piece, WordHistory
+    from tokenizer_bpe.tokenizer import Tokenizer
     from tokenizer_bpe.tokenizer_comparison import Figures
 
 READ_BYTES = 1 << 16
@@ -78,14 +79,24 @@ def encode(
     tokenizer: TokenizerPath = None,
     pattern: PatternName = None,
 ) -> None:
-    """Print the ids of a text, separated by blanks."""
-    ids = chosen_tokenizer(tokenizer, pattern).encode_iterable(_texts(text, file))
+    """Print the ids of a text, separated by blanks; a large file by compiled code."""
+    ids = _ids_of(chosen_tokenizer(tokenizer, pattern), text, file)
     separator = ""
     while batch := list(islice(ids, IDS_AT_ONCE)):
         sys.stdout.write(separator + " ".join(map(str, batch)))
         separator = " "
     sys.stdout.write(LINE_END)
     sys.stdout.flush()  # a reader that has gone is noticed here, where `lm` can answer for it
+
+
+def _ids_of(tokenizer: "Tokenizer", text: str | None, file: Path | None) -> Iterator[int]:
+    """The ids of TEXT, FILE or standard input, as they come."""
+    from tokenizer_bpe.implementation import encode_file, takes_compiled
+
+    num_bytes = file.stat().st_size if text is None and file is not None and file.is_file() else 0
+    if file is not None and takes_compiled(num_bytes, tokenizer.pattern):
+        return (token_id for part in encode_file(tokenizer, file) for token_id in part.tolist())
+    return tokenizer.encode_iterable(_texts(text, file))
 
 
 def decode(

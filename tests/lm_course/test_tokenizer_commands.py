@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from lm_core.special_tokens import END_OF_TEXT
 from lm_course import token_page, tokenizer_commands
 from lm_course.tokenizer_choice import chosen_tokenizer
-from tokenizer_bpe import tokenizer_comparison
+from tokenizer_bpe import implementation, tokenizer_comparison
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN
 from tokenizer_bpe.sample_sentences import SENTENCES
 from tokenizer_bpe.token_display import token_pieces
@@ -94,6 +94,23 @@ def test_encode_takes_a_file_or_stdin_as_they_are(lm, folder: Path) -> None:
     assert expected.count(" ") > 3 * tokenizer_commands.IDS_AT_ONCE
     assert lm("encode", "--file", "text.txt") == expected
     assert lm("encode", given=text.encode()) == expected
+
+
+def test_encode_takes_compiled_code_for_a_large_file(lm, folder: Path, monkeypatch) -> None:
+    text = ODD_TEXT * 20
+    (folder / "text.txt").write_bytes(text.encode())
+    before = lm("encode", "--file", "text.txt")
+    calls = []
+    encode_file = implementation.encode_file
+    monkeypatch.setattr(
+        implementation, "encode_file", lambda *a: calls.append(a) or encode_file(*a)
+    )
+    assert lm("encode", "--file", "text.txt") == before
+    assert calls == []
+    monkeypatch.setattr(implementation, "COMPILED_FROM_BYTES", len(text.encode()))
+    assert lm("encode", "--file", "text.txt") == before
+    assert lm("encode", text) == before
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])
