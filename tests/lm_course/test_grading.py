@@ -19,7 +19,7 @@ def test_the_reference_passes_and_is_said_to_be_checked(toy_course) -> None:
     screen, tasks, done = toy_course.check()
     assert done.returncode == 0, screen + done.stderr
     assert screen.splitlines()[0] == (
-        "t1: no workspace yet (`lm start t1`): checking the reference"
+        "t1: you have no workspace yet: checking the reference instead"
     )
     assert {task["status"] for task in tasks.values()} == {"passed"}
     assert [line.split()[0] for line in screen.splitlines() if line.startswith("t1.")] == [
@@ -27,9 +27,11 @@ def test_the_reference_passes_and_is_said_to_be_checked(toy_course) -> None:
     ]
     assert "total" in screen
     assert screen.splitlines()[-2:] == [
-        "All of t1 passes.",
-        "That was the reference. Yours begins with `lm start t1`.",
+        "You have no workspace yet: this was the reference.",
+        "Begin with `lm start t1`.",
     ]
+    assert "What comes next" not in toy_course.check("--task=t1.2")[0]
+    assert "All of t1 passes." in toy_course.check("--impl=reference")[0]
     assert not (toy_course.root / "workspace").exists()
 
 
