@@ -25,20 +25,20 @@ def refuse(path: Path, foreign: Iterable[str]) -> None:
         )
 
 
-def adds_no_ids(path: Path, post_processor: Any) -> bool:
+def adds_no_ids(post_processor: Any, where: str = "post_processor") -> bool:
     """True for none, for ByteLevel, which only moves offsets, and for the empty template that
     `transformers` saves.
     """
     if post_processor is None:
         return True
-    found = an_object(post_processor, f"{path}: post_processor")
+    found = an_object(post_processor, where)
     if found.get("type") == "Sequence":
-        parts = a_list(found.get("processors"), f"{path}: post_processor.processors")
-        return all(adds_no_ids(path, part) for part in parts)
+        parts = a_list(found.get("processors"), f"{where}.processors")
+        return all(adds_no_ids(part, where) for part in parts)
     if found.get("type") == "ByteLevel":
         return True
-    pieces = a_list(found.get("single") or [], f"{path}: post_processor.single")
-    names = [list(an_object(piece, f"{path}: post_processor.single")) for piece in pieces]
+    pieces = a_list(found.get("single") or [], f"{where}.single")
+    names = [list(an_object(piece, f"{where}.single")) for piece in pieces]
     return names == [["Sequence"]]
 
 

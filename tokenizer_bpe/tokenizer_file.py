@@ -199,7 +199,8 @@ def _refuse_foreign_parts(path: Path, content: dict[str, Any], model: dict[str, 
         if model.get(name)
     ]
     foreign += ["normalizer"] if content.get("normalizer") else []
-    foreign += [] if adds_no_ids(path, content.get("post_processor")) else ["post_processor"]
+    harmless = adds_no_ids(content.get("post_processor"), f"{path}: post_processor")
+    foreign += [] if harmless else ["post_processor"]
     refuse(path, foreign)
 
 
