@@ -1,6 +1,6 @@
 """Training and encoding against Hugging Face tokenizers, rustbpe and tiktoken, on one corpus.
 
-    python benchmarks/tokenizer.py CORPUS.txt --gpt2 FOLDER [--repeats 5] [--megabytes 60]
+    python benchmarks/tokenizer.py CORPUS.txt --gpt2 FOLDER [--repeats 5] [--out FILE]
 
 CORPUS is any UTF-8 file; FOLDER holds GPT-2's merges (gpt2_merges.txt, gpt2_vocab.json). Peers
 that are not installed are left out and named (`pip install rustbpe tiktoken tokenizers`).
@@ -8,8 +8,8 @@ that are not installed are left out and named (`pip install rustbpe tiktoken tok
 Every contestant runs once, then every one again, and so on; the figures are medians of wall
 seconds, and ratios of medians, because the machine may be busy with other things. What is compiled
 at first use is compiled before the clock starts and reported apart. Each cold encoder is a new
-object; a warm one has encoded the same text before. Results go to tokenizer_results_*.json beside
-this file, and as a table to the terminal.
+object; a warm one has encoded the same text before. Results go to tokenizer_results.json beside
+this file, or to FILE, and to the terminal.
 """
 
 import argparse
@@ -265,6 +265,7 @@ def main() -> None:
     results = {
         "corpus": options.corpus.name,
         "megabytes": round(megabytes, 1),
+        "repeats": options.repeats,
         "cores": os.cpu_count(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "first_use_seconds": round(first_use, 1),

@@ -8,7 +8,7 @@ import linecache
 import re
 import traceback
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,6 +105,17 @@ def outcome_of(error: BaseException, code: LearnerCode, task_id: str) -> Outcome
     text = "".join(traceback.format_exception(error, limit=-DEEPEST))
     text = printable(text[-LONGEST_MESSAGE:])
     return Outcome(status, message, tuple(map(printable, where)), text)
+
+
+def without_return(outcome: Outcome, name: str) -> Outcome:
+    """The outcome of a check that tripped over the None that function `name` gave; the same where
+    no name is known.
+    """
+    if not name:
+        return outcome
+    _, *details = outcome.message.split("\n")
+    sentence = f"{name} returned None; is `return` missing?"
+    return replace(outcome, message="\n".join([sentence, *details]))
 
 
 def _status_and_message(

@@ -271,6 +271,8 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error, whichever click typer brings
+            if not error.format_message():  # nothing was asked for, and the help has been shown
+                sys.exit(2)
             _stop(f"{error.format_message()} (see `lm --help`)", 2)
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

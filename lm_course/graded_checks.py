@@ -12,6 +12,8 @@ from typing import Any
 from lm_course.check_outcome import GradedFailure
 
 LONGEST_VALUE = 160  # characters of a value in a message
+# What a function raises by mistake where it should have refused its input.
+WRONG_REFUSALS = (AssertionError, LookupError, TypeError, OSError, ArithmeticError)
 Hints = Mapping[str, Any]  # likely cause -> the wrong value that it gives, or a test of the value
 LikelyCauses = Sequence[tuple[Callable[[Any], bool], str]]
 
@@ -25,7 +27,7 @@ def check_true(
 
 
 def check_equal(got: object, expected: object, what: str, hints: Hints | None = None) -> None:
-    """Fail unless `got` equals `expected` and is of the same type.
+    """Fail unless `got` equals `expected`, and it and all that it holds are of the same types.
 
     Args:
         got: the learner's value.
@@ -40,6 +42,8 @@ def check_equal(got: object, expected: object, what: str, hints: Hints | None = 
     values = {"expected": shown(expected_part), "got": shown(got_part)}
     if got_part is None:
         values["likely"] = "None is what a function without `return` gives"
+    elif type(got_part).__module__ == "numpy" and type(expected_part).__module__ == "builtins":
+        values["likely"] = "NumPy's own numbers: .tolist() of an array gives Python's"
     for cause, wrong in (hints or {}).items():
         if _recognised(wrong, got):
             values["likely"] = cause
@@ -119,6 +123,12 @@ def check_raises(
                     _message(f"{what}: the message does not help", values)
                 ) from None
         return
+    except WRONG_REFUSALS as error:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        values = {"expected": error_type.__name__, "got": text}
+        failure = GradedFailure(_message(f"{what} should be refused by another error", values))
+        # With the lines of the learner's code that led to it.
+        raise failure.with_traceback(error.__traceback__) from None
     values = {"expected": error_type.__name__, "got": f"no error, but {shown(result)}"}
     raise GradedFailure(_message(f"{what} should be refused", values))
 
@@ -163,14 +173,35 @@ def _message(sentence: str, values: Mapping[str, str]) -> str:
     return "\n".join([sentence, *(f"  {name:<{width}}  {text}" for name, text in values.items())])
 
 
+class Words(str):
+    """Text that a message shows without quotes: it is about a value, not the value."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def _same(got: object, expected: object) -> bool:
     """Equal, and of one type: 1 is not True, a list is not a tuple; a subclass will do."""
     if not _same_type(got, expected):
         return False
     try:
-        return bool(got == expected)
+        return bool(got == expected) and _same_types_inside(got, expected)
     except ValueError:  # arrays
         return False
+
+
+def _same_types_inside(got: Any, expected: Any) -> bool:
+    """For equal values: whether all that they hold is of one type too."""
+    if isinstance(expected, str | bytes):
+        return True
+    if isinstance(expected, Mapping):
+        keys = {key: key for key in got}
+        return all(
+            _same(keys[key], key) and _same(got[key], value) for key, value in expected.items()
+        )
+    if isinstance(expected, Sequence):
+        return all(map(_same, got, expected))
+    return True
 
 
 def _same_type(got: object, expected: object) -> bool:
@@ -202,6 +233,8 @@ def _first_difference(got: Any, expected: Any) -> tuple[str, Any, Any]:
     short = len(expected) <= 8 and not isinstance(expected, str | bytes)
     for index, (left, right) in enumerate(zip(got, expected, strict=False)):
         if not _same(left, right):
+            if _equal(left, right) and not _same_type(left, right):
+                return f"expected {_a(right)} at index {index}, got {_a(left)}", left, right
             place = f"wrong from index {index} on"
             if short and len(shown(got)) <= LONGEST_VALUE:
                 return place, got, expected
@@ -221,25 +254,35 @@ def _first_difference_of_mappings(got: Any, expected: Any) -> tuple[str, Any, An
     if missing:
         many = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
         key = missing[0]
-        return f"the key {shown(key)} is missing{many}", _near(got), {key: expected[key]}
+        without = got if len(got) <= 6 else Words(f"no such key among {len(got):,}")
+        return f"the key {shown(key)} is missing{many}", without, {key: expected[key]}
     extra = [key for key in got if key not in expected]
     if extra:
         many = f" (and {len(extra) - 1:,} more)" if len(extra) > 1 else ""
         key = extra[0]
-        return f"the key {shown(key)} should not be there{many}", {key: got[key]}, _near(expected)
+        few = len(expected) <= 6
+        without = expected if few else Words(f"no such key among {len(expected):,}")
+        return f"the key {shown(key)} should not be there{many}", {key: got[key]}, without
+    keys = {key: key for key in expected}
+    for key in got:
+        if not _same(key, keys[key]):
+            return f"expected {_a(keys[key])} as a key, got {_a(key)}", key, keys[key]
     for key in expected:
         if not _same(got[key], expected[key]):
             return f"wrong under the key {shown(key)}", got[key], expected[key]
     return "wrong value", got, expected
 
 
-def _near(mapping: Any) -> object:
-    """The mapping itself where it is small, else its size in words."""
-    return mapping if len(mapping) <= 6 else f"{len(mapping):,} entries"
+def _equal(left: object, right: object) -> bool:
+    try:
+        return bool(left == right)
+    except ValueError:  # arrays
+        return False
 
 
 def _a(value: object) -> str:
-    name = type(value).__name__
+    kind = type(value)
+    name = f"numpy.{kind.__name__}" if kind.__module__ == "numpy" else kind.__name__
     return name if value is None else f"{'an' if name[0] in 'aeio' else 'a'} {name}"
 
 

@@ -23,6 +23,7 @@ from lm_course.check_outcome import (
     NotSubmitted,
     Outcome,
     outcome_of,
+    without_return,
 )
 from lm_course.grade_table import (
     AssignmentGrade,
@@ -39,6 +40,7 @@ from lm_course.implementation import (
     use_implementation,
 )
 from lm_course.learner_progress import progress_file, read_progress, write_progress
+from lm_course.missing_return import function_without_return, is_about_none
 
 LETTERS = {PASSED: ".", NOT_WRITTEN: "-", NOT_SUBMITTED: "-", SKIPPED: "s"}
 COLOURS = {PASSED: {"green": True}, SKIPPED: {"yellow": True}}
@@ -123,7 +125,7 @@ class GradedRun:
         elif self.config.option.impl == REFERENCE:
             text = f"{names}: checking the reference"
         else:
-            text = f"{names}: no workspace yet (`lm start {names}`): checking the reference"
+            text = f"{names}: you have no workspace yet: checking the reference instead"
         self._write(text)
         if not can_isolate():
             self._write("this system has no os.fork: no limits on time and memory", yellow=True)
@@ -168,9 +170,16 @@ class GradedRun:
                 self._require(assignment, task.module)
             pyfuncitem.obj(**arguments)
 
+        def explain(error: BaseException) -> Outcome:
+            outcome = outcome_of(error, code, task.id)
+            if not is_about_none(error):
+                return outcome
+            graded = {name for each in assignment.tasks for name in each.functions}
+            return without_return(outcome, function_without_return(check, code, graded))
+
         outcome = run_check(
             check,
-            lambda error: outcome_of(error, code, task.id),
+            explain,
             limits.shorter() if task.id in self.endless_tasks else limits,
             code,
         )
@@ -221,6 +230,8 @@ class GradedRun:
             return
         width = self._terminal().fullwidth
         some_tasks = bool(self.chosen_tasks) or not self.whole_tasks
+        is_reference = self.implementation.name == REFERENCE
+        unasked = is_reference and self.config.option.impl != REFERENCE
         for grade in self.grades():
             self._write("")
             for text, style in table_lines(grade, width):
@@ -229,11 +240,14 @@ class GradedRun:
                 self._write("stopped early: what did not run counts as missing")
                 continue
             self._write("")
+            if unasked and grade.first_to_fix is None:
+                continue  # praise, and what comes next, are for what somebody has written
             for text, style in advice_lines(grade, width, some_tasks):
                 self._write(text, **({style: True} if style else {}))
-        if self.implementation.name == REFERENCE and self.config.option.impl != REFERENCE:
+        if unasked:
             start = f"lm start {' '.join(self.assignments)}"
-            self._write(f"That was the reference. Yours begins with `{start}`.", yellow=True)
+            self._write("You have no workspace yet: this was the reference.", yellow=True)
+            self._write(f"Begin with `{start}`.", yellow=True)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if self.config.option.collectonly or not self.results:

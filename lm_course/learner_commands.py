@@ -11,7 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -30,6 +30,7 @@ from lm_course.assignment_file import (
 from lm_course.grade_table import shown_points
 from lm_course.learner_progress import (
     Progress,
+    TaskProgress,
     progress_file,
     read_progress,
     write_progress,
@@ -37,14 +38,16 @@ from lm_course.learner_progress import (
 from lm_course.plain_console import plain_console
 from lm_course.starting import KEPT, StartedFile, start_assignment
 
-AssignmentId = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="For example a1.")]
+WIDEST_TITLE = 44  # columns
+
+AssignmentId = Annotated[str | None, typer.Argument(metavar="ASSIGNMENT", help="For example a1.")]
 Ids = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="ID", help="An assignment, and tasks of it: a1, or a1.3 a1.4, or a1 3 4."
     ),
 ]
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="For example a1.3.")]
+TaskId = Annotated[str | None, typer.Argument(metavar="TASK", help="For example a1.3.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -56,14 +59,14 @@ def register(app: typer.Typer) -> None:
 
 
 def start(
-    assignment: AssignmentId,
+    assignment: AssignmentId = None,
     force: Annotated[
         bool,
         typer.Option("--force", help="Put fresh stubs in place of your files, kept as .bak-1."),
     ] = False,
 ) -> None:
     """Put an assignment's stubs into workspace/; what you wrote there stays."""
-    found = load_assignment(assignment, PROJECT)
+    found = _assignment(assignment or _nothing_given("start", "begins with an assignment"))
     files = start_assignment(found, PROJECT, force)
     minutes = sum(task.minutes for task in found.tasks)
     console = plain_console()
@@ -79,14 +82,15 @@ def start(
 
 
 def check(
-    ids: Ids,
+    ids: Ids = None,
     implementation: Annotated[
         str | None,
         typer.Option("--impl", metavar="FOLDER", help="reference, workspace or another folder."),
     ] = None,
 ) -> None:
     """Check an assignment, or some tasks of it, and say what to fix first."""
-    folder, tasks = _assignment_and_tasks(ids)
+    what = "checks an assignment, or a task of it"
+    folder, tasks = _assignment_and_tasks(ids or [_nothing_given("check", what)])
     if importlib.util.find_spec("pytest") is None:
         raise ValueError("pytest is not installed; `make setup` installs it")
     command = [sys.executable, "-m", "pytest", f"{ASSIGNMENTS}/{folder}"]
@@ -116,13 +120,13 @@ def _run_to_its_end(command: list[str]) -> int:
 
 
 def hint(
-    task: TaskId,
+    task: TaskId = None,
     again: Annotated[
         bool, typer.Option("--again", help="Show the hints that you have read, and no new one.")
     ] = False,
 ) -> None:
     """Give the next of a task's three hints: a nudge, the idea, the code in words."""
-    found = _task(task)
+    found = _task(task or _nothing_given("hint", "is about a task"))
     path = progress_file(PROJECT)
     record = read_progress(path)
     read = record.of(found.id).hints
@@ -153,19 +157,19 @@ def _print_after_hint(console: Console, task: Task, number: int, again: bool) ->
         console.print(f"The next one: lm hint {task.id}. The handout: {handout}")
 
 
-def progress() -> None:
-    """Show what you have passed so far, over all assignments."""
-    ids = assignment_ids(PROJECT)
+def progress(assignment: AssignmentId = None) -> None:
+    """Show what you have passed so far, over all assignments or in one."""
+    ids = [assignment] if assignment else assignment_ids(PROJECT)
     if not ids:
         raise ValueError(f"{ASSIGNMENTS}/ holds no assignment")
+    assignments = [_assignment(name) for name in ids]
     record = read_progress(progress_file(PROJECT))
-    assignments = [load_assignment(name, PROJECT) for name in ids]
     console = plain_console()
-    for assignment in assignments:
-        _print_progress(console, assignment, record)
-    for assignment in assignments:
-        if any(not record.of(task.id).done for task in assignment.tasks):
-            _print_next_step(console, assignment, record)
+    for each in assignments:
+        _print_progress(console, each, record)
+    for each in assignments:
+        if any(not record.of(task.id).done for task in each.tasks):
+            _print_next_step(console, each, record)
             return
     console.print("Everything is done.")
 
@@ -178,20 +182,30 @@ def _print_progress(console: Console, assignment: Assignment, record: Progress) 
         f"{done} of {len(assignment.tasks)} tasks, "
         f"{shown_points(points)} of {assignment.points} points\n"
     )
+    rows = [_progress_cells(task, record.of(task.id)) for task in assignment.tasks]
+    header = ("task", "title", "best", "reached", "hints")
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    # Only the titles give way where the terminal is narrow.
+    others = sum(widths) - widths[1] + 2 * (len(header) - 1)
+    room = max(len("title"), console.width - others)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("task", no_wrap=True)
-    table.add_column("title", no_wrap=True, overflow="ellipsis", ratio=1, max_width=44)
-    table.add_column("best", justify="right", no_wrap=True)
-    table.add_column("reached", no_wrap=True)
-    table.add_column("hints", justify="right", no_wrap=True)
-    for task in assignment.tasks:
+    for name in header:
+        table.add_column(
+            name, no_wrap=True, justify="right" if name in ("best", "hints") else "left"
+        )
+    for task, (name, title, *figures) in zip(assignment.tasks, rows, strict=True):
+        shown = Text(title)
+        shown.truncate(min(room, WIDEST_TITLE), overflow="ellipsis")
         result = record.of(task.id)
-        best = f"{shown_points(task.points * result.share)}/{task.points}"
         style = "green" if result.done else "yellow" if result.passed else ""
-        reached = result.reached.isoformat() if result.reached else ""
-        hints = str(result.hints) if result.hints else ""
-        table.add_row(task.id, Text(task.title), best, reached, hints, style=style)
+        table.add_row(name, shown, *figures, style=style)
     console.print(table)
+
+
+def _progress_cells(task: Task, result: TaskProgress) -> tuple[str, ...]:
+    best = f"{shown_points(task.points * result.share)}/{task.points}"
+    reached = result.reached.isoformat() if result.reached else ""
+    return task.id, task.title, best, reached, str(result.hints) if result.hints else ""
 
 
 def _print_next_step(console: Console, assignment: Assignment, record: Progress) -> None:
@@ -236,17 +250,43 @@ def _assignment_and_tasks(ids: list[str]) -> tuple[str, list[str]]:
     names = list(dict.fromkeys(each.partition(".")[0] for each in ids))
     if len(names) > 1:
         raise ValueError(f"{' and '.join(names)}: check one assignment at a time")
-    assignment = load_assignment(names[0], PROJECT)
+    assignment = _assignment(names[0], ids[0])
     tasks = [each for each in ids if "." in each]
     return assignment.id, [assignment.task(task_id).id for task_id in tasks]
 
 
 def _task(task_id: str) -> Task:
     name, point, _ = task_id.partition(".")
-    assignment = load_assignment(name, PROJECT)
+    assignment = _assignment(name, task_id)
     if not point:
         raise ValueError(f"{task_id}: expected a task, for example {assignment.tasks[0].id}")
     return assignment.task(task_id)
+
+
+def _assignment(name: str, given: str = "") -> Assignment:
+    """The assignment of this id; the ValueError for a near miss, "1.2" or "A1.2", names the right
+    one. `given`: the id in which the name stood, if there was more of it.
+    """
+    given = given or name
+    names = assignment_ids(PROJECT)
+    if name not in names:
+        for known in names:
+            if name.lower() in (known, known.lstrip("abcdefghijklmnopqrstuvwxyz")):
+                raise ValueError(f"{given}: did you mean {known}{given[len(name) :]}?")
+    return load_assignment(name, PROJECT)
+
+
+def _nothing_given(command: str, what: str) -> NoReturn:
+    known = assignment_ids(PROJECT)
+    example = known[0] if known else "a1"
+    task = "" if command == "start" else f"{example}.2"
+    forms = {
+        "start": f"lm start {example}",
+        "hint": f"lm hint {task}",
+        "check": f"lm check {example} for all of it, or lm check {task}",
+    }
+    further = "" if command == "start" else " (lm progress says which task is next)"
+    raise ValueError(f"lm {command} {what}: {forms[command]}{further}")
 
 
 def _duration(minutes: int) -> str:

@@ -15,6 +15,7 @@ import ast
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from lm_course.assignment_file import ASSIGNMENTS, PROJECT, Assignment, Task
@@ -230,9 +231,23 @@ def _stub_text(lesson: Lesson, lessons: list[Lesson], assignment: Assignment) ->
     for start in sorted(cuts, reverse=True):
         end, new = cuts[start]
         lines[start:end] = new
-    text = "\n".join(lines).rstrip("\n") + "\n"
-    ast.parse(text)  # a cut that broke the syntax is our mistake: better here than with a learner
-    return text
+    # A cut that broke the syntax is our mistake: better here than with a learner.
+    return _with_blank_lines("\n".join(lines).rstrip("\n") + "\n")
+
+
+def _with_blank_lines(text: str) -> str:
+    """Two blank lines after every function and class of the module, also where what stood behind
+    it was cut.
+    """
+    lines = text.splitlines()
+    body = ast.parse(text).body
+    for node, following in reversed(list(pairwise(body))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            end = _comments_after(node, lines)
+            gap = lines[end : _first_line(following)]
+            blank = next((n for n, line in enumerate(gap) if line.strip()), len(gap))
+            lines[end:end] = [""] * (2 - blank)
+    return "\n".join(lines) + "\n"
 
 
 def _end(node: ast.AST) -> int:

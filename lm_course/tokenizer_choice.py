@@ -16,12 +16,13 @@ DEFAULT_RUN = RUNS / "demo"
 RANKS_SUFFIX = ".tiktoken"
 
 
-def tokenizer_path(given: Path | None) -> Path:
+def tokenizer_path(given: Path | None, otherwise: str = "with --tokenizer") -> Path:
     """The file to read.
 
     Args:
         given: a tokenizer.json, a folder that holds one, a .tiktoken file, or the name of a run;
             None for that of runs/demo.
+        otherwise: how a person names another, for the message.
 
     Raises:
         ValueError: there is none.
@@ -33,9 +34,11 @@ def tokenizer_path(given: Path | None) -> Path:
     if path.is_file():
         return path
     if not file.is_file():
+        is_name = len(path.parts) == 1 and not path.exists() and not path.suffix
+        where = f"{path}: no such file or folder, nor a run in {RUNS}/" if is_name else f"{file}"
         raise ValueError(
-            f"{file}: no tokenizer there; make one with `lm run recipes/demo_cpu.toml`, "
-            "or name another with --tokenizer"
+            f"{where}: no tokenizer there; make one with `lm run recipes/demo_cpu.toml`, "
+            f"or name another {otherwise}"
         )
     return file
 

@@ -21,12 +21,14 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from lm_core.progress import progress_bar
 from lm_course.plain_console import plain_console
 from lm_course.token_page import LIGHT, write_token_page
 from lm_course.tokenizer_choice import RANKS_SUFFIX, chosen_tokenizer, tokenizer_path
 
 if TYPE_CHECKING:
     from tokenizer_bpe.token_display import Piece, WordHistory
+    from tokenizer_bpe.tokenizer import Tokenizer
     from tokenizer_bpe.tokenizer_comparison import Figures
 
 READ_BYTES = 1 << 16
@@ -78,14 +80,24 @@ def encode(
     tokenizer: TokenizerPath = None,
     pattern: PatternName = None,
 ) -> None:
-    """Print the ids of a text, separated by blanks."""
-    ids = chosen_tokenizer(tokenizer, pattern).encode_iterable(_texts(text, file))
+    """Print the ids of a text, separated by blanks; a large file by compiled code."""
+    ids = _ids_of(chosen_tokenizer(tokenizer, pattern), text, file)
     separator = ""
     while batch := list(islice(ids, IDS_AT_ONCE)):
         sys.stdout.write(separator + " ".join(map(str, batch)))
         separator = " "
     sys.stdout.write(LINE_END)
     sys.stdout.flush()  # a reader that has gone is noticed here, where `lm` can answer for it
+
+
+def _ids_of(tokenizer: "Tokenizer", text: str | None, file: Path | None) -> Iterator[int]:
+    """The ids of TEXT, FILE or standard input, as they come."""
+    from tokenizer_bpe.implementation import encode_file, takes_compiled
+
+    num_bytes = file.stat().st_size if text is None and file is not None and file.is_file() else 0
+    if file is not None and takes_compiled(num_bytes, tokenizer.pattern):
+        return (token_id for part in encode_file(tokenizer, file) for token_id in part.tolist())
+    return tokenizer.encode_iterable(_texts(text, file))
 
 
 def decode(
@@ -96,7 +108,8 @@ def decode(
     pattern: PatternName = None,
 ) -> None:
     """Print the text of ids, and nothing more: `encode` backwards."""
-    words = ids or _words(_decoded(sys.stdin.buffer, "stdin"))
+    # Also where the shell passes several as one, as in `lm tokenizer decode "$ids"`.
+    words = _words(_decoded(sys.stdin.buffer, "stdin")) if ids is None else " ".join(ids).split()
     last = ""
     for piece in chosen_tokenizer(tokenizer, pattern).decode_stream(map(_id, words)):
         sys.stdout.write(piece)
@@ -123,6 +136,8 @@ def inspect(
     from tokenizer_bpe.token_display import text_counts, token_pieces
 
     chosen = chosen_tokenizer(tokenizer, pattern)
+    if page is not None and page.is_dir():
+        raise ValueError(f"--html {page} is a folder; name a file, such as {page / 'tokens.html'}")
     pieces = token_pieces(chosen, "".join(_texts(text, file)))
     if page is not None:
         write_token_page(pieces, page, tokenizer_path(tokenizer).as_posix())
@@ -142,6 +157,8 @@ def merges(
     """Show how a word is built, merge by merge; the rank of the earliest merge is 0."""
     from tokenizer_bpe.token_display import merge_histories
 
+    if not word:
+        raise ValueError('the word is empty; give one, such as " the" with the space before it')
     console = plain_console()
     for number, history in enumerate(merge_histories(chosen_tokenizer(tokenizer, pattern), word)):
         if number:
@@ -160,7 +177,7 @@ def compare(
     """Compare tokenizers: size, bytes per token, tokens per word, and speed."""
     from tokenizer_bpe import tokenizer_comparison
 
-    files = [tokenizer_path(path) for path in paths or [None]]
+    files = [tokenizer_path(path, "in its place") for path in paths or [None]]
     # A pattern is for the .tiktoken files among them, if there are any.
     patterns = [pattern if each.suffix == RANKS_SUFFIX else None for each in files]
     if not any(patterns):
@@ -175,8 +192,9 @@ def compare(
         text, source = tokenizer_comparison.beginning_of(file), str(file)
     if not text:
         raise ValueError(f"{source}: no text there; name a file that holds some with --file")
-    with Console(stderr=True).status("measuring"):
-        figures = tokenizer_comparison.compare_tokenizers(tokenizers, text)
+    turns = tokenizer_comparison.num_turns(len(tokenizers))
+    with progress_bar("measure", turns, "turns") as bar:
+        figures = tokenizer_comparison.compare_tokenizers(tokenizers, text, on_turn=bar.advance)
     _print_comparison(plain_console(), figures, f"{len(text.encode()):,} bytes of {source}")
 
 
@@ -230,28 +248,28 @@ def _id(word: str) -> int:
 
 def token_lines(pieces: Iterable["Piece"], console: Console) -> Iterator[Text]:
     """The tokens in lines as wide as the console; a line ends after a newline and before a token
-    that does not fit.
+    that does not fit. Without colours, a border stands behind every token but the last, also where
+    a line ends.
     """
     from tokenizer_bpe.token_display import NEWLINE_MARK, visible_parts
 
     has_colours = console.color_system is not None and not console.no_color
     styles = PLAIN_STYLES if console.color_system in ("standard", "windows") else TOKEN_STYLES
-    line, width = Text(), 0
+    line, pieces = Text(), list(pieces)
     for number, piece in enumerate(pieces):
         parts = visible_parts(piece.token)
-        border = "" if has_colours or not line else BORDER
-        needed = cell_len(border + "".join(part.text for part in parts))
-        if line and width + needed > console.width:
+        border = "" if has_colours or number == len(pieces) - 1 else BORDER
+        needed = cell_len("".join(part.text for part in parts) + border)
+        if line and line.cell_len + needed > console.width:
             yield line
-            line, width, border = Text(), 0, ""
-        line.append(border)
-        width += needed
+            line = Text()
         style = SPECIAL_STYLE if piece.is_special else styles[number % len(styles)]
-        for text, is_mark in parts:
+        for position, (text, is_mark) in enumerate(parts):
             line.append(text, style + MARK_STYLE if is_mark else style)
+            line.append(border if position == len(parts) - 1 else "")
             if is_mark and text == NEWLINE_MARK:
                 yield line
-                line, width = Text(), 0
+                line = Text()
     if line:
         yield line
 

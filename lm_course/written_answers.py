@@ -53,6 +53,7 @@ def answers_template(assignment: Assignment) -> str:
     lines = [
         f"# Your answers to the written questions of {assignment.id}.",
         f"# The questions are in assignments/{assignment.id}/README.md.",
+        '# A number may stand with quotes or without: 12 and "12" are the same. Text needs quotes.',
     ]
     for task in assignment.tasks:
         if task.questions:

@@ -12,6 +12,7 @@ from typing import Any
 
 import regex
 
+from tokenizer_bpe.damaged_files import a_list, an_object
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, split_digits_pattern
 
 
@@ -24,15 +25,21 @@ def refuse(path: Path, foreign: Iterable[str]) -> None:
         )
 
 
-def adds_no_ids(post_processor: Mapping[str, Any] | None) -> bool:
+def adds_no_ids(post_processor: Any, where: str = "post_processor") -> bool:
     """True for none, for ByteLevel, which only moves offsets, and for the empty template that
     `transformers` saves.
     """
-    if not post_processor or post_processor["type"] == "ByteLevel":
+    if post_processor is None:
         return True
-    if post_processor["type"] == "Sequence":
-        return all(map(adds_no_ids, post_processor["processors"]))
-    return [list(piece) for piece in post_processor.get("single") or []] == [["Sequence"]]
+    found = an_object(post_processor, where)
+    if found.get("type") == "Sequence":
+        parts = a_list(found.get("processors"), f"{where}.processors")
+        return all(adds_no_ids(part, where) for part in parts)
+    if found.get("type") == "ByteLevel":
+        return True
+    pieces = a_list(found.get("single") or [], f"{where}.single")
+    names = [list(an_object(piece, f"{where}.single")) for piece in pieces]
+    return names == [["Sequence"]]
 
 
 def added_token_ids(
@@ -92,12 +99,13 @@ def _can_overlap(first: str, second: str) -> bool:
     )
 
 
-def pattern_of(path: Path, pre_tokenizer: Mapping[str, Any] | None) -> str:
+def pattern_of(path: Path, pre_tokenizer: Any) -> str:
     """The pattern by which a file cuts words; ValueError where it does so in another way."""
-    steps = [pre_tokenizer] if pre_tokenizer else []
-    if pre_tokenizer and pre_tokenizer["type"] == "Sequence":
-        steps = pre_tokenizer["pretokenizers"]
-    kinds = [step["type"] for step in steps]
+    where = f"{path}: pre_tokenizer"
+    steps = [] if pre_tokenizer is None else [an_object(pre_tokenizer, where)]
+    if steps and steps[0].get("type") == "Sequence":
+        steps = a_list(steps[0].get("pretokenizers"), f"{where}.pretokenizers")
+    kinds = [an_object(step, where).get("type") for step in steps]
     if kinds not in (["ByteLevel"], ["Split", "ByteLevel"], ["Digits", "ByteLevel"]):
         raise ValueError(
             f"{path}: the pre-tokenizer is {kinds}; expected ByteLevel, alone or after Digits or "
@@ -105,7 +113,8 @@ def pattern_of(path: Path, pre_tokenizer: Mapping[str, Any] | None) -> str:
         )
     *splits, byte_level = steps
     uses_gpt2 = byte_level.get("use_regex", True)
-    refuse(path, ["pre_tokenizer: add_prefix_space"] if byte_level["add_prefix_space"] else [])
+    spaced = byte_level.get("add_prefix_space", True)  # `tokenizers` asks for it in a file
+    refuse(path, ["pre_tokenizer: add_prefix_space"] if spaced else [])
     if not splits:
         refuse(path, [] if uses_gpt2 else ["pre_tokenizer: ByteLevel without use_regex"])
         return GPT2_PATTERN
@@ -114,9 +123,11 @@ def pattern_of(path: Path, pre_tokenizer: Mapping[str, Any] | None) -> str:
         refuse(path, alone)
         return split_digits_pattern(splits[0].get("individual_digits", False))
     refuse(path, ["pre_tokenizer: Split, and ByteLevel with use_regex"] if uses_gpt2 else [])
-    behavior, pattern = splits[0]["behavior"], splits[0]["pattern"].get("Regex")
+    behavior = splits[0].get("behavior")
+    pattern = an_object(splits[0].get("pattern"), f"{where}: the pattern of Split").get("Regex")
     refuse(path, [f"pre_tokenizer: Split {behavior}"] if behavior != "Isolated" else [])
-    refuse(path, ["pre_tokenizer: Split by a String"] if pattern is None else [])
+    by_text = not isinstance(pattern, str)
+    refuse(path, ["pre_tokenizer: Split by a String"] if by_text else [])
     if pattern not in (GPT2_PATTERN, GPT4_PATTERN):
         _check_pattern(path, pattern)
     return pattern

@@ -85,3 +85,37 @@ def check_merges(
             )
         made.add(left + right)
     return id_of
+
+
+def check_order_of_merges(
+    merges: Sequence[tuple[bytes, bytes]],
+    name_of_merge: Callable[[int], str] = lambda index: f"merge {index + 1}",
+) -> None:
+    """Refuse merges to which other libraries give other ids than we do.
+
+    We follow GPT-2's own code: the earliest merge that fits is made in all its places, before
+    anything else. `tokenizers` and tiktoken make it in one place, and look again. The two differ
+    only where a merge brings about a pair that is earlier in the list than itself. Then it makes a
+    token that an earlier merge makes, too, with that pair in between. No trainer makes such a list:
+    what is inside of a token was merged in one order wherever it stands, so each token has one
+    merge.
+
+    Args:
+        merges: in order of priority.
+        name_of_merge: index -> how a message calls it.
+
+    Raises:
+        ValueError: a merge comes later than a pair that its result is a part of.
+    """
+    earliest_with: dict[bytes, int] = {}  # token -> the first merge that it is a part of
+    for index, (left, right) in enumerate(merges):
+        earlier = earliest_with.get(left + right)
+        if earlier is not None:
+            raise ValueError(
+                f"{name_of_merge(index)} makes {left + right!r}, but {name_of_merge(earlier)} "
+                f"joins {' and '.join(map(repr, merges[earlier]))} already: `tokenizers` and "
+                "tiktoken, which merge one place at a time, would give other ids than we; no "
+                "trainer makes such merges"
+            )
+        for part in (left, right):
+            earliest_with.setdefault(part, index)

@@ -7,6 +7,10 @@ As in `merge_training`, a word is a string whose characters are tokens: `chr(id)
 `str.replace`. What is kept of a word is that string as UTF-16 or UTF-32: two or four bytes a token,
 so the words of a text, joined, *are* the array of ids.
 
+A merge is made in all its places before anything else, as in GPT-2's own code. `tokenizers` and
+tiktoken make one place at a time; where that gives other ids, which is for merges that no trainer
+makes, files are refused (`input_checks.check_order_of_merges`).
+
 What this leaves out: threads and compiled code, padding and truncation (a batch's business), and
 normalisation.
 

@@ -57,6 +57,7 @@ def compare_tokenizers(
     text: str,
     rounds: int = ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
+    on_turn: Callable[[], None] = lambda: None,
 ) -> list[Figures]:
     """The figures of each tokenizer, in order.
 
@@ -65,10 +66,12 @@ def compare_tokenizers(
         text: for bytes per token and for speed; not empty.
         rounds: a speed is the median of so many; in each round every encoder has one turn.
         clock: seconds.
+        on_turn: called after each round of each tokenizer, `num_turns` times; for a progress bar.
     """
     if not text:
         raise ValueError("the text to compare on is empty; give one that holds text")
-    speeds = encoding_speeds([tokenizer for _, tokenizer in tokenizers], text, rounds, clock)
+    bare = [tokenizer for _, tokenizer in tokenizers]
+    speeds = encoding_speeds(bare, text, rounds, clock, on_turn)
     return [
         Figures(
             name=name,
@@ -142,8 +145,17 @@ ENCODERS: dict[str, Callable[[Tokenizer], Encode | str]] = {
 }
 
 
+def num_turns(num_tokenizers: int, rounds: int = ROUNDS) -> int:
+    """How often `compare_tokenizers` calls `on_turn`."""
+    return num_tokenizers * rounds
+
+
 def encoding_speeds(
-    tokenizers: Sequence[Tokenizer], text: str, rounds: int, clock: Callable[[], float]
+    tokenizers: Sequence[Tokenizer],
+    text: str,
+    rounds: int,
+    clock: Callable[[], float],
+    on_turn: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float | str]]:
     """For each tokenizer: encoder -> MB/s, or why there is no figure.
 
@@ -169,6 +181,7 @@ def encoding_speeds(
                 expected = list(ids) if name == OURS else expected
                 if list(ids) != expected:
                     problem[name] = OTHER_IDS
+            on_turn()
     return [
         {name: problem.get(name) or megabytes / median(taken[name]) for name in ENCODERS}
         for taken, problem in zip(seconds, problems, strict=True)

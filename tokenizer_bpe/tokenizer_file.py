@@ -5,8 +5,9 @@
 - .tiktoken: a token in base64 and its rank on each line.
 
 Hugging Face files write a token's bytes as printable characters ("Ġdog" for b" dog"); the table is
-in `byte_characters`. What this leaves out: every other kind of tokenizer; a ValueError says which
-part is foreign, see `foreign_parts`.
+in `byte_characters`. Merges from which other libraries would make other ids are neither read
+nor written, see `input_checks.check_order_of_merges`. What this leaves out: every other kind of
+tokenizer; a ValueError says which part is foreign, see `foreign_parts`.
 """
 
 import base64
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lm_core.artifact_paths import atomic_file
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END, MESSAGE_START
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
+from tokenizer_bpe.damaged_files import a_list, added_tokens, check_special_ids, token_ids
 from tokenizer_bpe.foreign_parts import added_token_ids, adds_no_ids, pattern_of, refuse
-from tokenizer_bpe.input_checks import check_merges
+from tokenizer_bpe.input_checks import check_merges, check_order_of_merges
 from tokenizer_bpe.missing_bytes import with_every_byte
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
 
@@ -91,8 +93,10 @@ def write_tokenizer_json(tokenizer: "Tokenizer", path: Path) -> None:
 def tokenizer_json(tokenizer: "Tokenizer") -> bytes:
     """The bytes of a tokenizer.json that `tokenizers` loads.
 
-    Raises ValueError where a special token's text is how the format writes an ordinary token.
+    Raises ValueError where a special token's text is how the format writes an ordinary token, and
+    for merges from which `tokenizers` would make other ids.
     """
+    check_order_of_merges(tokenizer.merges)
     special_ids = {token_id: text for text, token_id in tokenizer.special_tokens.items()}
     made = {left + right for left, right in tokenizer.merges} | {bytes([b]) for b in range(256)}
     vocab: dict[str, int] = {}
@@ -154,8 +158,8 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     """Read a byte-level BPE tokenizer.json.
 
     Raises:
-        ValueError: the file is missing or not JSON, or describes something that is not plain
-            byte-level BPE; the message names the part.
+        ValueError: the file is missing, not JSON or damaged, or describes something that is not
+            plain byte-level BPE; the message names the part.
     """
     content = _read_json(path)
     model = content.get("model") if isinstance(content, dict) else None
@@ -163,22 +167,25 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         found = model.get("type") if isinstance(model, dict) else None
         raise ValueError(f"{path}: the model is {found!r}, expected 'BPE'; we read no other kind")
     _refuse_foreign_parts(path, content, model)
-    added = added_token_ids(path, content.get("added_tokens") or [], model["vocab"])
+    ids = token_ids(model.get("vocab"), f"{path}: model.vocab")
+    special = added_tokens(content.get("added_tokens") or [], f"{path}: added_tokens")
+    added = added_token_ids(path, special, ids)
     vocab = {
         token_id: from_printable(text, f"{path}: vocab")
-        for text, token_id in model["vocab"].items()
+        for text, token_id in ids.items()
         if text not in added
     }
     vocab |= {token_id: text.encode() for text, token_id in added.items()}
     vocab = with_every_byte(vocab)
     merges = []
-    for number, merge in enumerate(model["merges"], 1):
+    for number, merge in enumerate(a_list(model["merges"], f"{path}: model.merges"), 1):
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        if len(parts) != 2:
+        if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
             raise ValueError(f"{path}: merge {number} is {merge!r}, expected two tokens")
         left, right = (from_printable(part, f"{path}: merge {number}") for part in parts)
         merges.append((left, right))
     check_merges(vocab, merges, str(path), lambda index: f"{path}: merge {index + 1}")
+    check_order_of_merges(merges, lambda index: f"{path}: merge {index + 1}")
     pattern = pattern_of(path, content.get("pre_tokenizer"))
     return Vocabulary(vocab, merges, sorted(added, key=added.__getitem__), pattern)
 
@@ -194,7 +201,8 @@ def _refuse_foreign_parts(path: Path, content: dict[str, Any], model: dict[str, 
         if model.get(name)
     ]
     foreign += ["normalizer"] if content.get("normalizer") else []
-    foreign += [] if adds_no_ids(content.get("post_processor")) else ["post_processor"]
+    harmless = adds_no_ids(content.get("post_processor"), f"{path}: post_processor")
+    foreign += [] if harmless else ["post_processor"]
     refuse(path, foreign)
 
 
@@ -260,7 +268,7 @@ def merges_text(tokenizer: "Tokenizer") -> bytes:
 def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
     """Read vocab.json and merges.txt; ValueError names the line that does not fit."""
     vocab: dict[int, bytes] = {}
-    for text, token_id in _read_json(vocab_path).items():
+    for text, token_id in token_ids(_read_json(vocab_path), str(vocab_path)).items():
         # Such a file does not say which tokens are special: they are those that need no merge.
         printable = all(character in CHARACTER_TO_BYTE for character in text)
         vocab[token_id] = from_printable(text, str(vocab_path)) if printable else text.encode()
@@ -274,9 +282,12 @@ def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
             raise ValueError(f"{where}: {line!r}, expected two tokens with a space between them")
         merges.append((from_printable(parts[0], where), from_printable(parts[1], where)))
         line_numbers.append(number)
-    check_merges(
-        vocab, merges, str(vocab_path), lambda index: f"{merges_path}, line {line_numbers[index]}"
-    )
+
+    def name_of_merge(index: int) -> str:
+        return f"{merges_path}, line {line_numbers[index]}"
+
+    check_merges(vocab, merges, str(vocab_path), name_of_merge)
+    check_order_of_merges(merges, name_of_merge)
     return Vocabulary(vocab, merges, [], GPT2_PATTERN)
 
 
@@ -286,13 +297,22 @@ def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
 def write_tiktoken_ranks(tokenizer: "Tokenizer", path: Path) -> None:
     """Write a `.tiktoken` file: every token but the special ones; its id is its rank.
 
-    Raises ValueError where ids do not follow the order of the merges: a rank is both.
+    Raises ValueError where ids do not follow the order of the merges, since a rank is both; and
+    where a token is not made by the merge that its rank says, so that its readers would make other
+    ids.
     """
+    check_order_of_merges(tokenizer.merges)
     special = set(tokenizer.special_tokens.values())
     ranks = {token: i for i, token in sorted(tokenizer.vocab.items()) if i not in special}
     order = [ranks[left + right] for left, right in tokenizer.merges]
     if order != sorted(order):
         raise ValueError(f"{path}: ids do not follow the order of the merges, as ranks must")
+    for made, merge in zip(_merges_of_ranks(path, ranks), tokenizer.merges, strict=False):
+        if made != merge:
+            raise ValueError(
+                f"{path}: the merge of {' and '.join(map(repr, merge))} cannot be written: by the "
+                f"ranks, {merge[0] + merge[1]!r} is made of {' and '.join(map(repr, made))}"
+            )
     with atomic_file(path, "wb") as file:
         for token, rank in ranks.items():
             file.write(base64.b64encode(token) + b" %d\n" % rank)
@@ -305,15 +325,29 @@ def read_tiktoken_ranks(path: Path, special_tokens: Mapping[str, int], pattern: 
     rank have been made inside it.
 
     Raises:
-        ValueError: a line is not "base64 rank", or a token is not made of two earlier ones.
+        ValueError: a line is not "base64 rank", a token or a rank comes twice, a special token has
+            an id that is taken, or a token is not made of two earlier ones.
     """
     ranks: dict[bytes, int] = {}
+    vocab: dict[int, bytes] = {}
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            written, rank_text = line.split()
+            token, rank = base64.b64decode(written, validate=True), int(rank_text)
         except (ValueError, binascii.Error):
             raise ValueError(f"{path}, line {number}: {line!r}, expected base64 and rank") from None
+        if token in ranks or rank in vocab:
+            twice = repr(token) if token in ranks else f"rank {rank}"
+            raise ValueError(f"{path}, line {number}: {twice} has come before; keep one of the two")
+        ranks[token], vocab[rank] = rank, token
+    check_special_ids(special_tokens, vocab, path)
+    merges = _merges_of_ranks(path, ranks)
+    vocab |= {token_id: text.encode() for text, token_id in special_tokens.items()}
+    return Vocabulary(vocab, merges, list(special_tokens), pattern)
+
+
+def _merges_of_ranks(path: Path, ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """For every token of two bytes or more, by rank, the last merge that makes it."""
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda entry: entry[1]):
         if len(token) == 1:
@@ -327,9 +361,7 @@ def read_tiktoken_ranks(path: Path, special_tokens: Mapping[str, int], pattern: 
             place = joined.index(lowest)
             parts[place : place + 2] = [parts[place] + parts[place + 1]]
         merges.append((parts[0], parts[1]))
-    vocab = {rank: token for token, rank in ranks.items()}
-    vocab |= {token_id: text.encode() for text, token_id in special_tokens.items()}
-    return Vocabulary(vocab, merges, list(special_tokens), pattern)
+    return merges
 
 
 def _read_json(path: Path) -> Any:

@@ -4,6 +4,7 @@ Nothing here imports the code under test. What this leaves out: speed; every ora
 """
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -16,7 +17,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lm_course.check_outcome import GradedFailure
-from lm_course.graded_checks import check_equal, check_raises
+from lm_course.graded_checks import check_equal, check_raises, shown
 
 END = "<|endoftext|>"
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -191,6 +192,38 @@ def expect_value_error(call: Callable[[], Any], what: str, names: str = "") -> N
     check_raises(ValueError, call, what, [names] if names else [])
 
 
+def dict_of(got: Any, name: str) -> dict[Any, Any]:
+    """What the function `name` gave, as a dict; fail where it is no mapping."""
+    if got is None:
+        raise GradedFailure(f"{name} returned None; is `return` missing?")
+    if not isinstance(got, Mapping):
+        kind = type(got).__name__
+        raise GradedFailure(f"{name} gives a {kind}: a dict is asked for\n  got  {shown(got)}")
+    return dict(got)
+
+
+def trained(got: Any) -> tuple[dict[int, bytes], list[Pair]]:
+    """(vocab, merges), as a trainer gives them; fail where they are something else."""
+    if got is None:
+        raise GradedFailure("the trainer returned None; is `return` missing?")
+    if not isinstance(got, tuple | list) or len(got) != 2:
+        raise GradedFailure(f"the trainer gives no pair (vocab, merges)\n  got  {shown(got)}")
+    vocab, merges = got
+    if isinstance(merges, Mapping) and not isinstance(vocab, Mapping):
+        raise GradedFailure("the trainer gives (merges, vocab): the vocabulary comes first")
+    if not isinstance(merges, list | tuple):
+        kind = type(merges).__name__
+        raise GradedFailure(f"the second thing that the trainer gives is a {kind}, not the merges")
+    return dict_of(vocab, "the trainer's vocabulary"), list(merges)
+
+
+def processor_seconds(call: Callable[..., object], *arguments: Any, **options: Any) -> float:
+    """Of a call, in this process: what other programs and processes do meanwhile does not count."""
+    start = time.process_time()
+    call(*arguments, **options)
+    return time.process_time() - start
+
+
 def load_hypothesis() -> None:
     """It imports much of itself with the first example. Done here, once, no check pays for it."""
 
@@ -215,14 +248,18 @@ def a1() -> Iterator[SimpleNamespace]:
         CORPUS=CORPUS,
         StepCounter=StepCounter,
         count_pairs=count_pairs,
+        dict_of=dict_of,
         few_examples=EXAMPLES,
         encode=encode,
         expect=expect,
         expect_value_error=expect_value_error,
         merge_once=merge_once,
         merges=merges,
+        processor_seconds=processor_seconds,
+        shown=shown,
         special_tokens=special_tokens,
         train=train,
+        trained=trained,
         vocab=vocabulary(merges, special_tokens),
         vocabulary=vocabulary,
         words_of=words_of,

@@ -24,7 +24,7 @@ def check_number(answers, key, expected, causes):
     """`causes`: wrong number -> what leads to it."""
     found = answers.number(key)
     likely = f": {causes[found]}" if found in causes else ""
-    check_true(found == expected, f"{key}: {found:g} is not right{likely}")
+    check_true(found == expected, f"{key}: {found:.15g} is not right{likely}")
 
 
 def test_utf8_bytes_of_owl(answers):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 MODULE = "tokenizer_bpe.naive_training"
+COUNT = "count_pairs"
 tokens = st.sampled_from([b"a", b"b", b"aa", b"ab", b"\xc3"])
 some_words = st.dictionaries(st.lists(tokens, max_size=7).map(tuple), st.integers(1, 9), max_size=6)
 
@@ -25,7 +26,7 @@ def test_the_pairs_of_one_word(implementation, a1):
     expected = {(b"h", b"e"): 1, (b"e", b"l"): 1, (b"l", b"l"): 1, (b"l", b"o"): 1}
     wrong_keys = {left + right: count for (left, right), count in expected.items()}
     causes = [(wrong_keys, "a pair is a tuple of two tokens, yours are joined")]
-    a1.expect(dict(got), expected, "the pairs of 'hello' are wrong", causes)
+    a1.expect(a1.dict_of(got, COUNT), expected, "the pairs of 'hello' are wrong", causes)
 
 
 @pytest.mark.task("a1.2")
@@ -37,7 +38,9 @@ def test_a_word_counts_as_often_as_it_occurs(implementation, a1):
         ({(b"l", b"o"): 2, (b"o", b"w"): 5, (b"o", b"t"): 2}, "a later word replaced the count"),
         ({(b"o", b"l"): 7, (b"w", b"o"): 5, (b"t", b"o"): 2}, "your pairs stand the wrong way"),
     ]
-    a1.expect(dict(got), expected, "the pairs of 5 'low' and 2 'lot' are wrong", causes)
+    a1.expect(
+        a1.dict_of(got, COUNT), expected, "the pairs of 5 'low' and 2 'lot' are wrong", causes
+    )
 
 
 @pytest.mark.task("a1.2")
@@ -47,14 +50,18 @@ def test_overlapping_pairs_all_count(implementation, a1):
         ({(b"a", b"a"): 3}, "'aaa' holds (a, a) twice, at places 0 and 1: overlaps count"),
         ({(b"a", b"a"): 2}, "the word occurs three times"),
     ]
-    a1.expect(dict(got), {(b"a", b"a"): 6}, "the pairs of 3 'aaa' are wrong", causes)
+    a1.expect(a1.dict_of(got, COUNT), {(b"a", b"a"): 6}, "the pairs of 3 'aaa' are wrong", causes)
 
 
 @pytest.mark.task("a1.2")
 def test_tokens_longer_than_a_byte(implementation, a1):
     got = implementation(MODULE).count_pairs({(b"l", b"ow", b"est"): 2, (b"ow",): 4})
     expected = {(b"l", b"ow"): 2, (b"ow", b"est"): 2}
-    a1.expect(dict(got), expected, "the pairs of (l, ow, est) and of the single token (ow) differ")
+    a1.expect(
+        a1.dict_of(got, COUNT),
+        expected,
+        "the pairs of (l, ow, est) and of the single token (ow) differ",
+    )
 
 
 @pytest.mark.task("a1.2")
@@ -69,7 +76,8 @@ def test_pairs_as_counted_by_brute_force(implementation, a1):
         for word, count in words.items():
             for pair in pairwise(word):
                 expected[pair] += count
-        a1.expect(dict(count_pairs(words)), dict(expected), f"the pairs of {words} are wrong")
+        got = a1.dict_of(count_pairs(words), COUNT)
+        a1.expect(got, dict(expected), f"the pairs of {words} are wrong")
         a1.expect(words, before, "count_pairs changes the words that it is given")
 
     check()
@@ -126,6 +134,19 @@ def test_only_whole_tokens_are_merged(implementation, a1):
 
 
 @pytest.mark.task("a1.3")
+@pytest.mark.parametrize(
+    ("word", "pair"),
+    [((b"a", b"bc"), (b"ab", b"c")), ((b"x", b"ab", b"c", b"y"), (b"a", b"bc"))],
+    ids=["longer-left", "longer-right"],
+)
+def test_the_border_between_the_two_tokens_counts(implementation, a1, word, pair):
+    got = implementation(MODULE).merge_pair(word, pair)
+    merged = tuple(b"".join(word).replace(b"abc", b"|abc|").strip(b"|").split(b"|"))
+    causes = [(merged, "you compare the joined bytes: both tokens must be those of the pair")]
+    a1.expect(got, word, f"merging {pair} in {word}, which does not hold it, is wrong", causes)
+
+
+@pytest.mark.task("a1.3")
 def test_a_merge_as_made_by_brute_force(implementation, a1):
     merge_pair = implementation(MODULE).merge_pair
 
@@ -140,11 +161,10 @@ def test_a_merge_as_made_by_brute_force(implementation, a1):
 
 # a1.4
 
-FIRST = "your ties go to the pair seen first: the larger pair of byte strings must win"
-SMALLEST = (
-    "your ties go to the smaller pair, or to the one seen last: the larger pair of byte strings "
-    "must win"
-)
+RULE = "the larger pair of byte strings must win"
+FIRST = f"your ties go to the pair seen first: {RULE}"
+LAST = f"your ties go to the pair seen last: {RULE}"
+SMALLEST = f"your ties go to the smaller pair: {RULE}"
 PRINTED = (
     "you compare how the bytes are printed: compare the bytes themselves, as Python does when it "
     "compares bytes objects"
@@ -157,9 +177,9 @@ LENGTH = "you prefer the longer token: compare the bytes one by one"
 @pytest.mark.parametrize(
     ("tied", "expected", "cause"),
     [
-        ([(b"a", b"b"), (b"b", b"a")], (b"b", b"a"), FIRST),
+        ([(b"a", b"b"), (b"b", b"a")], (b"b", b"a"), SMALLEST),
         ([(b"b", b"a"), (b"a", b"b")], (b"b", b"a"), SMALLEST),
-        ([(b"t", b"e"), (b"t", b"h"), (b"t", b"a")], (b"t", b"h"), FIRST),
+        ([(b"t", b"e"), (b"t", b"h"), (b"t", b"a")], (b"t", b"h"), SMALLEST),
         ([(b"a", b"t"), (b" ", b"t")], (b"a", b"t"), PRINTED),
         ([(b"\xe9", b"a"), (b"z", b"a")], (b"\xe9", b"a"), PRINTED),
         ([(b"~", b"a"), (b"\n", b"a")], (b"~", b"a"), PRINTED),
@@ -172,6 +192,12 @@ LENGTH = "you prefer the longer token: compare the bytes one by one"
 def test_ties(implementation, a1, tied, expected, cause):
     best_pair = implementation(MODULE).best_pair
     got = best_pair(dict.fromkeys(tied, 7) | {(b"zz", b"zz"): 6})
+    if got != expected and got in tied:
+        other_way_round = best_pair(dict.fromkeys(tied[::-1], 7) | {(b"zz", b"zz"): 6})
+        if (got, other_way_round) == (tied[0], tied[-1]):
+            cause = FIRST
+        elif (got, other_way_round) == (tied[-1], tied[0]):
+            cause = LAST
     loser = got if got in tied and got != expected else next(p for p in tied if p != expected)
     causes = [(loser, f"{cause}, here {expected} over {loser}")]
     a1.expect(got, expected, "the best of pairs that are equally frequent is wrong", causes)

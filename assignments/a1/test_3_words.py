@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lm_course.graded_checks import check_true
 
 MODULE = "tokenizer_bpe.pretokenization"
+COUNT = "count_words"
 # Made of the characters on which the patterns decide.
 awkward_text = st.text("aZ09'sltrve.!_ \n\r\t\x1c\x85\xa0\u3000é漢٣\U0001f600", max_size=40)
 
@@ -91,6 +92,10 @@ def pieces_by_brute_force(text, special_tokens):
     return [piece for piece in pieces if piece]
 
 
+def with_empty_pieces(text, alternatives):
+    return regex.split(f"({'|'.join(alternatives)})", text)
+
+
 @pytest.mark.task("a1.6")
 @pytest.mark.parametrize(
     ("text", "special_tokens", "expected"),
@@ -109,11 +114,13 @@ def test_pieces(implementation, a1, text, special_tokens, expected):
     got = implementation(MODULE).split_special_tokens(text, special_tokens)
     causes = [
         ([piece for piece in expected if piece not in special_tokens], "the tokens are lost"),
-        (regex.split(f"({'|'.join(special_tokens)})", text), "escape the tokens in a pattern"),
-        (regex.split(f"({'|'.join(map(regex.escape, special_tokens))})", text), "drop empty pieces")
-        if special_tokens
-        else ([], "without special tokens the whole text is one piece"),
+        ([], "without special tokens the whole text is one piece")
+        if text and not special_tokens
+        else (with_empty_pieces(text, map(regex.escape, special_tokens)), "drop empty pieces"),
     ]
+    unescaped = with_empty_pieces(text, special_tokens)
+    for pieces in (unescaped, [piece for piece in unescaped if piece]):
+        causes.append((pieces, "escape the tokens in a pattern"))
     causes = [cause for cause in causes if cause[0] != expected]
     sentence = f"the pieces of {text!r} around {special_tokens} are wrong"
     a1.expect(got, expected, sentence, causes)
@@ -180,13 +187,18 @@ def test_counts_of_texts(implementation, a1):
         ({"low": 4, "er": 1}, "the space before a word belongs to the word"),
         ({"low": 2, " low": 2, "er": 1, a1.END: 1}, "a special token is no word"),
     ]
-    a1.expect(dict(got), {"low": 2, " low": 2, "er": 1}, f"the counts of {texts} are wrong", causes)
+    a1.expect(
+        a1.dict_of(got, COUNT),
+        {"low": 2, " low": 2, "er": 1},
+        f"the counts of {texts} are wrong",
+        causes,
+    )
 
 
 @pytest.mark.task("a1.7")
 def test_no_word_reaches_across_a_special_token(implementation, a1):
     text = f"ab{a1.END}ab<x>{a1.END}cd <x>"
-    got = dict(implementation(MODULE).count_words([text], [a1.END, "<x>"]))
+    got = a1.dict_of(implementation(MODULE).count_words([text], [a1.END, "<x>"]), COUNT)
     causes = [
         (
             dict(Counter(regex.findall(a1.GPT2, text))),
@@ -208,7 +220,12 @@ def test_counts_take_the_pattern(implementation, a1):
     got = implementation(MODULE).count_words(["1234 don't"], [], a1.GPT4)
     expected = dict(Counter(regex.findall(a1.GPT4, "1234 don't")))
     causes = [({"1234": 1, " don": 1, "'t": 1}, "the argument `pattern` is ignored")]
-    a1.expect(dict(got), expected, "the words of '1234 don't' under GPT4_PATTERN differ", causes)
+    a1.expect(
+        a1.dict_of(got, COUNT),
+        expected,
+        "the words of '1234 don't' under GPT4_PATTERN differ",
+        causes,
+    )
 
 
 @pytest.mark.task("a1.7")
@@ -216,9 +233,8 @@ def test_counts_take_the_pattern(implementation, a1):
 def test_counts_of_a_file(implementation, a1, as_type, tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_bytes(a1.CORPUS.encode())
-    got = dict(
-        implementation(MODULE).count_words(path if as_type == "Path" else str(path), ["<x>"])
-    )
+    count_words = implementation(MODULE).count_words
+    got = a1.dict_of(count_words(path if as_type == "Path" else str(path), ["<x>"]), COUNT)
     expected = dict(Counter(a1.words_of(a1.CORPUS, ["<x>"])))
     without_return = dict(Counter(a1.words_of(a1.CORPUS.replace("\r\n", "\n"), ["<x>"])))
     causes = [
@@ -236,7 +252,7 @@ def test_counts_of_a_file_with_documents(implementation, a1, tmp_path):
     path = tmp_path / "corpus.txt"
     text = a1.CORPUS.replace("theatre", "<x>theatre<x>") * 20
     path.write_bytes(text.encode())
-    got = dict(implementation(MODULE).count_words(path, ["<x>", a1.END]))
+    got = a1.dict_of(implementation(MODULE).count_words(path, ["<x>", a1.END]), COUNT)
     expected = dict(Counter(a1.words_of(text, [a1.END, "<x>"])))
     causes = [(dict(Counter(a1.words_of(text.replace("\r", ""), [a1.END, "<x>"]))), LOST_RETURN)]
     a1.expect(got, expected, "the word counts of a file of 60 documents are wrong", causes)
@@ -367,6 +383,29 @@ def test_two_processes_count_what_one_counts(implementation, a1, tmp_path):
     text = "".join(random.choice(["the ", "dög ", "\n", a1.END, "'s "]) for _ in range(3000))
     path = tmp_path / "corpus.txt"
     path.write_bytes(text.encode())
-    got = dict(implementation(MODULE).count_words(path, [a1.END], num_processes=2))
+    got = a1.dict_of(implementation(MODULE).count_words(path, [a1.END], num_processes=2), COUNT)
     expected = dict(Counter(a1.words_of(text, [a1.END])))
     a1.expect(got, expected, "two processes count other words than one: where is the file cut?")
+
+
+@pytest.mark.task("a1.8")
+def test_another_process_does_its_part(implementation, a1, tmp_path):
+    """Measured in this process alone: with a second one it has less to do than without."""
+    random.seed(2)
+    words = ["".join(random.choices("abcdé", k=random.randint(1, 6))) for _ in range(300)]
+    document = " ".join(random.choices(words, k=2500)) + a1.END
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(document.encode() * 200)
+    count_words = implementation(MODULE).count_words
+    alone, shared = (
+        min(
+            a1.processor_seconds(count_words, path, [a1.END], num_processes=number)
+            for _ in range(2)
+        )
+        for number in (1, 2)
+    )
+    check_true(
+        shared <= 0.75 * alone,
+        f"num_processes=2 is not obeyed: this process computes {shared / alone:.2f} times as long "
+        "as with num_processes=1: count the parts of the file in other processes",
+    )

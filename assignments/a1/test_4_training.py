@@ -1,8 +1,10 @@
 """a1.9 to a1.11: the naive trainer, the incremental trainer, and the work that it does."""
 
 import random
+import time
 from collections import Counter
 from itertools import pairwise
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -68,14 +70,14 @@ def wrong_merge(a1, got, expected, counts):
 @both_trainers
 def test_the_corpus_of_the_handout(implementation, a1, corpus, module):
     path = corpus(f"low low low{a1.END}low low lower")
-    _, merges = implementation(module).train_bpe(path, 256 + 4 + 1, [a1.END])
+    _, merges = a1.trained(implementation(module).train_bpe(path, 256 + 4 + 1, [a1.END]))
     counts = {"low": 2, " low": 3, " lower": 1}
     expected = [(b"o", b"w"), (b"l", b"ow"), (b" ", b"low"), (b"e", b"r")]
     causes = [
         (
             [(b"l", b"o")],
-            "your ties go to the pair seen first: the larger pair of byte strings must win, here "
-            "(b'o', b'w') over (b'l', b'o')",
+            "your ties go to the smaller pair, or to the one seen first: the larger pair of byte "
+            "strings must win, here (b'o', b'w') over (b'l', b'o')",
         )
     ]
     sentence = "the merges of 'low low low ...' are wrong"
@@ -85,7 +87,7 @@ def test_the_corpus_of_the_handout(implementation, a1, corpus, module):
 @both_trainers
 def test_the_order_of_the_vocabulary(implementation, a1, corpus, module):
     path = corpus(f"low low low{a1.END}low low lower")
-    vocab, _ = implementation(module).train_bpe(path, 256 + 4 + 2, [a1.END, "<x>"])
+    vocab, _ = a1.trained(implementation(module).train_bpe(path, 256 + 4 + 2, [a1.END, "<x>"]))
     made = [b"ow", b"low", b" low", b"er"]
     special = [a1.END.encode(), b"<x>"]
     single = [bytes([byte]) for byte in range(256)]
@@ -102,7 +104,7 @@ def test_the_order_of_the_vocabulary(implementation, a1, corpus, module):
 @both_trainers
 def test_no_merge_crosses_a_special_token(implementation, a1, corpus, module):
     path = corpus(f"xy{a1.END}" * 20)
-    _, merges = implementation(module).train_bpe(path, 300, [a1.END])
+    _, merges = a1.trained(implementation(module).train_bpe(path, 300, [a1.END]))
     merges = [tuple(pair) for pair in merges]
     crossing = [left + right for left, right in merges if set(left + right) - set(b"xy")]
     check_true(
@@ -125,7 +127,7 @@ def test_no_merge_crosses_the_border_of_a_word(implementation, a1, corpus, modul
     text = "ab ab ab-ab 12345 12345 \n\n ab"
     path = corpus(text)
     for pattern, name in ((a1.GPT2, "GPT2_PATTERN"), (a1.GPT4, "GPT4_PATTERN")):
-        _, merges = implementation(module).train_bpe(path, 300, [], pattern)
+        _, merges = a1.trained(implementation(module).train_bpe(path, 300, [], pattern))
         counts = Counter(a1.words_of(text, [], pattern))
         sentence = f"the merges under {name} are wrong"
         expect_merges(a1, merges, a1.train(counts, 44), counts, sentence)
@@ -137,7 +139,7 @@ def test_ties_in_training(implementation, a1, corpus, module):
     larger id than any byte, and may still be the smaller byte string.
     """
     text = "ba-ab-zy-zz-東東-ac-bc-abz-\x01\x02-\x7f\x7f"
-    _, merges = implementation(module).train_bpe(corpus(text), 290, [])
+    _, merges = a1.trained(implementation(module).train_bpe(corpus(text), 290, []))
     counts = Counter(a1.words_of(text, []))
     causes = []
     for key, text in (
@@ -174,7 +176,7 @@ def train_with_ties(counts, num_merges, key):
 
 @both_trainers
 def test_a_text_that_runs_out_of_pairs(implementation, a1, corpus, module):
-    vocab, merges = implementation(module).train_bpe(corpus("abc"), 1000, [a1.END])
+    vocab, merges = a1.trained(implementation(module).train_bpe(corpus("abc"), 1000, [a1.END]))
     expected = [(b"b", b"c"), (b"a", b"bc")]
     expect_merges(a1, merges, expected, {"abc": 1}, "the merges of 'abc' are wrong")
     got = {token_id: token for token_id, token in vocab.items() if token_id > 255}
@@ -185,7 +187,8 @@ def test_a_text_that_runs_out_of_pairs(implementation, a1, corpus, module):
 @both_trainers
 @pytest.mark.parametrize("num_merges", [0, 120])
 def test_a_small_corpus_of_many_scripts(implementation, a1, corpus, module, num_merges):
-    vocab, merges = implementation(module).train_bpe(corpus(a1.CORPUS), 257 + num_merges, [a1.END])
+    train_bpe = implementation(module).train_bpe
+    vocab, merges = a1.trained(train_bpe(corpus(a1.CORPUS), 257 + num_merges, [a1.END]))
     what = f"{num_merges} merges of a small text in many scripts are wrong"
     counts = Counter(a1.words_of(a1.CORPUS, [a1.END]))
     expect_merges(a1, merges, a1.merges[:num_merges], counts, what)
@@ -224,7 +227,7 @@ def test_what_no_trainer_can_do(implementation, a1, corpus, module, vocab_size, 
     ids=["one-letter", "overlaps", "three-letters", "prefix", "no-pair", "no-word"],
 )
 def test_merges_from_counts(implementation, a1, counts):
-    _, merges = implementation(FAST).train_bpe_from_counts(counts, 270, [])
+    _, merges = a1.trained(implementation(FAST).train_bpe_from_counts(counts, 270, []))
     expect_merges(a1, merges, a1.train(counts, 14), counts, f"the merges of {counts} are wrong")
 
 
@@ -238,7 +241,7 @@ def test_merges_as_made_by_recounting(implementation, a1, letters):
     @given(some_counts)
     def check(counts):
         before = dict(counts)
-        _, merges = train(counts, 256 + 30, [])
+        _, merges = a1.trained(train(counts, 256 + 30, []))
         expected = a1.train(before, 30)
         sentence = f"the merges of {before} are not those of recounting"
         expect_merges(a1, merges, expected, before, sentence)
@@ -249,7 +252,8 @@ def test_merges_as_made_by_recounting(implementation, a1, letters):
 
 @pytest.mark.task("a1.10")
 def test_vocabulary_from_counts(implementation, a1):
-    vocab, merges = implementation(FAST).train_bpe_from_counts({"abc": 2}, 259, ["<x>", "<y>"])
+    train = implementation(FAST).train_bpe_from_counts
+    vocab, merges = a1.trained(train({"abc": 2}, 259, ["<x>", "<y>"]))
     sentence = "one merge has room beside two special tokens"
     expect_merges(a1, merges, [(b"b", b"c")], {"abc": 2}, sentence)
     a1.expect(dict(vocab), a1.vocabulary(merges, ["<x>", "<y>"]), "the vocabulary is wrong")
@@ -263,7 +267,7 @@ def test_on_merge_is_called_after_every_merge(implementation, a1):
     a1.expect(seen, [1, 2, 3], "on_merge was called with other numbers", causes)
 
 
-# a1.11: the work, in lines run and functions called
+# a1.11: the work, in lines run and functions called; in time, where one call does it inside of C
 
 
 def steps_per_merge(train, a1, counts, first, last):
@@ -335,3 +339,39 @@ def test_a_long_word_costs_in_proportion_to_its_length(implementation, a1):
             f"{short:,.0f} steps in a word of 800 bytes and {long:,.0f} in one of 3,200: go "
             "through the word once for a merge, do not begin anew at each place",
         )
+
+
+def microseconds_per_merge(train, counts):
+    """The median merge of numbers 6 to 35, in processor time of this process."""
+    times = []
+    train(counts, 256 + 35, [], on_merge=lambda number: times.append(time.process_time_ns()))
+    check_true(len(times) == 35, f"on_merge was called {len(times)} times in 35 merges")
+    return median(after - before for before, after in pairwise(times[4:])) / 1000
+
+
+@pytest.mark.task("a1.11")
+@pytest.mark.parametrize("other", ["words", "pairs"])
+def test_nor_does_a_merge_look_at_all_inside_of_c(implementation, a1, other):
+    """`max(zip(...))` is one step however much it looks at: so here is the time, relative to the
+    same trainer's beside fewer words.
+    """
+    random.seed(8)
+    if other == "words":
+        others = {"".join(random.choices("stuvw", k=8)): 1 for _ in range(20_000)}
+        advice = "looks at words that a merge does not change: keep, for every pair, the words"
+        advice += " that hold it"
+    else:
+        letters = [chr(code) for code in range(128) if chr(code) not in "abcdefgh"]
+        others = {left + right: 1 for left in letters for right in letters}
+        advice = "looks at every pair to find the best one: keep the pairs in a priority queue"
+    train = implementation(FAST).train_bpe_from_counts
+    beside = {20: dict(list(others.items())[:20]), len(others): others}
+    few, many = (
+        min(microseconds_per_merge(train, frequent_words() | words) for _ in range(2))
+        for words in beside.values()
+    )
+    check_true(
+        many <= 4 * few + 20,
+        f"your trainer {advice}: one merge takes {many / few:.0f} times as long beside "
+        f"{len(others):,} other words as beside 20",
+    )

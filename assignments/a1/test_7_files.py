@@ -205,10 +205,7 @@ def test_hugging_face_reads_it(saved, a1, pattern):
     text = f"{a1.CORPUS} 12345<x>\n\n{a1.END}  they'll"
     vocab = a1.vocab | {377: b"<x>"}
     expected = a1.encode(text, vocab, a1.merges, [a1.END, "<x>"], getattr(a1, pattern))
-    try:
-        import tokenizers
-    except ImportError:
-        return
+    tokenizers = pytest.importorskip("tokenizers", reason="needs the library `tokenizers`")
     try:
         theirs = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:
@@ -234,23 +231,41 @@ def test_a_file_as_tokenizers_wrote_it_before(implementation, saved, a1, tmp_pat
 
 
 @pytest.mark.task("a1.18")
-@pytest.mark.parametrize("which", ["model", "normalizer", "prefix", "json", "missing"])
-def test_files_of_other_tokenizers(implementation, saved, a1, which):
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"type": "WordPiece"}, "a tokenizer.json of the model WordPiece"),
+        ({"continuing_subword_prefix": "##"}, "a continuing_subword_prefix"),
+        ({"end_of_word_suffix": "</w>"}, "an end_of_word_suffix"),
+        ({"unk_token": "<unk>"}, "an unk_token"),
+        ({"byte_fallback": True}, "byte_fallback"),
+        ({"dropout": 0.1}, "a dropout, which gives other ids each time"),
+        ({"ignore_merges": True}, "ignore_merges"),
+    ],
+    ids=["type", "prefix", "suffix", "unknown", "byte-fallback", "dropout", "ignore-merges"],
+)
+def test_models_that_are_not_plain_byte_level_bpe(implementation, saved, a1, change, what):
     path = saved()
     content = json.loads(path.read_text(encoding="utf-8"))
-    if which == "model":
-        content["model"]["type"] = "WordPiece"
-    elif which == "normalizer":
+    content["model"] |= change
+    path.write_text(json.dumps(content), encoding="utf-8")
+    read = implementation(TOKENIZER).Tokenizer.from_hugging_face
+    what = what if "type" in change else f"a tokenizer.json whose model has {what}"
+    a1.expect_value_error(lambda: read(path), what, names="tokenizer.json")
+
+
+@pytest.mark.task("a1.18")
+@pytest.mark.parametrize("which", ["normalizer", "json", "missing"])
+def test_files_that_are_not_read_in_silence(implementation, saved, a1, which):
+    path = saved()
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if which == "normalizer":
         content["normalizer"] = {"type": "Lowercase"}
-    elif which == "prefix":
-        content["model"]["continuing_subword_prefix"] = "##"
     path.write_text("{" if which == "json" else json.dumps(content), encoding="utf-8")
     if which == "missing":
         path.unlink()
     what = {
-        "model": "a tokenizer.json of the model WordPiece",
         "normalizer": "a tokenizer.json with a normalizer, which would change the text",
-        "prefix": "a tokenizer.json whose tokens inside a word begin with ##",
         "json": "a file that is not JSON",
         "missing": "a tokenizer.json that is not there",
     }[which]

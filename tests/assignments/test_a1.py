@@ -2,6 +2,7 @@
 mistake is caught, and a solution that somebody else wrote from the handout passes too.
 """
 
+import inspect
 import json
 import os
 import re
@@ -14,9 +15,10 @@ import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_course.assignment_file import load_assignment
-from lm_course.mutants import load_mutants, run_mutants
+from lm_course.mutants import Mutant, load_mutants, run_mutant, run_mutants
 from lm_course.stubs import cut_stubs
 from lm_course.written_answers import answers_template
+from tokenizer_bpe import input_checks
 
 PROJECT = Path(__file__).parents[2]
 HERE = PROJECT / "tests" / "assignments"
@@ -78,12 +80,71 @@ def test_an_independent_solution_scores_100(tmp_path):
 
 @pytest.mark.slow
 def test_every_mutant_is_caught_by_its_task():
-    survivors = [
-        f"{verdict.mutant.task} lets {verdict.mutant.name} pass: {verdict.mutant.why}"
-        for verdict in run_mutants(A1, load_mutants(A1))
-        if not verdict.caught
-    ]
+    survivors, unclear = [], []
+    for verdict in run_mutants(A1, load_mutants(A1)):
+        if not verdict.caught:
+            mutant = verdict.mutant
+            survivors.append(f"{mutant.task} lets {mutant.name} pass: {mutant.why}")
+        if verdict.message.startswith("the check could not work with"):
+            unclear.append(f"{verdict.mutant.name}: {verdict.message}")
     assert survivors == []
+    assert unclear == [], "a check stumbled in place of saying what is wrong"
+
+
+RULE = "the larger pair of byte strings must win"
+
+
+@pytest.mark.parametrize(
+    ("task", "module", "find", "replace", "told"),
+    [
+        (
+            "a1.4",
+            "naive_training",
+            "key=lambda pair: (pairs[pair], pair)",
+            "key=pairs.get",
+            "first",
+        ),
+        (
+            *("a1.4", "naive_training", "key=lambda pair: (pairs[pair], pair)"),
+            *("key=lambda pair: (pairs[pair], [-byte for byte in pair[0] + pair[1]])", "smaller"),
+        ),
+        (
+            *("a1.6", "pretokenization", "for piece in [*pieces, text[end:]] if piece]"),
+            *("for piece in [*pieces, text[end:]]]", "drop empty pieces"),
+        ),
+        (
+            *("a1.6", "input_checks", 'raise ValueError(f"special token {position} is empty'),
+            *('raise AssertionError(f"special token {position} is empty', "by another error"),
+        ),
+        (
+            *("a1.2", "naive_training", "    return pairs\n", "    return pairs.items()\n"),
+            "count_pairs gives a dict_items: a dict is asked for",
+        ),
+        (
+            *("a1.2", "naive_training", "    return pairs\n", ""),
+            "count_pairs returned None; is `return` missing?",
+        ),
+        (
+            *("a1.9", "naive_training", "return dict(enumerate(tokens)), merges"),
+            *("return merges, dict(enumerate(tokens))", "gives (merges, vocab): the vocabulary"),
+        ),
+        (
+            *("a1.9", "naive_training", "return dict(enumerate(tokens)), merges"),
+            *("dict(enumerate(tokens)), merges", "returned None; is `return` missing?"),
+        ),
+    ],
+    ids=["first", "smaller", "empty", "assert", "items", "no-return", "swapped", "none"],
+)
+def test_a_common_mistake_is_told_by_its_cause(task, module, find, replace, told):
+    if told in ("first", "smaller"):
+        told = "to the pair seen first: " if told == "first" else "to the smaller pair: "
+        told += RULE
+    assignment = A1
+    if module == "input_checks":  # given to learners, who may write it anew
+        tasks = [*A1.tasks, A1.tasks[1].model_copy(update={"id": "a1.99", "module": module})]
+        assignment = A1.model_copy(update={"tasks": tasks})
+    mutant = Mutant(name="mistake", task=task, module=module, find=find, replace=replace, why="")
+    assert told in run_mutant(assignment, mutant).message
 
 
 def test_every_task_has_its_mutants():
@@ -109,6 +170,13 @@ def test_the_handout_has_a_section_for_every_task():
     links = re.findall(r"\]\(#([^)]+)\)", HANDOUT)
     assert set(links) <= set(text_of)
     assert A1.points == 100
+
+
+def test_the_handout_shows_the_given_checks_as_they_are():
+    for name in ("check_special_tokens", "check_vocab_size", "utf8_bytes", "check_merges"):
+        parameters = inspect.signature(getattr(input_checks, name)).parameters
+        shown = re.search(rf"^{name}\((.*?)\) -> ", HANDOUT, re.MULTILINE | re.DOTALL)
+        assert re.findall(r"(\w+): ", shown[1]) == list(parameters)
 
 
 def test_the_handout_names_every_function_that_is_checked():

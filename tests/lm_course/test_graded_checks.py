@@ -42,6 +42,11 @@ def test_equal_values_pass(value: object) -> None:
         ("abcd", "abxd", "it: wrong from index 2 on"),
         (list(range(50)), [*range(49), 7], "it: wrong at index 49 (50 expected)"),
         (list(range(50)), list(range(40)), "it: 50 elements, expected 40; equal up to there"),
+        ([1, np.uint16(2)], [1, 2], "it: expected an int at index 1, got a numpy.uint16"),
+        ([bytearray(b"a")], [b"a"], "it: expected a bytes at index 0, got a bytearray"),
+        ({"a": 1.0}, {"a": 1}, "it: wrong under the key 'a'"),
+        ({np.int64(1): b"a"}, {1: b"a"}, "it: expected an int as a key, got a numpy.int64"),
+        ([(1, True)], [(1, 1)], "it: wrong from index 0 on"),
     ],
 )
 def test_where_they_differ(got: object, expected: object, first_line: str) -> None:
@@ -65,6 +70,15 @@ def test_the_values_and_the_likely_cause() -> None:
     assert "return" in message(check_equal, None, [1], "f")
     assert "too long" in message(check_equal, [1, 2], [1], "f", {"too long": lambda got: got[1]})
     assert "likely" not in message(check_equal, 1, 2, "f", {"fails": lambda got: got[1]})
+    assert ".tolist()" in message(check_equal, [np.uint16(1)], [1], "f")
+
+
+def test_a_key_too_many_is_not_compared_with_a_size() -> None:
+    large = dict.fromkeys(range(65), 1)
+    got, without = message(check_equal, large | {"x": 1}, large, "f").splitlines()[2:0:-1]
+    assert (got, without) == ("  got       {'x': 1}", "  expected  no such key among 65")
+    lines = message(check_equal, large, large | {"x": 1}, "f").splitlines()
+    assert lines[1:] == ["  expected  {'x': 1}", "  got       no such key among 65"]
 
 
 def test_close_numbers_pass() -> None:
@@ -114,6 +128,16 @@ def test_errors_that_are_asked_for() -> None:
     check_raises(ValueError, refuse, "a small vocabulary", ["vocab_size", "3"])
     assert "does not help" in message(check_raises, ValueError, refuse, "it", ["4"])
     assert "no error, but 5" in message(check_raises, ValueError, lambda: 5, "it")
+
+    def other_error() -> None:
+        raise AssertionError("named twice")
+
+    lines = message(check_raises, ValueError, other_error, "a token named twice").splitlines()
+    assert lines[0] == "a token named twice should be refused by another error"
+    assert lines[1:] == ["  expected  ValueError", "  got       AssertionError: named twice"]
+    with pytest.raises(GradedFailure) as caught:
+        check_raises(ValueError, other_error, "it")
+    assert caught.traceback[-1].name == "other_error", "the learner's lines are told"
 
     def stub() -> None:
         raise NotImplementedError("t1.1: write stub")

@@ -19,7 +19,7 @@ def test_the_reference_passes_and_is_said_to_be_checked(toy_course) -> None:
     screen, tasks, done = toy_course.check()
     assert done.returncode == 0, screen + done.stderr
     assert screen.splitlines()[0] == (
-        "t1: no workspace yet (`lm start t1`): checking the reference"
+        "t1: you have no workspace yet: checking the reference instead"
     )
     assert {task["status"] for task in tasks.values()} == {"passed"}
     assert [line.split()[0] for line in screen.splitlines() if line.startswith("t1.")] == [
@@ -27,9 +27,11 @@ def test_the_reference_passes_and_is_said_to_be_checked(toy_course) -> None:
     ]
     assert "total" in screen
     assert screen.splitlines()[-2:] == [
-        "All of t1 passes.",
-        "That was the reference. Yours begins with `lm start t1`.",
+        "You have no workspace yet: this was the reference.",
+        "Begin with `lm start t1`.",
     ]
+    assert "What comes next" not in toy_course.check("--task=t1.2")[0]
+    assert "All of t1 passes." in toy_course.check("--impl=reference")[0]
     assert not (toy_course.root / "workspace").exists()
 
 
@@ -56,6 +58,24 @@ def test_the_screen_of_a_mistake(toy_course, columns: int) -> None:
         assert line in screen.splitlines()
     for noise in ("Traceback", "test session starts", "slowest", "FAILED", "short test summary"):
         assert noise not in screen
+
+
+def test_a_forgotten_return_is_told_by_the_name_of_the_function(toy_course) -> None:
+    """Wherever None does its harm: in the check, or in the learner's next function."""
+    toy_course.hand_in(
+        toy_course.REFERENCE.replace(RIGHT_LINE, 'print("here")\n    _counter(text)')
+    )
+    suite = toy_course.SUITE.replace("implementation(COUNTING).count_letters(text)", "dict(GOT)")
+    suite = suite.replace("GOT", "implementation(COUNTING).count_letters(text)")
+    toy_course.write("assignments/t1/test_counting.py", suite)
+    words = toy_course.OTHER.replace("if count_letters(word)", "if len(count_letters(word))")
+    toy_course.write("workspace/toy_stage/words.py", words)
+    screen, tasks, _ = toy_course.check()
+    sentence = "count_letters returned None; is `return` missing?"
+    for task_id in ("t1.2", "t1.4"):
+        messages = [problem["message"] for problem in tasks[task_id]["problems"]]
+        assert {message.partition("\n")[0] for message in messages} == {sentence}
+    assert screen.count("| here") == 1, "the second run of the check is silent"
 
 
 def test_not_submitted_is_neither_failing_nor_the_reference(toy_course) -> None:

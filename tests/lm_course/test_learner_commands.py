@@ -130,6 +130,21 @@ def test_progress_over_all_assignments(toy_course, lm) -> None:
     assert "Next: t1.3 The largest" in printed
     assert "  write   largest in workspace/toy_stage/counting.py" in printed
     assert max(map(len, printed.splitlines())) <= 80
+    only = lm("progress", "t2")
+    assert "t2: Later" in only and "t1: Counting" not in only
+    assert "Next: t2.1" in only
+
+
+@pytest.mark.parametrize("columns", [50, 60])
+def test_in_a_narrow_terminal_titles_give_way(toy_course, lm, monkeypatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    toy_course.hand_in(toy_course.REFERENCE)
+    toy_course.check("--task=t1.1", "--task=t1.2")
+    lines = lm("progress").splitlines()
+    assert lines[3].split() == ["task", "title", "best", "reached", "hints"]
+    assert all(re.search(r"\d/\d +\d{4}-\d\d-\d\d$", line.rstrip()) for line in lines[4:6])
+    assert "…" in lines[5]
+    assert max(map(len, lines[:8])) <= columns
 
 
 @pytest.mark.parametrize(
@@ -203,6 +218,19 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
         (["check", "t1", "t2.1"], "t1 and t2: check one assignment at a time"),
         (["hint", "t1"], "t1: expected a task, for example t1.1"),
         (["hint", "t1.9"], "t1.9: no such task"),
+        (["check", "1.2"], "1.2: did you mean t1.2?"),
+        (["check", "T1.2"], "T1.2: did you mean t1.2?"),
+        (["check", "1", "2"], "1: did you mean t1?"),
+        (["hint", "1.2"], "1.2: did you mean t1.2?"),
+        (["progress", "T1"], "T1: did you mean t1?"),
+        (["progress", "t9"], "t9: no such assignment"),
+        (["start", "1"], "1: did you mean t1?"),
+        (["start"], "lm start begins with an assignment: lm start t1"),
+        (
+            ["check"],
+            "lm check checks an assignment, or a task of it: lm check t1 for all of it, or",
+        ),
+        (["hint"], "lm hint is about a task: lm hint t1.2 (lm progress says which task is next)"),
     ],
 )
 def test_unknown_ids_are_one_line(lm, arguments: list[str], complaint: str) -> None:
@@ -232,3 +260,11 @@ def test_a_learner_s_way_to_the_first_passed_task(toy_course, lm) -> None:
     assert tasks["t1.2"]["status"] == "passed"
     assert "t1.2 passes. What comes next: lm progress. The whole assignment: lm check t1" in screen
     assert "1 of 4 tasks, 4 of 10 points" in lm("progress")
+
+
+@pytest.mark.parametrize("group", [[], ["tokenizer"]])
+def test_a_bare_lm_shows_its_help_and_no_empty_error(group: list[str]) -> None:
+    command = [sys.executable, "-m", "lm_course", *group]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Commands" in done.stdout
+    assert done.stderr == ""

@@ -291,6 +291,14 @@ def test_the_stubs_of_this_project(tmp_path: Path, name: str) -> None:
         asked = [(t.id, f) for t in assignment.tasks if t.module == module for f in t.functions]
         for task_id, function in asked:
             assert f'raise NotImplementedError("{task_id}: write {function}")' in text
+    configuration = PROJECT / "pyproject.toml"
+    formatted = subprocess.run(
+        [sys.executable, *("-m", "ruff", "format", "--diff", "--config"), configuration, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert formatted.returncode == 0, formatted.stdout
     code = "".join(f"import {assignment.package}.{module}\n" for module in stubs)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

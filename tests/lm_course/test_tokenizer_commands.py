@@ -15,10 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner
 
+from lm_core import progress
 from lm_core.special_tokens import END_OF_TEXT
 from lm_course import token_page, tokenizer_commands
 from lm_course.tokenizer_choice import chosen_tokenizer
-from tokenizer_bpe import tokenizer_comparison
+from tokenizer_bpe import implementation, tokenizer_comparison
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN
 from tokenizer_bpe.sample_sentences import SENTENCES
 from tokenizer_bpe.token_display import token_pieces
@@ -81,6 +82,7 @@ def test_encode_prints_ids_and_decode_gives_the_text_back(lm) -> None:
     ids = lm("encode", ODD_TEXT)
     assert lm("decode", given=ids) == ODD_TEXT
     assert lm("decode", given=ids.replace(" ", "\n\n")) == ODD_TEXT
+    assert lm("decode", "257 258", " 261\n") == lm("decode", "257", "258", "261")
     assert lm("decode", "195") == "\ufffd"
     assert lm("encode", "") == "\n"
     assert lm("decode", given="") == ""
@@ -94,6 +96,23 @@ def test_encode_takes_a_file_or_stdin_as_they_are(lm, folder: Path) -> None:
     assert expected.count(" ") > 3 * tokenizer_commands.IDS_AT_ONCE
     assert lm("encode", "--file", "text.txt") == expected
     assert lm("encode", given=text.encode()) == expected
+
+
+def test_encode_takes_compiled_code_for_a_large_file(lm, folder: Path, monkeypatch) -> None:
+    text = ODD_TEXT * 20
+    (folder / "text.txt").write_bytes(text.encode())
+    before = lm("encode", "--file", "text.txt")
+    calls = []
+    encode_file = implementation.encode_file
+    monkeypatch.setattr(
+        implementation, "encode_file", lambda *a: calls.append(a) or encode_file(*a)
+    )
+    assert lm("encode", "--file", "text.txt") == before
+    assert calls == []
+    monkeypatch.setattr(implementation, "COMPILED_FROM_BYTES", len(text.encode()))
+    assert lm("encode", "--file", "text.txt") == before
+    assert lm("encode", text) == before
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])
@@ -122,7 +141,7 @@ def test_encode_gives_ids_before_its_input_ends(folder: Path) -> None:
 
 def test_inspect_shows_tokens_without_colours(lm) -> None:
     assert lm("inspect", f"the  thé\n{END_OF_TEXT}\x1b").splitlines() == [
-        *("the│·│·│th│é│↵", "<|endoftext|>│<1b>", ""),
+        *("the│·│·│th│é│↵│", "<|endoftext|>│<1b>", ""),
         "8 tokens · 24 bytes · 3.00 bytes per token",
     ]
     assert lm("inspect", "") == "\n0 tokens · 0 bytes\n"
@@ -151,7 +170,10 @@ def test_lines_end_between_tokens_and_after_newlines(folder, width: int, colours
     lines = [line.plain for line in tokenizer_commands.token_lines(pieces, console)]
     assert max(map(cell_len, lines)) <= width
     assert "".join(lines).replace("│", "") == "the·cat·<e6><bc><a2><e5><ad><97>,·the·hat↵" * 6
-    assert sum(line.endswith("↵") for line in lines) == 6
+    assert sum(line.rstrip("│").endswith("↵") for line in lines) == 6
+    borders = 0 if colours else len(pieces) - 1
+    assert "".join(lines).count("│") == borders, "also where a line ends"
+    assert all(line.endswith("│") for line in lines[:-1]) or colours
     assert "".join(lines).count("↵") == 6
     assert not any(re.search("<[^>]*$|^[^<]*>", line) for line in lines)
 
@@ -231,6 +253,17 @@ def test_compare_measures(lm, monkeypatch) -> None:
     assert re.search(speeds, printed, flags=re.MULTILINE), printed
 
 
+def test_compare_says_how_far_it_is_where_there_is_no_terminal(
+    folder: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    (folder / "text.txt").write_text("the cat " * 100)
+    tokenizer_commands.compare([Path("demo")], Path("text.txt"), None)
+    printed, said = capsys.readouterr()
+    assert re.findall(r"measure: (\d/5) turns", said) == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert "measure" not in printed
+
+
 def test_which_tokenizer_is_meant(folder: Path) -> None:
     for given, size in {
         "runs/other/tokenizer.json": 261,
@@ -262,11 +295,23 @@ def test_the_pattern_of_a_tiktoken_file(folder: Path, lm) -> None:
 @pytest.mark.parametrize(
     ("arguments", "given", "message"),
     [
-        (["encode", "x", "--tokenizer=no"], b"", "no/tokenizer.json: no tokenizer there; make one"),
+        (["encode", "x", "--tokenizer=no"], b"", "no: no such file or folder, nor a run in runs/"),
+        (
+            ["encode", "x", "--tokenizer=a/b"],
+            b"",
+            "a/b/tokenizer.json: no tokenizer there; make one",
+        ),
+        (
+            ["compare", "demmo"],
+            b"",
+            "demmo: no such file or folder, nor a run in runs/: no tokenizer",
+        ),
+        (["compare", "demmo"], b"", "or name another in its place"),
+        (["merges", ""], b"", 'the word is empty; give one, such as " the"'),
         (["encode", "--file=none.txt"], b"", "none.txt: No such file or directory"),
         (["encode", "x", "--file=ranks.tiktoken"], b"", "give TEXT or --file, not both"),
         (["inspect"], b"a\xff", "stdin: not UTF-8 at byte 1; convert it first"),
-        (["inspect", "x", "--html=runs"], b"", "Is a directory"),
+        (["inspect", "x", "--html=runs"], b"", "--html runs is a folder; name a file, such as"),
         (["decode", "1", "300"], b"", "token id 300 is not in the vocabulary (0 to 261)"),
         (["decode"], b"1 [2]", "'[2]' is no token id; ids are whole numbers separated by blanks"),
         (["merges", "x", "--tokenizer=runs/demo/merges.txt"], b"", "merges.txt: not JSON"),

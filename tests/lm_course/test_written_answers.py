@@ -43,3 +43,4 @@ def test_the_template_asks_every_question_and_answers_none(toy_course) -> None:
     text = answers_template(load_assignment("t1", toy_course.root))
     assert tomllib.loads(text) == {"how_many": ""}
     assert "# t1.1 An answer (written): README.md#1-how-many" in text
+    assert 'quotes or without: 12 and "12" are the same' in text

@@ -2,7 +2,12 @@
 
 import pytest
 
-from tokenizer_bpe.input_checks import check_merges, check_special_tokens, check_vocab_size
+from tokenizer_bpe.input_checks import (
+    check_merges,
+    check_order_of_merges,
+    check_special_tokens,
+    check_vocab_size,
+)
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
 
@@ -48,3 +53,13 @@ def test_merges_that_match_give_the_ids():
 def test_merges_that_do_not_match_the_vocabulary(vocab, merges, message):
     with pytest.raises(ValueError, match=message):
         check_merges(vocab, merges)
+
+
+def test_a_merge_that_comes_later_than_a_pair_with_its_result():
+    in_order = [(b"b", b"c"), (b"a", b"bc"), (b"abc", b"a"), (b"ab", b"c")]
+    check_order_of_merges(in_order[:3])
+    check_order_of_merges([*in_order[:2], (b"ab", b"c"), (b"abc", b"a")])
+    with pytest.raises(ValueError, match=r"^line 4 makes b'abc', but line 3 joins b'abc' and b'a'"):
+        check_order_of_merges(in_order, lambda index: f"line {index + 1}")
+    with pytest.raises(ValueError, match="merge 3 makes b'ab', but merge 2 joins b'ab' and b'c'"):
+        check_order_of_merges([(b"a", b"b"), (b"ab", b"c"), (b"a", b"b")])

@@ -81,7 +81,9 @@ def test_the_peers_give_our_ids_and_have_a_speed() -> None:
 
 def test_the_turns_alternate_and_each_makes_its_encoder_anew(fake_encoders) -> None:
     tokenizers = [Tokenizer(BYTES, [], pattern=pattern) for pattern in ("(?s:.)", "(?s:.+)")]
-    comparison.encoding_speeds(tokenizers, "text", 2, count().__next__)
+    turns = []
+    comparison.encoding_speeds(tokenizers, "text", 2, count().__next__, lambda: turns.append(1))
+    assert len(turns) == comparison.num_turns(len(tokenizers), 2)
     one_round = [
         call
         for tokenizer in tokenizers

@@ -2,6 +2,7 @@
 
 import base64
 import inspect
+import itertools
 import json
 import string
 from pathlib import Path
@@ -252,6 +253,101 @@ def test_ranks_that_do_not_follow_the_merges_are_not_written(tmp_path):
         write_tiktoken_ranks(tokenizer, tmp_path / "x.tiktoken")
 
 
+# Merges in all their places at once, or one place at a time
+
+ODD_MERGES = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c"), (b"abc", b"a"), (b"a", b"bc")]
+TOO_LATE = (
+    "5 makes b'abc', but .*4 joins b'abc' and b'a' already: `tokenizers` and tiktoken, which merge "
+    "one place at a time, would give other ids"
+)
+
+
+def vocabulary_of(merges):
+    made = dict.fromkeys(left + right for left, right in merges)
+    return BYTES | dict(enumerate(made, 256))
+
+
+def one_place_at_a_time(merges, text):
+    """As `tokenizers` does it."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    parts = [bytes([byte]) for byte in text.encode()]
+    while fitting := [
+        (ranks[pair], i) for i, pair in enumerate(itertools.pairwise(parts)) if pair in ranks
+    ]:
+        place = min(fitting)[1]
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts
+
+
+def test_merges_that_others_would_make_in_another_order_are_refused(tmp_path):
+    tokenizer = Tokenizer(vocabulary_of(ODD_MERGES), ODD_MERGES)
+    assert [tokenizer.vocab[i] for i in tokenizer.encode("abcabc")] == [b"abc", b"abc"]
+    assert one_place_at_a_time(ODD_MERGES, "abcabc") == [b"abca", b"bc"]
+    for write in (tokenizer.save, lambda path: write_tiktoken_ranks(tokenizer, path)):
+        with pytest.raises(ValueError, match=f"^merge {TOO_LATE}"):
+            write(tmp_path / "odd")
+    assert list(tmp_path.iterdir()) == []
+    Tokenizer(vocabulary_of(ODD_MERGES), []).save(tmp_path / "tokenizer.json")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["merges"] = [f"{left.decode()} {right.decode()}" for left, right in ODD_MERGES]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: merge {TOO_LATE}"):
+        Tokenizer.from_hugging_face(tmp_path / "tokenizer.json")
+    (tmp_path / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+    (tmp_path / "merges.txt").write_text("\n".join(content["model"]["merges"]))
+    with pytest.raises(ValueError, match=rf"merges\.txt, line {TOO_LATE}"):
+        Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
+
+
+@given(st.data())
+def test_merges_that_are_not_refused_give_the_ids_of_others(tmp_path_factory, data):
+    merges, made = [], [b"a", b"b", b"c"]
+    for _ in range(data.draw(st.integers(1, 8))):
+        pair = data.draw(st.tuples(st.sampled_from(made), st.sampled_from(made)))
+        if pair not in merges:
+            merges.append(pair)
+            made.append(pair[0] + pair[1])
+    text = data.draw(st.text("abc", max_size=20))
+    tokenizer = Tokenizer(vocabulary_of(merges), merges)
+    ours = [tokenizer.vocab[token_id] for token_id in tokenizer.encode(text)]
+    folder = tmp_path_factory.mktemp("merges")
+    try:
+        tokenizer.save(folder / "tokenizer.json")
+    except ValueError:
+        return
+    assert ours == one_place_at_a_time(merges, text)
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert theirs.encode(text).ids == tokenizer.encode(text)
+    try:
+        write_tiktoken_ranks(tokenizer, folder / "ranks.tiktoken")
+    except ValueError:
+        return
+    ranks = {token: token_id for token_id, token in tokenizer.vocab.items()}
+    encoding = tiktoken.Encoding(
+        "x", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={}
+    )
+    assert encoding.encode(text) == tokenizer.encode(text)
+
+
+def test_a_token_that_ranks_would_make_otherwise_is_not_written(tmp_path):
+    """By the merges abc is (a, bc); from ranks, (a, b) comes first and abc is (ab, c)."""
+    merges = [(b"a", b"b"), (b"b", b"c"), (b"a", b"bc")]
+    tokenizer = Tokenizer(vocabulary_of(merges), merges)
+    message = r"merge of b'a' and b'bc' cannot be written: .* b'abc' is made of b'ab' and b'c'"
+    with pytest.raises(ValueError, match=message):
+        write_tiktoken_ranks(tokenizer, tmp_path / "x.tiktoken")
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 5), max_size=8))
+def test_what_a_trainer_makes_is_never_refused(tmp_path_factory, counts):
+    tokenizer = Tokenizer(*train_bpe_from_counts(counts, 256 + 60, []))
+    folder = tmp_path_factory.mktemp("trained")
+    tokenizer.save(folder / "tokenizer.json")
+    write_tiktoken_ranks(tokenizer, folder / "ranks.tiktoken")
+    assert Tokenizer.from_hugging_face(folder / "tokenizer.json").merges == tokenizer.merges
+    assert Tokenizer.from_tiktoken_ranks(folder / "ranks.tiktoken").merges == tokenizer.merges
+
+
 # Bad files
 
 
@@ -272,6 +368,29 @@ def changed_json(pairs, change):
         (lambda c: c["model"]["merges"].append(["a"]), "expected two tokens"),
         (lambda c: c["model"]["vocab"].pop("!"), "no token for byte 0x21"),
         (lambda c: c["model"]["vocab"].update({"a b": 9999}), "stands for no byte"),
+        (lambda c: c["model"].pop("vocab"), "vocab is missing, expected an object"),
+        (lambda c: c["model"].update(vocab=[["a", 1]]), "vocab is a list, expected an object"),
+        (lambda c: c["model"]["vocab"].update(a="97"), "id of 'a' is '97', no whole number"),
+        (
+            lambda c: c["model"]["vocab"].update(zz=9000.5),
+            r"id of 'zz' is 9000\.5, no whole number",
+        ),
+        (lambda c: c["model"]["vocab"].update(zz=True), "id of 'zz' is True, no whole number"),
+        (lambda c: c["model"]["vocab"].update(zz=300), "and 'zz' have the same id, 300"),
+        (lambda c: c["model"].update(merges={}), "merges is an object, expected a list"),
+        (lambda c: c["model"].update(merges=[1]), "merge 1 is 1, expected two tokens"),
+        (lambda c: c["model"].update(merges=[["a", 1]]), "merge 1 is .*expected two tokens"),
+        (lambda c: c.update(added_tokens={"id": 1}), "added_tokens is an object, expected a list"),
+        (lambda c: c["added_tokens"][0].pop("id"), "needs `content`, a text, and `id`, a whole"),
+        (lambda c: c["added_tokens"][0].update(id=1.5), "needs `content`, a text, and `id`"),
+        (lambda c: c["added_tokens"].append("<x>"), "added_tokens: a token is a text, expected an"),
+        (lambda c: c.update(pre_tokenizer=["ByteLevel"]), "pre_tokenizer is a list, expected an"),
+        (lambda c: c.update(pre_tokenizer={"type": "Sequence"}), "pretokenizers is missing"),
+        (
+            lambda c: c.update(pre_tokenizer={}),
+            r"the pre-tokenizer is \[None\]; expected ByteLevel",
+        ),
+        (lambda c: c.update(post_processor=7), "post_processor is a number, expected an object"),
     ],
 )
 def test_a_tokenizer_json_that_is_not_ours_to_read(pairs, change, message, tmp_path):
@@ -326,7 +445,13 @@ def test_the_line_of_a_wrong_merge_is_named(merges, message, tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("YWI= x", "line 257: 'YWI= x', expected base64"), ("YWJjZA== 256", "b'abcd' is not made of")],
+    [
+        ("YWI= x", "line 257: 'YWI= x', expected base64"),
+        ("YWJjZA== 256", "b'abcd' is not made of"),
+        ("YWI= 5", "line 257: rank 5 has come before"),
+        ("YQ== 256", "line 257: b'a' has come before"),
+        ("YWI= -1", "token id -1 is out of range"),
+    ],
 )
 def test_wrong_ranks(line, message, tmp_path):
     lines = [f"{base64.b64encode(token).decode()} {i}" for i, token in BYTES.items()]
@@ -334,3 +459,33 @@ def test_wrong_ranks(line, message, tmp_path):
     path.write_text("\n".join([*lines, line]))
     with pytest.raises(ValueError, match=message):
         Tokenizer.from_tiktoken_ranks(path)
+
+
+@pytest.mark.parametrize(
+    ("special_tokens", "message"),
+    [
+        ({"<a>": 300, "<b>": 300}, "'<b>' is given the id 300, which the special token '<a>' has"),
+        ({"<a>": 97}, "special token '<a>' is given the id 97, which b'a' has; give it another"),
+    ],
+)
+def test_an_id_that_is_taken(special_tokens, message, tmp_path):
+    path = tmp_path / "x.tiktoken"
+    path.write_text("\n".join(f"{base64.b64encode(t).decode()} {i}" for i, t in BYTES.items()))
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.from_tiktoken_ranks(path, special_tokens)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "vocab.json is a list, expected an object"),
+        ('{"a": "1"}', "id of 'a' is '1', no whole number"),
+        ('{"a": [1]}', r"id of 'a' is \[1\], no whole number"),
+        ('{"a": 1, "b": 1}', "'a' and 'b' have the same id, 1"),
+    ],
+)
+def test_a_broken_vocab_json(content, message, tmp_path):
+    (tmp_path / "vocab.json").write_text(content)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
