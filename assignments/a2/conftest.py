@@ -12,7 +12,8 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"
 
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
+from difflib import get_close_matches
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import pytest
@@ -328,8 +329,11 @@ def check_parameters(module: nn.Module, shapes: Shapes, what: str) -> None:
     details = {"expected": ", ".join(shapes), "got": ", ".join(found) or "no parameters"}
     if missing:
         sentence = f"{what} has no parameter {missing[0]}, of shape {shapes[missing[0]]}"
+        close = get_close_matches(missing[0], extra, n=1)
         if not found:
             sentence += ": make it with nn.Parameter, and call super().__init__() first"
+        elif close:
+            sentence += f"; yours is called {close[0]}"
         check_true(False, sentence, details)
     check_true(not extra, f"{what} has a parameter too many: {', '.join(extra)}", details)
     for name, shape in shapes.items():
@@ -460,15 +464,17 @@ def forward_causes(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> 
         causes[
             "the first query was lined up with the first key: the queries are the LAST positions"
         ] = attend(q, k, v, mask)
-    if 0 < whole < keys and not options["is_causal"]:
-        causes["the keys after the last whole tile are left out"] = expected_of(
-            q, k[:, :, :whole], v[:, :, :whole], options
-        )
-        padded = torch.zeros(*k.shape[:2], whole + options["key_tile"] - keys, k.shape[3]).double()
+    if whole < keys and not options["is_causal"]:
+        if whole:
+            causes["the keys after the last whole tile are left out"] = expected_of(
+                q, k[:, :, :whole], v[:, :, :whole], options
+            )
+        behind = whole + options["key_tile"] - keys
+        zeros = torch.zeros(*k.shape[:2], behind, max(k.shape[3], v.shape[3])).double()
         causes["rows of zeros behind the last key got weights: hide them"] = expected_of(
             q,
-            torch.cat([k.double(), padded], 2),
-            torch.cat([v.double(), padded[..., : v.shape[3]]], 2),
+            torch.cat([k.double(), zeros[..., : k.shape[3]]], 2),
+            torch.cat([v.double(), zeros[..., : v.shape[3]]], 2),
             options,
         )
     if heads == kv_heads and "sliding_window" not in options:
@@ -547,16 +553,28 @@ def check_gradients(
 
 
 def own_error(call: Callable[[], Any]) -> Any:
-    """What `call` returns. Triton's interpreter wraps what a kernel raises: this unwraps it."""
+    """What `call` returns. Triton's interpreter wraps what a kernel raises, call by call: this
+    unwraps it, and keeps the lines of all those calls.
+    """
     try:
         return call()
     except Exception as error:
-        cause = error.__cause__
-        if type(error).__name__ != "InterpreterError" or cause is None:
-            raise
-        while cause.__cause__ is not None and type(cause).__name__ == "InterpreterError":
-            cause = cause.__cause__
-        raise cause from None
+        wrapped: BaseException = error
+        lines = wrapped.__traceback__
+        while type(wrapped).__name__ == "InterpreterError" and wrapped.__cause__ is not None:
+            wrapped = wrapped.__cause__
+            lines = joined(lines, wrapped.__traceback__)
+        if isinstance(wrapped, AssertionError):  # Triton's own: it is no check that failed
+            wrapped = TypeError(str(wrapped))
+        raise wrapped.with_traceback(lines) from None
+
+
+def joined(outer: TracebackType | None, inner: TracebackType | None) -> TracebackType | None:
+    """One traceback after the other."""
+    if outer is None:
+        return inner
+    rest = joined(outer.tb_next, inner)
+    return TracebackType(rest, outer.tb_frame, outer.tb_lasti, outer.tb_lineno)
 
 
 def load_what_checks_use() -> None:

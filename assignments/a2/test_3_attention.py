@@ -123,7 +123,7 @@ def test_attention_by_hand(implementation, a2):
 @pytest.mark.task("a2.10")
 def test_the_mask_says_where_a_query_may_look(implementation, a2):
     q, k, v = a2.random(3, 4), a2.random(5, 4, seed=1), a2.random(5, 2, seed=2)
-    mask = torch.tensor([[1, 0, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]]).bool()
+    mask = torch.tensor([[1, 0, 0, 1, 0], [1, 1, 0, 1, 1], [0, 0, 1, 0, 0]]).bool()
     got = implementation(MODULE).scaled_dot_product_attention(q, k, v, mask)
     after = torch.softmax(q.double() @ k.double().T / 2, -1) * mask @ v.double()
     causes = {
@@ -164,7 +164,7 @@ def test_attention_by_formula(implementation, a2, leading, mask_shape):
     k = a2.random(*leading, 5, 6, seed=1)
     v = a2.random(*leading, 5, 7, seed=2)
     mask = a2.random(*mask_shape, seed=3) > 0
-    mask[..., 2] = True  # every query sees something
+    mask[..., 2], mask[..., 3] = True, False  # every query sees something, and not all
     got = implementation(MODULE).scaled_dot_product_attention(q, k, v, mask)
     causes = {
         "the scores are not divided by sqrt(d_k)": a2.attend(q, k, v, mask, scale=1.0),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lm_course.check_outcome import GradedFailure
-from lm_course.tensor_checks import TensorCounter, check_tensor, saved_values
+from lm_course.tensor_checks import TensorCounter, check_tensor, one_rounding, saved_values
 
 X = torch.arange(12.0).view(3, 4)
 
@@ -105,3 +105,14 @@ def test_what_is_kept_for_backward() -> None:
     assert sum(count for shape, count in kept.items() if shape[-2:] == (64, 64)) == 1
     # One tensor, kept twice.
     assert saved_values(lambda: q * q)[1] == {(1, 2, 64, 8): 1}
+
+
+def test_one_rounding_is_allowed_and_two_are_not() -> None:
+    exact = torch.linspace(-3, 3, 4001, dtype=torch.float64)
+    allowed = one_rounding(exact, torch.bfloat16)
+    once = exact.float().bfloat16()
+    check_tensor(once, exact, "it", rtol=allowed, atol=0, dtype=torch.bfloat16)
+    twice = ((exact / 3).bfloat16().float() * 3).bfloat16()
+    text = message(twice, exact, {"twice": twice}, rtol=allowed, atol=0, dtype=torch.bfloat16)
+    assert "likely   twice" in text
+    assert float(one_rounding(torch.zeros(1), torch.bfloat16)) == 0

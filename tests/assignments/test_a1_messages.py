@@ -1,0 +1,76 @@
+"""What assignment a1 says of common mistakes, and what its handout shows of given code."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from lm_course.assignment_file import load_assignment
+from lm_course.mutants import Mutant, run_mutant
+from tokenizer_bpe import input_checks
+
+A1 = load_assignment("a1")
+PROJECT = Path(__file__).parents[2]
+HANDOUT = (PROJECT / "assignments" / "a1" / "README.md").read_text(encoding="utf-8")
+RULE = "the larger pair of byte strings must win"
+
+
+@pytest.mark.parametrize(
+    ("task", "module", "find", "replace", "told"),
+    [
+        (
+            "a1.4",
+            "naive_training",
+            "key=lambda pair: (pairs[pair], pair)",
+            "key=pairs.get",
+            "first",
+        ),
+        (
+            *("a1.4", "naive_training", "key=lambda pair: (pairs[pair], pair)"),
+            *("key=lambda pair: (pairs[pair], [-byte for byte in pair[0] + pair[1]])", "smaller"),
+        ),
+        (
+            *("a1.6", "pretokenization", "for piece in [*pieces, text[end:]] if piece]"),
+            *("for piece in [*pieces, text[end:]]]", "drop empty pieces"),
+        ),
+        (
+            *("a1.6", "input_checks", 'raise ValueError(f"special token {position} is empty'),
+            *('raise AssertionError(f"special token {position} is empty', "by another error"),
+        ),
+        (
+            *("a1.2", "naive_training", "    return pairs\n", "    return pairs.items()\n"),
+            "count_pairs gives a dict_items: a dict is asked for",
+        ),
+        (
+            *("a1.2", "naive_training", "    return pairs\n", ""),
+            "count_pairs returned None; is `return` missing?",
+        ),
+        (
+            *("a1.9", "naive_training", "return dict(enumerate(tokens)), merges"),
+            *("return merges, dict(enumerate(tokens))", "gives (merges, vocab): the vocabulary"),
+        ),
+        (
+            *("a1.9", "naive_training", "return dict(enumerate(tokens)), merges"),
+            *("dict(enumerate(tokens)), merges", "returned None; is `return` missing?"),
+        ),
+    ],
+    ids=["first", "smaller", "empty", "assert", "items", "no-return", "swapped", "none"],
+)
+def test_a_common_mistake_is_told_by_its_cause(task, module, find, replace, told):
+    if told in ("first", "smaller"):
+        told = "to the pair seen first: " if told == "first" else "to the smaller pair: "
+        told += RULE
+    assignment = A1
+    if module == "input_checks":  # given to learners, who may write it anew
+        tasks = [*A1.tasks, A1.tasks[1].model_copy(update={"id": "a1.99", "module": module})]
+        assignment = A1.model_copy(update={"tasks": tasks})
+    mutant = Mutant(name="mistake", task=task, module=module, find=find, replace=replace, why="")
+    assert told in run_mutant(assignment, mutant).message
+
+
+def test_the_handout_shows_the_given_checks_as_they_are():
+    for name in ("check_special_tokens", "check_vocab_size", "utf8_bytes", "check_merges"):
+        parameters = inspect.signature(getattr(input_checks, name)).parameters
+        shown = re.search(rf"^{name}\((.*?)\) -> ", HANDOUT, re.MULTILINE | re.DOTALL)
+        assert re.findall(r"(\w+): ", shown[1]) == list(parameters)

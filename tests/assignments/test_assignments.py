@@ -1,0 +1,144 @@
+"""Every assignment grades what it should: the reference passes, the stubs earn nothing, all planted
+mistakes are caught, and a solution that somebody else wrote from the handout passes too.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_course.assignment_file import Assignment, assignment_ids, load_assignment
+from lm_course.mutants import load_mutants, run_mutants
+from lm_course.stubs import cut_stubs
+from lm_course.written_answers import answers_template
+
+PROJECT = Path(__file__).parents[2]
+HERE = PROJECT / "tests" / "assignments"
+FEWEST_MUTANTS = 12
+
+# The reference's own parts: a learner may do without them, and no check looks.
+PRIVATE_PARTS = ("MergeQueue", "IndexedWords", "LinkedWord")
+
+
+@pytest.fixture(params=assignment_ids())
+def assignment(request: pytest.FixtureRequest) -> Assignment:
+    return load_assignment(request.param)
+
+
+def handout(assignment: Assignment) -> str:
+    return (PROJECT / "assignments" / assignment.id / "README.md").read_text(encoding="utf-8")
+
+
+def grades(assignment: Assignment, implementation: Path | str, folder: Path) -> dict[str, dict]:
+    """Task id -> its grade, from a graded run in a process of its own."""
+    grade_file = folder / "grades.json"
+    command = [sys.executable, "-m", "pytest", f"assignments/{assignment.id}"]
+    command += [f"--impl={implementation}", f"--grade-json={grade_file}", "-p", "no:cacheprovider"]
+    environment = {key: value for key, value in os.environ.items() if key != STAND_INS_VARIABLE}
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert grade_file.exists(), f"the suite did not run\n{done.stdout}{done.stderr}"
+    (graded,) = json.loads(grade_file.read_text(encoding="utf-8"))["assignments"]
+    return {task["id"]: task for task in graded["tasks"]}
+
+
+def assert_all_points(graded: dict[str, dict]) -> None:
+    problems = [problem for task in graded.values() for problem in task["problems"]]
+    assert not problems, json.dumps(problems, indent=1, ensure_ascii=False)
+    assert sum(task["points"] for task in graded.values()) == pytest.approx(100)
+    assert all(task["checks"] for task in graded.values())
+
+
+def test_the_reference_scores_100(assignment, tmp_path):
+    assert_all_points(grades(assignment, "reference", tmp_path))
+
+
+def test_stubs_score_nothing_on_every_task(assignment, tmp_path):
+    (tmp_path / assignment.package).mkdir()
+    for module, text in cut_stubs(assignment).items():
+        (tmp_path / assignment.package / f"{module}.py").write_text(text, encoding="utf-8")
+    (tmp_path / assignment.id).mkdir()
+    answers = tmp_path / assignment.id / "answers.toml"
+    answers.write_text(answers_template(assignment), encoding="utf-8")
+    graded = grades(assignment, tmp_path, tmp_path)
+    assert {name: task["passed"] for name, task in graded.items() if task["passed"]} == {}
+    wrong = {name: task["status"] for name, task in graded.items()}
+    assert set(wrong.values()) == {"not written"}, wrong
+
+
+def test_an_empty_folder_scores_nothing_on_every_task(assignment, tmp_path):
+    """The reference never stands in for a file that was not handed in."""
+    (tmp_path / assignment.package).mkdir()
+    graded = grades(assignment, tmp_path, tmp_path)
+    wrong = {name: task["status"] for name, task in graded.items()}
+    assert set(wrong.values()) == {"not submitted"}, wrong
+
+
+def test_an_independent_solution_scores_100(assignment, tmp_path):
+    independent = HERE / f"{assignment.id}_independent"
+    if not independent.is_dir():
+        pytest.skip(f"{independent.name}/ is not written yet")
+    shutil.copytree(independent / assignment.package, tmp_path / assignment.package)
+    (tmp_path / assignment.id).mkdir()
+    shutil.copy(HERE / f"{assignment.id}_answers.toml", tmp_path / assignment.id / "answers.toml")
+    assert_all_points(grades(assignment, tmp_path, tmp_path))
+
+
+@pytest.mark.slow
+def test_every_mutant_is_caught_by_its_task(assignment):
+    survivors, unclear = [], []
+    for verdict in run_mutants(assignment, load_mutants(assignment)):
+        mutant = verdict.mutant
+        if not verdict.caught:
+            survivors.append(f"{mutant.task} lets {mutant.name} pass: {mutant.why}")
+        if verdict.message.startswith("the check could not work with"):
+            unclear.append(f"{mutant.name}: {verdict.message}")
+    assert survivors == []
+    assert unclear == [], "a check stumbled in place of saying what is wrong"
+
+
+def test_every_task_has_its_mutants(assignment):
+    planted = [mutant.task for mutant in load_mutants(assignment)]
+    assert set(planted) == {task.id for task in assignment.tasks if task.functions}
+    assert len(planted) >= FEWEST_MUTANTS
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes it from the text of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_handout_has_a_section_for_every_task(assignment):
+    text = handout(assignment)
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    text_of = {anchor(section.partition("\n")[0]): section for section in sections}
+    for task in assignment.tasks:
+        section = text_of[task.section]
+        assert f"**{task.id}, {task.points} point" in section, f"{task.id}: id or points differ"
+        assert f"| [{task.id}](#{task.section}) |" in text, f"{task.id}: not in the table"
+        assert all(f"`{key}`" in section for key in task.questions), (
+            f"{task.id}: a question is missing"
+        )
+    links = re.findall(r"\]\(#([^)]+)\)", text)
+    assert set(links) <= set(text_of)
+    assert assignment.points == 100
+
+
+def test_the_handout_names_every_function_that_is_checked(assignment):
+    """A method is named itself, or by its class: `Linear(d_in, d_out)` means its `__init__`."""
+    text = handout(assignment)
+    for task in assignment.tasks:
+        for name in task.functions:
+            owner, _, short = name.rpartition(".")
+            if owner not in PRIVATE_PARTS:
+                named = (
+                    f"{short}(" in text or f"`{name}`" in text or (owner and f"{owner}(" in text)
+                )
+                assert named, f"{task.id}: {name} is not in the handout"
