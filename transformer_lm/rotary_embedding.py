@@ -80,12 +80,9 @@ class RotaryEmbedding(nn.Module):
     `scaling` says.
 
     The cosines and sines of every position are computed once, in float64, because at position
-    100,000 a float32 angle is off by a hundredth of a radian. They are not parameters and are not
-    saved.
+    100,000 a float32 angle is off by a hundredth of a radian. They are neither parameters nor
+    buffers: nobody saves them, and a module that is turned into bfloat16 keeps them as they are.
     """
-
-    cosines: Tensor
-    sines: Tensor
 
     def __init__(
         self,
@@ -100,8 +97,8 @@ class RotaryEmbedding(nn.Module):
         positions = torch.arange(context_length, dtype=torch.float64)
         angles = torch.outer(positions, rotary_frequencies(head_dim, theta, scaling))
         factor = attention_factor(scaling)  # angles: [context_length, head_dim / 2]
-        self.register_buffer("cosines", (factor * angles.cos()).float(), persistent=False)
-        self.register_buffer("sines", (factor * angles.sin()).float(), persistent=False)
+        self.cosines = (factor * angles.cos()).float()
+        self.sines = (factor * angles.sin()).float()
 
     def forward(
         self, x: Float[Tensor, "*batch seq head_dim"], positions: Int[Tensor, "*positions seq"]
@@ -113,6 +110,9 @@ class RotaryEmbedding(nn.Module):
             positions: of each vector, below context_length; leading axes broadcast against x's, so
                 [seq] is one row of positions for every head of every sequence.
         """
+        if self.cosines.device != positions.device:  # no buffer, so it does not move by itself
+            self.cosines = self.cosines.to(positions.device)
+            self.sines = self.sines.to(positions.device)
         cosines, sines = self.cosines[positions], self.sines[positions]
         pairs = x.float().unflatten(-1, (-1, 2))  # [..., seq, head_dim / 2, 2]
         if torch.compiler.is_compiling():  # which makes one loop of this, and knows no complex

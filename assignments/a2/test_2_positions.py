@@ -160,6 +160,21 @@ def test_the_type_stays(implementation, a2):
 
 
 @pytest.mark.task("a2.7")
+def test_a_module_in_bfloat16_keeps_its_tables(implementation, a2):
+    rotary = implementation(MODULE).RotaryEmbedding(64, 4096).bfloat16()
+    x = a2.random(2, 50, 64)
+    positions = torch.arange(4000, 4050)
+    what = "float32 vectors, turned by a module on which .bfloat16() was called,"
+    causes = {
+        "the tables were rounded to bfloat16 with the module: keep them where .bfloat16() does not "
+        "reach, as plain attributes": lambda got: (
+            (got.double() - a2.rotate(x, positions)).abs().max() < 0.1
+        )
+    }
+    a2.check(rotary(x, positions), a2.rotate(x, positions), what, causes, atol=2e-6)
+
+
+@pytest.mark.task("a2.7")
 def test_tables_are_neither_parameters_nor_saved(implementation, a2):
     rotary = implementation(MODULE).RotaryEmbedding(8, 16)
     a2.check_parameters(rotary, {}, "RotaryEmbedding")

@@ -68,3 +68,12 @@ def test_bfloat16_stays_bfloat16_and_nothing_is_saved_in_a_checkpoint():
     rotary = RotaryEmbedding(4, 8)
     assert rotary(torch.ones(3, 4).bfloat16(), torch.arange(3)).dtype == torch.bfloat16
     assert rotary.state_dict() == {}
+
+
+def test_a_module_in_bfloat16_keeps_its_tables():
+    rotary = RotaryEmbedding(64, 4096)
+    x = torch.randn(2, 50, 64)
+    positions = torch.arange(4000, 4050)
+    expected = rotary(x, positions)
+    assert torch.equal(rotary.bfloat16()(x, positions), expected)
+    assert rotary(x.bfloat16(), positions).dtype == torch.bfloat16
