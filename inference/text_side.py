@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm_core.artifact_paths import read_json
+from lm_core.checkpoint_files import FETCH_AGAIN, foreign_step
 from lm_core.gguf_container import GGUFFile
 from lm_core.special_tokens import SPECIAL_TOKENS
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
@@ -52,6 +53,9 @@ def text_side_of_folder(folder: Path) -> TextSide:
 
     Raises ValueError where one of the files is not what it should be.
     """
+    if not (folder / TOKENIZER_FILE).is_file():
+        step = foreign_step(folder) or "delete this checkpoint folder"
+        raise ValueError(f"{folder / TOKENIZER_FILE}: no such file; {step}")
     tokenizer = Tokenizer.from_hugging_face(folder / TOKENIZER_FILE)
     template = read_template(folder)
     is_ours = template is None or template.text == CHAT_TEMPLATE
@@ -60,7 +64,9 @@ def text_side_of_folder(folder: Path) -> TextSide:
     ends: list[int] = []
     for name in FILES_WITH_END_IDS:
         if (folder / name).is_file():
-            ends += _end_ids(read_json(folder / name, "the model's config", "lm import"))
+            ends += _end_ids(
+                read_json(folder / name, "the model's config", "lm import", FETCH_AGAIN)
+            )
     described = tokenizer_config(folder)
     first = described.get("bos_token") if described.get("add_bos_token") else None
     first = first.get("content") if isinstance(first, dict) else first

@@ -221,13 +221,14 @@ def write_json(path: Path, value: Any) -> None:
         file.write(text + "\n")
 
 
-def read_json(path: Path, what: str, make_it: str) -> Any:
+def read_json(path: Path, what: str, make_it: str, next_step: str = "") -> Any:
     """Read a JSON file that an earlier step wrote.
 
     Args:
         path: the file.
         what: what it is, for the message ("the evaluation").
         make_it: the command that writes it ("lm eval RECIPE").
+        next_step: what to do where no command of ours writes it ("fetch it again").
 
     Raises:
         ValueError: it is missing, or it is not JSON.
@@ -235,8 +236,8 @@ def read_json(path: Path, what: str, make_it: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: {what} is not there; make it with `{make_it}`") from None
+        step = next_step or f"make it with `{make_it}`"
+        raise ValueError(f"{path}: {what} is not there; {step}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: {what} is not valid JSON ({error}); make it again with `{make_it}`"
-        ) from None
+        step = next_step or f"make it again with `{make_it}`"
+        raise ValueError(f"{path}: {what} is not valid JSON ({error}); {step}") from None

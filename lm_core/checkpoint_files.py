@@ -29,6 +29,7 @@ CONFIG = "config.json"
 STATE_TENSORS = "training_state.safetensors"
 STATE = "training_state.json"
 NAME = re.compile(r"step_(\d{6,})")
+FETCH_AGAIN = "fetch or import it again"  # for a folder that no training of ours has written
 
 
 @dataclass
@@ -108,7 +109,9 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such checkpoint folder; `lm pretrain RECIPE` makes one")
-    config = read_json(folder / CONFIG, "the checkpoint's config", "lm pretrain RECIPE")
+    config = read_json(
+        folder / CONFIG, "the checkpoint's config", "lm pretrain RECIPE", foreign_step(folder)
+    )
     if (folder / WEIGHTS).exists():
         return _load_tensors(folder / WEIGHTS), config
     if (folder / WEIGHTS_INDEX).exists():
@@ -121,9 +124,17 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     raise ValueError(f"{folder / WEIGHTS}: not there; the checkpoint is not whole")
 
 
+def foreign_step(folder: Path) -> str:
+    """What to do about a damaged folder; "" for a checkpoint of ours, which training makes again.
+
+    To delete somebody's download, or to train in its place, would be bad advice.
+    """
+    return "" if NAME.fullmatch(folder.name) else FETCH_AGAIN
+
+
 def _load_parts(folder: Path) -> dict[str, "Tensor"]:
     """The tensors of all the files that the index names."""
-    index = read_json(folder / WEIGHTS_INDEX, "the index of the weights", "lm import")
+    index = read_json(folder / WEIGHTS_INDEX, "the index of the weights", "lm import", FETCH_AGAIN)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{folder / WEIGHTS_INDEX}: weight_map must give every tensor's file")
@@ -178,7 +189,8 @@ def _load_tensors(path: Path) -> dict[str, "Tensor"]:
     except FileNotFoundError:
         raise ValueError(f"{path}: not there; the checkpoint is not whole") from None
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{path}: damaged ({error}); delete this checkpoint folder") from None
+        step = foreign_step(path.parent) or "delete this checkpoint folder"
+        raise ValueError(f"{path}: damaged ({error}); {step}") from None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

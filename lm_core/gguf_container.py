@@ -79,6 +79,8 @@ def read_gguf(path: Path) -> GGUFFile:
     if reader.byte_order == "S":
         raise ValueError(f"{path}: a GGUF file of the other byte order")
     parts = found.metadata.get("split.count", 1)
+    if not isinstance(parts, int):
+        raise ValueError(f"{path}: split.count is {parts!r}, expected a number")
     if parts > 1:
         raise ValueError(f"{path}: one of {parts} parts; join them with llama.cpp's gguf-split")
     return found

@@ -55,14 +55,17 @@ def print_comparison(results: Sequence[dict[str, Any]], console: Console) -> Non
     table = Table(box=None, pad_edge=False)
     for column in ("variant", "parameters", "bits per byte", "against default"):
         table.add_column(column, justify="left" if column == "variant" else "right")
-    first = results[0]["bits_per_byte"]
+    first = results[0].get("bits_per_byte")
     for result in results:
-        difference = result["bits_per_byte"] - first
+        reached = result.get("bits_per_byte")
+        against = ""
+        if result is not results[0] and first is not None and reached is not None:
+            against = f"{reached - first:+.3f}"
         table.add_row(
             result["title"],
             f"{result['parameters']:,}",
-            f"{result['bits_per_byte']:.3f}",
-            "" if result is results[0] else f"{difference:+.3f}",
+            f"diverged at step {result['diverged_at']}" if reached is None else f"{reached:.3f}",
+            against,
         )
     console.print(table)
 

@@ -368,7 +368,8 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(_read_text(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); make it with `{MAKE_TOKENIZER}`") from None
+        step = f"fetch it again, or make one with `{MAKE_TOKENIZER}`"
+        raise ValueError(f"{path}: not JSON ({error}); {step}") from None
 
 
 def _read_text(path: Path) -> str:

@@ -63,8 +63,8 @@ def run_ablations(
     """Train those that are not finished yet.
 
     Returns:
-        (what each reached, with its title, in order; the metrics.jsonl with all rows, in which a
-        run's stage is its title).
+        (what each reached, with its title, in order: see `RunSeries`, where one that diverged is a
+        result too; the metrics.jsonl with all rows, in which a run's stage is its title).
     """
     first = ablations[0]
     shards = TokenShards.open(Path(first.shards), "train", None)
@@ -72,6 +72,6 @@ def run_ablations(
     results = []
     for each in ablations:
         name = each.title.replace(" ", "_")
-        done = series.train_unless_finished(each.pretrain, name, each.title)
+        done = series.train_unless_finished(each.pretrain, name, each.title, keeps_diverged=True)
         results.append({"title": each.title, **done})
     return results, series.metrics

@@ -12,6 +12,7 @@ from typing import Any
 from lm_core.artifact_paths import file_sha256, read_json, write_json
 from lm_core.metric_log import MetricLog
 from lm_core.token_shards import TokenShards
+from training.divergence import DivergedError
 from training.pretraining import PretrainSettings, pretrain
 from training.run_checkpoints import run_fingerprint
 from transformer_lm.model_config import ModelConfig
@@ -40,7 +41,11 @@ class RunSeries:
         return self.folder / "metrics.jsonl"
 
     def train_unless_finished(
-        self, settings: PretrainSettings, name: str, description: str
+        self,
+        settings: PretrainSettings,
+        name: str,
+        description: str,
+        keeps_diverged: bool = False,
     ) -> dict[str, Any]:
         """Train a run that is not done yet.
 
@@ -48,9 +53,14 @@ class RunSeries:
             settings: of the run.
             name: of its file.
             description: its stage in metrics.jsonl, and the title of its progress bar.
+            keeps_diverged: a run whose loss becomes NaN is finished too, and not an error.
 
         Returns:
-            parameters, tokens (trained on), loss (validation, nats per token), bits_per_byte.
+            parameters, tokens (trained on), loss (validation, nats per token), bits_per_byte; of a
+            run that diverged parameters and diverged_at, the step.
+
+        Raises:
+            DivergedError: the loss became NaN, and `keeps_diverged` is False.
         """
         config = ModelConfig(vocab_size=self.shards.vocab_size, **settings.model.model_dump())
         finished = self.folder / "finished" / f"{name}.json"
@@ -62,6 +72,21 @@ class RunSeries:
             if done.pop("fingerprint") == fingerprint:
                 return done
         checkpoints = self.folder / "training" / name
+        done: dict[str, Any] = {"parameters": count_parameters(config)}
+        try:
+            done |= self._train(settings, config, checkpoints, description)
+        except DivergedError as error:
+            if not keeps_diverged:
+                raise
+            done["diverged_at"] = error.step
+        finished.parent.mkdir(parents=True, exist_ok=True)
+        write_json(finished, {"fingerprint": fingerprint, **done})
+        shutil.rmtree(checkpoints, ignore_errors=True)  # one that diverged early has none
+        return done
+
+    def _train(
+        self, settings: PretrainSettings, config: ModelConfig, checkpoints: Path, description: str
+    ) -> dict[str, Any]:
         summary = pretrain(
             settings,
             self.shards.folder,
@@ -71,13 +96,8 @@ class RunSeries:
             code=self.code,
         )
         training = settings.training
-        done = {
-            "parameters": count_parameters(config),
+        return {
             "tokens": training.steps * training.batch_size * config.context_length,
             "loss": summary.validation_after["validation_loss"],
             "bits_per_byte": summary.validation_after["validation_bits_per_byte"],
         }
-        finished.parent.mkdir(parents=True, exist_ok=True)
-        write_json(finished, {"fingerprint": fingerprint, **done})
-        shutil.rmtree(checkpoints)
-        return done

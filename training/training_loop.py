@@ -7,7 +7,6 @@ was never stopped, because everything that a step depends on is either a pure fu
 What this leaves out: gradient accumulation, and more than one process.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from lm_core.random_state import (
 )
 from lm_core.settings import Settings
 from training.batching import Batch
+from training.divergence import check_finite
 from training.optimizers import AdamW, clip_gradients
 from training.run_checkpoints import RunCheckpoints
 from training.schedules import learning_rate_at
@@ -220,7 +220,7 @@ def _update(run: TrainingRun, optimizer: AdamW, progress: TrainingSummary) -> di
         loss = run.loss_of_batch(run.model, batch)
     loss.backward()
     grad_norm = clip_gradients(run.model.parameters(), settings.max_grad_norm).item()
-    _check_finite(step, loss.item(), grad_norm, learning_rate)
+    check_finite(step, loss.item(), grad_norm, learning_rate)
     optimizer.step(learning_rate)
     optimizer.zero_gradients()
     seconds = time.perf_counter() - started
@@ -237,15 +237,6 @@ def _update(run: TrainingRun, optimizer: AdamW, progress: TrainingSummary) -> di
         "grad_norm": grad_norm,
         "tokens_per_second": batch.num_tokens / seconds,
     }
-
-
-def _check_finite(step: int, loss: float, grad_norm: float, learning_rate: float) -> None:
-    for name, value in (("loss", loss), ("gradient's norm", grad_norm)):
-        if not math.isfinite(value):
-            raise ValueError(
-                f"the {name} became {value} at step {step} (learning rate {learning_rate:.2g}); "
-                'lower learning_rate, raise warmup_steps, or set precision = "float32"'
-            )
 
 
 def _precision(run: TrainingRun, name: str) -> torch.autocast:

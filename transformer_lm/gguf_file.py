@@ -19,6 +19,7 @@ from transformer_lm.language_model import TransformerLM
 from transformer_lm.pretrained import empty_model, with_weights
 from transformer_lm.weight_layout import (
     refuse_all,
+    refuse_overflow,
     shape_problems,
     their_shapes,
     to_our_layout,
@@ -84,4 +85,5 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
                 weights[ours] = weight.to(dtype, copy=True)
             bar.advance()
     refuse_all(broken, "the weights are damaged")
+    refuse_overflow(weights, sources)
     return with_weights(model, weights)

@@ -5,12 +5,13 @@ file; for `qwen3` it turns halves, and the rows are Hugging Face's. What this le
 name: other architectures, mixtures of experts, rotary positions on a part of a head.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
 from lm_core.gguf_container import GGUFFile
-from transformer_lm.config_values import made_from
+from transformer_lm.config_values import SettingsType, made_from
 from transformer_lm.gguf_blocks import dequantized
 from transformer_lm.model_config import ModelConfig, RopeScaling
 from transformer_lm.rotary_embedding import rotary_frequencies
@@ -85,9 +86,10 @@ def gguf_config(file: GGUFFile) -> tuple[str, ModelConfig]:
         "tie_embeddings": HEAD not in file.tensors,
     }
     if architecture == "gpt2":
-        epsilon = _decimal(file.named("gpt2.attention.layer_norm_epsilon"))
+        epsilon = _decimal(file, "gpt2.attention.layer_norm_epsilon")
         fixed = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "biases": True}
-        return "gpt2", _made(**values, num_kv_heads=values["num_heads"], norm_eps=epsilon, **fixed)
+        values |= fixed | {"num_kv_heads": values["num_heads"], "norm_eps": epsilon}
+        return "gpt2", _made(ModelConfig, **values)
     return architecture, _rotary_config(file, architecture, values)
 
 
@@ -108,39 +110,41 @@ def _rotary_config(file: GGUFFile, architecture: str, values: dict[str, Any]) ->
             raise ValueError(
                 f"{architecture}.{name} is {get(name)!r}, this code computes {expected!r} only"
             )
-    theta = _decimal(get("rope.freq_base", 10000.0))
-    return _made(
+    shape = _made(
+        ModelConfig,
         **values,
         num_kv_heads=get("attention.head_count_kv", heads),
         head_dim=head_dim,
         qk_norm=architecture == "qwen3",
         sliding_window=get("attention.sliding_window") or None,
-        norm_eps=_decimal(file.named(f"{architecture}.attention.layer_norm_rms_epsilon")),
-        rope_theta=theta,
-        rope_scaling=_rope_scaling(file, architecture, values["context_length"], head_dim, theta),
+        norm_eps=_decimal(file, f"{architecture}.attention.layer_norm_rms_epsilon"),
+        rope_theta=_decimal(file, f"{architecture}.rope.freq_base", 10000.0),
     )
+    scaling = _rope_scaling(file, architecture, shape)
+    return _made(ModelConfig, **shape.model_dump() | {"rope_scaling": scaling})
 
 
-def _made(**values: Any) -> ModelConfig:
+def _made(kind: type[SettingsType], /, **values: Any) -> SettingsType:
     try:
-        return made_from(ModelConfig, **values)
+        return made_from(kind, **values)
     except ValueError as error:
         raise ValueError(str(error).replace("config.json", "the metadata")) from None
 
 
-def _decimal(value: float) -> float:
+def _decimal(file: GGUFFile, key: str, default: float | None = None) -> float:
     """1e-05 for 9.999999747378752e-06: the file has float32, of which this is the short form."""
+    value = file.named(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{key} is {value!r}, expected a number")
     return float(str(np.float32(value)))
 
 
-def _rope_scaling(
-    file: GGUFFile, architecture: str, context_length: int, head_dim: int, theta: float
-) -> RopeScaling | None:
+def _rope_scaling(file: GGUFFile, architecture: str, shape: ModelConfig) -> RopeScaling | None:
     def get(name: str, default: Any = None) -> Any:
         return file.metadata.get(f"{architecture}.rope.scaling.{name}", default)
 
     if ROPE_FACTORS in file.tensors:
-        return _from_divisors(file, head_dim, theta)
+        return _from_divisors(file, shape.head_dim, shape.rope_theta)
     kind = get("type", "none")
     if kind == "none":
         return None
@@ -148,9 +152,13 @@ def _rope_scaling(
         raise ValueError(
             f"{architecture}.rope.scaling.type is {kind!r}, this code computes none, linear, yarn"
         )
-    factor = _decimal(get("factor", 1.0))
-    before = get("original_context_length") or max(1, round(context_length / factor))
-    return RopeScaling(kind=kind, factor=factor, original_context_length=before)
+    factor = _decimal(file, f"{architecture}.rope.scaling.factor", 1.0)
+    if factor < 1:
+        raise ValueError(
+            f"{architecture}.rope.scaling.factor is {factor:g}, expected a number from 1"
+        )
+    before = get("original_context_length") or max(1, round(shape.context_length / factor))
+    return _made(RopeScaling, kind=kind, factor=factor, original_context_length=before)
 
 
 def _from_divisors(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling:
@@ -159,9 +167,14 @@ def _from_divisors(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling:
     """
     packed = file.tensors[ROPE_FACTORS]
     divisors = dequantized(packed.data, packed.type, packed.shape)
-    factor = _decimal(divisors.max())
-    scaling = RopeScaling(
-        kind="llama3", factor=max(factor, 1.0), original_context_length=LLAMA3_LENGTH
+    if not divisors.size or not np.isfinite(divisors).all():
+        raise ValueError(f"{ROPE_FACTORS} is empty, or holds NaN or infinity")
+    factor = float(str(divisors.max()))
+    scaling = _made(
+        RopeScaling,
+        kind="llama3",
+        factor=max(factor, 1.0),
+        original_context_length=LLAMA3_LENGTH,
     )
     before, after = (rotary_frequencies(head_dim, theta, each).numpy() for each in (None, scaling))
     if divisors.shape != before.shape or not np.allclose(before / after, divisors, rtol=1e-4):

@@ -218,7 +218,10 @@ def _window(family: str, config: dict[str, Any]) -> int | None:
     if not config.get("use_sliding_window", False):
         window = None
     first = whole_number(config, "max_window_layers", 28, smallest=0)
-    kinds = config.get("layer_types") or [
+    listed = config.get("layer_types") or []
+    if not isinstance(listed, list):
+        raise ValueError(f"config.json: layer_types must be a list, found {listed!r}")
+    kinds = listed or [
         "sliding_attention" if window is not None and layer >= first else "full_attention"
         for layer in range(whole_number(config, "num_hidden_layers"))
     ]
@@ -237,14 +240,14 @@ def _rope_scaling(
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
-    if kind not in ROPE_KEYS:
+    if not isinstance(kind, str) or kind not in ROPE_KEYS:
         raise ValueError(
             f"config.json: rope_type is {kind!r}, this code computes default, "
             f"{', '.join(ROPE_KEYS)}"
         )
     values = {ours: rope.get(theirs) for ours, theirs in ROPE_KEYS[kind].items()}
     factor = values["factor"]
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor >= 1:
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor < 1e9:
         raise ValueError(f"config.json: the rope factor must be a number from 1, found {factor!r}")
     length = config.get(ORIGINAL_LENGTH) or rope.get(ORIGINAL_LENGTH)
     if length is None:

@@ -117,6 +117,12 @@ class ModelShape(Settings):
             raise ValueError(
                 f"rope_scaling is given, but position is {self.position!r}; take one of the two out"
             )
+        scaling = self.rope_scaling
+        if scaling is not None and scaling.kind == "yarn" and self.rope_theta <= 1:
+            raise ValueError(
+                f"rope_theta = {self.rope_theta:g} with yarn, which divides by its "
+                "logarithm; it must be above 1"
+            )
         return self
 
 

@@ -118,14 +118,16 @@ def activation_bytes_by_part(
     width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     # Inputs of the four projections (one for the first three), and q, k and v for the products.
     attention = d + width + 2 * kv_width + width
+    head_norms = (width + kv_width) * config.qk_norm  # what they read: q and k before them
     # What down reads, and what it is made from: gate and up, or up alone.
     feed_forward = d + (3 if config.mlp == "swiglu" else 2) * config.d_ff
     rows = tokens * config.num_heads
     table = rows * (sequence_length * bytes_per_value if keeps_attention_table else 4)
     per_layer = tokens * bytes_per_value * config.num_layers
-    has_norms = config.norm != "none"
+    last_norm = tokens * d * bytes_per_value * (config.norm_position == "pre")
+    norms = (2 * per_layer * d + last_norm) * (config.norm != "none")
     return {
-        "norms": (2 * per_layer * d + tokens * d * bytes_per_value) * has_norms,
+        "norms": norms + per_layer * head_norms,
         "attention": per_layer * attention,
         "attention table": config.num_layers * table,
         "feed-forward": per_layer * feed_forward,

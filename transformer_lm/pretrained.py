@@ -24,6 +24,7 @@ from transformer_lm.weight_layout import (
     Family,
     check_tensors,
     refuse_all,
+    refuse_overflow,
     their_shapes,
     to_our_layout,
     to_their_layout,
@@ -107,8 +108,8 @@ def from_hugging_face(
         dtype: of the parameters; None for that of the tensors (the widest, where they differ).
 
     Raises:
-        ValueError: tensors are missing, not known, of another shape, or hold NaN; the first few are
-            listed, and the others counted.
+        ValueError: tensors are missing, not known, of another shape, hold NaN, or are too large for
+            `dtype`; the first few are listed, and the others counted.
     """
     family, shape = family_of(config), model_config_from_hugging_face(config)
     tensors = _with_full_names(tensors, family, shape)
@@ -122,6 +123,7 @@ def from_hugging_face(
         ours: to_our_layout(tensors[source.name], source, shape.head_dim).to(dtype, copy=True)
         for ours, source in sources.items()
     }
+    refuse_overflow(weights, sources)
     return with_weights(model, weights)
 
 

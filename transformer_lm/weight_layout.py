@@ -9,6 +9,7 @@ the families (llama_layout.py, gpt2_layout.py) and the files.
 Rotary pairs: Su et al., 2021, equation 34.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -135,14 +136,23 @@ def _by_their_name(sources: Mapping[str, Source]) -> dict[str, list[str]]:
 def shape_problems(
     found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
 ) -> list[str]:
-    """What is missing, not known, or of another shape; all by their names."""
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is not known" for name in sorted(found.keys() - expected.keys())]
-    for name in (name for name in expected if name in found):
-        shape, wanted = tuple(found[name]), tuple(expected[name])
-        if shape != wanted:
-            problems.append(f"{name} has shape {shape}, expected {wanted}")
-    return problems
+    """What is missing, not known, or of another shape; all by their names, and one of each kind in
+    turn, so that the first few show every kind.
+    """
+    missing = [f"{name} is missing" for name in expected if name not in found]
+    unknown = [f"{name} is not known" for name in sorted(found.keys() - expected.keys())]
+    misshapen = [
+        f"{name} has shape {tuple(found[name])}, expected {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    return in_turn(missing, unknown, misshapen)
+
+
+def in_turn(*kinds: Sequence[str]) -> list[str]:
+    """The first of every kind, then the second of each, and so on."""
+    rows = itertools.zip_longest(*kinds)
+    return [problem for row in rows for problem in row if problem is not None]
 
 
 def check_tensors(
@@ -155,14 +165,34 @@ def check_tensors(
         expected: the shape of each.
         origin: what gave the shapes, for the message ("config.json").
     """
-    problems = shape_problems({name: t.shape for name, t in tensors.items()}, expected)
+    misfits = shape_problems({name: t.shape for name, t in tensors.items()}, expected)
+    problems = []
     for name in (name for name in expected if name in tensors):
         if tensors[name].dtype not in WEIGHT_DTYPES:
             dtype = str(tensors[name].dtype).removeprefix("torch.")
             problems.append(f"{name} holds {dtype}, expected floating-point numbers")
         elif not torch.isfinite(tensors[name]).all():
             problems.append(f"{name} holds NaN or infinity")
-    refuse_all(problems, f"the checkpoint does not fit its {origin}")
+    refuse_all(in_turn(problems, misfits), f"the checkpoint does not fit its {origin}")
+
+
+def refuse_overflow(weights: Mapping[str, Tensor], sources: Mapping[str, Source]) -> None:
+    """Raise ValueError where finite weights became infinite in another number format.
+
+    Args:
+        weights: by our names, after the change of format.
+        sources: where each came from, for the message.
+    """
+    lost = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+    if lost:
+        dtype = weights[lost[0]].dtype
+        kind = str(dtype).removeprefix("torch.")
+        way_out = "bfloat16 or float32" if dtype == torch.float16 else "a wider format"
+        names = dict.fromkeys(sources[name].name for name in lost)
+        refuse_all(
+            [f"{name} would hold infinity" for name in names],
+            f"{kind} ends at {torch.finfo(dtype).max:.5g}; choose {way_out}",
+        )
 
 
 def refuse_all(problems: Sequence[str], about: str) -> None:

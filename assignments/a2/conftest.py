@@ -149,7 +149,11 @@ def attention(
 
     def turned(name: str) -> Tensor:
         where = torch.arange(seq) if mistake == "positions from 0" else positions
-        return rotate(heads[name], where, config.rope_theta)
+        turns = frequencies(config.head_dim, config.rope_theta)
+        if config.rope_scaling is not None and mistake != "no scaling":
+            assert config.rope_scaling.kind == "linear", "no other kind is worked out here"
+            turns = turns / config.rope_scaling.factor
+        return rotate(heads[name], where, turns)
 
     has_norm = config.qk_norm and mistake != "no head norm"
     turn = ["query", "key"]
@@ -264,6 +268,7 @@ MODEL_MISTAKES = {
     "one block": "the first block is used for all layers",
     "no positions": "the position embedding is not added",
     "no rotary": ATTENTION_MISTAKES["no rotary"],
+    "no scaling": "config.rope_scaling is not given to RotaryEmbedding",
     "no mask": ATTENTION_MISTAKES["no mask"],
 }
 

@@ -418,6 +418,24 @@ def test_layer_norm_by_formula(implementation, a2):
 
 
 @pytest.mark.task("a2.4")
+def test_layer_norm_far_from_zero(implementation, a2):
+    """The squares are near a million, where neighbouring float32 numbers are 0.06 apart."""
+    layer = implementation(MODULE).LayerNorm(64)
+    weights = a2.fill(layer, {"weight": (64,), "bias": (64,)}, "LayerNorm(64)")
+    x = a2.random(8, 64, seed=1) + 1000
+    expected = functional.layer_norm(x.double(), (64,), weights["weight"], weights["bias"])
+    squares = x.square().mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2
+    scaled = (x - x.mean(-1, keepdim=True)) * torch.rsqrt(squares + 1e-5)
+    hint = "mean(x^2) - mean(x)^2 takes two large numbers from each other: square x - mean(x)"
+    causes = {
+        hint: scaled * layer.weight.detach() + layer.bias.detach(),
+        f"{hint} (the result is not finite)": lambda y: not bool(y.isfinite().all()),
+    }
+    what = "LayerNorm of 1,000 + noise of size 1"
+    a2.check(layer(x), expected, what, causes, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.task("a2.4")
 def test_what_norms_do_not_see(implementation, a2):
     module = implementation(MODULE)
     x = a2.random(3, 8)

@@ -227,6 +227,8 @@ def rescaled(turns, kind, theta, factor, original, low_and_high):
         ("llama3", 16, 10000.0, 4.0, 512),
         ("yarn", 128, 1000000.0, 4.0, 32768),
         ("yarn", 16, 10000.0, 2.5, 512),
+        ("yarn", 16, 10000.0, 2.5, 64),  # no pair makes 32 turns: first is clipped to 0
+        ("yarn", 8, 10.0, 4.0, 512),  # every pair makes over one turn: last is clipped to 7
     ],
 )
 def test_rescaled_frequencies(implementation, a2, kind, head_dim, theta, factor, original):

@@ -14,6 +14,8 @@ SHAPES = {
     "gpt2": {"norm": "layernorm", "position": "learned", "mlp": "gelu", "biases": True},
     "post-norm": {"norm_position": "post", "sliding_window": 3},
     "no-norm": {"norm": "none", "position": "none"},
+    "swiglu-with-biases": {"biases": True},
+    "rescaled": {"rope_scaling": {"kind": "linear", "factor": 4, "original_context_length": 4}},
 }
 shapes = pytest.mark.parametrize("shape", SHAPES)
 
@@ -38,7 +40,9 @@ def rotary_of(implementation, config):
     if config.position != "rotary":
         return None
     module = implementation("transformer_lm.rotary_embedding")
-    return module.RotaryEmbedding(config.head_dim, config.context_length, config.rope_theta)
+    return module.RotaryEmbedding(
+        config.head_dim, config.context_length, config.rope_theta, config.rope_scaling
+    )
 
 
 def some_ids(*shape, vocab=23, seed=0):

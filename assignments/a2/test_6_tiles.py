@@ -151,6 +151,29 @@ def test_tiles_that_nobody_sees_are_skipped(implementation, a2):
     )
 
 
+def check_window_skips(flops):
+    """`flops` of 512 causal tokens in tiles of 64: window (None for all) -> number."""
+    share = flops[64] / max(1, flops[None])
+    check_true(
+        share <= 0.5,
+        "a window of 64 leaves 15 of the 36 pairs of tiles of causal attention, 42 %: tiles that "
+        "lie wholly before the window are skipped, too",
+        {"expected": "at most 50 %", "got": f"{share:.0%}"},
+    )
+
+
+@pytest.mark.task("a2.17")
+def test_tiles_before_the_window_are_skipped(implementation, a2):
+    tiled_attention = implementation(MODULE).tiled_attention
+    q, k, v = memory_case(a2, length=512)
+    flops = {}
+    for window in (None, 64):
+        with torch.no_grad(), TensorCounter() as counter:
+            tiled_attention(q, k, v, True, 64, 64, sliding_window=window)
+        flops[window] = counter.flops
+    check_window_skips(flops)
+
+
 @pytest.mark.task("a2.17")
 def test_sums_are_kept_in_float32(implementation, a2):
     q, k, v, options = inputs_of(a2, "causal", torch.bfloat16)
@@ -303,6 +326,41 @@ def test_backward_skips_tiles_too(implementation, a2):
         "the causal backward pass needs 36 of 64 pairs of tiles, 56 % of the products",
         {"expected": "at most 65 %", "got": f"{share:.0%}"},
     )
+
+
+@pytest.mark.task("a2.18")
+def test_backward_skips_tiles_before_the_window(implementation, a2):
+    tiled_attention = implementation(MODULE).tiled_attention
+    flops = {}
+    for window in (None, 64):
+        tensors = [x.requires_grad_() for x in memory_case(a2, 512)]
+        result = tiled_attention(*tensors, True, 64, 64, sliding_window=window)
+        with TensorCounter() as counter:
+            result.sum().backward()
+        flops[window] = counter.flops
+    check_window_skips(flops)
+
+
+@pytest.mark.task("a2.18")
+def test_dq_is_summed_in_float32(implementation, a2):
+    """512 tiles of one key, each of which adds 1/512 to dq: in bfloat16 the sum of equal parts
+    stands still at 256 of them.
+    """
+    signs = torch.tensor([1.0, -1]).repeat(256).view(1, 1, 512, 1)
+    k = (signs * torch.eye(16)[0]).bfloat16()
+    q, grad = torch.zeros(1, 1, 2, 16).bfloat16(), torch.eye(16)[:1].expand(1, 1, 2, 16).bfloat16()
+    tiled_attention = implementation(MODULE).tiled_attention
+    options = {"is_causal": False, "query_tile": 2, "key_tile": 1}
+    found = a2.gradients(lambda *x: tiled_attention(*x, **options), (q, k, k), grad)
+    expected = torch.zeros(1, 1, 2, 16)
+    expected[..., 0] = 0.25  # 512 times 1/512 of the weight, by 1 / sqrt(16)
+    causes = {
+        "dq is added up in bfloat16: keep it in float32, and round it once at the end": (
+            lambda x: x.double().abs().max() < 0.2
+        )
+    }
+    what = "the gradient of q, which 512 tiles of keys add up to"
+    a2.check(found[0], expected, what, causes, dtype=torch.bfloat16, rtol=0.01, atol=1e-4)
 
 
 @pytest.mark.task("a2.18")

@@ -119,12 +119,19 @@ def test_kernel_with_large_scores(implementation, a2):
     a2.check(o, expected, "o with scores of 1,000", causes, rtol=1e-3, atol=1e-3)
 
 
+def differently_laid(a2):
+    q = a2.random(2, 40, 4, 16, seed=1).transpose(1, 2)
+    k = a2.random(2, 40, 2, 16, seed=2).transpose(1, 2)
+    v = a2.random(2, 2, 40, 16, seed=3)
+    return q, k, v, {"is_causal": True, "key_tile": 32, "sliding_window": None}
+
+
 @pytest.mark.task("a2.20")
 def test_kernel_reads_tensors_as_they_lie(implementation, a2):
-    """Heads made by a transpose have other strides, and a batch has another first axis."""
-    q = a2.random(2, 40, 2, 16, seed=1).transpose(1, 2)
-    k, v = (a2.random(2, 40, 1, 16, seed=seed).transpose(1, 2) for seed in (2, 3))
-    options = {"is_causal": True, "key_tile": 32, "sliding_window": None}
+    """Heads made by a transpose have other strides, and a batch has another first axis; k and v
+    need not lie in the same way.
+    """
+    q, k, v, options = differently_laid(a2)
     o, _ = run_forward(implementation, a2, q, k, v, options)
     del options["sliding_window"]
     causes = a2.forward_causes(q, k, v, options)
@@ -134,24 +141,50 @@ def test_kernel_reads_tensors_as_they_lie(implementation, a2):
     a2.check(o, expected, "o of transposed heads, batch 2", causes, rtol=1e-4, atol=1e-5)
 
 
+# Rows of each packed sequence: (queries, keys).
+PACKED = {
+    "as-many-keys": ([10, 70, 1], [10, 70, 1]),
+    "more-keys": ([10, 70, 1], [25, 90, 40]),
+}
+packed = pytest.mark.parametrize("name", PACKED)
+
+
+def packed_case(a2, name):
+    """q, k, v as [1, heads, rows, 16], the borders of queries and of keys, and the longest."""
+    counts = PACKED[name]
+    q, k, v = (
+        a2.random(1, heads, sum(counts[which]), 16, seed=seed)
+        for seed, (which, heads) in enumerate([(0, 2), (1, 1), (1, 1)])
+    )
+    borders = [torch.tensor([0, *x], dtype=torch.int32).cumsum(0).int() for x in counts]
+    return q, k, v, borders, [max(x) for x in counts]
+
+
+def sequence_by_sequence(function, q, k, v, borders):
+    """function(q, k, v) of each packed sequence, joined along the rows."""
+    queries, keys = (x.tolist() for x in borders)
+    parts = []
+    for number in range(len(queries) - 1):
+        rows, key_rows = slice(*queries[number : number + 2]), slice(*keys[number : number + 2])
+        parts.append(function(q[:, :, rows], k[:, :, key_rows], v[:, :, key_rows]))
+    return torch.cat(parts, 2)
+
+
 @pytest.mark.task("a2.20")
-def test_kernel_on_packed_sequences(implementation, a2):
+@packed
+def test_kernel_on_packed_sequences(implementation, a2, name):
     implementation(FORWARD)
     module = implementation(MODULE)
-    lengths = [10, 70, 1]
-    borders = torch.tensor([0, 10, 80, 81], dtype=torch.int32)
-    q, k, v = (a2.random(81, heads, 16, seed=heads) for heads in (2, 1, 1))
+    q, k, v, borders, longest = packed_case(a2, name)
+    rows = [x[0].transpose(0, 1) for x in (q, k, v)]
     got = a2.own_error(
-        lambda: module.flash_attention_varlen(q, k, v, borders, borders, 70, 70, is_causal=True)
+        lambda: module.flash_attention_varlen(*rows, *borders, *longest, is_causal=True)
     )
-    start, parts = 0, []
-    for length in lengths:
-        rows = slice(start, start + length)
-        each = [x[rows].transpose(0, 1)[None] for x in (q, k, v)]
-        parts.append(a2.expected_of(*each, {"is_causal": True})[0].transpose(0, 1))
-        start += length
-    what = "sequences of 10, 70 and 1 rows, packed"
-    a2.check(got, torch.cat(parts), what, rtol=1e-4, atol=1e-5)
+    expected = sequence_by_sequence(
+        lambda *x: a2.expected_of(*x, {"is_causal": True}), q, k, v, borders
+    )
+    what = f"packed sequences of {PACKED[name][0]} queries and {PACKED[name][1]} keys"
+    a2.check(got, expected[0].transpose(0, 1), what, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.task("a2.20")
@@ -185,6 +218,50 @@ def test_gradient_kernels_by_formula(implementation, a2, case):
     module = implementation(MODULE)
     found = a2.own_error(lambda: module.backward_operator(grad, q, k, v, o, lse, *settings))
     a2.check_gradients(found, expected, wrong, case, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.task("a2.21")
+def test_gradient_kernels_read_tensors_as_they_lie(implementation, a2):
+    q, k, v, options = differently_laid(a2)
+    settings = settings_of(q, k, options)
+    lse = lse_of(a2, q, k, options).float()
+    del options["sliding_window"]
+    grad = a2.random(*q.shape, seed=4)
+    o = a2.expected_of(q, k, v, options).float()
+    wide = [x.double() for x in (q, k, v)]
+    expected = a2.gradients(lambda *x: a2.expected_of(*x, options), wide, grad.double())
+    wrong = a2.wrong_gradients(q, k, v, options, grad)
+    implementation(BACKWARD)
+    module = implementation(MODULE)
+    found = a2.own_error(lambda: module.backward_operator(grad, q, k, v, o, lse, *settings))
+    what = "q and k transposed, v not (each tensor has strides of its own)"
+    a2.check_gradients(found, expected, wrong, what, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.task("a2.21")
+@packed
+def test_gradient_kernels_on_packed_sequences(implementation, a2, name):
+    q, k, v, borders, longest = packed_case(a2, name)
+    options = {"is_causal": True, "key_tile": 32, "sliding_window": None}
+
+    def attend(*tensors):
+        tensors = [x.double() for x in tensors]
+        return a2.expected_of(*tensors, {"is_causal": True})
+
+    def whole(*tensors):
+        return sequence_by_sequence(attend, *tensors, borders)
+
+    grad = a2.random(*q.shape, seed=4)
+    o = whole(q, k, v).float()
+    lse = sequence_by_sequence(lambda q, k, v: lse_of(a2, q, k, options), q, k, v, borders).float()
+    wide = [x.double() for x in (q, k, v)]
+    expected = a2.gradients(whole, wide, grad.double())
+    implementation(BACKWARD)
+    module = implementation(MODULE)
+    settings = *borders, *longest, True, 0
+    found = a2.own_error(lambda: module.backward_operator(grad, q, k, v, o, lse, *settings))
+    what = f"packed sequences of {PACKED[name][0]} queries and {PACKED[name][1]} keys"
+    a2.check_gradients(found, expected, {}, what, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.task("a2.21")

@@ -3,6 +3,7 @@ one line, and leaves nothing behind.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,20 @@ def with_larger_tokenizer(folder: Path) -> Path:
     return folder
 
 
+def with_cut_weights(folder: Path) -> Path:
+    weights = folder_of(folder, small_model()) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    return folder
+
+
+def with_a_bad(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder_of(folder, small_model()) / name).write_text("{")
+        return folder
+
+    return make
+
+
 def a_text_file(path: Path) -> Path:
     path.write_text("hello")
     return path
@@ -167,7 +182,10 @@ BAD_SOURCES = {
     "source: has no config.json; name a folder": lambda path: path.mkdir() or path,
     "model_type is 'bert'; this code reads gpt2, llama": not_a_model,
     "not a GGUF file": a_text_file,
-    "tokenizer.json: no such file": without_tokenizer,
+    "tokenizer.json: no such file; fetch or import it again": without_tokenizer,
+    "; fetch or import it again": with_cut_weights,
+    "column 2 (char 1)); fetch or import it again": with_a_bad("config.json"),
+    "column 2 (char 1)); fetch it again, or make one": with_a_bad("tokenizer.json"),
     "has 260 entries, the model in the same folder 259": with_larger_tokenizer,
 }
 

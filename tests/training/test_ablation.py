@@ -79,6 +79,21 @@ def test_each_is_trained_once_on_the_same_batches(folder, monkeypatch):
     assert first[0]["bits_per_byte"] != first[1]["bits_per_byte"]
 
 
+def test_a_run_that_diverges_is_a_result_and_the_others_go_on(folder, monkeypatch):
+    (folder / "bad.toml").write_text(
+        'title = "no norm"\n[pretrain.model]\nnorm = "none"\n[pretrain.training]\n'
+        "learning_rate = 1e30\nwarmup_steps = 0\n"
+    )
+    paths = [folder / "bad.toml", folder / "post.toml"]
+    first, metrics = run_ablations(load_ablations(paths))
+    assert [result["title"] for result in first] == ["default", "no norm", "post-norm"]
+    assert 1 <= first[1]["diverged_at"] <= 6 and "bits_per_byte" not in first[1]
+    assert "diverged_at" not in first[2] and first[2]["bits_per_byte"] > 0
+    read_metrics(metrics, "no norm")
+    monkeypatch.setattr(finished_runs, "pretrain", None)  # nothing is trained again
+    assert run_ablations(load_ablations(paths))[0] == first
+
+
 def test_a_wrong_setting_names_its_file(folder):
     (folder / "bad.toml").write_text('title = "bad"\n[pretrain.model]\nnorm_positon = "post"\n')
     with pytest.raises(ValueError, match=r"bad\.toml: unknown setting .*did you mean norm_pos"):

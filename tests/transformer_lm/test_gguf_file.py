@@ -82,18 +82,26 @@ def test_llama_3_is_known_by_its_divisors(llama, gguf_writing, tmp_path):
     tensors = gguf_writing.converted(llama)
     gguf_writing.write_gguf(path, llama, tensors=tensors | {"rope_freqs.weight": divisors})
     assert load_gguf(path).config.rope_scaling == scaling
-    divisors[1] += 0.5
-    gguf_writing.write_gguf(path, llama, tensors=tensors | {"rope_freqs.weight": divisors})
-    with pytest.raises(ValueError, match=r"rope_freqs\.weight is not what Llama 3's rescaling"):
-        load_gguf(path)
+    for added, words in ((0.5, "is not what Llama 3's rescaling"), (np.nan, "holds NaN")):
+        divisors[1] += added
+        gguf_writing.write_gguf(path, llama, tensors=tensors | {"rope_freqs.weight": divisors})
+        with pytest.raises(ValueError, match=rf"rope_freqs\.weight .*{words}") as error:
+            load_gguf(path)
+        assert "\n" not in str(error.value)
 
 
+LINEAR = {"llama__rope__scaling__type": "linear"}
 METADATA = [
     ({"general__architecture": "gemma3"}, "the architecture is 'gemma3'; this code reads gpt2, ll"),
     ({"llama__expert_count": 8}, "llama.expert_count is 8, this code computes 0 only"),
     ({"llama__rope__dimension_count": 4}, "rope.dimension_count is 4, this code computes 8 only"),
     ({"llama__rope__scaling__type": "longrope"}, "rope.scaling.type is 'longrope', this code"),
     ({"split__count": 3}, "one of 3 parts"),
+    ({"split__count": "three"}, "split.count is 'three', expected a number"),
+    ({**LINEAR, "llama__rope__scaling__factor": 0.0}, "scaling.factor is 0, expected a number fr"),
+    ({**LINEAR, "llama__rope__scaling__factor": 0.5}, "scaling.factor is 0.5, expected a number"),
+    ({**LINEAR, "llama__rope__scaling__factor": float("nan")}, "scaling.factor is nan, expected"),
+    ({**LINEAR, "llama__rope__scaling__factor": "two"}, "scaling.factor is 'two', expected"),
 ]
 
 
@@ -137,6 +145,16 @@ def test_nan_is_named(llama, gguf_writing, tmp_path):
     gguf_writing.write_gguf(tmp_path / "m.gguf", llama, tensors=tensors)
     with pytest.raises(ValueError, match=r"blk\.2\.ffn_down\.weight holds NaN"):
         load_gguf(tmp_path / "m.gguf")
+
+
+def test_a_weight_too_large_for_float16_is_named(llama, gguf_writing, tmp_path):
+    tensors = gguf_writing.converted(llama)
+    tensors["blk.2.ffn_down.weight"][5, 6] = 1e5
+    gguf_writing.write_gguf(tmp_path / "m.gguf", llama, tensors=tensors)
+    assert load_gguf(tmp_path / "m.gguf", dtype=torch.bfloat16)
+    words = r"float16 ends at 65504; choose bfloat16 or float32: blk\.2\.ffn_down\.weight would"
+    with pytest.raises(ValueError, match=words):
+        load_gguf(tmp_path / "m.gguf", dtype=torch.float16)
 
 
 def test_a_type_that_is_not_read_is_named(llama, gguf_writing, tmp_path, parity):

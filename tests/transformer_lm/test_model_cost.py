@@ -57,3 +57,20 @@ def test_cache_bytes_by_hand():
     # 2 (key, value) * 3 layers * 2 heads * 8 wide * 2 bytes
     assert model_cost.kv_cache_bytes_per_token(SHAPES[0]) == 192
     assert model_cost.kv_cache_bytes_per_token(SHAPES[2], bytes_per_value=4) == 1152
+
+
+@pytest.mark.parametrize(
+    ("changes", "values"),
+    [
+        ({}, 2 * 3 * 48 + 48),  # two norms in each of 3 layers, and the last
+        ({"norm_position": "post"}, 2 * 3 * 48),  # which post-norm has not
+        ({"qk_norm": True}, 2 * 3 * 48 + 48 + 3 * (6 + 2) * 8),  # 6 query and 2 key heads of 8
+        ({"norm": "none", "qk_norm": True}, 3 * (6 + 2) * 8),
+        ({"norm": "none"}, 0),
+    ],
+    ids=str,
+)
+def test_what_norms_keep_by_hand(changes, values):
+    config = ModelConfig(**SHAPES[0].model_dump() | changes)
+    found = model_cost.activation_bytes_by_part(config, batch_size=2, sequence_length=5)
+    assert found["norms"] == 2 * 5 * 2 * values  # 2 sequences of 5 tokens, 2 bytes each

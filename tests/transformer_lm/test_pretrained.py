@@ -1,6 +1,7 @@
 """Checkpoints against transformers itself, both ways, and every way that a folder can be wrong."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,16 @@ def test_tensors_that_do_not_fit_are_all_listed(model, tmp_path):
         ({"attention_bias": True}, "attention_bias is True, this code computes False only"),
         ({"mlp_bias": True}, "attention_bias is False, this code computes True only"),
         ({"num_attention_heads": 5, "head_dim": None}, "does not divide"),
+        ({"rope_scaling": {"rope_type": ["yarn"], "factor": 2}}, r"rope_type is \['yarn'\], this"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": math.inf}}, "factor must be a number"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2, "rope_theta": 1.0}},
+            r"rope_theta = 1 with yarn",
+        ),
+        (
+            {"model_type": "qwen3", "layer_types": 5, "mlp_bias": False},
+            "layer_types must be a list",
+        ),
     ],
 )
 def test_other_architectures_are_refused(model, change, words):
@@ -161,6 +172,26 @@ def test_other_architectures_are_refused(model, change, words):
     with pytest.raises(ValueError, match=words) as error:
         from_hugging_face(tensors, config | change)
     assert "\n" not in str(error.value)
+
+
+def test_a_weight_too_large_for_float16_is_named(model):
+    tensors, config = to_hugging_face(model)
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
+    words = r"float16 ends at 65504; choose bfloat16 or float32: model\.layers\.0\.mlp\.up_proj"
+    with pytest.raises(ValueError, match=words):
+        from_hugging_face(tensors, config, torch.float16)
+    assert from_hugging_face(tensors, config, torch.bfloat16)
+
+
+def test_a_few_problems_of_each_kind_are_listed(model):
+    tensors, config = to_hugging_face(model)
+    found = {name: tensors[name] for name in list(tensors)[:4]}
+    found[list(found)[-1]] = torch.zeros(2, 3)
+    found |= {f"extra.{number}": torch.zeros(1) for number in range(9)}
+    with pytest.raises(ValueError) as error:
+        from_hugging_face(found, config)
+    for words in (" is missing", " is not known", " has shape (2, 3), expected "):
+        assert words in str(error.value)
 
 
 def test_a_config_without_a_shape_is_refused(model, tmp_path):

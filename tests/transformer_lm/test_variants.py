@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from inference.kv_cache import KVCache
 from transformer_lm import model_cost
 from transformer_lm.attention import CausalSelfAttention, causal_mask, scaled_dot_product_attention
 from transformer_lm.language_model import TransformerBlock, TransformerLM
@@ -77,10 +78,44 @@ def test_every_variant_is_causal_counted_and_all_of_it_learns(changes):
     assert sum(counted.values()) == sum(p.numel() for p in model.parameters())
 
 
+def beginning_of(weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """`weight`, as much of it as there is, in a tensor of zeros of another shape."""
+    found = torch.zeros(shape)
+    part = tuple(slice(0, min(pair)) for pair in zip(weight.shape, shape, strict=True))
+    found[part] = weight[part]
+    return found
+
+
+def with_weights_of(model: TransformerLM, plain: TransformerLM) -> TransformerLM:
+    """The weights of the same name are the plain model's, whatever each model drew; the others, of
+    parts that the plain one lacks, are drawn from the same start for all.
+    """
+    shared = dict(plain.named_parameters())
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in shared:
+                parameter.copy_(beginning_of(shared[name], parameter.shape))
+            else:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def test_a_variant_that_is_ignored_would_be_seen():
+    """The next test can fail: with shared weights, what changes nothing gives equal logits."""
+    plain = make_model()
+    torch.manual_seed(5)
+    other = with_weights_of(TransformerLM(make_config(), attention_backend="eager"), plain)
+    assert torch.equal(other(some_ids()), plain(some_ids()))
+    wider = with_weights_of(make_model(d_ff=72), plain)  # the new columns and rows are zeros
+    torch.testing.assert_close(wider(some_ids()), plain(some_ids()))
+
+
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_every_variant_is_another_function(changes):
-    plain = make_model()(some_ids())
-    assert (make_model(**changes)(some_ids()) - plain).abs().max() > 1e-3
+    plain = make_model()
+    changed = with_weights_of(make_model(**changes), plain)
+    assert (changed(some_ids()) - plain(some_ids())).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("backend", ["matmul", "sdpa"])
@@ -133,7 +168,11 @@ def test_learned_positions_are_added_once_and_go_on_after_a_cache():
                 parameter.zero_()  # the blocks add nothing: the stream is token + position
     ids = some_ids(3)
     rows = model.token_embedding.weight[ids] + model.position_embedding.weight[:3]
-    torch.testing.assert_close(model(ids), rows @ model.token_embedding.weight.T)
+    expected = rows @ model.token_embedding.weight.T
+    torch.testing.assert_close(model(ids), expected)
+    cache = KVCache.for_model(model.config, batch_size=2)
+    for start, end in ((0, 2), (2, 3)):
+        torch.testing.assert_close(model(ids[:, start:end], cache), expected[:, start:end])
 
 
 def test_layer_norm_is_torchs():
@@ -242,7 +281,17 @@ def test_yarn_scales_the_turned_vector():
 
 
 @pytest.mark.parametrize("table", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"mlp": "gelu", "d_ff": 72}, {"norm": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mlp": "gelu", "d_ff": 72},
+        {"norm": "none"},
+        {"norm_position": "post"},
+        {"qk_norm": True},
+    ],
+    ids=str,
+)
 def test_activations_are_at_least_those_counted(changes, table):
     """Against what autograd really keeps. Written out line by line, norms and softmax keep more."""
     config = make_config(**changes)

@@ -1,0 +1,24 @@
+"""A training that has left the numbers: its loss or its gradient is NaN or infinite. What this
+leaves out: going back to a checkpoint, and on with a smaller learning rate.
+"""
+
+import math
+
+
+class DivergedError(ValueError):
+    """The loss or the gradient's norm became NaN or infinite at `step`."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def check_finite(step: int, loss: float, grad_norm: float, learning_rate: float) -> None:
+    """Raise DivergedError where one of the two is no number."""
+    for name, value in (("loss", loss), ("gradient's norm", grad_norm)):
+        if not math.isfinite(value):
+            message = (
+                f"the {name} became {value} at step {step} (learning rate {learning_rate:.2g}); "
+                'lower learning_rate, raise warmup_steps, or set precision = "float32"'
+            )
+            raise DivergedError(message, step)
