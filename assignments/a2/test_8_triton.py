@@ -4,6 +4,8 @@ They are called through transformer_lm/flash_attention.py, which is given. Its t
 queries and 32 of keys.
 """
 
+from unittest import mock
+
 import pytest
 import torch
 
@@ -58,10 +60,29 @@ def settings_of(q, k, options):
 
 
 def run_forward(implementation, a2, q, k, v, options):
-    """(o, lse), with the kernel of the module under test."""
+    """(o, lse), with the kernel of the module under test. Behind o lies memory that nobody may
+    write: it would be somebody else's, and the process might die of it, or might not.
+    """
     implementation(FORWARD)
     module = implementation(MODULE)
-    return a2.own_error(lambda: module.forward_operator(q, k, v, *settings_of(q, k, options)))
+    behind = []
+    exactly = torch.empty_like
+
+    def with_room(like):
+        made = exactly(like)
+        size = 1 + sum((n - 1) * step for n, step in zip(made.shape, made.stride(), strict=True))
+        memory = torch.full((size + 4096,), float("nan"), dtype=like.dtype)
+        behind.append(memory[size:])
+        return memory.as_strided(made.shape, made.stride())
+
+    with mock.patch.object(torch, "empty_like", with_room):
+        result = a2.own_error(lambda: module.forward_operator(q, k, v, *settings_of(q, k, options)))
+    if any(not rest.isnan().all() for rest in behind):
+        raise a2.GradedFailure(
+            "the kernel stored beyond the end of o: mask the columns from head_dim on, and the "
+            "rows from the last query on"
+        )
+    return result
 
 
 @pytest.mark.task("a2.20")
@@ -119,23 +140,27 @@ def test_kernel_with_large_scores(implementation, a2):
     a2.check(o, expected, "o with scores of 1,000", causes, rtol=1e-3, atol=1e-3)
 
 
-def differently_laid(a2):
-    q = a2.random(2, 40, 4, 16, seed=1).transpose(1, 2)
-    k = a2.random(2, 40, 2, 16, seed=2).transpose(1, 2)
-    v = a2.random(2, 2, 40, 16, seed=3)
+def differently_laid(a2, width=16):
+    q = a2.random(2, 40, 4, width, seed=1).transpose(1, 2)
+    k = a2.random(2, 40, 2, width, seed=2).transpose(1, 2)
+    v = a2.random(2, 2, 40, width, seed=3)
     return q, k, v, {"is_causal": True, "key_tile": 32, "sliding_window": None}
 
 
 @pytest.mark.task("a2.20")
-def test_kernel_reads_tensors_as_they_lie(implementation, a2):
+@pytest.mark.parametrize("width", [16, 24])
+def test_kernel_reads_tensors_as_they_lie(implementation, a2, width):
     """Heads made by a transpose have other strides, and a batch has another first axis; k and v
-    need not lie in the same way.
+    need not lie in the same way. Behind the last head of a row lies the first of the next row,
+    which was stored before: with 24 columns in a tile of 32, storing too many overwrites it.
     """
-    q, k, v, options = differently_laid(a2)
+    q, k, v, options = differently_laid(a2, width)
     o, _ = run_forward(implementation, a2, q, k, v, options)
     del options["sliding_window"]
     causes = a2.forward_causes(q, k, v, options)
     hint = "the tensor was read as if its rows lay one after the other: use the strides given"
+    if width == 24:
+        hint = f"{hint}; or columns from head_dim on were stored too"
     causes[hint] = lambda x: True
     expected = a2.expected_of(q, k, v, options)
     a2.check(o, expected, "o of transposed heads, batch 2", causes, rtol=1e-4, atol=1e-5)
