@@ -197,7 +197,8 @@ def advice_lines(grade: AssignmentGrade, width: int, some_tasks: bool = False) -
     if first is None and some_tasks:
         names = ", ".join(task.task.id for task in grade.tasks)
         passes = "passes" if len(grade.tasks) == 1 else "pass"
-        further = f"lm progress. The whole assignment: lm check {grade.assignment.id}"
+        assignment = grade.assignment.id
+        further = f"lm progress {assignment}. The whole assignment: lm check {assignment}"
         return [(f"{names} {passes}. What comes next: {further}", "green")]
     if first is None:
         return [(f"All of {grade.assignment.id} passes.", "green")]

@@ -203,6 +203,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Make a checkpoint folder of another program's model."""
         print(import_model(source, folder, dtype))
+        print(f"in {folder}; talk with it: lm chat --model {folder}")
 
     @app.command("export")
     def export_command(

@@ -130,7 +130,7 @@ def test_when_all_is_well(assignment: Assignment) -> None:
     (line,) = advice_lines(part, 80, some_tasks=True)
     assert (
         line[0]
-        == "t1.1, t1.2 pass. What comes next: lm progress. The whole assignment: lm check t1"
+        == "t1.1, t1.2 pass. What comes next: lm progress t1. The whole assignment: lm check t1"
     )
 
 

@@ -201,7 +201,7 @@ def test_a_part_of_the_checks_shows_its_tasks_only(toy_course) -> None:
     assert {name: task["checks"] for name, task in tasks.items()} == {"t1.2": 1, "t1.3": 1}
     assert (
         screen.splitlines()[-1]
-        == "t1.2, t1.3 pass. What comes next: lm progress. The whole assignment: lm check t1"
+        == "t1.2, t1.3 pass. What comes next: lm progress t1. The whole assignment: lm check t1"
     )
 
 

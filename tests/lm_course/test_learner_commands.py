@@ -258,7 +258,9 @@ def test_a_learner_s_way_to_the_first_passed_task(toy_course, lm) -> None:
     path.write_text(stub.replace(body, "    return dict(Counter(text))\n"))
     screen, tasks, _ = toy_course.check("--task=t1.2")
     assert tasks["t1.2"]["status"] == "passed"
-    assert "t1.2 passes. What comes next: lm progress. The whole assignment: lm check t1" in screen
+    assert (
+        "t1.2 passes. What comes next: lm progress t1. The whole assignment: lm check t1" in screen
+    )
     assert "1 of 4 tasks, 4 of 10 points" in lm("progress")
 
 

@@ -130,9 +130,13 @@ def test_a_gguf_file_says_the_same_by_itself_imported_and_exported(gguf_file, tm
             engine.complete("a\x04", GREEDY, 3)
 
 
-def test_the_commands_print_one_line_and_generate_speaks(source, gguf_file, tmp_path, capsys):
+def test_import_says_what_it_made_and_what_to_do_and_generate_speaks(
+    source, gguf_file, tmp_path, capsys
+):
     main(["import", str(gguf_file), str(tmp_path / "ours")])
-    assert capsys.readouterr().out.count("\n") == 1
+    model, next_step = capsys.readouterr().out.splitlines()
+    assert model.startswith("llama: ")
+    assert next_step.endswith(f"lm chat --model {tmp_path / 'ours'}")
     for model in (gguf_file, tmp_path / "ours", source):
         arguments = ["--model", str(model), "--temperature", "0", "--max-new-tokens", "4"]
         main(["generate", "Hello", *arguments])
