@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lm_core.user_error import UserError
+
 Row = TypeVar("Row")
 Encoded = TypeVar("Encoded")
 Message = dict[str, str]
@@ -63,7 +65,7 @@ def encode_rows(
         try:
             text = encode(row)
         except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from None
+            raise UserError(f"{path}, row {number}: {error}") from None
         if text is None:
             num_left_out += 1
         else:
@@ -75,25 +77,25 @@ def _rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise ValueError(f"{path}: not there; {MAKE_IT}") from None
+        raise UserError(f"{path}: not there; {MAKE_IT}") from None
     if not any(lines):
-        raise ValueError(f"{path}: has no rows; {MAKE_IT}")
+        raise UserError(f"{path}: has no rows; {MAKE_IT}")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); {MAKE_IT}") from None
+            raise UserError(f"{path}, line {number}: not JSON ({error}); {MAKE_IT}") from None
         for field, expected in fields.items():
             found = row.get(field) if isinstance(row, dict) else None
             if not isinstance(found, expected):
-                raise ValueError(
+                raise UserError(
                     f"{path}, line {number}: {field} must be a {expected.__name__}, got {found!r}"
                 )
             for message in found if expected is list else []:
                 if not isinstance(message, dict):
-                    raise ValueError(
+                    raise UserError(
                         f"{path}, line {number}: {field} must hold messages, got {message!r}"
                     )
         yield row

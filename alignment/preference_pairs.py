@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alignment.instruction_files import PreferencePair, encode_rows, read_preferences
 from alignment.padded_batches import LengthGroupedOrder, MaskedText, encode_conversation, pad
+from lm_core.user_error import UserError
 from tokenizer_bpe.chat_template import encode_chat
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import Batch
@@ -60,7 +61,7 @@ def encode_file(
         file, rows, lambda pair: encode_pair(tokenizer, pair, max_tokens), at_most
     )
     if not pairs:
-        raise ValueError(
+        raise UserError(
             f"{file}: none of its {len(rows)} pairs fits into max_tokens = {max_tokens}; "
             "raise it, up to the model's context"
         )

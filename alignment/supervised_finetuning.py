@@ -29,6 +29,7 @@ from lm_core.artifact_paths import file_sha256
 from lm_core.device import pick_device
 from lm_core.metric_log import MetricLog
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import Batch
 from training.run_checkpoints import run_fingerprint
@@ -157,7 +158,7 @@ def training_figures(done: TrainingSummary) -> dict[str, Any]:
 def check_max_tokens(max_tokens: int, context_length: int) -> None:
     """Raise ValueError when texts of `max_tokens` would not fit the model."""
     if max_tokens > context_length:
-        raise ValueError(
+        raise UserError(
             f"max_tokens = {max_tokens} is more than the model's context of {context_length}; "
             "lower max_tokens"
         )
@@ -169,7 +170,7 @@ def _encode_all(tokenizer: Tokenizer, file: Path, max_tokens: int) -> tuple[list
     whole, _ = encode_rows(file, rows, lambda row: encode_conversation(tokenizer, row, max_tokens))
     texts = [text for text in whole if any(text.mask)]
     if not texts:
-        raise ValueError(
+        raise UserError(
             f"{file}: none of its {len(rows)} conversations has an answer and fits into "
             f"max_tokens = {max_tokens}; raise it, up to the model's context"
         )

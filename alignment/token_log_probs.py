@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lm_core.user_error import UserError
 from training.fused_loss import fused_token_losses
 
 
@@ -74,7 +75,7 @@ def mean_over_tokens(
 def _check_no_mask_is_empty(mask: Bool[Tensor, "batch seq"]) -> None:
     empty = (~mask.any(dim=-1)).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(
+        raise UserError(
             f"texts {empty} of the batch have no token to score: their mask is empty, so a mean "
             "would be 0/0; drop them, or check that the answer was not cut off"
         )

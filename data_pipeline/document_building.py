@@ -38,6 +38,7 @@ from data_pipeline.warc_files import Page, read_warc
 from lm_core.documents import Document, document_id, write_documents
 from lm_core.progress import ProgressBar, progress_bar
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 from lm_core.worker_pool import worker_pool
 
 EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA, LINES, EXACT, NEAR = (
@@ -221,7 +222,7 @@ def check_not_empty(counts: list[dict[str, Any]]) -> None:
         if row["documents_out"] == 0:
             reasons = Counter(row["dropped"]).most_common(3)
             listed = ", ".join(f"{reason} ({number})" for reason, number in reasons)
-            raise ValueError(
+            raise UserError(
                 f"no document is left: the step '{row['step']}' dropped all "
                 f"{row['documents_in']} that reached it ({listed}); relax its settings"
             )

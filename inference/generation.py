@@ -16,15 +16,16 @@ from torch import Tensor
 
 from inference.kv_cache import KVCache
 from inference.sampling import SamplingSettings, sample
+from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
 
 
 def check_prompt_fits(num_prompt_tokens: int, context_length: int) -> None:
     """Raise ValueError for a prompt that is empty or longer than the model's context."""
     if num_prompt_tokens == 0:
-        raise ValueError("the prompt has no tokens: give at least one")
+        raise UserError("the prompt has no tokens: give at least one")
     if num_prompt_tokens > context_length:
-        raise ValueError(
+        raise UserError(
             f"the prompt has {num_prompt_tokens} tokens, the model's context holds "
             f"{context_length}: shorten the prompt by at least "
             f"{num_prompt_tokens - context_length} tokens"
@@ -34,7 +35,7 @@ def check_prompt_fits(num_prompt_tokens: int, context_length: int) -> None:
 def check_max_new_tokens(max_new_tokens: int) -> None:
     """Raise ValueError for a limit that leaves nothing to generate."""
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
 
 
 PREFILL_TOKENS = 512  # logits of a whole prompt of 8,192 would be 1.6 GB with 49,152 entries

@@ -12,6 +12,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 
 MINUS_INFINITY = float("-inf")
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # 1.2e-38; 0 / 1e-46 is NaN in float32
@@ -35,13 +36,13 @@ class SamplingSettings(Settings):
     @model_validator(mode="after")
     def _check_ranges(self) -> "SamplingSettings":
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 or a positive number, got {self.temperature}")
+            raise UserError(f"temperature must be 0 or a positive number, got {self.temperature}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (off) or a positive whole number, got {self.top_k}")
+            raise UserError(f"top_k must be 0 (off) or a positive whole number, got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be between 0 and 2**63 - 1, got {self.seed}")
+            raise UserError(f"seed must be between 0 and 2**63 - 1, got {self.seed}")
         return self
 
 

@@ -13,6 +13,7 @@ from lm_core.artifact_paths import read_json
 from lm_core.checkpoint_files import FETCH_AGAIN, foreign_step
 from lm_core.gguf_container import GGUFFile
 from lm_core.special_tokens import SPECIAL_TOKENS
+from lm_core.user_error import UserError
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
 from tokenizer_bpe.gguf_vocabulary import (
     check_whole_words,
@@ -55,7 +56,7 @@ def text_side_of_folder(folder: Path) -> TextSide:
     """
     if not (folder / TOKENIZER_FILE).is_file():
         step = foreign_step(folder) or "delete this checkpoint folder"
-        raise ValueError(f"{folder / TOKENIZER_FILE}: no such file; {step}")
+        raise UserError(f"{folder / TOKENIZER_FILE}: no such file; {step}")
     tokenizer = Tokenizer.from_hugging_face(folder / TOKENIZER_FILE)
     template = read_template(folder)
     is_ours = template is None or template.text == CHAT_TEMPLATE

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from lm_core.user_error import UserError
+
 TEMPORARY_PREFIX = ".unfinished-"
 
 
@@ -237,7 +239,7 @@ def read_json(path: Path, what: str, make_it: str, next_step: str = "") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         step = next_step or f"make it with `{make_it}`"
-        raise ValueError(f"{path}: {what} is not there; {step}") from None
+        raise UserError(f"{path}: {what} is not there; {step}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         step = next_step or f"make it again with `{make_it}`"
-        raise ValueError(f"{path}: {what} is not valid JSON ({error}); {step}") from None
+        raise UserError(f"{path}: {what} is not valid JSON ({error}); {step}") from None

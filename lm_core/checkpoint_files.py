@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_core.artifact_paths import atomic_folder, read_json, write_json
+from lm_core.user_error import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +109,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
         ValueError: the folder is no checkpoint, or a file in it is damaged.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such checkpoint folder; `lm pretrain RECIPE` makes one")
+        raise UserError(f"{folder}: no such checkpoint folder; `lm pretrain RECIPE` makes one")
     config = read_json(
         folder / CONFIG, "the checkpoint's config", "lm pretrain RECIPE", foreign_step(folder)
     )
@@ -117,11 +118,11 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     if (folder / WEIGHTS_INDEX).exists():
         return _load_parts(folder), config
     if any(folder.glob("pytorch_model*.bin")):
-        raise ValueError(
+        raise UserError(
             f"{folder}: its weights are pickled ({PICKLED_WEIGHTS}), and reading those runs code; "
             "take a copy with model.safetensors"
         )
-    raise ValueError(f"{folder / WEIGHTS}: not there; the checkpoint is not whole")
+    raise UserError(f"{folder / WEIGHTS}: not there; the checkpoint is not whole")
 
 
 def foreign_step(folder: Path) -> str:
@@ -137,22 +138,22 @@ def _load_parts(folder: Path) -> dict[str, "Tensor"]:
     index = read_json(folder / WEIGHTS_INDEX, "the index of the weights", "lm import", FETCH_AGAIN)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ValueError(f"{folder / WEIGHTS_INDEX}: weight_map must give every tensor's file")
+        raise UserError(f"{folder / WEIGHTS_INDEX}: weight_map must give every tensor's file")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
-            raise ValueError(f"{folder / WEIGHTS_INDEX}: {name!r} is no file of this folder")
+            raise UserError(f"{folder / WEIGHTS_INDEX}: {name!r} is no file of this folder")
         part = _load_tensors(folder / name)
         wrong = [tensor for tensor in part if places.get(tensor) != name]
         if wrong:
-            raise ValueError(
+            raise UserError(
                 f"{folder / name}: holds {wrong[0]}, which {WEIGHTS_INDEX} places in "
                 f"{places.get(wrong[0])}; do the two belong together?"
             )
         tensors |= part
     lacking = sorted(places.keys() - tensors.keys())
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"{folder / places[lacking[0]]}: lacks {lacking[0]}, which {WEIGHTS_INDEX} places there"
         )
     return tensors
@@ -166,7 +167,7 @@ def read_training_state(folder: Path) -> TrainingState:
     """
     described = read_json(folder / STATE, "the training state", "lm pretrain RECIPE")
     if described.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"{folder / STATE}: format version {described.get('format_version')}, this code "
             f"reads {FORMAT_VERSION}; "
             "train again with `--force`"
@@ -187,10 +188,10 @@ def _load_tensors(path: Path) -> dict[str, "Tensor"]:
     try:
         return load(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{path}: not there; the checkpoint is not whole") from None
+        raise UserError(f"{path}: not there; the checkpoint is not whole") from None
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         step = foreign_step(path.parent) or "delete this checkpoint folder"
-        raise ValueError(f"{path}: damaged ({error}); {step}") from None
+        raise UserError(f"{path}: damaged ({error}); {step}") from None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -203,5 +204,5 @@ def latest_checkpoint(folder: Path, make_it: str = "lm pretrain RECIPE") -> Path
     """The checkpoint with the highest step. Raises ValueError where there is none."""
     found = list_checkpoints(folder)
     if not found:
-        raise ValueError(f"{folder}: no checkpoint there; make one with `{make_it}`")
+        raise UserError(f"{folder}: no checkpoint there; make one with `{make_it}`")
     return found[-1]

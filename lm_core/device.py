@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lm_core.user_error import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,13 +39,13 @@ def pick_device(name: str = "auto") -> "torch.device":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
     kind = name.partition(":")[0]
     if kind not in present:
-        raise ValueError(f"device {name!r} is unknown; expected auto, cpu, cuda, cuda:N or mps")
+        raise UserError(f"device {name!r} is unknown; expected auto, cpu, cuda, cuda:N or mps")
     if not present[kind]:
-        raise ValueError(f"device {name!r} is not on this machine; use auto or cpu")
+        raise UserError(f"device {name!r} is not on this machine; use auto or cpu")
     try:
         return torch.device(name)
     except RuntimeError:
-        raise ValueError(
+        raise UserError(
             f"device {name!r} is unknown; expected auto, cpu, cuda, cuda:N or mps"
         ) from None
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lm_core.artifact_paths import atomic_folder, read_json, write_json
+from lm_core.user_error import UserError
 
 MAKE_DOCUMENTS = "lm data build RECIPE"
 COUNTS_FILE = "counts.json"
@@ -92,25 +93,25 @@ def read_documents(folder: Path) -> Iterator[Document]:
     """
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
-        raise ValueError(f"{folder}: no documents there; make them with `{MAKE_DOCUMENTS}`")
+        raise UserError(f"{folder}: no documents there; make them with `{MAKE_DOCUMENTS}`")
     found = False
     for part in parts:
         for row in _read_part(part):
             found = True
             yield Document(**{**row, "scores": dict(row["scores"] or [])})
     if not found:
-        raise ValueError(f"{folder}: holds no document; see the counts of `{MAKE_DOCUMENTS}`")
+        raise UserError(f"{folder}: holds no document; see the counts of `{MAKE_DOCUMENTS}`")
 
 
 def _read_part(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
             if not file.schema_arrow.equals(SCHEMA):
-                raise ValueError(f"columns are {file.schema_arrow.names}, not {SCHEMA.names}")
+                raise UserError(f"columns are {file.schema_arrow.names}, not {SCHEMA.names}")
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: cannot be read as documents ({error}); make it again with `{MAKE_DOCUMENTS}`"
         ) from None
 

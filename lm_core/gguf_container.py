@@ -6,6 +6,8 @@ this leaves out: what metadata and tensors mean.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lm_core.user_error import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,7 +37,7 @@ class GGUFFile(NamedTuple):
     def named(self, key: str, default: Any = None) -> Any:
         """A value of the metadata; ValueError where it is missing and there is no default."""
         if default is None and key not in self.metadata:
-            raise ValueError(f"the metadata lacks {key}")
+            raise UserError(f"the metadata lacks {key}")
         return self.metadata.get(key, default)
 
 
@@ -49,14 +51,14 @@ def read_gguf(path: Path) -> GGUFFile:
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise ValueError(
+        raise UserError(
             f"{path}: reading GGUF needs the package gguf; install it with `pip install gguf`"
         ) from None
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise ValueError(f"{path}: not a GGUF file (it does not begin with {MAGIC.decode()})")
+            raise UserError(f"{path}: not a GGUF file (it does not begin with {MAGIC.decode()})")
     try:
         reader = GGUFReader(path)
         found = GGUFFile(
@@ -73,14 +75,14 @@ def read_gguf(path: Path) -> GGUFFile:
     # The package checks little by itself: it stumbles over what is not there.
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
+        raise UserError(
             f"{path}: a GGUF file that is damaged, cut short, or of a newer version ({reason})"
         ) from None
     if reader.byte_order == "S":
-        raise ValueError(f"{path}: a GGUF file of the other byte order")
+        raise UserError(f"{path}: a GGUF file of the other byte order")
     parts = found.metadata.get("split.count", 1)
     if not isinstance(parts, int):
-        raise ValueError(f"{path}: split.count is {parts!r}, expected a number")
+        raise UserError(f"{path}: split.count is {parts!r}, expected a number")
     if parts > 1:
-        raise ValueError(f"{path}: one of {parts} parts; join them with llama.cpp's gguf-split")
+        raise UserError(f"{path}: one of {parts} parts; join them with llama.cpp's gguf-split")
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lm_core.artifact_paths import atomic_file
+from lm_core.user_error import UserError
 
 
 class MetricMirror(Protocol):
@@ -77,5 +78,5 @@ def read_metrics(path: Path, stage: str | None = None) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             if number < len(lines):
-                raise ValueError(f"{path}: line {number} is not JSON; remove that line") from None
+                raise UserError(f"{path}: line {number} is not JSON; remove that line") from None
     return [row for row in rows if stage is None or row["stage"] == stage]

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, get_args
 
 import pydantic
 
+from lm_core.user_error import UserError
+
 
 class Settings(pydantic.BaseModel):
     """Every settings class derives from this one: frozen, no unknown keys, no silent conversion
@@ -48,18 +50,18 @@ def load_settings(
     try:
         return settings_type.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ValueError(f"{path}: {first_problem(error, settings_type)}") from None
+        raise UserError(f"{path}: {first_problem(error, settings_type)}") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such recipe; see recipes/ for those that exist") from None
+        raise UserError(f"{path}: no such recipe; see recipes/ for those that exist") from None
     except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder, expected a TOML recipe") from None
+        raise UserError(f"{path}: is a folder, expected a TOML recipe") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
+        raise UserError(f"{path}: not valid TOML: {error}") from None
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise ValueError(
+        raise UserError(
             f"--set {override}: expected section.key=value, e.g. pretrain.training.steps=100"
         )
     try:
@@ -86,7 +88,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for name in names[:-1]:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise ValueError(f"--set {override}: {name} is a value, not a section")
+            raise UserError(f"--set {override}: {name} is a value, not a section")
     values[names[-1]] = value
 
 

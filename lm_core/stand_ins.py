@@ -15,6 +15,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from lm_core.user_error import UserError
+
 STAND_INS_VARIABLE = "LM_STAND_INS"
 
 
@@ -29,7 +31,7 @@ def stand_ins_folder() -> Path | None:
         return None
     folder = Path(value).expanduser().absolute()
     if not folder.is_dir():
-        raise ValueError(
+        raise UserError(
             f"{value}: no such folder for your own files; `lm start a1` makes workspace. (It was "
             f"named by --impl or {STAND_INS_VARIABLE}; without either, the reference runs.)"
         )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lm_core.artifact_paths import atomic_folder, read_json, write_json
+from lm_core.user_error import UserError
 
 FORMAT_VERSION = 1
 MAKE_SHARDS = "lm data shard RECIPE"
@@ -62,7 +63,7 @@ class ShardWriter:
         """Append one document (its end-of-text id included) to a split such as "train"."""
         array = np.asarray(ids)
         if len(array) and not (array.min() >= 0 and array.max() < self.vocab_size):
-            raise ValueError(
+            raise UserError(
                 f"token id {array.max()} is outside the vocabulary of {self.vocab_size}; "
                 "encode with the tokenizer that these shards name"
             )
@@ -141,15 +142,15 @@ class TokenShards:
         path = folder / MANIFEST
         manifest = read_json(path, "the shards' manifest", MAKE_SHARDS)
         if manifest.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
+            raise UserError(
                 f"{path}: format version {manifest.get('format_version')}, this code reads "
                 f"{FORMAT_VERSION}; "
                 f"make the shards again with `{MAKE_SHARDS}`"
             )
         if split not in manifest["splits"]:
-            raise ValueError(f"{path}: no split {split!r}; it has {', '.join(manifest['splits'])}")
+            raise UserError(f"{path}: no split {split!r}; it has {', '.join(manifest['splits'])}")
         if tokenizer_hash is not None and tokenizer_hash != manifest["tokenizer_hash"]:
-            raise ValueError(
+            raise UserError(
                 f"{path}: made with tokenizer {manifest['tokenizer_hash'][:12]}, but the "
                 "tokenizer beside it is "
                 f"{tokenizer_hash[:12]}; make the shards again with `{MAKE_SHARDS}`"
@@ -170,7 +171,7 @@ class TokenShards:
     def read(self, start: int, count: int) -> np.ndarray:
         """Ids start .. start + count - 1 as int64, across the borders of files."""
         if start < 0 or count < 0 or start + count > self.num_tokens:
-            raise ValueError(
+            raise UserError(
                 f"{self.folder}: tokens {start}..{start + count} asked for, {self.split} has "
                 f"{self.num_tokens}"
             )
@@ -191,7 +192,7 @@ def _map_file(path: Path, dtype: np.dtype, tokens: int) -> np.ndarray:
     found = path.stat().st_size if path.exists() else None
     if found != expected:
         what = "is missing" if found is None else f"has {found:,} bytes"
-        raise ValueError(
+        raise UserError(
             f"{path}: {what}, the manifest says {expected:,} bytes; make the shards again "
             f"with `{MAKE_SHARDS}`"
         )

@@ -13,6 +13,7 @@ from typing import Self
 import pydantic
 
 from lm_core.settings import Settings, load_settings
+from lm_core.user_error import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 ASSIGNMENTS = "assignments"
@@ -36,9 +37,9 @@ class Task(Settings):
     @pydantic.model_validator(mode="after")
     def _functions_or_questions(self) -> Self:
         if bool(self.functions) == bool(self.questions):
-            raise ValueError(f"{self.id} needs either functions or questions, and not both")
+            raise UserError(f"{self.id} needs either functions or questions, and not both")
         if bool(self.functions) != bool(self.module):
-            raise ValueError(f"{self.id}: functions and module come together")
+            raise UserError(f"{self.id}: functions and module come together")
         return self
 
 
@@ -57,17 +58,17 @@ class Assignment(Settings):
         ids = [task.id for task in self.tasks]
         for task_id in ids:
             if not re.fullmatch(rf"{re.escape(self.id)}\.\d+", task_id):
-                raise ValueError(f"task id {task_id!r}: expected {self.id}. and a number")
+                raise UserError(f"task id {task_id!r}: expected {self.id}. and a number")
             if ids.count(task_id) > 1:
-                raise ValueError(f"task id {task_id!r} occurs twice")
+                raise UserError(f"task id {task_id!r} occurs twice")
         written = [(task.module, name) for task in self.tasks for name in task.functions]
         asked = [("answers.toml", key) for task in self.tasks for key in task.questions]
         for name in self.given:
             if name.partition(".")[0] not in [task.module for task in self.tasks]:
-                raise ValueError(f"given: {name} is in no module that has a task")
+                raise UserError(f"given: {name} is in no module that has a task")
         for place, name in written + asked:
             if (written + asked).count((place, name)) > 1:
-                raise ValueError(f"{name} of {place} belongs to two tasks")
+                raise UserError(f"{name} of {place} belongs to two tasks")
         return self
 
     @property
@@ -85,7 +86,7 @@ class Assignment(Settings):
             if task.id == task_id:
                 return task
         known = ", ".join(task.id for task in self.tasks)
-        raise ValueError(f"{task_id}: no such task; {self.id} has {known}")
+        raise UserError(f"{task_id}: no such task; {self.id} has {known}")
 
 
 def assignment_ids(root: Path = PROJECT) -> list[str]:
@@ -102,11 +103,11 @@ def load_assignment(assignment_id: str, root: Path = PROJECT) -> Assignment:
     known = assignment_ids(root)
     if assignment_id not in known:
         there = ", ".join(known) or "none yet"
-        raise ValueError(f"{assignment_id}: no such assignment; there are: {there}")
+        raise UserError(f"{assignment_id}: no such assignment; there are: {there}")
     path = root / ASSIGNMENTS / assignment_id / FILE_NAME
     assignment = load_settings(Assignment, path)
     if assignment.id != assignment_id:
-        raise ValueError(f'{path}: id = "{assignment.id}", but the folder is {assignment_id}')
+        raise UserError(f'{path}: id = "{assignment.id}", but the folder is {assignment_id}')
     return assignment
 
 
@@ -115,6 +116,6 @@ def read_toml(path: Path, what: str) -> dict:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: {what} is not there") from None
+        raise UserError(f"{path}: {what} is not there") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {what} is not valid TOML: {error}") from None
+        raise UserError(f"{path}: {what} is not valid TOML: {error}") from None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lm_core.artifact_paths import RunPaths
 from lm_core.checkpoint_files import list_checkpoints
+from lm_core.user_error import UserError
 
 STAGES = ("dpo", "sft", "pretrain")
 DEFAULT_RUN = Path("runs/demo")
@@ -26,7 +27,7 @@ def chosen_checkpoint(given: Path | None) -> Path:
         found = list_checkpoints(candidate)
         if found:
             return found[-1]
-    raise ValueError(
+    raise UserError(
         f"{folder}: no checkpoint there; make one with `lm run recipes/demo_cpu.toml`, "
         "or name another with --checkpoint"
     )

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from lm_core.stand_ins import stand_ins_folder
+from lm_core.user_error import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -57,7 +58,7 @@ def _syntax_tree(path: Path, modified: int) -> str:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except SyntaxError as error:
-        raise ValueError(f"{path}: line {error.lineno}: not valid Python: {error.msg}") from None
+        raise UserError(f"{path}: line {error.lineno}: not valid Python: {error.msg}") from None
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):

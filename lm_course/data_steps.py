@@ -22,6 +22,7 @@ from lm_core.artifact_paths import RunPaths
 from lm_core.documents import read_counts, read_documents
 from lm_core.progress import progress_bar
 from lm_core.special_tokens import SPECIAL_TOKENS
+from lm_core.user_error import UserError
 from lm_course.recipe import Recipe
 from lm_course.recipe_runner import StepContext, read_record
 from tokenizer_bpe.implementation import takes_compiled, tokenizer_for
@@ -49,7 +50,7 @@ def collect(context: StepContext) -> dict[str, Any]:
     if context.recipe.pages.warc_files:
         for path in files:
             if not path.is_file():
-                raise ValueError(
+                raise UserError(
                     f"{path}: no such WARC file; correct pages.warc_files in the recipe"
                 )
         return {"what": "WARC files given", "bytes": sum(path.stat().st_size for path in files)}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lm_core.artifact_paths import write_json
+from lm_core.user_error import UserError
 from lm_course.assignment_file import Assignment, Task, load_assignment
 from lm_course.check_isolation import Limits, can_isolate, can_limit_memory, run_check
 from lm_course.check_outcome import (
@@ -78,7 +79,7 @@ class GradedRun:
     def _assignment(self, task_id: str) -> Assignment:
         name = task_id.rpartition(".")[0]
         if name not in self.assignments:
-            raise ValueError(f"{task_id}: not a task of {', '.join(self.assignments)}")
+            raise UserError(f"{task_id}: not a task of {', '.join(self.assignments)}")
         return self.assignments[name]
 
     def assignment_of(self, item: pytest.Item) -> Assignment:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_core.user_error import UserError
 from lm_course.assignment_file import WORKSPACE, Assignment
 from lm_course.check_outcome import LearnerCode
 
@@ -73,12 +74,12 @@ def choose_implementation(
     folder = workspace if given == WORKSPACE else (started_in / given).resolve()
     first = assignments[0]
     if not folder.is_dir():
-        raise ValueError(f"--impl {given}: no such folder; `lm start {first.id}` makes workspace")
+        raise UserError(f"--impl {given}: no such folder; `lm start {first.id}` makes workspace")
     if not any(
         (folder / assignment.package).is_dir() or (folder / assignment.id).is_dir()
         for assignment in assignments
     ):
-        raise ValueError(
+        raise UserError(
             f"--impl {given}: expected {first.package}/ in that folder; name the folder that holds "
             f"{first.package}/"
         )

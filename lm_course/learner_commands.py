@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lm_core.user_error import UserError
 from lm_course.assignment_file import (
     ASSIGNMENTS,
     PROJECT,
@@ -92,7 +93,7 @@ def check(
     what = "checks an assignment, or a task of it"
     folder, tasks = _assignment_and_tasks(ids or [_nothing_given("check", what)])
     if importlib.util.find_spec("pytest") is None:
-        raise ValueError("pytest is not installed; `make setup` installs it")
+        raise UserError("pytest is not installed; `make setup` installs it")
     command = [sys.executable, "-m", "pytest", f"{ASSIGNMENTS}/{folder}"]
     command += [f"--task={task}" for task in tasks]
     if implementation is not None:
@@ -161,7 +162,7 @@ def progress(assignment: AssignmentId = None) -> None:
     """Show what you have passed so far, over all assignments or in one."""
     ids = [assignment] if assignment else assignment_ids(PROJECT)
     if not ids:
-        raise ValueError(f"{ASSIGNMENTS}/ holds no assignment")
+        raise UserError(f"{ASSIGNMENTS}/ holds no assignment")
     assignments = [_assignment(name) for name in ids]
     record = read_progress(progress_file(PROJECT))
     console = plain_console()
@@ -249,7 +250,7 @@ def _assignment_and_tasks(ids: list[str]) -> tuple[str, list[str]]:
     ids = [first, *(f"{first}.{each}" if each.isdecimal() else each for each in others)]
     names = list(dict.fromkeys(each.partition(".")[0] for each in ids))
     if len(names) > 1:
-        raise ValueError(f"{' and '.join(names)}: check one assignment at a time")
+        raise UserError(f"{' and '.join(names)}: check one assignment at a time")
     assignment = _assignment(names[0], ids[0])
     tasks = [each for each in ids if "." in each]
     return assignment.id, [assignment.task(task_id).id for task_id in tasks]
@@ -259,7 +260,7 @@ def _task(task_id: str) -> Task:
     name, point, _ = task_id.partition(".")
     assignment = _assignment(name, task_id)
     if not point:
-        raise ValueError(f"{task_id}: expected a task, for example {assignment.tasks[0].id}")
+        raise UserError(f"{task_id}: expected a task, for example {assignment.tasks[0].id}")
     return assignment.task(task_id)
 
 
@@ -272,7 +273,7 @@ def _assignment(name: str, given: str = "") -> Assignment:
     if name not in names:
         for known in names:
             if name.lower() in (known, known.lstrip("abcdefghijklmnopqrstuvwxyz")):
-                raise ValueError(f"{given}: did you mean {known}{given[len(name) :]}?")
+                raise UserError(f"{given}: did you mean {known}{given[len(name) :]}?")
     return load_assignment(name, PROJECT)
 
 
@@ -286,7 +287,7 @@ def _nothing_given(command: str, what: str) -> NoReturn:
         "check": f"lm check {example} for all of it, or lm check {task}",
     }
     further = "" if command == "start" else " (lm progress says which task is next)"
-    raise ValueError(f"lm {command} {what}: {forms[command]}{further}")
+    raise UserError(f"lm {command} {what}: {forms[command]}{further}")
 
 
 def _duration(minutes: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_core.artifact_paths import atomic_file
+from lm_core.user_error import UserError
 from lm_course.assignment_file import WORKSPACE, read_toml
 
 FILE_NAME = "progress.toml"
@@ -85,7 +86,7 @@ def _task(path: Path, task_id: str, row: Any) -> TaskProgress:
         if not whole or task.passed > task.checks or not isinstance(task.reached, date | None):
             raise TypeError
     except TypeError:
-        raise ValueError(
+        raise UserError(
             f"{path}: {task_id} = {row!r} is not a line that lm wrote; remove that line"
         ) from None
     return task

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lm_core.user_error import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,7 +42,7 @@ def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
     if model is None:
         return Engine.from_checkpoint(chosen_checkpoint(checkpoint))
     if checkpoint is not None:
-        raise ValueError("--checkpoint and --model name two models; give one of them")
+        raise UserError("--checkpoint and --model name two models; give one of them")
     check_source(model)
     if model.is_file():
         return Engine.from_gguf(model)
@@ -50,9 +52,9 @@ def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
 def check_source(source: Path) -> None:
     """Raise ValueError where there is neither a file nor a folder with a model's config.json."""
     if not source.exists():
-        raise ValueError(f"{source}: no such folder or file")
+        raise UserError(f"{source}: no such folder or file")
     if source.is_dir() and not (source / "config.json").is_file():
-        raise ValueError(
+        raise UserError(
             f"{source}: has no config.json; name a folder of Hugging Face's, or a GGUF file itself"
         )
 
@@ -60,7 +62,7 @@ def check_source(source: Path) -> None:
 def check_target(folder: Path) -> None:
     """Raise ValueError where something lies that a new folder would take the place of."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists already; name another, or remove it first")
+        raise UserError(f"{folder}: exists already; name another, or remove it first")
 
 
 def import_model(source: Path, folder: Path, dtype: str | None = None) -> str:
@@ -82,7 +84,7 @@ def import_model(source: Path, folder: Path, dtype: str | None = None) -> str:
     check_source(source)
     check_target(folder)
     if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"--dtype {dtype}: expected {', '.join(DTYPES)}")
+        raise UserError(f"--dtype {dtype}: expected {', '.join(DTYPES)}")
     wanted = None if dtype is None else getattr(torch, dtype)
     if source.is_file():
         return _import_gguf(source, folder, wanted or torch.float32)
@@ -104,7 +106,7 @@ def _import_gguf(source: Path, folder: Path, dtype: "torch.dtype") -> str:
     try:
         side = text_side_of_gguf(file)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
     model = load_gguf(source, dtype=dtype, file=file)
     check_rows(model, side.tokenizer, f"the vocabulary of {source}")
     roles = named_tokens(file)
@@ -159,7 +161,7 @@ def export_model(checkpoint: Path, folder: Path) -> str:
     try:
         hugging_face_family(model.config)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
     tensors, config = to_hugging_face(model, _token_ids(source))
     write_checkpoint(folder, tensors, config, _companions(source), None)
     return _described(model, config)

@@ -14,6 +14,7 @@ from lm_core.artifact_paths import RunPaths, write_json
 from lm_core.checkpoint_files import latest_checkpoint
 from lm_core.metric_log import MetricLog
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END
+from lm_core.user_error import UserError
 from lm_course.recipe_runner import StepContext, read_record
 from lm_course.report import write_report
 from scaling_laws.parametric_fit import LossSurface, fit_surface, predict_loss
@@ -70,7 +71,7 @@ def check_tokenizer(checkpoint: Path, tokenizer: Path) -> Path:
     """The checkpoint, if it was trained with this tokenizer; ValueError that names both if not."""
     theirs, ours = (tokenizer_hash(path) for path in (checkpoint / TOKENIZER_NAME, tokenizer))
     if theirs != ours:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint}: trained with tokenizer {theirs[:12]}, but {tokenizer} is {ours[:12]}; "
             "run the steps from `lm data shard RECIPE` on again"
         )

@@ -24,6 +24,7 @@ import pydantic
 
 from lm_core.settings import Settings, load_settings
 from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_core.user_error import UserError
 from lm_course.assignment_file import ASSIGNMENTS, PROJECT, Assignment, load_assignment
 from lm_course.check_outcome import FAILING
 
@@ -48,7 +49,7 @@ class Mutant(Settings):
     @pydantic.model_validator(mode="after")
     def _changes_something(self) -> Self:
         if self.find == self.replace:
-            raise ValueError(f"{self.name}: find and replace are equal")
+            raise UserError(f"{self.name}: find and replace are equal")
         return self
 
 
@@ -80,30 +81,28 @@ def load_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Mutant]:
     """
     path = root / ASSIGNMENTS / assignment.id / FILE_NAME
     if not path.is_file():
-        raise ValueError(
-            f"{path}: no such file; it lists the mistakes that {assignment.id} catches"
-        )
+        raise UserError(f"{path}: no such file; it lists the mistakes that {assignment.id} catches")
     mutants = load_settings(MutantFile, path).mutants
     names = [mutant.name for mutant in mutants]
     for mutant in mutants:
         if names.count(mutant.name) > 1:
-            raise ValueError(f"{path}: {mutant.name}: two mutants have this name")
+            raise UserError(f"{path}: {mutant.name}: two mutants have this name")
         try:
             assignment.task(mutant.task)
             compile(_planted(mutant, assignment, root), f"{mutant.module}.py", "exec")
         except (ValueError, SyntaxError) as error:
-            raise ValueError(f"{path}: {mutant.name}: {error}") from None
+            raise UserError(f"{path}: {mutant.name}: {error}") from None
     return mutants
 
 
 def _planted(mutant: Mutant, assignment: Assignment, root: Path) -> str:
     """The module's text with the mistake in it."""
     if mutant.module not in assignment.modules:
-        raise ValueError(f"{mutant.module} is not one of {', '.join(assignment.modules)}")
+        raise UserError(f"{mutant.module} is not one of {', '.join(assignment.modules)}")
     source = (root / assignment.package / f"{mutant.module}.py").read_text(encoding="utf-8")
     times = source.count(mutant.find)
     if times != 1:
-        raise ValueError(
+        raise UserError(
             f"`find` occurs {times} times in {mutant.module}.py, expected once: {mutant.find!r}"
         )
     return source.replace(mutant.find, mutant.replace)
@@ -181,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
         assignment = load_assignment(options.assignment, PROJECT)
         mutants = load_mutants(assignment, PROJECT)
         if options.only and options.only not in [mutant.name for mutant in mutants]:
-            raise ValueError(f"{options.only}: no such mutant")
+            raise UserError(f"{options.only}: no such mutant")
     except ValueError as error:
         print(f"mutants: {error}", file=sys.stderr)
         return 2

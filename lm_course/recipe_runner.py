@@ -20,6 +20,7 @@ from rich.console import Console
 from lm_core.artifact_paths import RunPaths, file_sha256, remove_path, remove_unfinished, write_json
 from lm_core.metric_log import MetricMirror
 from lm_core.progress import clock
+from lm_core.user_error import UserError
 from lm_course.code_hash import code_hash
 from lm_course.recipe import Recipe
 
@@ -74,12 +75,12 @@ def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
     for name in step.needs:
         record = read_record(paths, name)
         if record is None:
-            raise ValueError(
+            raise UserError(
                 f"{paths.root}: {step.command} needs the step {name!r}, which has not been run; "
                 "run `lm run RECIPE`, or the steps one by one (`lm steps` lists them)"
             )
         if not _is_as_recorded(record, paths):
-            raise ValueError(
+            raise UserError(
                 f"{paths.root}: the files of the step {name!r} are not those that it finished "
                 "with (was it started again and interrupted?); run it to its end first, or "
                 "`lm run RECIPE`"

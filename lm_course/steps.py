@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm_core.artifact_paths import RunPaths
+from lm_core.user_error import UserError
 from lm_course import data_steps, model_steps
 from lm_course.recipe import Recipe
 from lm_course.recipe_runner import Step
@@ -185,5 +186,5 @@ def steps_named(names: Sequence[str]) -> list[Step]:
     known = [step.name for step in STEPS]
     for name in names:
         if name not in known:
-            raise ValueError(f"no step {name!r}; the steps are {', '.join(known)}")
+            raise UserError(f"no step {name!r}; the steps are {', '.join(known)}")
     return [step for step in STEPS if step.name in names]

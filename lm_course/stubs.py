@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from lm_core.user_error import UserError
 from lm_course.assignment_file import ASSIGNMENTS, PROJECT, Assignment, Task
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
@@ -41,11 +42,11 @@ class Lesson:
         self.nodes = dict(_definitions(self.tree))
         for name in self.given:
             if name not in self.nodes or name in self.tasks:
-                raise ValueError(f"given: {self.name}.py has no {name}, or it is to be written")
+                raise UserError(f"given: {self.name}.py has no {name}, or it is to be written")
         for name, task in self.tasks.items():
             node = self.nodes.get(name)
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                raise ValueError(f"{task.id}: {self.name}.py has no function {name}")
+                raise UserError(f"{task.id}: {self.name}.py has no function {name}")
 
     def blanked_statements(self, name: str) -> list[ast.stmt]:
         node = self.nodes[name]
@@ -68,7 +69,7 @@ def cut_stubs(assignment: Assignment, root: Path = PROJECT) -> dict[str, str]:
 def _lesson(assignment: Assignment, module: str, root: Path) -> Lesson:
     path = root / assignment.package / f"{module}.py"
     if not path.is_file():
-        raise ValueError(f"{assignment.id}: {path} does not exist")
+        raise UserError(f"{assignment.id}: {path} does not exist")
     tasks = [task for task in assignment.tasks if task.module == module]
     task_of = {name: task for task in tasks for name in task.functions}
     given = {name.partition(".")[2] for name in assignment.given if name.startswith(f"{module}.")}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm_core.artifact_paths import RunPaths
+from lm_core.user_error import UserError
 
 if TYPE_CHECKING:
     from tokenizer_bpe.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ def tokenizer_path(given: Path | None, otherwise: str = "with --tokenizer") -> P
     if not file.is_file():
         is_name = len(path.parts) == 1 and not path.exists() and not path.suffix
         where = f"{path}: no such file or folder, nor a run in {RUNS}/" if is_name else f"{file}"
-        raise ValueError(
+        raise UserError(
             f"{where}: no tokenizer there; make one with `lm run recipes/demo_cpu.toml`, "
             f"or name another {otherwise}"
         )
@@ -58,9 +59,9 @@ def chosen_tokenizer(given: Path | None, pattern: str | None) -> "Tokenizer":
 
     path = tokenizer_path(given)
     if pattern is not None and pattern not in PATTERNS:
-        raise ValueError(f"--pattern {pattern}: expected {' or '.join(PATTERNS)}")
+        raise UserError(f"--pattern {pattern}: expected {' or '.join(PATTERNS)}")
     if path.suffix == RANKS_SUFFIX:
         return Tokenizer.from_tiktoken_ranks(path, pattern=PATTERNS[pattern or "gpt2"])
     if pattern is not None:
-        raise ValueError(f"--pattern is for {RANKS_SUFFIX} files; {path} holds its own pattern")
+        raise UserError(f"--pattern is for {RANKS_SUFFIX} files; {path} holds its own pattern")
     return Tokenizer.from_hugging_face(path)

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lm_core.progress import progress_bar
+from lm_core.user_error import UserError
 from lm_course.plain_console import plain_console
 from lm_course.token_page import LIGHT, write_token_page
 from lm_course.tokenizer_choice import RANKS_SUFFIX, chosen_tokenizer, tokenizer_path
@@ -137,7 +138,7 @@ def inspect(
 
     chosen = chosen_tokenizer(tokenizer, pattern)
     if page is not None and page.is_dir():
-        raise ValueError(f"--html {page} is a folder; name a file, such as {page / 'tokens.html'}")
+        raise UserError(f"--html {page} is a folder; name a file, such as {page / 'tokens.html'}")
     pieces = token_pieces(chosen, "".join(_texts(text, file)))
     if page is not None:
         write_token_page(pieces, page, tokenizer_path(tokenizer).as_posix())
@@ -158,7 +159,7 @@ def merges(
     from tokenizer_bpe.token_display import merge_histories
 
     if not word:
-        raise ValueError('the word is empty; give one, such as " the" with the space before it')
+        raise UserError('the word is empty; give one, such as " the" with the space before it')
     console = plain_console()
     for number, history in enumerate(merge_histories(chosen_tokenizer(tokenizer, pattern), word)):
         if number:
@@ -191,7 +192,7 @@ def compare(
     else:
         text, source = tokenizer_comparison.beginning_of(file), str(file)
     if not text:
-        raise ValueError(f"{source}: no text there; name a file that holds some with --file")
+        raise UserError(f"{source}: no text there; name a file that holds some with --file")
     turns = tokenizer_comparison.num_turns(len(tokenizers))
     with progress_bar("measure", turns, "turns") as bar:
         figures = tokenizer_comparison.compare_tokenizers(tokenizers, text, on_turn=bar.advance)
@@ -201,7 +202,7 @@ def compare(
 def _texts(text: str | None, file: Path | None) -> Iterator[str]:
     """The text that a command is about, in parts: TEXT, or FILE, or else standard input."""
     if text is not None and file is not None:
-        raise ValueError("give TEXT or --file, not both")
+        raise UserError("give TEXT or --file, not both")
     if text is not None:
         yield text
     elif file is not None:
@@ -222,7 +223,7 @@ def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
         try:
             yield decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{name}: not UTF-8 at byte {offset - held + error.start}; convert it first"
             ) from None
         if not block:
@@ -242,7 +243,7 @@ def _words(texts: Iterable[str]) -> Iterator[str]:
 
 def _id(word: str) -> int:
     if not (word.isascii() and word.isdecimal()):
-        raise ValueError(f"{word!r} is no token id; ids are whole numbers separated by blanks")
+        raise UserError(f"{word!r} is no token id; ids are whole numbers separated by blanks")
     return int(word)
 
 

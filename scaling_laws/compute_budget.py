@@ -14,6 +14,7 @@ does), and limits on N or D such as a corpus that ends.
 import math
 from dataclasses import dataclass
 
+from lm_core.user_error import UserError
 from scaling_laws.parametric_fit import LossSurface, predict_loss
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
@@ -37,7 +38,7 @@ def training_flops(parameters: float, tokens: float) -> float:
 def check_budget(flops: float) -> None:
     """Raise ValueError for a budget that is not a positive number."""
     if not (math.isfinite(flops) and flops > 0):
-        raise ValueError(f"the budget must be a positive number of FLOPs, got {flops:g}")
+        raise UserError(f"the budget must be a positive number of FLOPs, got {flops:g}")
 
 
 def best_split(surface: LossSurface, flops: float) -> BudgetSplit:
@@ -50,7 +51,7 @@ def best_split(surface: LossSurface, flops: float) -> BudgetSplit:
     check_budget(flops)
     shape = (surface.A, surface.B, surface.alpha, surface.beta)
     if min(shape) <= 0:
-        raise ValueError(
+        raise UserError(
             "this surface has no best split: A, B, alpha and beta must be positive, got "
             + ", ".join(f"{value:.3g}" for value in shape)
             + "; fit it to more runs, over wider ranges of size and tokens"
@@ -60,7 +61,7 @@ def best_split(surface: LossSurface, flops: float) -> BudgetSplit:
     log_ratio = math.log((surface.alpha * surface.A) / (surface.beta * surface.B))
     log_parameters = (log_ratio + surface.beta * log_product) / exponent_sum
     if not 0 <= log_parameters <= log_product:
-        raise ValueError(
+        raise UserError(
             f"on this surface the best split of {flops:.3g} FLOPs has less than one parameter or "
             "one token; give a larger budget, or fit it to more runs"
         )

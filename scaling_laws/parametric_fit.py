@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lm_core.user_error import UserError
 from scaling_laws.runs_csv import FEWEST_RUNS, FinishedRun
 
 HUBER_DELTA = 1e-3
@@ -200,10 +201,10 @@ def _named(unknowns: Float[Tensor, " 5"]) -> dict[str, float]:
 
 def _check_that_runs_vary(runs: list[FinishedRun]) -> None:
     if len(runs) < FEWEST_RUNS:
-        raise ValueError(f"got {len(runs)} runs, the fit needs at least {FEWEST_RUNS}")
+        raise UserError(f"got {len(runs)} runs, the fit needs at least {FEWEST_RUNS}")
     for quantity in ("parameters", "tokens"):
         if len({getattr(run, quantity) for run in runs}) < 2:
-            raise ValueError(
+            raise UserError(
                 f"all {len(runs)} runs have the same number of {quantity}: "
                 "vary it, or its exponent cannot be found"
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_core.artifact_paths import atomic_file
+from lm_core.user_error import UserError
 
 FEWEST_RUNS = 6  # five unknowns need more than five equations to leave anything to be wrong about
 COLUMN_NAMES = {"parameters": ("parameters", "N"), "tokens": ("tokens", "D"), "loss": ("loss",)}
@@ -34,12 +35,12 @@ def read_runs_csv(path: Path) -> list[FinishedRun]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # spreadsheets write a mark
     except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(
+        raise UserError(
             f"there is no table of runs at {path}: give a CSV file with the columns "
             "parameters, tokens and loss"
         ) from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file: give a CSV file in UTF-8") from None
+        raise UserError(f"{path} is not a text file: give a CSV file in UTF-8") from None
     reader = csv.reader(text.splitlines())
     heads = [head.strip() for head in next(reader, [])]
     columns = {quantity: _column(heads, quantity, path) for quantity in COLUMN_NAMES}
@@ -54,7 +55,7 @@ def read_runs_csv(path: Path) -> list[FinishedRun]:
         if cells
     ]
     if len(runs) < FEWEST_RUNS:
-        raise ValueError(
+        raise UserError(
             f"{path} holds {len(runs)} runs, a surface with five unknowns needs at least "
             f"{FEWEST_RUNS}: add runs of other sizes and token counts"
         )
@@ -74,7 +75,7 @@ def _column(heads: list[str], quantity: str, path: Path) -> int:
     for name in COLUMN_NAMES[quantity]:
         if name in heads:
             return heads.index(name)
-    raise ValueError(
+    raise UserError(
         f"{path} has no column {' or '.join(COLUMN_NAMES[quantity])}: "
         f"its columns are {', '.join(heads) or 'none'}"
     )
@@ -89,7 +90,7 @@ def _positive_number(
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise ValueError(
+        raise UserError(
             f"{path}, line {line}: {heads[column]} must be a positive number, got {cell!r}"
         )
     return number

@@ -22,6 +22,7 @@ import pydantic
 
 from lm_core.settings import Settings
 from lm_core.token_shards import TokenShards
+from lm_core.user_error import UserError
 from scaling_laws.runs_csv import FinishedRun, write_runs_csv
 from training.finished_runs import RunSeries
 from training.pretraining import PretrainSettings
@@ -147,12 +148,12 @@ def _check_budgets(settings: SweepSettings, num_train_tokens: int) -> None:
     tokens_per_step = settings.batch_size * settings.context_length
     for budget in settings.token_budgets:
         if budget < 2 * tokens_per_step:
-            raise ValueError(
+            raise UserError(
                 f"a token budget of {budget:,} is less than two steps of {tokens_per_step:,} "
                 "tokens; raise it, or lower batch_size"
             )
         if budget > num_train_tokens:
-            raise ValueError(
+            raise UserError(
                 f"a token budget of {budget:,} is more than the {num_train_tokens:,} training "
                 "tokens, and the law is for tokens seen once; lower it, or give more text"
             )

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lm_core.special_tokens import MESSAGE_END, MESSAGE_START
+from lm_core.user_error import UserError
 
 if TYPE_CHECKING:
     from tokenizer_bpe.tokenizer import Tokenizer
@@ -49,9 +50,9 @@ def encode_chat(
     """
     for token in (MESSAGE_START, MESSAGE_END):
         if token not in tokenizer.special_tokens:
-            raise ValueError(f"the tokenizer has no special token {token}; train it with one")
+            raise UserError(f"the tokenizer has no special token {token}; train it with one")
     if not messages:
-        raise ValueError("the conversation has no messages; give at least one")
+        raise UserError("the conversation has no messages; give at least one")
     ids: list[int] = []
     mask: list[bool] = []
 
@@ -75,10 +76,10 @@ def _checked(message: Mapping[str, str], number: int, tokenizer: "Tokenizer") ->
     """The role and the stripped content of a message, or a ValueError that names the message."""
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise ValueError(f"message {number}: role {role!r}, expected one of {', '.join(ROLES)}")
+        raise UserError(f"message {number}: role {role!r}, expected one of {', '.join(ROLES)}")
     if not isinstance(content, str):
-        raise ValueError(f"message {number}: content {content!r}, expected text")
+        raise UserError(f"message {number}: content {content!r}, expected text")
     for token in tokenizer.special_tokens:
         if token in content:
-            raise ValueError(f"message {number}: the content holds {token}; remove it")
+            raise UserError(f"message {number}: the content holds {token}; remove it")
     return role, content.strip()

@@ -8,18 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lm_core.user_error import UserError
+
 
 def an_object(value: Any, where: str) -> dict[str, Any]:
     """The value, a JSON object; ValueError where it is none."""
     if not isinstance(value, dict):
-        raise ValueError(f"{where} is {_kind(value)}, expected an object {{...}}")
+        raise UserError(f"{where} is {_kind(value)}, expected an object {{...}}")
     return value
 
 
 def a_list(value: Any, where: str) -> list[Any]:
     """The value, a JSON list; ValueError where it is none."""
     if not isinstance(value, list):
-        raise ValueError(f"{where} is {_kind(value)}, expected a list [...]")
+        raise UserError(f"{where} is {_kind(value)}, expected a list [...]")
     return value
 
 
@@ -32,10 +34,10 @@ def token_ids(value: Any, where: str) -> dict[str, int]:
     token_of: dict[int, str] = {}
     for token, token_id in ids.items():
         if type(token_id) is not int:  # True is an int, too
-            raise ValueError(f"{where}: the id of {token!r} is {token_id!r}, no whole number")
+            raise UserError(f"{where}: the id of {token!r} is {token_id!r}, no whole number")
         if token_id in token_of:
             both = f"{token_of[token_id]!r} and {token!r}"
-            raise ValueError(f"{where}: {both} have the same id, {token_id}; give each its own")
+            raise UserError(f"{where}: {both} have the same id, {token_id}; give each its own")
         token_of[token_id] = token
     return ids
 
@@ -45,9 +47,7 @@ def added_tokens(value: Any, where: str) -> list[dict[str, Any]]:
     tokens = [an_object(token, f"{where}: a token") for token in a_list(value, where)]
     for token in tokens:
         if not isinstance(token.get("content"), str) or type(token.get("id")) is not int:
-            raise ValueError(
-                f"{where}: {token!r} needs `content`, a text, and `id`, a whole number"
-            )
+            raise UserError(f"{where}: {token!r} needs `content`, a text, and `id`, a whole number")
     return tokens
 
 
@@ -58,7 +58,7 @@ def check_special_ids(
     taken = {token_id: repr(token) for token_id, token in token_of.items()}
     for text, token_id in special_tokens.items():
         if token_id in taken:
-            raise ValueError(
+            raise UserError(
                 f"{path}: the special token {text!r} is given the id {token_id}, which "
                 f"{taken[token_id]} has; give it another"
             )

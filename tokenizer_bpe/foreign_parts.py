@@ -12,6 +12,7 @@ from typing import Any
 
 import regex
 
+from lm_core.user_error import UserError
 from tokenizer_bpe.damaged_files import a_list, an_object
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, split_digits_pattern
 
@@ -19,7 +20,7 @@ from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, split_digi
 def refuse(path: Path, foreign: Iterable[str]) -> None:
     """Raise ValueError for the first of the parts, if there is one."""
     for part in foreign:
-        raise ValueError(
+        raise UserError(
             f"{path}: has {part}, which plain byte-level BPE has not; use the `tokenizers` library "
             "for this file: we would give other ids"
         )
@@ -72,7 +73,7 @@ def added_token_ids(
         # `tokenizers` believes model.vocab, and numbers what is not there by itself.
         expected = ids.get(text, vocab.get(text, free))
         if token_id != expected:
-            raise ValueError(
+            raise UserError(
                 f"{path}: added token {text!r} has the id {token_id}, but `tokenizers` gives it "
                 f"{expected}; write it into model.vocab, with the id that is meant"
             )
@@ -107,7 +108,7 @@ def pattern_of(path: Path, pre_tokenizer: Any) -> str:
         steps = a_list(steps[0].get("pretokenizers"), f"{where}.pretokenizers")
     kinds = [an_object(step, where).get("type") for step in steps]
     if kinds not in (["ByteLevel"], ["Split", "ByteLevel"], ["Digits", "ByteLevel"]):
-        raise ValueError(
+        raise UserError(
             f"{path}: the pre-tokenizer is {kinds}; expected ByteLevel, alone or after Digits or "
             "one Split by a pattern; use the `tokenizers` library for this file"
         )
@@ -141,17 +142,17 @@ def _check_pattern(path: Path, pattern: str) -> None:
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: the `regex` module cannot read the pattern {pattern!r}: {error}; use the "
             "`tokenizers` library for this file"
         ) from None
     if compiled.groups:
-        raise ValueError(
+        raise UserError(
             f"{path}: the pattern {pattern!r} has a capturing group; write (?:...) for (...)"
         )
     left_over = compiled.sub("", "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000)))))
     if left_over:
-        raise ValueError(
+        raise UserError(
             f"{path}: the pattern {pattern!r} does not match {left_over[0]!r}, which would be lost;"
             " add a part that matches every other character"
         )

@@ -8,6 +8,7 @@ refused by name: SentencePiece vocabularies, and patterns that we have not compa
 from typing import TYPE_CHECKING
 
 from lm_core.gguf_container import GGUFFile
+from lm_core.user_error import UserError
 from tokenizer_bpe.input_checks import check_merges
 from tokenizer_bpe.missing_bytes import with_every_byte
 from tokenizer_bpe.pretokenization import (
@@ -45,19 +46,19 @@ def read_gguf_vocabulary(file: GGUFFile) -> Vocabulary:
     """
     kind = file.named("tokenizer.ggml.model")
     if kind != "gpt2":
-        raise ValueError(
+        raise UserError(
             f"the tokenizer is {kind!r}; this code reads byte-level BPE, which is called 'gpt2'"
         )
     name = file.named("tokenizer.ggml.pre", "default")
     if name not in PATTERNS:
-        raise ValueError(
+        raise UserError(
             f"tokenizer.ggml.pre is {name!r}: how it cuts words is not known here; known are "
             f"{', '.join(PATTERNS)}"
         )
     tokens = file.named("tokenizer.ggml.tokens")
     types = file.named("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     if len(types) != len(tokens):
-        raise ValueError(f"{len(tokens)} tokens, but {len(types)} token types")
+        raise UserError(f"{len(tokens)} tokens, but {len(types)} token types")
     vocab, special = {}, []
     for token_id, (text, token_type) in enumerate(zip(tokens, types, strict=True)):
         if token_type in (CONTROL, USER_DEFINED):
@@ -66,12 +67,12 @@ def read_gguf_vocabulary(file: GGUFFile) -> Vocabulary:
         elif token_type == NORMAL:
             vocab[token_id] = from_printable(text, f"token {token_id}")
         elif token_type != UNUSED:
-            raise ValueError(f"token {token_id} is of type {token_type}, which BPE has not")
+            raise UserError(f"token {token_id} is of type {token_type}, which BPE has not")
     merges = []
     for number, merge in enumerate(file.named("tokenizer.ggml.merges"), 1):
         left, space, right = merge.partition(" ")
         if not space or " " in right:
-            raise ValueError(f"merge {number} is {merge!r}, expected two tokens")
+            raise UserError(f"merge {number} is {merge!r}, expected two tokens")
         where = f"merge {number}"
         merges.append((from_printable(left, where), from_printable(right, where)))
     vocab = with_every_byte(vocab)
@@ -96,7 +97,7 @@ def check_whole_words(tokenizer: "Tokenizer", file: GGUFFile) -> None:
         if one_word and tokenizer.encode(text) != [token_id]:
             broken.append(text)
     if broken:
-        raise ValueError(
+        raise UserError(
             f"{len(broken)} tokens, such as {broken[0]!r}, are not made by the merges "
             "(ignore_merges); we would give other ids"
         )

@@ -5,25 +5,27 @@ Given, not a lesson: the trainers, the tokenizer and the readers of files call i
 
 from collections.abc import Callable, Mapping, Sequence
 
+from lm_core.user_error import UserError
+
 LARGEST_ID = 0x10FFFF  # a token is held as one character
 
 
 def check_special_tokens(special_tokens: Sequence[str]) -> None:
     """Raise ValueError if a special token is empty or is named twice."""
     if isinstance(special_tokens, str):
-        raise ValueError(f"special tokens: expected a list of strings, got {special_tokens!r}")
+        raise UserError(f"special tokens: expected a list of strings, got {special_tokens!r}")
     for position, token in enumerate(special_tokens):
         if not token:
-            raise ValueError(f"special token {position} is empty; leave it out")
+            raise UserError(f"special token {position} is empty; leave it out")
         if token in special_tokens[:position]:
-            raise ValueError(f"special token {token!r} is named twice; name it once")
+            raise UserError(f"special token {token!r} is named twice; name it once")
 
 
 def check_vocab_size(vocab_size: int, special_tokens: Sequence[str]) -> None:
     """Raise ValueError if the vocabulary cannot hold the 256 bytes and the special tokens."""
     smallest = 256 + len(special_tokens)
     if vocab_size < smallest:
-        raise ValueError(
+        raise UserError(
             f"vocab_size {vocab_size} is too small: 256 bytes and {len(special_tokens)} special "
             f"tokens need {smallest} or more"
         )
@@ -35,7 +37,7 @@ def utf8_bytes(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        raise ValueError(
+        raise UserError(
             f"the text holds U+{code:04X}, half of a surrogate pair: not UTF-8; replace it"
         ) from None
 
@@ -60,26 +62,26 @@ def check_merges(
     """
     for token_id in vocab:
         if not 0 <= token_id <= LARGEST_ID:
-            raise ValueError(
+            raise UserError(
                 f"{source}: token id {token_id} is out of range; ids go from 0 to {LARGEST_ID}"
             )
     id_of = {token: token_id for token_id, token in vocab.items()}
     made = {bytes([byte]) for byte in range(256)}
     missing = [byte for byte in range(256) if bytes([byte]) not in id_of]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{source} has no token for byte 0x{missing[0]:02x} ({len(missing)} of 256 are "
             "missing); byte-level BPE needs all"
         )
     for index, (left, right) in enumerate(merges):
         for part in (left, right):
             if part not in made:
-                raise ValueError(
+                raise UserError(
                     f"{name_of_merge(index)} joins {left!r} and {right!r}, but no earlier merge "
                     f"makes {part!r}; are the merges complete and in order?"
                 )
         if left + right not in id_of:
-            raise ValueError(
+            raise UserError(
                 f"{name_of_merge(index)} makes {left + right!r}, which {source} lacks; do "
                 "the two belong together?"
             )
@@ -111,7 +113,7 @@ def check_order_of_merges(
     for index, (left, right) in enumerate(merges):
         earlier = earliest_with.get(left + right)
         if earlier is not None:
-            raise ValueError(
+            raise UserError(
                 f"{name_of_merge(index)} makes {left + right!r}, but {name_of_merge(earlier)} "
                 f"joins {' and '.join(map(repr, merges[earlier]))} already: `tokenizers` and "
                 "tiktoken, which merge one place at a time, would give other ids than we; no "

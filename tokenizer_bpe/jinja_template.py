@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from lm_core.user_error import UserError
 from tokenizer_bpe.pretokenization import special_token_pattern
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def read_template(folder: Path) -> JinjaTemplate | None:
     if template is None:
         return None
     if not isinstance(template, str):
-        raise ValueError(f"{folder / CONFIG_FILE}: chat_template must be text")
+        raise UserError(f"{folder / CONFIG_FILE}: chat_template must be text")
     return JinjaTemplate(template, token_texts(config))
 
 
@@ -62,9 +63,9 @@ def tokenizer_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
+        raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected an object, found a {type(config).__name__}")
+        raise UserError(f"{path}: expected an object, found a {type(config).__name__}")
     return config
 
 
@@ -104,7 +105,7 @@ def render(
     # A template is a program: it may fail in any way that one can.
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"the model's chat template fails: {reason}") from None
+        raise UserError(f"the model's chat template fails: {reason}") from None
 
 
 def _to_json(value: object, indent: int | None = None) -> str:
@@ -122,14 +123,14 @@ def encode_with_template(
             that fails.
     """
     if not messages:
-        raise ValueError("the conversation has no messages; give at least one")
+        raise UserError("the conversation has no messages; give at least one")
     for number, message in enumerate(messages):
         content = message.get("content")
         if not isinstance(content, str):
-            raise ValueError(f"message {number}: content {content!r}, expected text")
+            raise UserError(f"message {number}: content {content!r}, expected text")
         for token in tokenizer.special_tokens:
             if token in content:
-                raise ValueError(f"message {number}: the content holds {token}; remove it")
+                raise UserError(f"message {number}: the content holds {token}; remove it")
     return tokenizer.encode(render(template, messages, add_generation_prompt=True))
 
 

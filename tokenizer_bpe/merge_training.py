@@ -28,6 +28,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 from tokenizer_bpe.input_checks import check_special_tokens, check_vocab_size
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, PATTERNS, count_words, gpt4_pattern
 
@@ -46,7 +47,7 @@ class TokenizerSettings(Settings):
     @model_validator(mode="after")
     def _digit_rule_has_a_place(self) -> "TokenizerSettings":
         if self.pattern == "gpt2" and self.max_digits is not None:
-            raise ValueError(
+            raise UserError(
                 f"max_digits = {self.max_digits}: GPT-2's pattern has no digit rule; "
                 'use pattern = "gpt4"'
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm_core.special_tokens import END_OF_TEXT
+from lm_core.user_error import UserError
 
 BLOCK_BYTES = 1 << 24
 
@@ -19,9 +20,9 @@ _WORD_CUT = re.compile(rb"(?<=[A-Za-z0-9])(?= )")
 def check_text_file(path: Path) -> None:
     """Raise ValueError where there is no file with something in it."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the path of a UTF-8 text file")
+        raise UserError(f"{path}: no such file; give the path of a UTF-8 text file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty; give one that holds text")
+        raise UserError(f"{path}: the file is empty; give one that holds text")
 
 
 def decode_text(content: bytes, path: Path, offset: int) -> str:
@@ -32,7 +33,7 @@ def decode_text(content: bytes, path: Path, offset: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not UTF-8: byte 0x{content[error.start]:02x} at offset "
             f"{offset + error.start}; convert the file to UTF-8 first"
         ) from None

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lm_core.user_error import UserError
 from tokenizer_bpe import tokenizer_file
 from tokenizer_bpe.input_checks import check_merges, utf8_bytes
 from tokenizer_bpe.pretokenization import (
@@ -295,7 +296,7 @@ class Tokenizer:
             token = self.vocab.get(token_id)
             if token is None:
                 largest = self.vocab_size - 1
-                raise ValueError(f"token id {token_id} is not in the vocabulary (0 to {largest})")
+                raise UserError(f"token id {token_id} is not in the vocabulary (0 to {largest})")
             yield token
 
 

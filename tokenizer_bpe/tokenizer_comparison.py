@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from lm_core.stand_ins import stand_in_files
+from lm_core.user_error import UserError
 from tokenizer_bpe.sample_sentences import NUM_WORDS, SENTENCES
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import tokenizer_json
@@ -69,7 +70,7 @@ def compare_tokenizers(
         on_turn: called after each round of each tokenizer, `num_turns` times; for a progress bar.
     """
     if not text:
-        raise ValueError("the text to compare on is empty; give one that holds text")
+        raise UserError("the text to compare on is empty; give one that holds text")
     bare = [tokenizer for _, tokenizer in tokenizers]
     speeds = encoding_speeds(bare, text, rounds, clock, on_turn)
     return [
@@ -211,7 +212,7 @@ def beginning_of(path: Path, num_bytes: int = TEXT_BYTES) -> str:
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(content[:num_bytes], is_whole)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not UTF-8 (byte {error.start}); convert the file to UTF-8 first"
         ) from None
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lm_core.artifact_paths import atomic_file
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END, MESSAGE_START
+from lm_core.user_error import UserError
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
 from tokenizer_bpe.damaged_files import a_list, added_tokens, check_special_ids, token_ids
 from tokenizer_bpe.foreign_parts import added_token_ids, adds_no_ids, pattern_of, refuse
@@ -71,7 +72,7 @@ def from_printable(text: str, where: str) -> bytes:
     try:
         return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
     except KeyError as error:
-        raise ValueError(
+        raise UserError(
             f"{where}: {text!r} holds {error.args[0]!r}, which stands for no byte; is this a "
             "byte-level BPE vocabulary?"
         ) from None
@@ -104,7 +105,7 @@ def tokenizer_json(tokenizer: "Tokenizer") -> bytes:
         # `tokenizers` finds a special token's id by its plain text.
         name = special_ids.get(token_id, to_printable(token))
         if name in vocab or (token_id in special_ids and token in made):
-            raise ValueError(
+            raise UserError(
                 f"special token {name!r}: tokenizer.json cannot tell it from the ordinary token of "
                 "that name; choose another text for it"
             )
@@ -165,7 +166,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or "merges" not in model:
         found = model.get("type") if isinstance(model, dict) else None
-        raise ValueError(f"{path}: the model is {found!r}, expected 'BPE'; we read no other kind")
+        raise UserError(f"{path}: the model is {found!r}, expected 'BPE'; we read no other kind")
     _refuse_foreign_parts(path, content, model)
     ids = token_ids(model.get("vocab"), f"{path}: model.vocab")
     special = added_tokens(content.get("added_tokens") or [], f"{path}: added_tokens")
@@ -181,7 +182,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     for number, merge in enumerate(a_list(model["merges"], f"{path}: model.merges"), 1):
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
-            raise ValueError(f"{path}: merge {number} is {merge!r}, expected two tokens")
+            raise UserError(f"{path}: merge {number} is {merge!r}, expected two tokens")
         left, right = (from_printable(part, f"{path}: merge {number}") for part in parts)
         merges.append((left, right))
     check_merges(vocab, merges, str(path), lambda index: f"{path}: merge {index + 1}")
@@ -279,7 +280,7 @@ def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
             continue
         parts = line.split(" ")
         if len(parts) != 2:
-            raise ValueError(f"{where}: {line!r}, expected two tokens with a space between them")
+            raise UserError(f"{where}: {line!r}, expected two tokens with a space between them")
         merges.append((from_printable(parts[0], where), from_printable(parts[1], where)))
         line_numbers.append(number)
 
@@ -306,10 +307,10 @@ def write_tiktoken_ranks(tokenizer: "Tokenizer", path: Path) -> None:
     ranks = {token: i for i, token in sorted(tokenizer.vocab.items()) if i not in special}
     order = [ranks[left + right] for left, right in tokenizer.merges]
     if order != sorted(order):
-        raise ValueError(f"{path}: ids do not follow the order of the merges, as ranks must")
+        raise UserError(f"{path}: ids do not follow the order of the merges, as ranks must")
     for made, merge in zip(_merges_of_ranks(path, ranks), tokenizer.merges, strict=False):
         if made != merge:
-            raise ValueError(
+            raise UserError(
                 f"{path}: the merge of {' and '.join(map(repr, merge))} cannot be written: by the "
                 f"ranks, {merge[0] + merge[1]!r} is made of {' and '.join(map(repr, made))}"
             )
@@ -335,10 +336,10 @@ def read_tiktoken_ranks(path: Path, special_tokens: Mapping[str, int], pattern: 
             written, rank_text = line.split()
             token, rank = base64.b64decode(written, validate=True), int(rank_text)
         except (ValueError, binascii.Error):
-            raise ValueError(f"{path}, line {number}: {line!r}, expected base64 and rank") from None
+            raise UserError(f"{path}, line {number}: {line!r}, expected base64 and rank") from None
         if token in ranks or rank in vocab:
             twice = repr(token) if token in ranks else f"rank {rank}"
-            raise ValueError(f"{path}, line {number}: {twice} has come before; keep one of the two")
+            raise UserError(f"{path}, line {number}: {twice} has come before; keep one of the two")
         ranks[token], vocab[rank] = rank, token
     check_special_ids(special_tokens, vocab, path)
     merges = _merges_of_ranks(path, ranks)
@@ -357,7 +358,7 @@ def _merges_of_ranks(path: Path, ranks: Mapping[bytes, int]) -> list[tuple[bytes
             joined = [ranks.get(a + b, rank) for a, b in pairwise(parts)]
             lowest = min(joined)
             if lowest >= rank:
-                raise ValueError(f"{path}: {token!r} is not made of two tokens of lower rank")
+                raise UserError(f"{path}: {token!r} is not made of two tokens of lower rank")
             place = joined.index(lowest)
             parts[place : place + 2] = [parts[place] + parts[place + 1]]
         merges.append((parts[0], parts[1]))
@@ -369,15 +370,15 @@ def _read_json(path: Path) -> Any:
         return json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         step = f"fetch it again, or make one with `{MAKE_TOKENIZER}`"
-        raise ValueError(f"{path}: not JSON ({error}); {step}") from None
+        raise UserError(f"{path}: not JSON ({error}); {step}") from None
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; make it with `{MAKE_TOKENIZER}`") from None
+        raise UserError(f"{path}: no such file; make it with `{MAKE_TOKENIZER}`") from None
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not UTF-8 (byte {error.start}); is this the right file?"
         ) from None

@@ -11,6 +11,7 @@ from typing import Any
 
 from lm_core.settings import Settings, load_settings
 from lm_core.token_shards import TokenShards
+from lm_core.user_error import UserError
 from training.finished_runs import RunSeries
 from training.pretraining import PretrainSettings
 
@@ -41,7 +42,7 @@ def load_ablations(paths: list[Path], overrides: list[str] | None = None) -> lis
     """
     folders = {path.parent for path in paths}
     if len(folders) != 1:
-        raise ValueError(
+        raise UserError(
             f"ablations from {len(folders)} folders; name files of one, which holds {DEFAULT} too"
         )
     base = folders.pop() / DEFAULT
@@ -50,7 +51,7 @@ def load_ablations(paths: list[Path], overrides: list[str] | None = None) -> lis
     titles = [each.title for each in settings]
     for number, title in enumerate(titles):
         if title in titles[:number]:
-            raise ValueError(
+            raise UserError(
                 f"{ordered[number]}: title is {title!r}, as in "
                 f"{ordered[titles.index(title)]}; give each its own"
             )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lm_core.random_state import derived_seed
 from lm_core.token_shards import TokenShards
+from lm_core.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class WindowBatches:
         self.context_length = context_length
         self.num_windows = (shards.num_tokens - 1) // context_length
         if self.num_windows < 1:
-            raise ValueError(
+            raise UserError(
                 f"{shards.folder}: {shards.num_tokens} tokens are less than one window of "
                 f"context_length + 1 = {context_length + 1}; give more text or a shorter context"
             )

@@ -4,8 +4,10 @@ leaves out: going back to a checkpoint, and on with a smaller learning rate.
 
 import math
 
+from lm_core.user_error import UserError
 
-class DivergedError(ValueError):
+
+class DivergedError(UserError):
     """The loss or the gradient's norm became NaN or infinite at `step`."""
 
     def __init__(self, message: str, step: int) -> None:

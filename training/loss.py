@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lm_core.user_error import UserError
+
 
 def token_losses(
     logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]
@@ -44,7 +46,7 @@ def cross_entropy(
     if mask is None:
         return losses.mean()
     if not mask.any():
-        raise ValueError("the loss mask leaves no token to learn from; drop such examples")
+        raise UserError("the loss mask leaves no token to learn from; drop such examples")
     return (losses * mask).sum() / mask.sum()
 
 
@@ -55,5 +57,5 @@ def bits_per_byte(total_nats: float, total_bytes: int) -> float:
         ValueError: there are no bytes.
     """
     if total_bytes <= 0:
-        raise ValueError(f"bits per byte of {total_bytes} bytes; the validation text is empty")
+        raise UserError(f"bits per byte of {total_bytes} bytes; the validation text is empty")
     return total_nats / math.log(2) / total_bytes

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lm_core.user_error import UserError
+
 
 class AdamW:
     """Keeps a running mean of each gradient and of its square, and moves each weight by the first
@@ -85,7 +87,7 @@ class AdamW:
         """
         mismatched = self.state().keys() ^ tensors.keys()
         if mismatched:
-            raise ValueError(
+            raise UserError(
                 f"the optimizer's saved state is of another model ({len(mismatched)} names differ, "
                 f"first {min(mismatched)}); train again from the start"
             )

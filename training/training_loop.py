@@ -27,6 +27,7 @@ from lm_core.random_state import (
     seed_everything,
 )
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 from training.batching import Batch
 from training.divergence import check_finite
 from training.optimizers import AdamW, clip_gradients
@@ -68,12 +69,12 @@ class TrainingSettings(Settings):
     @pydantic.model_validator(mode="after")
     def _rates_fit(self) -> "TrainingSettings":
         if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
+            raise UserError(
                 f"min_learning_rate = {self.min_learning_rate} is above learning_rate = "
                 f"{self.learning_rate}; the schedule ends at the lower of the two"
             )
         if self.warmup_steps >= self.steps:
-            raise ValueError(
+            raise UserError(
                 f"warmup_steps = {self.warmup_steps} leaves none of the {self.steps} steps to "
                 "learn in; a tenth of the steps is plenty"
             )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lm_core.token_shards import TokenShards
+from lm_core.user_error import UserError
 from training.fused_loss import fused_token_losses
 from training.loss import bits_per_byte
 
@@ -78,7 +79,7 @@ def evaluate_bits_per_byte(
     """
     num_tokens = min(shards.num_tokens, max_tokens or shards.num_tokens)
     if num_tokens < 2:
-        raise ValueError(
+        raise UserError(
             f"{shards.folder}: {shards.split} holds {num_tokens} tokens, at least 2 are needed; "
             "give more text"
         )

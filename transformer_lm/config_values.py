@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from lm_core.settings import Settings, first_problem
+from lm_core.user_error import UserError
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
@@ -17,9 +18,9 @@ def whole_number(
     """A whole number of config.json, or `default` where there is one and the key is missing."""
     value = config.get(key, default)
     if key not in config and default is None:
-        raise ValueError(f"config.json: {key} is missing; it describes no model")
+        raise UserError(f"config.json: {key} is missing; it describes no model")
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise ValueError(
+        raise UserError(
             f"config.json: {key} must be a whole number from {smallest}, found {value!r}"
         )
     return value
@@ -28,7 +29,7 @@ def whole_number(
 def refuse_value(key: str, found: object, expected: object) -> None:
     """Raise ValueError where a value is not the one that we compute with."""
     if found != expected:
-        raise ValueError(
+        raise UserError(
             f"config.json: {key} is {found!r}, this code computes {expected!r} only: it would give "
             "other logits"
         )
@@ -42,4 +43,4 @@ def made_from(kind: type[SettingsType], /, **values: Any) -> SettingsType:
         return kind(**values)
     except pydantic.ValidationError as error:
         problem = first_problem(error)
-        raise ValueError(f"config.json describes no model: {problem}") from None
+        raise UserError(f"config.json describes no model: {problem}") from None

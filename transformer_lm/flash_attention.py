@@ -23,6 +23,7 @@ import triton
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lm_core.user_error import UserError
 from transformer_lm.flash_attention_backward import delta_kernel
 from transformer_lm.flash_attention_tiles import (
     tuned_forward,
@@ -189,24 +190,24 @@ forward_operator.register_autograd(differentiate, setup_context=save_for_backwar
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> None:
     """A ValueError for what the kernels cannot do. All three are [batch, heads, seq, head_dim]."""
     if q.dtype not in FLOAT_TYPES or not q.dtype == k.dtype == v.dtype:
-        raise ValueError(
+        raise UserError(
             f"q, k and v are {q.dtype}, {k.dtype}, {v.dtype}; the kernels take three of one type: "
             "float16, bfloat16 or float32 (tiled_attention takes float64)"
         )
     if k.shape != v.shape or q.shape[-1] != k.shape[-1] or q.shape[0] != k.shape[0]:
-        raise ValueError(
+        raise UserError(
             f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} do not belong together; "
             "expected k and v of one shape, and q with their batch and head_dim"
         )
     if q.shape[1] % k.shape[1] or not 1 <= q.shape[3] <= LARGEST_HEAD_DIM:
-        raise ValueError(
+        raise UserError(
             f"{q.shape[1]} query heads for {k.shape[1]} key heads, {q.shape[3]} wide; expected a "
             f"multiple, at most {LARGEST_HEAD_DIM} wide"
         )
     if window is not None and not (is_causal and window > 0):
-        raise ValueError(f"sliding_window = {window} needs is_causal=True and a positive number")
+        raise UserError(f"sliding_window = {window} needs is_causal=True and a positive number")
     if any(x.shape[2] * x.stride(2) >= 2**31 for x in (q, k, v)):
-        raise ValueError(
+        raise UserError(
             "one head's rows span more than 2^31 values, which the kernels cannot count"
         )
 
@@ -256,7 +257,7 @@ def flash_attention_varlen(
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     check_inputs(q, k, v, is_causal, sliding_window)
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
-        raise ValueError(
+        raise UserError(
             f"cu_seqlens_q tells of {cu_seqlens_q.numel() - 1} sequences and cu_seqlens_k of "
             f"{cu_seqlens_k.numel() - 1}"
         )

@@ -13,6 +13,7 @@ import torch
 
 from lm_core.gguf_container import GGUFFile, read_gguf
 from lm_core.progress import progress_bar
+from lm_core.user_error import UserError
 from transformer_lm.gguf_blocks import PACKINGS, dequantized
 from transformer_lm.gguf_layout import ROPE_FACTORS, gguf_config, gguf_sources
 from transformer_lm.language_model import TransformerLM
@@ -48,7 +49,7 @@ def load_gguf(
     try:
         return _model(file, dtype).to(device)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def types_by_size(file: GGUFFile) -> list[str]:
@@ -63,7 +64,7 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
     architecture, config = gguf_config(file)
     foreign = [kind for kind in types_by_size(file) if kind not in PACKINGS]
     if foreign:
-        raise ValueError(
+        raise UserError(
             f"tensors are of type {', '.join(foreign)}; this code reads {', '.join(PACKINGS)}"
         )
     model, sources = empty_model(config), gguf_sources(architecture, config)

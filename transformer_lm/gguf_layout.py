@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lm_core.gguf_container import GGUFFile
+from lm_core.user_error import UserError
 from transformer_lm.config_values import SettingsType, made_from
 from transformer_lm.gguf_blocks import dequantized
 from transformer_lm.model_config import ModelConfig, RopeScaling
@@ -71,11 +72,11 @@ def gguf_config(file: GGUFFile) -> tuple[str, ModelConfig]:
     """
     architecture = file.named("general.architecture")
     if architecture not in ARCHITECTURES:
-        raise ValueError(
+        raise UserError(
             f"the architecture is {architecture!r}; this code reads {', '.join(ARCHITECTURES)}"
         )
     if EMBEDDING not in file.tensors:
-        raise ValueError(f"{EMBEDDING} is missing")
+        raise UserError(f"{EMBEDDING} is missing")
     values: dict[str, Any] = {
         "vocab_size": file.tensors[EMBEDDING].shape[0],
         "context_length": file.named(f"{architecture}.context_length"),
@@ -99,7 +100,7 @@ def _rotary_config(file: GGUFFile, architecture: str, values: dict[str, Any]) ->
 
     heads, width = values["num_heads"], values["d_model"]
     if not isinstance(heads, int) or not isinstance(width, int) or heads < 1:
-        raise ValueError(f"attention.head_count is {heads!r}: one number for all layers is read")
+        raise UserError(f"attention.head_count is {heads!r}: one number for all layers is read")
     head_dim = get("attention.key_length", width // heads)
     for name, expected in {
         "attention.value_length": head_dim,
@@ -107,7 +108,7 @@ def _rotary_config(file: GGUFFile, architecture: str, values: dict[str, Any]) ->
         "expert_count": 0,
     }.items():
         if get(name, expected) != expected:
-            raise ValueError(
+            raise UserError(
                 f"{architecture}.{name} is {get(name)!r}, this code computes {expected!r} only"
             )
     shape = _made(
@@ -128,14 +129,14 @@ def _made(kind: type[SettingsType], /, **values: Any) -> SettingsType:
     try:
         return made_from(kind, **values)
     except ValueError as error:
-        raise ValueError(str(error).replace("config.json", "the metadata")) from None
+        raise UserError(str(error).replace("config.json", "the metadata")) from None
 
 
 def _decimal(file: GGUFFile, key: str, default: float | None = None) -> float:
     """1e-05 for 9.999999747378752e-06: the file has float32, of which this is the short form."""
     value = file.named(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{key} is {value!r}, expected a number")
+        raise UserError(f"{key} is {value!r}, expected a number")
     return float(str(np.float32(value)))
 
 
@@ -149,12 +150,12 @@ def _rope_scaling(file: GGUFFile, architecture: str, shape: ModelConfig) -> Rope
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
-        raise ValueError(
+        raise UserError(
             f"{architecture}.rope.scaling.type is {kind!r}, this code computes none, linear, yarn"
         )
     factor = _decimal(file, f"{architecture}.rope.scaling.factor", 1.0)
     if factor < 1:
-        raise ValueError(
+        raise UserError(
             f"{architecture}.rope.scaling.factor is {factor:g}, expected a number from 1"
         )
     before = get("original_context_length") or max(1, round(shape.context_length / factor))
@@ -168,7 +169,7 @@ def _from_divisors(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling:
     packed = file.tensors[ROPE_FACTORS]
     divisors = dequantized(packed.data, packed.type, packed.shape)
     if not divisors.size or not np.isfinite(divisors).all():
-        raise ValueError(f"{ROPE_FACTORS} is empty, or holds NaN or infinity")
+        raise UserError(f"{ROPE_FACTORS} is empty, or holds NaN or infinity")
     factor = float(str(divisors.max()))
     scaling = _made(
         RopeScaling,
@@ -178,7 +179,7 @@ def _from_divisors(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling:
     )
     before, after = (rotary_frequencies(head_dim, theta, each).numpy() for each in (None, scaling))
     if divisors.shape != before.shape or not np.allclose(before / after, divisors, rtol=1e-4):
-        raise ValueError(
+        raise UserError(
             f"{ROPE_FACTORS} is not what Llama 3's rescaling by {factor} gives; this code computes "
             "no other that comes as finished divisors"
         )

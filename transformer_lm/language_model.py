@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lm_core.user_error import UserError
 from transformer_lm.attention import AttentionBackend, CausalSelfAttention, KeyValueCache
 from transformer_lm.layers import (
     GELUMLP,
@@ -134,13 +135,13 @@ class TransformerLM(nn.Module):
     def _check(self, token_ids: Int[Tensor, "batch seq"], past: int) -> None:
         length = past + token_ids.shape[1]
         if length > self.config.context_length:
-            raise ValueError(
+            raise UserError(
                 f"{length} tokens are more than the model's context of "
                 f"{self.config.context_length}; shorten the input"
             )
         outside = (token_ids < 0) | (token_ids >= self.config.vocab_size)
         if outside.any():
-            raise ValueError(
+            raise UserError(
                 f"token id {int(token_ids[outside][0])} is outside the model's vocabulary of "
                 f"{self.config.vocab_size}; encode the text with the model's own tokenizer"
             )

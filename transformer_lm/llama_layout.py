@@ -11,6 +11,7 @@ Touvron et al., 2023; Jiang et al., 2023; Qwen team, 2025.
 import functools
 from typing import Any
 
+from lm_core.user_error import UserError
 from transformer_lm.config_values import made_from, refuse_value, whole_number
 from transformer_lm.model_config import ModelConfig, RopeScaling
 from transformer_lm.weight_layout import Family, Source
@@ -156,7 +157,7 @@ def _from_config(family: str, config: dict[str, Any]) -> ModelConfig:
     given = DEFAULTS[family] | config
     rope = given.get("rope_scaling") or given.get("rope_parameters") or {}
     if not isinstance(rope, dict):
-        raise ValueError(f"config.json: rope_parameters must be an object, found {rope!r}")
+        raise UserError(f"config.json: rope_parameters must be an object, found {rope!r}")
     _refuse_what_is_not_computed(family, given, rope)
     width, heads = whole_number(given, "hidden_size"), whole_number(given, "num_attention_heads")
     length = whole_number(given, "max_position_embeddings")
@@ -183,7 +184,7 @@ def _from_config(family: str, config: dict[str, Any]) -> ModelConfig:
 def _refuse_what_is_not_computed(family: str, config: dict[str, Any], rope: dict[str, Any]) -> None:
     nested = next((key for key, value in rope.items() if isinstance(value, dict)), None)
     if nested is not None:
-        raise ValueError(
+        raise UserError(
             f"config.json: rope_parameters has a part for {nested} alone; we have one rotary "
             "embedding for all layers"
         )
@@ -220,14 +221,14 @@ def _window(family: str, config: dict[str, Any]) -> int | None:
     first = whole_number(config, "max_window_layers", 28, smallest=0)
     listed = config.get("layer_types") or []
     if not isinstance(listed, list):
-        raise ValueError(f"config.json: layer_types must be a list, found {listed!r}")
+        raise UserError(f"config.json: layer_types must be a list, found {listed!r}")
     kinds = listed or [
         "sliding_attention" if window is not None and layer >= first else "full_attention"
         for layer in range(whole_number(config, "num_hidden_layers"))
     ]
     count = sum(kind == "sliding_attention" for kind in kinds)
     if 0 < count < len(kinds):
-        raise ValueError(
+        raise UserError(
             f"config.json: sliding_window applies to {count} of {len(kinds)} layers (layer_types, "
             "max_window_layers); this code computes it in all layers or in none"
         )
@@ -241,14 +242,14 @@ def _rope_scaling(
     if kind == "default":
         return None
     if not isinstance(kind, str) or kind not in ROPE_KEYS:
-        raise ValueError(
+        raise UserError(
             f"config.json: rope_type is {kind!r}, this code computes default, "
             f"{', '.join(ROPE_KEYS)}"
         )
     values = {ours: rope.get(theirs) for ours, theirs in ROPE_KEYS[kind].items()}
     factor = values["factor"]
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor < 1e9:
-        raise ValueError(f"config.json: the rope factor must be a number from 1, found {factor!r}")
+        raise UserError(f"config.json: the rope factor must be a number from 1, found {factor!r}")
     length = config.get(ORIGINAL_LENGTH) or rope.get(ORIGINAL_LENGTH)
     if length is None:
         linear = kind == "linear"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pydantic
 
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 
 
 class RopeScaling(Settings):
@@ -94,7 +95,7 @@ class ModelShape(Settings):
         if not (isinstance(width, int) and isinstance(heads, int) and width > 0 and heads > 0):
             return values | {"head_dim": 1}  # another field has the problem
         if width % heads:
-            raise ValueError(
+            raise UserError(
                 f"num_heads = {heads} does not divide d_model = {width}; "
                 "every head needs the same width"
             )
@@ -103,23 +104,23 @@ class ModelShape(Settings):
     @pydantic.model_validator(mode="after")
     def _heads_fit(self) -> "ModelShape":
         if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(
+            raise UserError(
                 f"head_dim = {self.head_dim} (d_model = {self.d_model}, num_heads = "
                 f"{self.num_heads}) is odd; rotary positions turn pairs, so a head's width must "
                 "be even"
             )
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = "
                 f"{self.num_heads}; each key head serves the same number of query heads"
             )
         if self.rope_scaling is not None and self.position != "rotary":
-            raise ValueError(
+            raise UserError(
                 f"rope_scaling is given, but position is {self.position!r}; take one of the two out"
             )
         scaling = self.rope_scaling
         if scaling is not None and scaling.kind == "yarn" and self.rope_theta <= 1:
-            raise ValueError(
+            raise UserError(
                 f"rope_theta = {self.rope_theta:g} with yarn, which divides by its "
                 "logarithm; it must be above 1"
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lm_core.user_error import UserError
 from transformer_lm.config_values import made_from
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
@@ -28,7 +29,7 @@ def _to_config(config: ModelConfig) -> dict[str, Any]:
 def _from_config(config: dict[str, Any]) -> ModelConfig:
     values = config.get("decoder")
     if not isinstance(values, dict):
-        raise ValueError(f"config.json: decoder must be an object, found {values!r}")
+        raise UserError(f"config.json: decoder must be an object, found {values!r}")
     return made_from(ModelConfig, **values)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lm_core.checkpoint_files import read_checkpoint
+from lm_core.user_error import UserError
 from transformer_lm.gpt2_layout import GPT2
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.llama_layout import LLAMA, MISTRAL, QWEN3
@@ -45,7 +46,7 @@ def hugging_face_family(config: ModelConfig) -> Family:
     if misfits[name]:
         ours = ", ".join(f"{field} = {getattr(config, field)!r}" for field in misfits[name])
         theirs = ", ".join(f"{field} = {value!r}" for field, value in misfits[name].items())
-        raise ValueError(
+        raise UserError(
             f"transformers has no family for a decoder with {ours}; the nearest, {name}, needs "
             f"{theirs}"
         )
@@ -79,10 +80,10 @@ def to_hugging_face(
 def family_of(config: dict[str, Any]) -> Family:
     """The family that a config.json names; ValueError for one that is not known here."""
     if not isinstance(config, dict):
-        raise ValueError(f"config.json: expected an object, found a {type(config).__name__}")
+        raise UserError(f"config.json: expected an object, found a {type(config).__name__}")
     name = config.get("model_type")
     if not isinstance(name, str) or name not in KNOWN:
-        raise ValueError(
+        raise UserError(
             f"config.json: model_type is {name!r}; this code reads {', '.join(sorted(KNOWN))}"
         )
     return KNOWN[name]
@@ -185,4 +186,4 @@ def load_model(
     try:
         return from_hugging_face(tensors, config, dtype).to(device)
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise UserError(f"{folder}: {error}") from None

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lm_core.user_error import UserError
 from transformer_lm.model_config import RopeScaling
 
 
@@ -93,7 +94,7 @@ class RotaryEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if head_dim % 2:
-            raise ValueError(f"head_dim = {head_dim} is odd; pairs are turned, so it must be even")
+            raise UserError(f"head_dim = {head_dim} is odd; pairs are turned, so it must be even")
         positions = torch.arange(context_length, dtype=torch.float64)
         angles = torch.outer(positions, rotary_frequencies(head_dim, theta, scaling))
         factor = attention_factor(scaling)  # angles: [context_length, head_dim / 2]

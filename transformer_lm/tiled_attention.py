@@ -25,6 +25,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lm_core.user_error import UserError
+
 Tile = tuple[int, int]  # first row, and one past the last
 
 
@@ -47,7 +49,7 @@ class VisibleKeys:
 
     def __post_init__(self) -> None:
         if self.sliding_window is not None and not (self.is_causal and self.sliding_window > 0):
-            raise ValueError(
+            raise UserError(
                 f"sliding_window = {self.sliding_window} with is_causal = {self.is_causal}; a "
                 "window is a positive number of positions that end at the query, so is_causal=True"
             )
@@ -240,7 +242,7 @@ def tiled_attention(
     """
     heads, kv_heads = q.shape[1], k.shape[1]
     if heads % kv_heads:
-        raise ValueError(
+        raise UserError(
             f"{heads} query heads for {kv_heads} key heads; each key head serves the same number"
         )
     visible = VisibleKeys(q.shape[2], k.shape[2], is_causal, sliding_window)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lm_core.user_error import UserError
 from transformer_lm.model_config import ModelConfig
 
 MOST_PROBLEMS_LISTED = 5
@@ -202,4 +203,4 @@ def refuse_all(problems: Sequence[str], about: str) -> None:
     if problems:
         listed = "; ".join(problems[:MOST_PROBLEMS_LISTED])
         more = len(problems) - MOST_PROBLEMS_LISTED
-        raise ValueError(f"{about}: {listed}" + (f"; and {more} more" if more > 0 else ""))
+        raise UserError(f"{about}: {listed}" + (f"; and {more} more" if more > 0 else ""))

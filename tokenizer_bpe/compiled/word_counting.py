@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm_core.user_error import UserError
 from tokenizer_bpe.compiled.kernel_cache import kernel
 from tokenizer_bpe.compiled.text_spans import (
     NO_SPECIAL,
@@ -98,7 +99,7 @@ def count_words(
     check_special_tokens(special_tokens)
     rule = word_rule(pattern)
     if rule is None:
-        raise ValueError(
+        raise UserError(
             f"pattern {pattern!r} is not compiled; use tokenizer_bpe.pretokenization.count_words"
         )
     if isinstance(path_or_texts, Path | str):
