@@ -35,7 +35,7 @@ RULE = "the larger pair of byte strings must win"
             *("for piece in [*pieces, text[end:]]]", "drop empty pieces"),
         ),
         (
-            *("a1.6", "input_checks", 'raise ValueError(f"special token {position} is empty'),
+            *("a1.6", "input_checks", 'raise UserError(f"special token {position} is empty'),
             *('raise AssertionError(f"special token {position} is empty', "by another error"),
         ),
         (
