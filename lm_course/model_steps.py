@@ -17,6 +17,7 @@ from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END
 from lm_core.user_error import UserError
 from lm_course.recipe_runner import StepContext, read_record
 from lm_course.report import write_report
+from lm_course.step_failures import read_failure
 from scaling_laws.parametric_fit import LossSurface, fit_surface, predict_loss
 from scaling_laws.runs_csv import FinishedRun
 from scaling_laws.sweep import run_sweep
@@ -28,6 +29,7 @@ from transformer_lm.pretrained import load_model
 
 CURVE_POINTS = 40
 TOKENIZER_NAME = "tokenizer.json"
+ANSWERING = {"sft": "after fine-tuning", "dpo": "after preference optimisation"}
 
 
 def _companions(tokenizer: Tokenizer, stage: str) -> dict[str, Any]:
@@ -97,7 +99,8 @@ def _align(context: StepContext, run: Any, stage: str, before: str) -> dict[str,
 def evaluate(context: StepContext) -> dict[str, Any]:
     """Bits per byte of every checkpoint."""
     paths = context.paths
-    folders = {stage: paths.checkpoints(stage) for stage in ("pretrain", "sft", "dpo")}
+    stages = [stage for stage in ("pretrain", "sft", "dpo") if stage in context.ready]
+    folders = {stage: paths.checkpoints(stage) for stage in stages}
     for folder in folders.values():
         check_tokenizer(latest_checkpoint(folder), paths.tokenizer)
     rows = evaluate_checkpoints(
@@ -115,13 +118,11 @@ def sample(context: StepContext) -> dict[str, Any]:
     paths = context.paths
     engines = {
         stage: Engine.from_checkpoint(latest_checkpoint(paths.checkpoints(stage)))
-        for stage in ("pretrain", "sft", "dpo")
+        for stage in ("pretrain", *ANSWERING)
+        if stage in context.ready
     }
     completing = engines.pop("pretrain")
-    answering = {
-        "after fine-tuning": engines["sft"],
-        "after preference optimisation": engines["dpo"],
-    }
+    answering = {ANSWERING[stage]: engine for stage, engine in engines.items()}
     samples = write_samples(completing, answering, context.recipe.samples, paths.samples)
     return {"completions": len(samples["completions"]), "questions": len(samples["chat"])}
 
@@ -183,7 +184,15 @@ def report(context: StepContext) -> dict[str, Any]:
     """The page with all of it."""
     from lm_course.steps import STEPS
 
-    found = {step.name: read_record(context.paths, step.name) for step in STEPS}
-    records = {name: record for name, record in found.items() if record and name != "report"}
-    summary = write_report(context.paths, records)
-    return {"path": str(context.paths.report), **summary}
+    paths = context.paths
+    records = {step.name: read_record(paths, step.name) for step in STEPS}
+    records = {name: record for name, record in records.items() if name in context.ready}
+    failures = [read_failure(paths, step.name) for step in STEPS if step.name != "report"]
+    found = [failure for failure in failures if failure is not None]
+    if not records and not found:
+        raise UserError(
+            f"{paths.root}: no step of this run has been run, so there is nothing to report; "
+            "run `lm run RECIPE`"
+        )
+    summary = write_report(paths, records, found)
+    return {"path": str(paths.report), **summary}

@@ -133,7 +133,8 @@ STEPS: list[Step] = [
         command="lm eval",
         sections=("evaluation",),
         packages=("evaluation", *MODEL),
-        needs=("shards", "pretrain", "sft", "dpo"),
+        needs=("tokenizer", "shards", "pretrain"),
+        uses=("sft", "dpo"),
         outputs=_artifact("evaluation"),
         run=model_steps.evaluate,
         describe=lambda s: f"{s['checkpoints']} checkpoints, best {s['best']:.3f} bits per byte",
@@ -143,7 +144,8 @@ STEPS: list[Step] = [
         command="lm run --only samples",
         sections=("samples",),
         packages=("inference", "transformer_lm", "lm_course.model_steps", TOKENIZER),
-        needs=("pretrain", "sft", "dpo"),
+        needs=("pretrain",),
+        uses=("sft", "dpo"),
         outputs=_artifact("samples"),
         run=model_steps.sample,
         describe=lambda s: f"{s['completions']} continuations, {s['questions']} questions answered",
@@ -166,8 +168,9 @@ STEPS: list[Step] = [
         command="lm report",
         sections=(),
         packages=("lm_course.report", "lm_course.report_plots"),
-        needs=(
-            "documents", "tokenizer", "shards", "pretrain", "sft", "dpo",
+        needs=(),  # it is written whatever failed, and says so
+        uses=(
+            "collect", "instructions", "documents", "tokenizer", "shards", "pretrain", "sft", "dpo",
             "evaluation", "samples", "scaling",
         ),
         outputs=_artifact("report"),

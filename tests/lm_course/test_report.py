@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lm_core.artifact_paths import RunPaths, write_json
 from lm_core.metric_log import MetricLog
 from lm_course.report import write_report
+from lm_course.step_failures import StepFailure
 
 SECTIONS = [
     "samples", "before-after", "funnel", "tokenizer", "pretrain", "sft", "dpo", "evaluation",
@@ -61,6 +63,7 @@ SUMMARIES = {
     "shards": {"train_tokens": 1_234_567},
     "pretrain": {"parameters": 5000, "steps": 1200, "tokens": 70_000, "tokens_per_second": 4321,
                  "precision": "bfloat16"},
+    "evaluation": {"checkpoints": 2, "best": 2.25},
 }  # fmt: skip
 
 
@@ -81,12 +84,12 @@ def run(tmp_path: Path) -> RunPaths:
     return paths
 
 
-def page_of(paths: RunPaths) -> str:
+def page_of(paths: RunPaths, failures: Sequence[StepFailure] = ()) -> str:
     records = {
         step: {"summary": summary, "seconds": 65.0 * number, "python": "3.12.1"}
         for number, (step, summary) in enumerate(SUMMARIES.items(), start=1)
     }
-    summary = write_report(paths, records)
+    summary = write_report(paths, records, failures)
     assert summary["bytes"] == paths.report.stat().st_size
     page = paths.report.read_text(encoding="utf-8")
     assert summary["sections"] == page.count("<h2 ")
@@ -198,7 +201,7 @@ def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
 
 def test_the_head_of_the_page_sums_up_the_run(run: RunPaths) -> None:
     page = page_of(run)
-    assert "Run <b>a&lt;b&gt;</b> · 4 steps in 10:50 · Python 3.12.1" in page
+    assert "Run <b>a&lt;b&gt;</b> · 5 steps in 16:15 · Python 3.12.1" in page
     cards = re.findall('<div class="card"><b>(.*?)</b><span>(.*?)</span></div>', page)
     assert cards == [
         ("1,000", "documents kept"),
@@ -210,7 +213,41 @@ def test_the_head_of_the_page_sums_up_the_run(run: RunPaths) -> None:
     ]
     assert [(row[0], row[2]) for row in rows(section(page, "times"))] == [
         ("documents", "1:05"), ("tokenizer", "2:10"), ("shards", "3:15"), ("pretrain", "4:20"),
+        ("evaluation", "5:25"),
     ]  # fmt: skip
+
+
+FAILURES = [
+    StepFailure("dpo", "failed", "no pair <is> left"),
+    StepFailure("samples", "not run", "it needs dpo, which failed"),
+]
+
+
+def test_what_failed_stands_first_and_its_parts_are_left_out(run: RunPaths) -> None:
+    page = page_of(run, FAILURES)
+    left_out = {"samples", "dpo"}
+    kept = [anchor for anchor in SECTIONS if anchor not in left_out]
+    assert re.findall(r'<h2 id="([^"]*)"', page) == ["failures", *kept]
+    assert rows(section(page, "failures")) == [
+        ["dpo", "failed", "no pair <is> left"],
+        ["samples", "not run", "it needs dpo, which failed"],
+    ]
+    assert [row[0] for row in rows(section(page, "before-after"))] == [
+        "Pretraining",
+        "Supervised fine-tuning",
+    ]
+
+
+def test_a_part_that_cannot_be_drawn_costs_that_part(run: RunPaths) -> None:
+    run.evaluation.write_text('[{"stage": "pretrain"}]')
+    with pytest.raises(KeyError, match="step"):
+        page_of(run)
+    page = run.report.read_text(encoding="utf-8")
+    kept = [anchor for anchor in SECTIONS if anchor != "evaluation"]
+    assert re.findall(r'<h2 id="([^"]*)"', page) == ["failures", *kept]
+    (row,) = rows(section(page, "failures"))
+    assert row[:2] == ["evaluation", "failed"]
+    assert "its part of this page could not be drawn: internal error: KeyError: 'step'" in row[2]
 
 
 def test_a_part_whose_step_was_not_run_is_left_out(tmp_path: Path) -> None:
