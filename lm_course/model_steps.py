@@ -17,7 +17,8 @@ from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END
 from lm_core.user_error import UserError
 from lm_course.recipe_runner import StepContext, read_record
 from lm_course.report import write_report
-from scaling_laws.parametric_fit import LossSurface, fit_surface, predict_loss
+from scaling_laws.loss_surface import LossSurface, predict_loss
+from scaling_laws.parametric_fit import fit_surface
 from scaling_laws.runs_csv import FinishedRun
 from scaling_laws.sweep import run_sweep
 from tokenizer_bpe.tokenizer import Tokenizer

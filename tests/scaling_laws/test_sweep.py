@@ -38,7 +38,7 @@ def shards(tmp_path):
 def test_every_size_meets_every_budget_and_more_tokens_help(shards, tmp_path) -> None:
     runs = run_sweep(shards, tmp_path / "scaling", SETTINGS)
     assert read_runs_csv(tmp_path / "scaling" / "runs.csv") == [
-        type(run)(run.parameters, run.tokens, round(run.loss, 6)) for run in runs
+        type(run)(run.parameters, run.tokens, float(f"{run.loss:.9g}")) for run in runs
     ]
     sizes = [
         count_parameters(ModelConfig(vocab_size=32, context_length=16, **size.model_dump()))
