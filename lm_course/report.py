@@ -321,28 +321,37 @@ def _scaling(paths: RunPaths) -> Section | None:
     fit = _read(paths.scaling / "fit.json")
     if not fit:
         return None
-    plot = report_plots.scaling_curves(fit["runs"], fit["curves"], fit.get("main_run"))
-    p = fit["surface"]
-    text = (
-        f"<p>{len(fit['runs'])} small models, trained for real, and the surface "
-        f"<code>L(N, D) = E + A/N^a + B/D^b</code> through them: E = {p['E']:.3f}, A = "
-        f"{p['A']:.3g}, "
-        f"a = {p['alpha']:.3f}, B = {p['B']:.3g}, b = {p['beta']:.3f}.</p>"
-    )
-    main = fit.get("main_run")
-    if main:
-        error = main["predicted"] - main["loss"]
+    plot = report_plots.scaling_curves(fit["runs"], fit["curves"], fit["main_run"])
+    text = f"<p>{len(fit['runs'])} small models, trained for real"
+    if fit["surface"] is not None:
         text += (
-            f"<p>For the main run ({main['parameters']:,} parameters, {main['tokens']:,} "
-            "tokens) it predicts "
-            f"{main['predicted']:.3f} nats per token; measured: {main['loss']:.3f} "
-            f"({error:+.3f}). So few and so small "
-            "runs leave the exponents uncertain: this is the method, not yet an instrument.</p>"
+            ", and the surface <code>L(N, D) = E + A/N^a + B/D^b</code> that is nearest to them: "
+            "E = {E:.3f}, A = {A:.3g}, a = {alpha:.3f}, B = {B:.3g}, b = {beta:.3f}"
+        ).format(**fit["surface"])
+    text += f".</p><p>{_main_run(fit['main_run'])}</p>"
+    if fit["doubts"]:
+        reasons = "".join(f"<li>{escape(doubt)}</li>" for doubt in fit["doubts"])
+        text += (
+            "<p><b>These runs do not settle a surface</b>, so a prediction from it is not to be "
+            f"trusted:</p><ul>{reasons}</ul>"
         )
-    for doubt in fit.get("doubts", []):
-        text += f"<p>Not to be trusted: {escape(doubt)}.</p>"
-    caption = "Points: measured. Lines: the fitted surface."
-    return "scaling", "Scaling", text + figure(plot, caption, half=True)
+    lines = " Lines: the fitted surface." if fit["curves"] else ""
+    return "scaling", "Scaling", text + figure(plot, f"Points: measured.{lines}", half=True)
+
+
+def _main_run(main: dict[str, Any]) -> str:
+    """What was predicted of the main run and what it reached."""
+    measured = (
+        f"The main run ({main['parameters']:,} parameters, {main['tokens']:,} tokens) reached "
+        f"{main['loss']:.3f} nats per token"
+    )
+    if main["predicted"] is None:
+        return f"{measured}; nothing predicts that."
+    low, high = main["interval"]
+    return (
+        f"{measured}; the surface predicts {main['predicted']:.3f} "
+        f"({main['predicted'] - main['loss']:+.3f}; bootstraps: {low:.3f} to {high:.3f})."
+    )
 
 
 def _times(records: Records) -> Section | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lm_core.artifact_paths import RunPaths
 from lm_core.user_error import UserError
-from lm_course import data_steps, model_steps
+from lm_course import data_steps, model_steps, scaling_step
 from lm_course.recipe import Recipe
 from lm_course.recipe_runner import Step
 
@@ -154,14 +154,11 @@ STEPS: list[Step] = [
         name="scaling",
         command="lm scaling sweep",
         sections=("scaling",),
-        packages=("scaling_laws", *MODEL),
+        packages=("scaling_laws", "lm_course.scaling_step", *MODEL),
         needs=("tokenizer", "shards", "pretrain"),
         outputs=_artifact("scaling"),
-        run=model_steps.scaling,
-        describe=lambda s: (
-            f"{s['runs']} small runs; predicted {s['predicted']:.2f}, measured "
-            f"{s['measured']:.2f} nats per token"
-        ),
+        run=scaling_step.scaling,
+        describe=scaling_step.describe_scaling,
     ),
     Step(
         name="report",

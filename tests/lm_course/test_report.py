@@ -49,7 +49,13 @@ FIT = {
     "surface": {"E": 1.125, "A": 20.5, "B": 30.5, "alpha": 0.375, "beta": 0.625},
     "runs": RUNS,
     "curves": [{"parameters": 1000, "tokens": [100, 200], "loss": [5.0, 4.0]}],
-    "main_run": {"parameters": 5000, "tokens": 70_000, "loss": 3.25, "predicted": 3.75},
+    "main_run": {
+        "parameters": 5000,
+        "tokens": 70_000,
+        "loss": 3.25,
+        "predicted": 3.75,
+        "interval": [3.5, 4.0],
+    },
     "doubts": ["E < 0 & the rest"],
 }
 SUMMARIES = {
@@ -191,12 +197,31 @@ def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
     ]
     scaling = plain(section(page, "scaling"))
     assert "E = 1.125, A = 20.5, a = 0.375, B = 30.5, b = 0.625" in scaling
-    assert "it predicts 3.750 nats per token; measured: 3.250 (+0.500)" in scaling
-    assert "Not to be trusted: E < 0 & the rest." in scaling
+    assert (
+        "The main run (5,000 parameters, 70,000 tokens) reached 3.250 nats per token; the surface "
+        "predicts 3.750 (+0.500; bootstraps: 3.500 to 4.000)."
+    ) in scaling
+    assert "These runs do not settle a surface" in scaling
+    assert scaling.count("E < 0 & the rest") == 1
     settings = plain(re.search("<pre>(.*?)</pre>", section(page, "settings"), re.DOTALL)[1])
     assert json.loads(settings) == {"tokenizer": {"pattern": "<gpt2>"}}
     facts = "1,200 steps · 70,000 tokens · 4,321 tokens/s · bfloat16 arithmetic"
     assert f"<figcaption>{facts}</figcaption>" in section(page, "pretrain")
+
+
+def test_small_runs_without_a_surface_are_still_plotted(run: RunPaths) -> None:
+    main = FIT["main_run"] | {"predicted": None, "interval": None}
+    nothing = {"surface": None, "curves": [], "main_run": main, "doubts": ["got 2 runs"]}
+    write_json(run.scaling / "fit.json", FIT | nothing)
+    part = section(page_of(run), "scaling")
+    assert "<svg" in part
+    assert "0.00 M" in part, "the legend of the runs"
+    text = plain(part)
+    assert "got 2 runs" in text
+    assert "predicts that" in text
+    assert "E =" not in text
+    write_json(run.scaling / "fit.json", FIT | {"doubts": []})
+    assert "settle" not in plain(section(page_of(run), "scaling"))
 
 
 def test_the_head_of_the_page_sums_up_the_run(run: RunPaths) -> None:
