@@ -69,12 +69,10 @@ TINY = {
         }.items()
     },
     "samples.max_new_tokens": 4,
-    "scaling.sizes": "[{d_model=8,num_layers=1,num_heads=1,num_kv_heads=1,d_ff=16},"
-    "{d_model=16,num_layers=1,num_heads=1,num_kv_heads=1,d_ff=32},"
-    "{d_model=24,num_layers=1,num_heads=1,num_kv_heads=1,d_ff=48}]",
+    "scaling.sizes": "[{d_model=8,num_layers=1,num_heads=1,num_kv_heads=1,d_ff=16}]",
     "scaling.context_length": 32,
     "scaling.batch_size": 1,
-    "scaling.token_budgets": "[64, 128, 192]",
+    "scaling.token_budgets": "[64, 128]",
     "scaling.validation_tokens": 1000,
     "scaling.precision": '"float32"',
 }
@@ -92,6 +90,12 @@ RELAXED = {
     "documents.quality.min_stop_words": 0,
     "documents.quality.min_terminal_line_share": 0,
     "documents.quality.max_curly_brackets_per_word": 1e9,
+}
+NINE_RUNS = {  # enough for a fit, which takes longer than all else here
+    "scaling.sizes": "[{d_model=8,num_layers=1,num_heads=1,num_kv_heads=1,d_ff=16},"
+    "{d_model=16,num_layers=1,num_heads=1,num_kv_heads=1,d_ff=32},"
+    "{d_model=24,num_layers=1,num_heads=1,num_kv_heads=1,d_ff=48}]",
+    "scaling.token_budgets": "[64, 128, 192]",
 }
 Pages = list[Page]
 
@@ -171,7 +175,7 @@ def markup_only(pages: Pages) -> Pages:
 
 
 CASES = {
-    "seed 1": Case(lambda pages: pages, settings={"pretrain.training.seed": 1}),
+    "seed 1": Case(lambda pages: pages, settings={"pretrain.training.seed": 1, **NINE_RUNS}),
     "seed 2 everywhere": Case(
         lambda pages: pages,
         settings={f"{part}.seed": 2 for part in ("sft.training", "dpo.training", "scaling")},
