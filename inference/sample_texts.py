@@ -36,15 +36,16 @@ def write_samples(
     """Sample every prompt and question, write the file, and return what was written.
 
     {"completions": [{"prompt", "text"}], "chat": [{"question", "replies": [{"label", "text"}]}]}.
-    `answering` maps a label such as "sft" to an engine. Each prompt has a seed of its own, made
-    from the settings' seed and its place; all engines answer a question with the same seed.
+    `answering` maps a label such as "sft" to an engine; where it is empty, nothing is asked. Each
+    prompt has a seed of its own, made from the settings' seed and its place; all engines answer a
+    question with the same seed.
     """
     samples: dict[str, Any] = {"completions": [], "chat": []}
     for number, prompt in enumerate(settings.prompts):
         sampling = _seeded(settings.sampling, "completion", number)
         text = completing.complete(prompt, sampling, settings.max_new_tokens)
         samples["completions"].append({"prompt": prompt, "text": text})
-    for number, question in enumerate(settings.questions):
+    for number, question in enumerate(settings.questions if answering else []):
         sampling = _seeded(settings.sampling, "chat", number)
         messages = [{"role": "user", "content": question}]
         replies = [

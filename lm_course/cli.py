@@ -1,28 +1,35 @@
 """The `lm` command: one subcommand a step, `lm run` for all of them, and doors to use what came
 out.
 
-Every mistake of the user's ends in one line on standard error and exit status 2; Ctrl-C ends in one
-line and 130, as shells expect. Imports of the stages happen inside the commands, after `--impl` has
-set LM_STAND_INS.
+Every mistake of the user's ends in one line on standard error and exit status 2; every other error
+in one line that says whose it is and where its traceback is kept, and 1, as does a run in which a
+step failed; Ctrl-C in one line and 130, as shells expect. Imports of the stages happen inside the
+commands, after `--impl` has set LM_STAND_INS.
 """
 
 import itertools
 import os
-import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import pydantic
 import typer
 
-from lm_core.artifact_paths import RunPaths, out_of_space
-from lm_core.settings import first_problem
+from lm_core.artifact_paths import RunPaths
 from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
 from lm_course import ablation_commands, learner_commands, model_commands, tokenizer_commands
+from lm_course.error_lines import (
+    TRACEBACK_VARIABLE,
+    explain,
+    keep_in_temporary_folder,
+    show_traceback,
+    version,
+)
+from lm_course.interrupts import Interrupts
+from lm_course.step_failures import StepsFailed
 
-TRACEBACK_VARIABLE = "LM_TRACEBACK"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 DEMO = Path("recipes/demo_cpu.toml")
 
@@ -30,7 +37,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Build a language model from raw pages to a chat, one readable step at a time.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Raw pages to token shards.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Byte-level BPE.")
@@ -76,20 +82,41 @@ def use_implementation(folder: str | None) -> None:
     stand_ins_folder()
 
 
-class Interrupts:
-    """Remembers Ctrl-C: one that comes while a library is imported may be swallowed there."""
+def print_version(wanted: bool) -> None:
+    """The version, and nothing else."""
+    if wanted:
+        print(f"lm {version()}")
+        raise typer.Exit()
 
-    seen = False
 
-    @classmethod
-    def take(cls, signal_number: int, frame: object) -> NoReturn:
-        cls.seen = True
-        raise KeyboardInterrupt
+@app.callback()
+def options(
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Show the traceback of an error as well, here or after the command. So does "
+            f"{TRACEBACK_VARIABLE}=1 in the environment.",
+        ),
+    ] = False,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=print_version, is_eager=True, help="Print the version, and end."
+        ),
+    ] = False,
+) -> None:
+    """Build a language model from raw pages to a chat, one readable step at a time."""
+    if debug:
+        os.environ[TRACEBACK_VARIABLE] = "1"
 
-    @classmethod
-    def raise_if_seen(cls) -> None:
-        if cls.seen:
-            raise KeyboardInterrupt
+
+def debug_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--debug` in front, wherever it stood: it belongs to `lm` itself."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own, rest = arguments[:end], arguments[end:]
+    kept = [argument for argument in own if argument != "--debug"]
+    return [*(["--debug"] if len(kept) < len(own) else []), *kept, *rest]
 
 
 def run_named_steps(
@@ -255,11 +282,26 @@ def _stop(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _stop_for(error: Exception) -> NoReturn:
+    """Say in one line what went wrong, whose it is, and where the traceback is."""
+    if isinstance(error, StepsFailed):  # its tracebacks have been kept, and shown if asked for
+        _stop(str(error), error.status)
+    if hasattr(error, "format_message"):  # a usage error, whichever click typer brings
+        if not error.format_message():  # nothing was asked for, and the help has been shown
+            sys.exit(2)
+        _stop(f"{error.format_message()} (see `lm --help`)", 2)
+    show_traceback(error)
+    explanation = explain(error)
+    kept_in = None if explanation.whose == "user" else keep_in_temporary_folder(error)
+    _stop(explanation.line(kept_in=kept_in), explanation.status)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; turn what the user can mend into one line."""
+    """Run the command line; turn every error into one line."""
     signal.signal(signal.SIGINT, Interrupts.take)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        status = app(args=arguments, standalone_mode=False)
+        status = app(args=debug_first(given), standalone_mode=False)
         if status == INTERRUPTED:  # typer turns Ctrl-C into this
             raise KeyboardInterrupt
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to stop what is done
@@ -270,25 +312,4 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error, whichever click typer brings
-            if not error.format_message():  # nothing was asked for, and the help has been shown
-                sys.exit(2)
-            _stop(f"{error.format_message()} (see `lm --help`)", 2)
-        if os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        if out_of_space(error):
-            _stop(
-                "no space left on the device; what was finished is whole: free some space "
-                "and run the same command again",
-                2,
-            )
-        if isinstance(error, pydantic.ValidationError):
-            _stop(first_problem(error), 2)
-        if isinstance(error, NotImplementedError) and re.match(r"a\d\.\d+: write ", str(error)):
-            task = str(error).partition(":")[0]
-            _stop(f"{error}: your file is still the stub there; `lm check {task}` says more", 2)
-        if isinstance(error, ValueError):
-            _stop(" ".join(str(error).split("\n")), 2)
-        if isinstance(error, OSError):
-            _stop(f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
-        raise
+        _stop_for(error)

@@ -10,24 +10,22 @@ from alignment.supervised_finetuning import run_sft, training_figures
 from evaluation.checkpoint_report import evaluate_checkpoints
 from inference.engine import Engine
 from inference.sample_texts import write_samples
-from lm_core.artifact_paths import RunPaths, write_json
+from lm_core.artifact_paths import write_json
 from lm_core.checkpoint_files import latest_checkpoint
 from lm_core.metric_log import MetricLog
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END
 from lm_core.user_error import UserError
 from lm_course.recipe_runner import StepContext, read_record
 from lm_course.report import write_report
-from scaling_laws.parametric_fit import LossSurface, fit_surface, predict_loss
-from scaling_laws.runs_csv import FinishedRun
-from scaling_laws.sweep import run_sweep
+from lm_course.step_failures import read_failure
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import hugging_face_files, tokenizer_hash
 from training.pretraining import pretrain
 from transformer_lm.model_cost import count_parameters
 from transformer_lm.pretrained import load_model
 
-CURVE_POINTS = 40
 TOKENIZER_NAME = "tokenizer.json"
+ANSWERING = {"sft": "after fine-tuning", "dpo": "after preference optimisation"}
 
 
 def _companions(tokenizer: Tokenizer, stage: str) -> dict[str, Any]:
@@ -97,7 +95,8 @@ def _align(context: StepContext, run: Any, stage: str, before: str) -> dict[str,
 def evaluate(context: StepContext) -> dict[str, Any]:
     """Bits per byte of every checkpoint."""
     paths = context.paths
-    folders = {stage: paths.checkpoints(stage) for stage in ("pretrain", "sft", "dpo")}
+    stages = [stage for stage in ("pretrain", "sft", "dpo") if stage in context.ready]
+    folders = {stage: paths.checkpoints(stage) for stage in stages}
     for folder in folders.values():
         check_tokenizer(latest_checkpoint(folder), paths.tokenizer)
     rows = evaluate_checkpoints(
@@ -115,75 +114,28 @@ def sample(context: StepContext) -> dict[str, Any]:
     paths = context.paths
     engines = {
         stage: Engine.from_checkpoint(latest_checkpoint(paths.checkpoints(stage)))
-        for stage in ("pretrain", "sft", "dpo")
+        for stage in ("pretrain", *ANSWERING)
+        if stage in context.ready
     }
     completing = engines.pop("pretrain")
-    answering = {
-        "after fine-tuning": engines["sft"],
-        "after preference optimisation": engines["dpo"],
-    }
+    answering = {ANSWERING[stage]: engine for stage, engine in engines.items()}
     samples = write_samples(completing, answering, context.recipe.samples, paths.samples)
     return {"completions": len(samples["completions"]), "questions": len(samples["chat"])}
-
-
-def scaling(context: StepContext) -> dict[str, Any]:
-    """Small runs, the surface through them, and what it predicts for the main run."""
-    paths = context.paths
-    hashed = tokenizer_hash(paths.tokenizer)
-    runs = run_sweep(paths.shards, paths.scaling, context.recipe.scaling, hashed, code=context.code)
-    surface = fit_surface(runs)
-    main_run = _main_run(paths, surface)
-    fit = {
-        "doubts": surface.doubts(),
-        "surface": {name: getattr(surface, name) for name in ("E", "A", "B", "alpha", "beta")},
-        "runs": [vars(run) for run in runs],
-        "curves": _curves(surface, runs, main_run),
-        "main_run": main_run,
-    }
-    write_json(paths.scaling / "fit.json", fit)
-    return {
-        "runs": len(runs),
-        "predicted": main_run["predicted"],
-        "measured": main_run["loss"],
-        **fit["surface"],
-    }
-
-
-def _main_run(paths: RunPaths, surface: LossSurface) -> dict[str, Any]:
-    record = read_record(paths, "pretrain")
-    assert record is not None, "the runner has checked that pretraining ended"
-    summary = record["summary"]
-    predicted = predict_loss(surface, summary["parameters"], summary["tokens"])
-    return {
-        "parameters": summary["parameters"],
-        "tokens": summary["tokens"],
-        "loss": summary["validation_loss_after"],
-        "predicted": predicted,
-    }
-
-
-def _curves(
-    surface: LossSurface, runs: list[FinishedRun], main_run: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """The fitted loss along each model size, for the plot."""
-    first, last = min(run.tokens for run in runs), max(run.tokens for run in runs)
-    ratio = (1.5 * last / first) ** (1 / (CURVE_POINTS - 1))
-    tokens = [first * ratio**i for i in range(CURVE_POINTS)]
-    return [
-        {
-            "parameters": size,
-            "tokens": tokens,
-            "loss": [predict_loss(surface, size, count) for count in tokens],
-        }
-        for size in sorted({run.parameters for run in runs})
-    ]
 
 
 def report(context: StepContext) -> dict[str, Any]:
     """The page with all of it."""
     from lm_course.steps import STEPS
 
-    found = {step.name: read_record(context.paths, step.name) for step in STEPS}
-    records = {name: record for name, record in found.items() if record and name != "report"}
-    summary = write_report(context.paths, records)
-    return {"path": str(context.paths.report), **summary}
+    paths = context.paths
+    records = {step.name: read_record(paths, step.name) for step in STEPS}
+    records = {name: record for name, record in records.items() if name in context.ready}
+    failures = [read_failure(paths, step.name) for step in STEPS if step.name != "report"]
+    found = [failure for failure in failures if failure is not None]
+    if not records and not found:
+        raise UserError(
+            f"{paths.root}: no step of this run has been run, so there is nothing to report; "
+            "run `lm run RECIPE`"
+        )
+    summary = write_report(paths, records, found)
+    return {"path": str(paths.report), **summary}

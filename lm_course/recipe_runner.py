@@ -1,5 +1,8 @@
 """Runs the steps of a recipe in order, and none whose inputs, settings and code are what they were.
 
+A step that fails costs that step and those that need it; the others run, and the report says what
+failed.
+
 Like make, with hashes for times: a step's fingerprint is the hash of its sections of the recipe, of
 the code of the packages that it uses, and of the outputs of the steps before it.
 `runs/<name>/steps/<step>.json` records the fingerprint under which it last ended well. What this
@@ -16,25 +19,45 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from lm_core.artifact_paths import RunPaths, file_sha256, remove_path, remove_unfinished, write_json
+from lm_core.artifact_paths import (
+    RunPaths,
+    file_sha256,
+    out_of_space,
+    remove_path,
+    remove_unfinished,
+    write_json,
+)
 from lm_core.metric_log import MetricMirror
 from lm_core.progress import clock
 from lm_core.user_error import UserError
 from lm_course.code_hash import code_hash
+from lm_course.error_lines import Explanation, show_traceback, shown
+from lm_course.interrupts import Interrupts
 from lm_course.recipe import Recipe
+from lm_course.step_failures import (
+    StepFailure,
+    StepsFailed,
+    forget_failure,
+    keep_failure,
+    keep_not_run,
+    read_failure,
+)
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a step is given: the recipe, where things lie, and its fingerprint (training resumes
-    only under the same one).
+    """What a step is given: the recipe, where things lie, its fingerprint (training resumes only
+    under the same one), and which of the steps that it needs or uses have a result.
     """
 
     recipe: Recipe
     paths: RunPaths
     fingerprint: str
     code: dict[str, str]
+    ready: frozenset[str] = frozenset()
     mirror: MetricMirror | None = None
 
 
@@ -47,7 +70,8 @@ class Step:
         command: the command that runs this step alone, such as "lm pretrain".
         sections: the recipe's sections that decide the result.
         packages: the packages, or single modules, whose code decides the result.
-        needs: the steps whose outputs it reads.
+        needs: the steps whose outputs it cannot do without.
+        uses: the steps whose outputs it reads where they are there.
         outputs: what it writes (or, for WARC files of the user's, vouches for).
         run: does the work and returns a summary (numbers and strings) for the report.
         describe: one line for people, made from the summary.
@@ -63,6 +87,7 @@ class Step:
     run: Callable[[StepContext], dict[str, Any]]
     describe: Callable[[dict[str, Any]], str]
     users_own: Callable[[Recipe], list[Path]] = lambda recipe: []
+    uses: tuple[str, ...] = ()
 
 
 def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
@@ -71,27 +96,57 @@ def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
     Raises:
         ValueError: a step that it needs has not been run.
     """
-    inputs = {}
+    inputs: dict[str, str | None] = {}
     for name in step.needs:
-        record = read_record(paths, name)
-        if record is None:
-            raise UserError(
-                f"{paths.root}: {step.command} needs the step {name!r}, which has not been run; "
-                "run `lm run RECIPE`, or the steps one by one (`lm steps` lists them)"
-            )
-        if not _is_as_recorded(record, paths):
-            raise UserError(
-                f"{paths.root}: the files of the step {name!r} are not those that it finished "
-                "with (was it started again and interrupted?); run it to its end first, or "
-                "`lm run RECIPE`"
-            )
-        inputs[name] = record["outputs_sha256"]
+        check_input(step, name, paths)
+        inputs[name] = read_record(paths, name)["outputs_sha256"]
+    for name in step.uses:
+        failure = read_failure(paths, name)
+        found = is_ready(paths, name)
+        inputs[name] = (
+            read_record(paths, name)["outputs_sha256"] if found else failure and failure.reason
+        )
     described = {
         "settings": {name: getattr(recipe, name).model_dump(mode="json") for name in step.sections},
         "code": code_hashes(step),
         "inputs": inputs,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check_input(step: Step, name: str, paths: RunPaths) -> None:
+    """Raise UserError unless the step `name`, which `step` needs, has the result it recorded."""
+    record = read_record(paths, name)
+    failure = read_failure(paths, name)
+    if failure is not None:
+        how = (
+            f"which failed ({failure.reason})"
+            if failure.outcome == "failed"
+            else (f"which was not run ({failure.reason})")
+        )
+        raise UserError(
+            f"{paths.root}: {step.command} needs the step {name!r}, {how}; mend that, and run "
+            "`lm run RECIPE`"
+        )
+    if record is None:
+        raise UserError(
+            f"{paths.root}: {step.command} needs the step {name!r}, which has not been run; "
+            "run `lm run RECIPE`, or the steps one by one (`lm steps` lists them)"
+        )
+    if not _is_as_recorded(record, paths):
+        raise UserError(
+            f"{paths.root}: the files of the step {name!r} are not those that it finished "
+            "with (was it started again and interrupted?); run it to its end first, or "
+            "`lm run RECIPE`"
+        )
+
+
+def is_ready(paths: RunPaths, name: str) -> bool:
+    """True where the step ended well last, and its files are those that it wrote."""
+    record = read_record(paths, name)
+    return (
+        record is not None and read_failure(paths, name) is None and _is_as_recorded(record, paths)
+    )
 
 
 def _is_as_recorded(record: dict[str, Any], paths: RunPaths) -> bool:
@@ -153,6 +208,7 @@ def run_step(step: Step, context: StepContext) -> dict[str, Any]:
         "summary": summary,
     }
     write_json(context.paths.step_record(step.name), record)
+    forget_failure(context.paths, step.name)
     return record
 
 
@@ -164,7 +220,7 @@ def run_recipe(
     mirror: MetricMirror | None = None,
     console: Console | None = None,
 ) -> None:
-    """Run `steps` in order, passing over those that are up to date.
+    """Run `steps` in order, passing over those that are up to date and those that cannot be run.
 
     Args:
         recipe: the settings; saved, resolved, as `settings.json` beside the artifacts.
@@ -173,29 +229,98 @@ def run_recipe(
         force: names of steps to run even where they are up to date.
         mirror: a second place for metrics rows, such as wandb; None for none.
         console: where to say what happens; standard output by default.
+
+    Raises:
+        UserError: a step needs one that has no result and is not among `steps`; nothing was run.
+        StepsFailed: some steps failed; the others have been run.
+        KeyboardInterrupt, or an OSError for a full disk: at once.
     """
     console = console or Console()
+    for step in steps:
+        for name in set(step.needs) - {step.name for step in steps}:
+            check_input(step, name, paths)
     remove_unfinished(paths.root)
     write_json(paths.settings, recipe.model_dump(mode="json"))
     started = time.monotonic()
     width = max(len(step.name) for step in steps)
+    failures: list[StepFailure] = []
+    explanation = None
     for number, step in enumerate(steps, start=1):
-        context = StepContext(
-            recipe, paths, fingerprint(step, recipe, paths), code_hashes(step), mirror
-        )
         label = f"{number:>{len(str(len(steps)))}}/{len(steps)} {step.name:<{width}}"
-        if step.name in force:
-            _forget(step, context)
-        elif is_up_to_date(step, context):
-            console.print(f"{label}  [green]up to date[/green]", highlight=False)
-            continue
-        record = run_step(step, context)
-        line = (
-            f"{label}  {step.describe(record['summary'])}  [cyan]{clock(record['seconds'])}[/cyan]"
-        )
-        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+        try:
+            text = _run_or_pass_over(step, recipe, paths, step.name in force, mirror)
+        except Exception as error:
+            Interrupts.raise_if_seen()
+            if out_of_space(error) or isinstance(error, BrokenPipeError):
+                raise
+            show_traceback(error)
+            failure, explanation = keep_failure(paths, step.name, error)
+            failures.append(failure)
+            text = f"[red]failed[/red]: {escape(failure.reason)}"
+        else:
+            failure = read_failure(paths, step.name)
+            if failure is not None:
+                failures.append(failure)
+        _say(console, label, text)
     elapsed = clock(time.monotonic() - started)
-    console.print(f"[bold]{recipe.run.name}[/bold]: done in {elapsed}", highlight=False)
+    how = "done" if not failures else "ended, not whole,"
+    console.print(f"[bold]{recipe.run.name}[/bold]: {how} in {elapsed}", highlight=False)
+    if explanation is not None:
+        raise _steps_failed(steps, failures, explanation, paths)
+
+
+def _run_or_pass_over(
+    step: Step, recipe: Recipe, paths: RunPaths, forced: bool, mirror: MetricMirror | None
+) -> str:
+    """Run the step unless it is up to date or cannot be run; returns what to say of it."""
+    missing = [name for name in step.needs if read_failure(paths, name) is not None]
+    if missing:
+        return f"[yellow]not run[/yellow]: {keep_not_run(paths, step.name, missing).reason}"
+    ready = frozenset(name for name in (*step.needs, *step.uses) if is_ready(paths, name))
+    context = StepContext(
+        recipe, paths, fingerprint(step, recipe, paths), code_hashes(step), ready, mirror
+    )
+    if forced:
+        _forget(step, context)
+    elif is_up_to_date(step, context):
+        forget_failure(paths, step.name)
+        return "[green]up to date[/green]"
+    record = run_step(step, context)
+    described = escape(step.describe(record["summary"]))
+    return f"{described}  [cyan]{clock(record['seconds'])}[/cyan]"
+
+
+def _say(console: Console, label: str, text: str) -> None:
+    """A line for a step; on a terminal its text is wrapped in a column of its own."""
+    if not console.is_terminal:
+        console.print(f"{label}  {text}", highlight=False, soft_wrap=True)
+        return
+    line = Table.grid(padding=(0, 2))
+    line.add_column(no_wrap=True)
+    line.add_column()
+    line.add_row(label, text)
+    console.print(line, highlight=False)
+
+
+def _steps_failed(
+    steps: list[Step], failures: list[StepFailure], last: Explanation, paths: RunPaths
+) -> StepsFailed:
+    """The one line and the exit status: of the failure itself where only one step failed."""
+    failed = [failure for failure in failures if failure.outcome == "failed"]
+    not_run = [failure.step for failure in failures if failure.outcome == "not run"]
+    if len(steps) == 1:
+        return StepsFailed(failed[0].reason, last.status)
+    if len(failed) == 1:
+        named = last.whose == "internal"
+        line = failed[0].reason if named else f"step {failed[0].step} failed: {failed[0].reason}"
+    else:
+        line = f"{len(failed)} steps failed: {', '.join(failure.step for failure in failed)}"
+    if not_run:
+        line += f"; not run because of that: {', '.join(not_run)}"
+    if len(failed) > 1:
+        written = is_ready(paths, "report") and paths.report.exists()
+        line += f"; {shown(paths.report if written else paths.root / 'errors')} says why"
+    return StepsFailed(line, 1)
 
 
 def _forget(step: Step, context: StepContext) -> None:

@@ -1,13 +1,14 @@
 """report.html: one self-contained page with every step's figures, plots and samples.
 
 The page needs no network and no script: styles and plots are inside it. What this leaves out:
-figures of its own. All that it shows was written by a step before it; a part whose step was not run
-is left out of the page.
+figures of its own. All that it shows was written by a step before it; a part whose step failed or
+was not run is left out of the page, and the page says so at its top.
 """
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,28 @@ from lm_core.documents import read_counts
 from lm_core.metric_log import read_metrics
 from lm_core.progress import clock
 from lm_course import report_plots
+from lm_course.error_lines import explain
+from lm_course.step_failures import StepFailure
 
 Section = tuple[str, str, str]  # anchor, title, body
+Records = dict[str, dict[str, Any]]
 
 
-def write_report(paths: RunPaths, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Write the page.
+def write_report(
+    paths: RunPaths, records: Records, failures: Sequence[StepFailure] = ()
+) -> dict[str, Any]:
+    """Write the page. A part of it that cannot be drawn is left out; its error is raised when the
+    page has been written.
 
     Args:
         paths: the run.
-        records: what `recipe_runner` recorded of each step that has been run, by step name.
+        records: what `recipe_runner` recorded of each step that ended well, by step name.
+        failures: the steps that failed or were not run, in the order of the steps.
 
     Returns:
         {"sections": number of sections, "bytes": size of the page}.
     """
-    sections = [section for section in _sections(paths, records) if section is not None]
+    sections, errors = _sections(paths, records, failures)
     links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title, _ in sections)
     body = "".join(f'<h2 id="{a}">{escape(title)}</h2>{content}' for a, title, content in sections)
     name = escape(paths.root.name)
@@ -42,12 +50,14 @@ def write_report(paths: RunPaths, records: dict[str, dict[str, Any]]) -> dict[st
         f"<style>{files('lm_course').joinpath('report.css').read_text()}</style></head><body><main>"
         "<h1>From raw pages to a model that answers</h1>"
         f'<p class="soft">{_subtitle(name, records)}</p>'
-        f"{_cards(paths, records)}<nav>{links}</nav>{body}"
+        f"{_cards(records)}<nav>{links}</nav>{body}"
         "<footer>Every figure on this page was written by a step of this run; "
         "settings.json beside it holds the settings.</footer></main></body></html>"
     )
     with atomic_file(paths.report, "w") as file:
         file.write(page)
+    if errors:
+        raise errors[0]
     return {"sections": len(sections), "bytes": len(page.encode())}
 
 
@@ -55,35 +65,69 @@ def escape(value: object) -> str:
     return html.escape(str(value))
 
 
-def _sections(paths: RunPaths, records: dict[str, dict[str, Any]]) -> Iterable[Section | None]:
-    yield _samples(paths)
-    yield _before_and_after(paths)
-    yield _funnel(paths)
-    yield _tokenizer(records)
-    for stage in TRAINING_STAGES:
-        yield _training(paths, records, stage)
-    yield _evaluation(paths)
-    yield _scaling(paths)
-    yield _times(records)
-    yield _settings(paths)
+def _sections(
+    paths: RunPaths, records: Records, failures: Sequence[StepFailure]
+) -> tuple[list[Section], list[Exception]]:
+    """The parts of the page whose steps have a result, and the errors of those that could not be
+    drawn.
+    """
+    left_out = {failure.step for failure in failures}
+    stages = [stage for stage in TRAINING_STAGES if stage not in left_out]
+    parts: list[tuple[str, Callable[[], Section | None]]] = [
+        ("samples", lambda: _samples(paths)),
+        ("", lambda: _before_and_after(paths, stages)),
+        ("documents", lambda: _funnel(paths)),
+        ("tokenizer", lambda: _tokenizer(records)),
+        *((stage, partial(_training, paths, records, stage)) for stage in TRAINING_STAGES),
+        ("evaluation", lambda: _evaluation(paths)),
+        ("scaling", lambda: _scaling(paths)),
+        ("", lambda: _times(records)),
+        ("", lambda: _settings(paths)),
+    ]
+    sections, errors = [], []
+    for step, part in parts:
+        if step in left_out:
+            continue
+        try:
+            section = part()
+        except Exception as error:
+            errors.append(error)
+            reason = f"its part of this page could not be drawn: {explain(error).line()}"
+            failures = [*failures, StepFailure(step or "report", "failed", reason)]
+        else:
+            sections += [section] if section is not None else []
+    return ([_failures(failures)] if failures else []) + sections, errors
 
 
-def _subtitle(name: str, records: dict[str, dict[str, Any]]) -> str:
+def _failures(failures: Sequence[StepFailure]) -> Section:
+    rows = [
+        (
+            escape(failure.step),
+            f'<span class="{"worse" if failure.outcome == "failed" else "soft"}">'
+            f"{escape(failure.outcome)}</span>",
+            f'<span class="reason">{escape(failure.reason)}</span>',
+        )
+        for failure in failures
+    ]
+    text = (
+        "<p>These steps have no result in this run. The parts of this page that would show them "
+        "are left out; all others are whole.</p>"
+    )
+    return "failures", "What failed", text + table(("step", "", "why"), rows)
+
+
+def _subtitle(name: str, records: Records) -> str:
     seconds = sum(record["seconds"] for record in records.values())
     python = next(iter(records.values()))["python"] if records else "?"
     return f"Run <b>{name}</b> · {len(records)} steps in {clock(seconds)} · Python {escape(python)}"
 
 
-def _cards(paths: RunPaths, records: dict[str, dict[str, Any]]) -> str:
+def _cards(records: Records) -> str:
     cards = []
     for step, key, form, label in CARDS:
         value = records.get(step, {}).get("summary", {}).get(key)
         if value is not None:
             cards.append((form.format(value), label))
-    rows = _read(paths.evaluation) or []
-    if rows:
-        best = min(row["bits_per_byte"] for row in rows)
-        cards.append((f"{best:.3f}", "bits per byte, best checkpoint"))
     body = "".join(f'<div class="card"><b>{v}</b><span>{escape(t)}</span></div>' for v, t in cards)
     return f'<div class="cards">{body}</div>'
 
@@ -94,6 +138,7 @@ CARDS = (
     ("shards", "train_tokens", "{:,}", "training tokens on disk"),
     ("pretrain", "parameters", "{:,}", "parameters"),
     ("pretrain", "tokens_per_second", "{:,.0f}", "tokens per second in pretraining"),
+    ("evaluation", "best", "{:.3f}", "bits per byte, best checkpoint"),
 )
 # stage -> (title, explanation, validation key, validation label)
 TRAINING_STAGES = {
@@ -163,9 +208,10 @@ def _samples(paths: RunPaths) -> Section | None:
     return "samples", "What it says", "".join(parts)
 
 
-def _before_and_after(paths: RunPaths) -> Section | None:
+def _before_and_after(paths: RunPaths, stages: Sequence[str]) -> Section | None:
     rows = []
-    for stage, (title, _, key, label) in TRAINING_STAGES.items():
+    for stage in stages:
+        title, _, key, label = TRAINING_STAGES[stage]
         values = [row for row in read_metrics(paths.metrics, stage) if row.get(key) is not None]
         if len(values) < 2:
             continue
@@ -202,7 +248,7 @@ def _funnel(paths: RunPaths) -> Section | None:
     return "funnel", "From pages to documents", text + body
 
 
-def _tokenizer(records: dict[str, dict[str, Any]]) -> Section | None:
+def _tokenizer(records: Records) -> Section | None:
     summary = records.get("tokenizer", {}).get("summary")
     if not summary:
         return None
@@ -227,7 +273,7 @@ def _token(text: str) -> str:
     return f'<span class="token">{escape(text)}</span>'
 
 
-def _training(paths: RunPaths, records: dict[str, dict[str, Any]], stage: str) -> Section | None:
+def _training(paths: RunPaths, records: Records, stage: str) -> Section | None:
     rows = read_metrics(paths.metrics, stage)
     if len(rows) < 2:
         return None
@@ -275,31 +321,40 @@ def _scaling(paths: RunPaths) -> Section | None:
     fit = _read(paths.scaling / "fit.json")
     if not fit:
         return None
-    plot = report_plots.scaling_curves(fit["runs"], fit["curves"], fit.get("main_run"))
-    p = fit["surface"]
-    text = (
-        f"<p>{len(fit['runs'])} small models, trained for real, and the surface "
-        f"<code>L(N, D) = E + A/N^a + B/D^b</code> through them: E = {p['E']:.3f}, A = "
-        f"{p['A']:.3g}, "
-        f"a = {p['alpha']:.3f}, B = {p['B']:.3g}, b = {p['beta']:.3f}.</p>"
-    )
-    main = fit.get("main_run")
-    if main:
-        error = main["predicted"] - main["loss"]
+    plot = report_plots.scaling_curves(fit["runs"], fit["curves"], fit["main_run"])
+    text = f"<p>{len(fit['runs'])} small models, trained for real"
+    if fit["surface"] is not None:
         text += (
-            f"<p>For the main run ({main['parameters']:,} parameters, {main['tokens']:,} "
-            "tokens) it predicts "
-            f"{main['predicted']:.3f} nats per token; measured: {main['loss']:.3f} "
-            f"({error:+.3f}). So few and so small "
-            "runs leave the exponents uncertain: this is the method, not yet an instrument.</p>"
+            ", and the surface <code>L(N, D) = E + A/N^a + B/D^b</code> that is nearest to them: "
+            "E = {E:.3f}, A = {A:.3g}, a = {alpha:.3f}, B = {B:.3g}, b = {beta:.3f}"
+        ).format(**fit["surface"])
+    text += f".</p><p>{_main_run(fit['main_run'])}</p>"
+    if fit["doubts"]:
+        reasons = "".join(f"<li>{escape(doubt)}</li>" for doubt in fit["doubts"])
+        text += (
+            "<p><b>These runs do not settle a surface</b>, so a prediction from it is not to be "
+            f"trusted:</p><ul>{reasons}</ul>"
         )
-    for doubt in fit.get("doubts", []):
-        text += f"<p>Not to be trusted: {escape(doubt)}.</p>"
-    caption = "Points: measured. Lines: the fitted surface."
-    return "scaling", "Scaling", text + figure(plot, caption, half=True)
+    lines = " Lines: the fitted surface." if fit["curves"] else ""
+    return "scaling", "Scaling", text + figure(plot, f"Points: measured.{lines}", half=True)
 
 
-def _times(records: dict[str, dict[str, Any]]) -> Section | None:
+def _main_run(main: dict[str, Any]) -> str:
+    """What was predicted of the main run and what it reached."""
+    measured = (
+        f"The main run ({main['parameters']:,} parameters, {main['tokens']:,} tokens) reached "
+        f"{main['loss']:.3f} nats per token"
+    )
+    if main["predicted"] is None:
+        return f"{measured}; nothing predicts that."
+    low, high = main["interval"]
+    return (
+        f"{measured}; the surface predicts {main['predicted']:.3f} "
+        f"({main['predicted'] - main['loss']:+.3f}; bootstraps: {low:.3f} to {high:.3f})."
+    )
+
+
+def _times(records: Records) -> Section | None:
     if not records:
         return None
     longest = max(record["seconds"] for record in records.values()) or 1

@@ -5,6 +5,7 @@ Each function takes plain rows and returns one `<svg>` element. What this leaves
 """
 
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,30 +117,27 @@ def scaling_curves(runs: Rows, fit_curves: Rows, main_run: dict[str, Any] | None
     Args:
         runs: rows with "parameters", "tokens", "loss".
         fit_curves: rows with "parameters", "tokens" (list) and "loss" (list): the fit along each
-            size.
-        main_run: "tokens", "loss", "predicted" of the big run; None where there is none.
+            size; none where no surface was fitted.
+        main_run: "tokens", "loss", "predicted" (or None) of the big run; None where there is none.
     """
-    colours = [BLUE, ORANGE, GREEN, "#a855f7", "#ef4444", "#eab308"]
+    colours = itertools.cycle([BLUE, ORANGE, GREEN, "#a855f7", "#eab308"])
+    colour_of = dict(zip(sorted({row["parameters"] for row in runs}), colours, strict=False))
     with _figure(height=3.2) as (axes, result):
-        for curve, colour in zip(fit_curves, colours, strict=False):
-            size = curve["parameters"]
+        for size, colour in colour_of.items():
             mine = [row for row in runs if row["parameters"] == size]
             points = [row["tokens"] for row in mine], [row["loss"] for row in mine]
             axes[0].plot(*points, "o", color=colour, markersize=4, label=f"{size / 1e6:.2f} M")
+        for curve in fit_curves:
+            colour = colour_of[curve["parameters"]]
             axes[0].plot(curve["tokens"], curve["loss"], color=colour, linewidth=1)
         if main_run is not None:
-            tokens = [main_run["tokens"]]
-            axes[0].plot(
-                tokens, [main_run["loss"]], "*", color="#ef4444", markersize=11, label="main run"
-            )
-            axes[0].plot(
-                tokens,
-                [main_run["predicted"]],
-                "x",
-                color="#ef4444",
-                markersize=7,
-                label="predicted",
-            )
+            for key, marker, size, label in (
+                ("loss", "*", 11, "main run"),
+                ("predicted", "x", 7, "predicted"),
+            ):
+                if main_run[key] is not None:
+                    place = [main_run["tokens"]], [main_run[key]]
+                    axes[0].plot(*place, marker, color="#ef4444", markersize=size, label=label)
         axes[0].set(xscale="log", xlabel="training tokens", title="validation loss, nats per token")
         axes[0].legend(fontsize=8)
     return _unique_ids(result[0], "scaling")

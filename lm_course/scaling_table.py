@@ -5,10 +5,13 @@ split of a budget.
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from lm_core.user_error import UserError
 from scaling_laws.compute_budget import best_split, check_budget
-from scaling_laws.parametric_fit import SMALLEST_E, fit_surface
+from scaling_laws.loss_surface import LossSurface
+from scaling_laws.parametric_fit import fit_surface
 from scaling_laws.runs_csv import read_runs_csv
 
 BOOTSTRAPS = 100
@@ -24,7 +27,7 @@ def print_fit(path: Path, budget: float, console: Console | None = None) -> None
         console: where to print; standard output by default.
 
     Raises:
-        ValueError: the table cannot be used, or the fit has no best split.
+        UserError: the table cannot be used, or the budget is less than one parameter and token.
     """
     check_budget(budget)  # before the fit, which takes seconds
     console = console or Console()
@@ -36,24 +39,30 @@ def print_fit(path: Path, budget: float, console: Console | None = None) -> None
     fitted = Table()
     for column in ("", "value", "95 % interval"):
         fitted.add_column(column, justify="right" if column else "left")
-    for name in ("E", "A", "B", "alpha", "beta"):
-        low, high = surface.intervals[name]
+    for name, (low, high) in surface.intervals.items():
         fitted.add_row(name, f"{getattr(surface, name):.4g}", f"{low:.4g} to {high:.4g}")
     console.print(fitted)
-    for reason in surface.doubts():
-        console.print(f"[yellow]Not to be trusted:[/yellow] {reason}", highlight=False)
-    if surface.E < SMALLEST_E:
-        console.print("So no split of a budget is given: it would follow from E.", highlight=False)
+    console.print("The intervals are from bootstraps of the runs.")
+    if surface.settled:
+        console.print(_splits(surface, budget))
         return
+    console.print("These runs do not settle a surface, so no budget is split:", style="yellow")
+    for doubt in surface.doubts:
+        console.print(f"- {escape(doubt)}", highlight=False)
+
+
+def _splits(surface: LossSurface, budget: float) -> Table:
+    """The best split of the budget, and of those around it that buy a parameter and a token."""
+    best_split(surface, budget)  # too small a budget is an error, too small a neighbour is not
     splits = Table(title="The best split of a budget", title_justify="left")
     for column in ("FLOPs", "parameters", "tokens", "tokens / parameter", "loss"):
         splits.add_column(column, justify="right")
     for factor in BUDGETS_AROUND:
-        split = best_split(surface, factor * budget)
+        try:
+            split = best_split(surface, factor * budget)
+        except UserError:
+            continue
         ratio = f"{split.tokens / split.parameters:.3g}"
         counts = f"{split.parameters:.3g}", f"{split.tokens:.3g}"
         splits.add_row(f"{split.flops:.3g}", *counts, ratio, f"{split.loss:.3f}")
-    console.print(splits)
-    console.print(
-        "Intervals are from bootstraps of the runs: a wide one says that these runs cannot tell."
-    )
+    return splits

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lm_core.artifact_paths import RunPaths
 from lm_core.user_error import UserError
-from lm_course import data_steps, model_steps
+from lm_course import data_steps, model_steps, scaling_step
 from lm_course.recipe import Recipe
 from lm_course.recipe_runner import Step
 
@@ -133,7 +133,8 @@ STEPS: list[Step] = [
         command="lm eval",
         sections=("evaluation",),
         packages=("evaluation", *MODEL),
-        needs=("shards", "pretrain", "sft", "dpo"),
+        needs=("tokenizer", "shards", "pretrain"),
+        uses=("sft", "dpo"),
         outputs=_artifact("evaluation"),
         run=model_steps.evaluate,
         describe=lambda s: f"{s['checkpoints']} checkpoints, best {s['best']:.3f} bits per byte",
@@ -143,7 +144,8 @@ STEPS: list[Step] = [
         command="lm run --only samples",
         sections=("samples",),
         packages=("inference", "transformer_lm", "lm_course.model_steps", TOKENIZER),
-        needs=("pretrain", "sft", "dpo"),
+        needs=("pretrain",),
+        uses=("sft", "dpo"),
         outputs=_artifact("samples"),
         run=model_steps.sample,
         describe=lambda s: f"{s['completions']} continuations, {s['questions']} questions answered",
@@ -152,22 +154,20 @@ STEPS: list[Step] = [
         name="scaling",
         command="lm scaling sweep",
         sections=("scaling",),
-        packages=("scaling_laws", *MODEL),
+        packages=("scaling_laws", "lm_course.scaling_step", *MODEL),
         needs=("tokenizer", "shards", "pretrain"),
         outputs=_artifact("scaling"),
-        run=model_steps.scaling,
-        describe=lambda s: (
-            f"{s['runs']} small runs; predicted {s['predicted']:.2f}, measured "
-            f"{s['measured']:.2f} nats per token"
-        ),
+        run=scaling_step.scaling,
+        describe=scaling_step.describe_scaling,
     ),
     Step(
         name="report",
         command="lm report",
         sections=(),
         packages=("lm_course.report", "lm_course.report_plots"),
-        needs=(
-            "documents", "tokenizer", "shards", "pretrain", "sft", "dpo",
+        needs=(),  # it is written whatever failed, and says so
+        uses=(
+            "collect", "instructions", "documents", "tokenizer", "shards", "pretrain", "sft", "dpo",
             "evaluation", "samples", "scaling",
         ),
         outputs=_artifact("report"),

@@ -15,9 +15,10 @@ import math
 from dataclasses import dataclass
 
 from lm_core.user_error import UserError
-from scaling_laws.parametric_fit import LossSurface, predict_loss
+from scaling_laws.loss_surface import LossSurface, predict_loss
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
+LARGEST_BUDGET = 1e45  # far beyond any training
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,12 @@ def training_flops(parameters: float, tokens: float) -> float:
 
 
 def check_budget(flops: float) -> None:
-    """Raise ValueError for a budget that is not a positive number."""
-    if not (math.isfinite(flops) and flops > 0):
-        raise UserError(f"the budget must be a positive number of FLOPs, got {flops:g}")
+    """Raise UserError for a budget that is not a positive number, or that nobody can mean."""
+    if not 0 < flops <= LARGEST_BUDGET:
+        raise UserError(
+            f"the budget must be a positive number of FLOPs, at most {LARGEST_BUDGET:g}, "
+            f"got {flops:g}"
+        )
 
 
 def best_split(surface: LossSurface, flops: float) -> BudgetSplit:
@@ -57,8 +61,11 @@ def best_split(surface: LossSurface, flops: float) -> BudgetSplit:
             + "; fit it to more runs, over wider ranges of size and tokens"
         )
     exponent_sum = surface.alpha + surface.beta
-    log_product = math.log(flops / FLOPS_PER_PARAMETER_AND_TOKEN)  # log (N D)
-    log_ratio = math.log((surface.alpha * surface.A) / (surface.beta * surface.B))
+    log_product = math.log(flops) - math.log(FLOPS_PER_PARAMETER_AND_TOKEN)  # log (N D)
+    log_alpha, log_A, log_beta, log_B = (
+        math.log(value) for value in (surface.alpha, surface.A, surface.beta, surface.B)
+    )
+    log_ratio = log_alpha + log_A - log_beta - log_B
     log_parameters = (log_ratio + surface.beta * log_product) / exponent_sum
     if not 0 <= log_parameters <= log_product:
         raise UserError(

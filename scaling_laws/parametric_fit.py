@@ -1,8 +1,5 @@
 """Fit the loss surface L(N, D) = E + A / N^alpha + B / D^beta to finished training runs.
 
-N is parameters, D training tokens, L the validation loss in nats per token. E is the loss that no
-model can go below, A / N^alpha what a finite model adds, B / D^beta what finite data adds.
-
 The fit is approach 3 of Hoffmann et al. 2022 ("Training Compute-Optimal Large Language Models",
 arXiv 2203.15556, section 3.3 and equation 10; start grid in its appendix D.3):
 
@@ -14,22 +11,28 @@ that went wrong pull with constant force instead of one that grows with its erro
 Besiroglu et al. 2024 (arXiv 2404.10102) show that the sum, not the mean, must be minimised: with
 the mean the optimiser's tolerance stops it early.
 
+Some tables have no best fit: where the loss rises with size, or falls in a step, the optimum lies
+at an infinite alpha. So the unknowns are kept in a box, wide enough for every published law, and a
+surface that ends at its walls is marked as one that the runs do not settle (fit_doubts.py).
+
 Left out: other laws (repeated data, learning-rate terms), and the choice of runs.
 """
 
 import itertools
-from dataclasses import dataclass
+import math
+from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
+from numpy import ndarray
 
 from lm_core.user_error import UserError
-from scaling_laws.runs_csv import FEWEST_RUNS, FinishedRun
+from scaling_laws.fit_doubts import doubts_about
+from scaling_laws.loss_surface import LossSurface
+from scaling_laws.runs_csv import FEWEST_RUNS, FinishedRun, is_usable, usable_range
 
 HUBER_DELTA = 1e-3
-SMALLEST_E = 0.01  # nats per token; text that is learned whole would be near it
+LARGEST_EXPONENT = 2.0  # published ones lie between 0.05 and 1
 # The grid of the paper: 6 * 6 * 5 * 5 * 5 = 4,500 starts (a, b, e, alpha, beta).
 START_GRID = (
     (0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
@@ -38,73 +41,62 @@ START_GRID = (
     (0.0, 0.5, 1.0, 1.5, 2.0),
     (0.0, 0.5, 1.0, 1.5, 2.0),
 )
-
-
-@dataclass(frozen=True)
-class LossSurface:
-    """L(N, D) = E + A / N^alpha + B / D^beta, in nats per token, and how it was found.
-
-    `objective` is the sum of Huber losses at the optimum (smaller fits better, for the same runs).
-    `intervals` maps each of the five names to its 95 % bootstrap interval; empty when not asked.
-    """
-
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
-    objective: float = 0.0
-    num_runs: int = 0
-    intervals: dict[str, tuple[float, float]] | None = None
-
-    def doubts(self) -> list[str]:
-        """Why the runs do not settle this surface; empty where nothing speaks against it."""
-        found = []
-        if self.E < SMALLEST_E:
-            found.append(
-                f"E fell to {self.E:.2g}, as if there were no loss that cannot be learned away: "
-                "the runs are too small or too short to see it, and predictions far from them fail"
-            )
-        for name, (low, high) in (self.intervals or {}).items():
-            if name in ("alpha", "beta") and not 0.05 < low <= high < 1.5:
-                found.append(
-                    f"{name} may be anything from {low:.2g} to {high:.2g}: vary "
-                    f"{'the size' if name == 'alpha' else 'the tokens'} more widely"
-                )
-        return found
-
-
-def predict_loss(surface: LossSurface, parameters: float, tokens: float) -> float:
-    """The loss, in nats per token, of a model of N `parameters` trained on D `tokens`."""
-    return surface.E + surface.A / parameters**surface.alpha + surface.B / tokens**surface.beta
+RUNS_TO_CHOOSE_ON = 1000  # of a longer table so many decide which start is the best
+NUMBERS_AT_ONCE = 2**20  # of the scores of all starts; more would be gigabytes
 
 
 def log_surface(
-    unknowns: Float[Tensor, "*starts 5"], log_sizes: Float[Tensor, "runs 2"]
-) -> Float[Tensor, "*starts runs"]:
-    """log L of every run under each set of unknowns (a, b, e, alpha, beta).
+    unknowns: Float[ndarray, "*starts 5"], log_sizes: Float[ndarray, "runs 2"]
+) -> tuple[Float[ndarray, "*starts runs"], Float[ndarray, "3 *starts runs"]]:
+    """log L of every run under each set of unknowns (a, b, e, alpha, beta), and the share of the
+    loss that each of the three terms (size, data, E) has.
 
     `log_sizes` holds (log N, log D) of each run. The sum of the three terms is taken in log space,
     so that no power of N is ever formed: exp(25) / N^2 would be fine, exp(25 * 40) would not.
     """
-    a, b, e, alpha, beta = (column.unsqueeze(-1) for column in unknowns.unbind(-1))
-    log_parameters, log_tokens = log_sizes.unbind(-1)
-    terms = torch.broadcast_tensors(a - alpha * log_parameters, b - beta * log_tokens, e)
-    return torch.logsumexp(torch.stack(terms), dim=0)
+    a, b, e, alpha, beta = (unknowns[..., i, None] for i in range(5))  # each [*starts, 1]
+    log_parameters, log_tokens = log_sizes.T
+    terms = np.empty((3, *unknowns.shape[:-1], len(log_sizes)))
+    terms[0] = a - alpha * log_parameters
+    terms[1] = b - beta * log_tokens
+    terms[2] = e
+    largest = terms.max(axis=0)
+    shares = np.exp(terms - largest)
+    total = shares.sum(axis=0)
+    return largest + np.log(total), shares / total
 
 
 def huber_objective(
-    unknowns: Float[Tensor, "*starts 5"],
-    log_sizes: Float[Tensor, "runs 2"],
-    log_losses: Float[Tensor, " runs"],
-) -> Float[Tensor, "*starts"]:
+    unknowns: Float[ndarray, "*starts 5"],
+    log_sizes: Float[ndarray, "runs 2"],
+    log_losses: Float[ndarray, " runs"],
+) -> Float[ndarray, "*starts"]:
     """Sum over runs of Huber_delta(predicted - measured log loss), divided by delta squared.
 
     The division changes no optimum. It brings values of 1e-4 to about 100, where the stopping
     tolerances of an optimiser mean something.
     """
-    errors = (log_surface(unknowns, log_sizes) - log_losses).abs() / HUBER_DELTA
-    return torch.where(errors <= 1, 0.5 * errors**2, errors - 0.5).sum(dim=-1)
+    errors = np.abs(log_surface(unknowns, log_sizes)[0] - log_losses) / HUBER_DELTA
+    return np.where(errors <= 1, 0.5 * errors**2, errors - 0.5).sum(axis=-1)
+
+
+def huber_gradient(
+    unknowns: Float[ndarray, " 5"],
+    log_sizes: Float[ndarray, "runs 2"],
+    log_losses: Float[ndarray, " runs"],
+) -> tuple[float, Float[ndarray, " 5"]]:
+    """`huber_objective` at one point, and its derivative by each unknown.
+
+    The derivative of a logsumexp by one of its terms is that term's share of the sum, and that of
+    the Huber loss is the error itself, cut off at plus and minus delta.
+    """
+    predicted, (size, data, rest) = log_surface(unknowns, log_sizes)
+    errors = (predicted - log_losses) / HUBER_DELTA
+    pull = np.clip(errors, -1, 1)
+    objective = (pull * (errors - 0.5 * pull)).sum()
+    log_parameters, log_tokens = log_sizes.T
+    columns = np.array([size, data, rest, -size * log_parameters, -data * log_tokens])
+    return float(objective), columns @ pull / HUBER_DELTA
 
 
 def fit_surface(
@@ -112,96 +104,100 @@ def fit_surface(
 ) -> LossSurface:
     """Fit the surface: score all 4,500 starts, refine the best `num_refined`, keep the best end.
 
-    With `num_bootstraps` > 0 the runs are drawn again with replacement that many times, fitted from
-    the optimum, and the 2.5 and 97.5 percentiles of each unknown become `intervals`.
-    Raises ValueError for fewer than six runs, or runs that all have one size or one token count
-    (then A / N^alpha cannot be told from E).
+    With `num_bootstraps` > 0 the runs are drawn again with replacement that many times and fitted
+    from the optimum: the surface's `resampled`. Its `doubts` say why not to believe it.
+    Raises UserError for fewer than six runs, a number that no run can have (NaN, 0, 1e300), and
+    runs that all have one size or one token count (then A / N^alpha cannot be told from E).
     """
-    _check_that_runs_vary(runs)
-    log_sizes = torch.tensor([[r.parameters, r.tokens] for r in runs], dtype=torch.float64).log()
-    log_losses = torch.tensor([r.loss for r in runs], dtype=torch.float64).log()
-    starts = torch.tensor(list(itertools.product(*START_GRID)), dtype=torch.float64)
-    best_first = huber_objective(starts, log_sizes, log_losses).argsort()
-    ends = [refine(starts[i], log_sizes, log_losses) for i in best_first[:num_refined]]
-    best, objective = min(ends, key=lambda end: end[1])
-    return LossSurface(
-        **_named(best),
-        objective=objective * HUBER_DELTA**2,
-        num_runs=len(runs),
-        intervals=_bootstrap(best, log_sizes, log_losses, num_bootstraps, seed),
+    _check_runs(runs)
+    table = np.array([[run.parameters, run.tokens, run.loss] for run in runs], dtype=np.float64)
+    log_sizes, log_losses = np.log(table[:, :2]), np.log(table[:, 2])
+    generator = np.random.Generator(np.random.PCG64(seed))
+    best = _best_end(log_sizes, log_losses, num_refined, generator)
+    objective = float(huber_objective(best, log_sizes, log_losses)) * HUBER_DELTA**2
+    resampled = []
+    for _ in range(num_bootstraps):
+        drawn = generator.integers(len(runs), size=len(runs))
+        resampled.append(_surface(refine(best, log_sizes[drawn], log_losses[drawn])))
+    surface = replace(
+        _surface(best), objective=objective, num_runs=len(runs), resampled=tuple(resampled)
     )
+    return replace(surface, doubts=tuple(doubts_about(surface, runs)))
+
+
+def _best_end(
+    log_sizes: Float[ndarray, "runs 2"],
+    log_losses: Float[ndarray, " runs"],
+    num_refined: int,
+    generator: np.random.Generator,
+) -> Float[ndarray, " 5"]:
+    """The best of the ends of the best starts; a long table is thinned out until the last step."""
+    sizes, losses = log_sizes, log_losses
+    if len(losses) > RUNS_TO_CHOOSE_ON:
+        chosen = generator.choice(len(losses), RUNS_TO_CHOOSE_ON, replace=False)
+        sizes, losses = sizes[chosen], losses[chosen]
+    starts = np.array(list(itertools.product(*START_GRID)))
+    pieces = np.array_split(starts, math.ceil(len(starts) * len(losses) / NUMBERS_AT_ONCE))
+    scores = np.concatenate([huber_objective(piece, sizes, losses) for piece in pieces])
+    ends = [refine(starts[i], sizes, losses) for i in scores.argsort(kind="stable")[:num_refined]]
+    best = min(ends, key=lambda end: float(huber_objective(end, sizes, losses)))
+    return best if sizes is log_sizes else refine(best, log_sizes, log_losses)
 
 
 def refine(
-    start: Float[Tensor, " 5"],
-    log_sizes: Float[Tensor, "runs 2"],
-    log_losses: Float[Tensor, " runs"],
-) -> tuple[Float[Tensor, " 5"], float]:
-    """Go down from one start with L-BFGS; returns the unknowns reached and the objective there.
+    start: Float[ndarray, " 5"],
+    log_sizes: Float[ndarray, "runs 2"],
+    log_losses: Float[ndarray, " runs"],
+) -> Float[ndarray, " 5"]:
+    """Go down from one start with L-BFGS within the box; returns the unknowns reached.
 
     The sizes are centred first: log N is near 20, so that without it a change of alpha by 0.1
     must be met by a change of a by 2, and the valley is too narrow to follow in few steps.
     """
-    centre = log_sizes.mean(dim=0)
-    unknowns = start.clone()
+    from scipy.optimize import minimize  # a third of a second, which only a fit should pay
+
+    centre = log_sizes.mean(axis=0)
+    unknowns = start.copy()
     unknowns[:2] -= start[3:] * centre  # a - alpha log N = (a - alpha c) - alpha (log N - c)
-    unknowns.requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [unknowns],
-        max_iter=400,
-        tolerance_grad=1e-8,
-        tolerance_change=1e-12,
-        history_size=20,
-        line_search_fn="strong_wolfe",
+    box = _box(log_losses)
+    result = minimize(
+        huber_gradient,
+        np.clip(unknowns, *box.T),
+        args=(log_sizes - centre, log_losses),
+        jac=True,  # the function returns the gradient too
+        method="L-BFGS-B",
+        bounds=box,
+        options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-8, "maxcor": 20},
     )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        objective = huber_objective(unknowns, log_sizes - centre, log_losses)
-        objective.backward()
-        return objective
-
-    optimizer.step(closure)
-    end = unknowns.detach().clone()
+    end = result.x.copy()
     end[:2] += end[3:] * centre
-    return end, huber_objective(end, log_sizes, log_losses).item()
+    return end
 
 
-def _bootstrap(
-    best: Float[Tensor, " 5"],
-    log_sizes: Float[Tensor, "runs 2"],
-    log_losses: Float[Tensor, " runs"],
-    num_bootstraps: int,
-    seed: int,
-) -> dict[str, tuple[float, float]]:
-    generator = torch.Generator().manual_seed(seed)
-    fits: list[dict[str, float]] = []
-    for _ in range(num_bootstraps):
-        drawn = torch.randint(len(log_losses), (len(log_losses),), generator=generator)
-        fits.append(_named(refine(best, log_sizes[drawn], log_losses[drawn])[0]))
-    if not fits:
-        return {}
-    intervals = {}
-    for name in fits[0]:
-        low, high = np.percentile([fit[name] for fit in fits], [2.5, 97.5])
-        intervals[name] = (float(low), float(high))
-    return intervals
+def _box(log_losses: Float[ndarray, " runs"]) -> Float[ndarray, "5 2"]:
+    """The lowest and highest value of each unknown, where the sizes are centred.
+
+    In the middle of the sizes no term is above the highest loss; e^-30 of the lowest is nothing.
+    An E below a thousandth of the lowest loss cannot be told from 0.
+    """
+    lowest, highest = log_losses.min(), log_losses.max()
+    term, floor = (lowest - 30, highest), (lowest - math.log(1000), highest)
+    exponent = (0.0, LARGEST_EXPONENT)
+    return np.array([term, term, floor, exponent, exponent])
 
 
-def _named(unknowns: Float[Tensor, " 5"]) -> dict[str, float]:
-    a, b, e, alpha, beta = unknowns
-    return {
-        "E": e.exp().item(),
-        "A": a.exp().item(),
-        "B": b.exp().item(),
-        "alpha": alpha.item(),
-        "beta": beta.item(),
-    }
+def _surface(unknowns: Float[ndarray, " 5"]) -> LossSurface:
+    a, b, e, alpha, beta = (float(unknown) for unknown in unknowns)
+    return LossSurface(E=math.exp(e), A=math.exp(a), B=math.exp(b), alpha=alpha, beta=beta)
 
 
-def _check_that_runs_vary(runs: list[FinishedRun]) -> None:
+def _check_runs(runs: list[FinishedRun]) -> None:
     if len(runs) < FEWEST_RUNS:
         raise UserError(f"got {len(runs)} runs, the fit needs at least {FEWEST_RUNS}")
+    for number, run in enumerate(runs, start=1):
+        for quantity, value in vars(run).items():
+            if not is_usable(value):
+                raise UserError(f"run {number}: {quantity} must be {usable_range()}, got {value}")
     for quantity in ("parameters", "tokens"):
         if len({getattr(run, quantity) for run in runs}) < 2:
             raise UserError(

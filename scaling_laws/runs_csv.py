@@ -6,14 +6,17 @@ are understood too. Left out: any judgement on the runs; which ones to trust is 
 """
 
 import csv
-import math
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lm_core.artifact_paths import atomic_file
 from lm_core.user_error import UserError
 
 FEWEST_RUNS = 6  # five unknowns need more than five equations to leave anything to be wrong about
+# Beyond these no count and no loss is meant, and logarithms times exponents could overflow.
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-30, 1e30
 COLUMN_NAMES = {"parameters": ("parameters", "N"), "tokens": ("tokens", "D"), "loss": ("loss",)}
 
 
@@ -26,22 +29,44 @@ class FinishedRun:
     loss: float
 
 
+def is_usable(value: float) -> bool:
+    """Whether a run can have this number: not NaN, zero, negative or absurdly large."""
+    return SMALLEST_NUMBER <= value <= LARGEST_NUMBER
+
+
+def usable_range() -> str:
+    """What `is_usable` accepts, in words."""
+    return f"a positive number (from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g})"
+
+
 def read_runs_csv(path: Path) -> list[FinishedRun]:
     """The runs of a CSV file, in its order.
 
-    Raises ValueError, naming the file and where it can the line: no such file, a missing column,
-    a cell that is not a positive number, fewer than six runs.
+    Raises UserError, naming the file and where it can the line: a file that cannot be read, a
+    missing column, a cell that is not a usable number, fewer than six runs.
     """
+    reader = csv.reader(io.StringIO(_text_of(path), newline=""))
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # spreadsheets write a mark
+        return _runs(reader, path)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not a line of CSV: {error}") from None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")  # spreadsheets write a mark
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"there is no table of runs at {path}: give a CSV file with the columns "
             "parameters, tokens and loss"
         ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file: give a CSV file in UTF-8") from None
-    reader = csv.reader(text.splitlines())
+
+
+def _runs(reader: Any, path: Path) -> list[FinishedRun]:
     heads = [head.strip() for head in next(reader, [])]
     columns = {quantity: _column(heads, quantity, path) for quantity in COLUMN_NAMES}
     runs = [
@@ -68,7 +93,7 @@ def write_runs_csv(path: Path, runs: list[FinishedRun]) -> None:
         file.write("parameters,tokens,loss,flops\n")
         for run in runs:
             flops = 6 * run.parameters * run.tokens
-            file.write(f"{run.parameters:.0f},{run.tokens:.0f},{run.loss:.6f},{flops:.6e}\n")
+            file.write(f"{run.parameters:.0f},{run.tokens:.0f},{run.loss:.9g},{flops:.6e}\n")
 
 
 def _column(heads: list[str], quantity: str, path: Path) -> int:
@@ -88,9 +113,10 @@ def _positive_number(
     try:
         number = float(cell)
     except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
+        number = 0.0
+    if not is_usable(number):
+        shown = cell if len(cell) < 40 else cell[:40] + "..."
         raise UserError(
-            f"{path}, line {line}: {heads[column]} must be a positive number, got {cell!r}"
+            f"{path}, line {line}: {heads[column]} must be {usable_range()}, got {shown!r}"
         )
     return number

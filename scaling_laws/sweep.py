@@ -15,8 +15,9 @@ The runs that are done are known by a file each: a sweep that was stopped goes o
 Left out: tuning the learning rate for each size, which a serious sweep needs.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -28,6 +29,8 @@ from training.finished_runs import RunSeries
 from training.pretraining import PretrainSettings
 from training.training_loop import TrainingSettings
 from transformer_lm.model_config import ModelShape
+
+FEWEST_VALIDATION_TOKENS = 2000  # a mean over fewer is too noisy to compare sizes by
 
 
 class SweepSize(Settings):
@@ -74,14 +77,25 @@ class SweepSettings(Settings):
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class SweepResult:
+    """The runs that reached a loss, and in words what else should be known of them."""
+
+    runs: list[FinishedRun]
+    remarks: list[str]
+
+
 def run_sweep(
     shards_folder: Path,
     out_folder: Path,
     settings: SweepSettings,
     tokenizer_hash: str | None = None,
     code: dict[str, str] | None = None,
-) -> list[FinishedRun]:
+) -> SweepResult:
     """Train the whole grid that is not done yet and write out_folder/runs.csv; returns its runs.
+
+    Budgets larger than the training split are left out (the law is for tokens seen once), and so
+    are runs that diverge; a remark says so.
 
     Args:
         shards_folder: what `lm data shard` wrote, with a train and a validation split.
@@ -89,13 +103,17 @@ def run_sweep(
         tokenizer_hash: checked against that of the shards; None does not check.
         code: package -> hash of its code; runs that other code finished are trained again.
 
-    Raises ValueError when a budget is smaller than a step, or larger than the training split: the
-    law is for tokens seen once.
+    Raises UserError when a budget is smaller than two steps, when all are larger than the training
+    split, and when every run diverges.
     """
     shards = TokenShards.open(shards_folder, "train", tokenizer_hash)
-    _check_budgets(settings, shards.num_tokens)
+    validation = TokenShards.open(shards_folder, "validation", tokenizer_hash)
+    budgets, remarks = _usable_budgets(settings, shards.num_tokens)
+    measured = min(validation.num_tokens, settings.validation_tokens or validation.num_tokens)
+    if measured < FEWEST_VALIDATION_TOKENS:
+        remarks.append(f"the losses are those of {measured:,} validation tokens only")
     tokens_per_step = settings.batch_size * settings.context_length
-    step_counts = sorted({tokens // tokens_per_step for tokens in settings.token_budgets})
+    step_counts = sorted({tokens // tokens_per_step for tokens in budgets})
     plan = [
         planned_run(settings, size, steps * tokens_per_step)
         for size in settings.sizes
@@ -105,10 +123,28 @@ def run_sweep(
     runs = []
     for number, planned in enumerate(plan, start=1):
         description = f"sweep run {number} of {len(plan)}"
-        done = series.train_unless_finished(planned, run_name(planned), description)
-        runs.append(FinishedRun(done["parameters"], done["tokens"], done["loss"]))
+        done = series.train_unless_finished(
+            planned, run_name(planned), description, keeps_diverged=True
+        )
+        if "diverged_at" in done:
+            remarks.append(_divergence(planned, done))
+        else:
+            runs.append(FinishedRun(done["parameters"], done["tokens"], done["loss"]))
+    if not runs:
+        raise UserError(
+            f"all {len(plan)} runs of the sweep diverged; lower [scaling] learning_rate = "
+            f"{settings.learning_rate:g}"
+        )
     write_runs_csv(out_folder / "runs.csv", runs)
-    return runs
+    return SweepResult(runs, remarks)
+
+
+def _divergence(planned: PretrainSettings, done: dict[str, Any]) -> str:
+    steps, rate = planned.training.steps, planned.training.learning_rate
+    return (
+        f"the run of {done['parameters']:,} parameters diverged at step {done['diverged_at']} of "
+        f"{steps} (learning rate {rate:.2g}) and is left out"
+    )
 
 
 def planned_run(settings: SweepSettings, size: SweepSize, tokens: int) -> PretrainSettings:
@@ -144,7 +180,8 @@ def run_name(planned: PretrainSettings) -> str:
     return f"{shape}_{model.d_ff}_{tokens}_tokens"
 
 
-def _check_budgets(settings: SweepSettings, num_train_tokens: int) -> None:
+def _usable_budgets(settings: SweepSettings, num_train_tokens: int) -> tuple[list[int], list[str]]:
+    """The token budgets that the training split can fill, and a remark on the others."""
     tokens_per_step = settings.batch_size * settings.context_length
     for budget in settings.token_budgets:
         if budget < 2 * tokens_per_step:
@@ -152,8 +189,15 @@ def _check_budgets(settings: SweepSettings, num_train_tokens: int) -> None:
                 f"a token budget of {budget:,} is less than two steps of {tokens_per_step:,} "
                 "tokens; raise it, or lower batch_size"
             )
-        if budget > num_train_tokens:
-            raise UserError(
-                f"a token budget of {budget:,} is more than the {num_train_tokens:,} training "
-                "tokens, and the law is for tokens seen once; lower it, or give more text"
-            )
+    usable = [budget for budget in settings.token_budgets if budget <= num_train_tokens]
+    left_out = [f"{budget:,}" for budget in settings.token_budgets if budget > num_train_tokens]
+    reason = (
+        f"more than the {num_train_tokens:,} training tokens, and the law is for tokens seen once"
+    )
+    if not usable:
+        raise UserError(
+            f"every token budget of the sweep ({', '.join(left_out)}) is {reason}; lower [scaling] "
+            "token_budgets, or give more text"
+        )
+    remark = f"no run was trained on {' or '.join(left_out)} tokens: {reason}"
+    return usable, [remark] if left_out else []

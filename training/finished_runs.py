@@ -4,6 +4,7 @@ A series of runs that was stopped goes on with the next. The checkpoints of a fi
 removed; its rows of metrics.jsonl stay. What this leaves out: runs side by side.
 """
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,12 @@ class RunSeries:
             code=self.code,
         )
         training = settings.training
+        loss = summary.validation_after["validation_loss"]
+        if not math.isfinite(loss):  # the last update can ruin what was finite until then
+            message = f"the validation loss became {loss} after the last step"
+            raise DivergedError(message, training.steps)
         return {
             "tokens": training.steps * training.batch_size * config.context_length,
-            "loss": summary.validation_after["validation_loss"],
+            "loss": loss,
             "bits_per_byte": summary.validation_after["validation_bits_per_byte"],
         }

@@ -5,14 +5,13 @@ figure 1b), with one more norm before the output head. The variants of `ModelSha
 each. What this leaves out: dropout, and sampling (inference/generation.py).
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lm_core.user_error import UserError
 from transformer_lm.attention import AttentionBackend, CausalSelfAttention, KeyValueCache
+from transformer_lm.initialization import initialize
 from transformer_lm.layers import (
     GELUMLP,
     Embedding,
@@ -92,17 +91,7 @@ class TransformerLM(nn.Module):
         self.final_norm = make_norm(config) if config.norm_position == "pre" else NoNorm()
         if not config.tie_embeddings:
             self.output_head = Linear(config.d_model, config.vocab_size)
-        self._start_residual_branches_small()
-
-    def _start_residual_branches_small(self) -> None:
-        """2 * num_layers branches are added to one stream; dividing each by the root of that keeps
-        the sum's variance from growing with depth (GPT-2: Radford et al., 2019, section 2.3).
-        """
-        scale = 1 / math.sqrt(2 * self.config.num_layers)
-        with torch.no_grad():
-            for block in self.blocks:
-                block.attention.output.weight.mul_(scale)
-                block.feed_forward.down.weight.mul_(scale)
+        initialize(self.named_parameters(), config)
 
     def forward(
         self, token_ids: Int[Tensor, "batch seq"], cache: KeyValueCache | None = None

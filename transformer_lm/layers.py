@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from transformer_lm.initialization import draw_normal, linear_std, tied_embedding_std
+
 
 def softmax(x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
     """exp(x) / sum(exp(x)) along `dim`.
@@ -40,15 +42,15 @@ class Linear(nn.Module):
     """y = x W^T + b, with W of shape [d_out, d_in]; b only where asked for: Llama has none.
 
     W starts from a normal distribution of variance 2 / (d_in + d_out) (Glorot and Bengio, 2010,
-    equation 12), cut off at three standard deviations; b starts at 0.
+    equation 12), cut off at three standard deviations; b starts at 0. In a model,
+    `initialization.py` decides.
     """
 
     def __init__(self, d_in: int, d_out: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
         self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
-        std = math.sqrt(2 / (d_in + d_out))
-        nn.init.trunc_normal_(self.weight, std=std, a=-3 * std, b=3 * std)
+        draw_normal(self.weight, linear_std(d_in, d_out))
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         y = x @ self.weight.T
@@ -58,14 +60,14 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """One row of `weight` [vocab_size, d_model] for each id.
 
-    Starts small (standard deviation 0.02, as GPT-2): tied to the output head, larger rows would
-    make a new model sure of its guesses, and its first loss would be far above ln(vocab_size).
+    Starts small (standard deviation 0.5 / sqrt(d_model)): as an output head, larger rows would make
+    a new model sure of its guesses. In a model, `initialization.py` decides.
     """
 
     def __init__(self, vocab_size: int, d_model: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
-        nn.init.trunc_normal_(self.weight, std=0.02, a=-0.06, b=0.06)
+        draw_normal(self.weight, tied_embedding_std(d_model))
 
     def forward(self, token_ids: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
         # The gradient of self.weight[token_ids] adds rows in whatever order threads arrive, so two

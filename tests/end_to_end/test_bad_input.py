@@ -1,5 +1,8 @@
-"""Bad input ends in one clear line and exit status 2, with no traceback."""
+"""Bad input ends in one clear line and no traceback: status 2 before any step; 1 and a report in a
+step of a whole run.
+"""
 
+import html
 import json
 import re
 import shutil
@@ -11,9 +14,9 @@ pytestmark = pytest.mark.slow  # waits for the shrunk run
 PROGRESS = re.compile(r"  [a-zA-Z ]+: [\d,]+(/[\d,]+)? \w+ in [\d:]+\b.*")
 
 
-def refused(done) -> str:
+def refused(done, status: int = 2) -> str:
     """The one line on standard error of a command that was refused; only progress came before."""
-    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     *before, last = done.stderr.splitlines()
     assert last.startswith("lm: ")
@@ -31,14 +34,25 @@ def test_pages_that_are_missing_empty_or_cut_off(shrunk_run, tmp_path: Path) -> 
         "empty.warc.gz": "empty.warc.gz: the WARC file is empty",
         "cut.warc.gz": "is cut off; fetch the file again",
     }
-    # These two are rewritten before the pages are read.
-    rewritten = "settings.json", "steps/collect.json"
-    before = run.hashes(*rewritten)
+    # What tells of the run is written anew; no artifact is touched.
+    told = "settings.json", "report.html", "steps/report.json", "steps/collect.json"
+    before = run.hashes(*told)
     assert {"documents/counts.json", "pages.warc.gz", "metrics.jsonl"} <= set(before)
     for name, message in expected.items():
         given = f'--set=pages.warc_files=["{name}"]'
-        assert message in refused(run.lm_recipe("run", given))
-        assert run.hashes(*rewritten) == before
+        line = refused(run.lm_recipe("run", given), status=1)
+        step = "collect" if name == "none.warc.gz" else "documents"
+        assert line.startswith(f"lm: step {step} failed: ")
+        assert message in line
+        assert line.endswith("tokenizer, shards, pretrain, sft, dpo, evaluation, samples, scaling")
+        notes = [path for path in run.hashes() if "failed" in path or path.startswith("errors/")]
+        assert f"errors/{step}.txt" in notes
+        assert run.hashes(*told, *notes) == before
+        assert message in html.unescape((run.folder / "report.html").read_text("utf-8"))
+    done = run.lm_recipe("run")
+    assert done.returncode == 0
+    assert done.stdout.count("up to date") == 10  # all but collect and the report
+    assert run.hashes(*told) == before
 
 
 def test_settings(shrunk_run) -> None:

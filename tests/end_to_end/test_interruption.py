@@ -146,7 +146,8 @@ def test_a_file_past_the_limit_is_one_line_and_leaves_no_half_checkpoint(
     assert "too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not list((run.folder / "checkpoints" / "pretrain").rglob("*"))
-    assert run.hashes("settings.json", "metrics.jsonl") == before
+    notes = "errors/pretrain.txt", "steps/pretrain.failed.json"
+    assert run.hashes("settings.json", "metrics.jsonl", *notes) == before
 
 
 class FullDisk:

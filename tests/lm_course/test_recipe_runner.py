@@ -2,6 +2,8 @@
 otherwise.
 """
 
+import errno
+import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +14,11 @@ from rich.console import Console
 
 from lm_core.artifact_paths import RunPaths
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 from lm_course import recipe_runner
+from lm_course.interrupts import Interrupts
 from lm_course.recipe_runner import Step, StepContext, fingerprint, read_record, run_recipe
+from lm_course.step_failures import StepsFailed, read_failure
 from lm_course.steps import STEPS
 from tokenizer_bpe.merge_training import TokenizerSettings
 
@@ -44,6 +49,8 @@ class House:
         self.calls: list[str] = []
         self.code = {"package_a": "1", "package_b": "1"}
         self.fail = False
+        self.broken: dict[str, Exception] = {}  # step -> what it raises
+        self.said = ""
         monkeypatch.setattr(recipe_runner, "code_hash", lambda package: self.code[package])
         self.steps = [
             self.step("numbers", "package_a", needs=()),
@@ -55,6 +62,8 @@ class House:
             self.calls.append(name)
             if self.fail:
                 raise KeyboardInterrupt
+            if name in self.broken:
+                raise self.broken[name]
             section = getattr(context.recipe, name)
             (context.paths.root / name).write_text(str(section))
             return {"value": str(section)}
@@ -66,10 +75,17 @@ class House:
     def run(self, force: tuple[str, ...] = (), **sections: Settings) -> list[str]:
         self.calls.clear()
         recipe = SmallRecipe(**sections)
-        output = SimpleNamespace(write=lambda text: None, flush=lambda: None)
-        console = Console(file=output)
-        run_recipe(recipe, self.paths, self.steps, force, console=console)
+        output = io.StringIO()
+        try:
+            run_recipe(recipe, self.paths, self.steps, force, console=Console(file=output))
+        finally:
+            self.said = output.getvalue()
         return list(self.calls)
+
+    def run_and_fail(self, force: tuple[str, ...] = (), **sections: Settings) -> StepsFailed:
+        with pytest.raises(StepsFailed) as caught:
+            self.run(force, **sections)
+        return caught.value
 
 
 @pytest.fixture
@@ -174,3 +190,156 @@ def test_force_leaves_what_a_person_brought(house: House) -> None:
 def test_the_resolved_settings_are_saved(house: House) -> None:
     house.run(numbers=Numbers(first=7))
     assert '"first": 7' in house.paths.settings.read_text()
+
+
+@pytest.fixture
+def with_a_reader(house: House) -> House:
+    """A third step, `reading`, that reads what the others wrote, and does without."""
+
+    def run(context: StepContext) -> dict[str, Any]:
+        house.calls.append("reading")
+        (context.paths.root / "reading").write_text(" ".join(sorted(context.ready)))
+        return {"value": "read"}
+
+    step = house.step("reading", "package_b", needs=())
+    house.steps.append(replace(step, sections=(), run=run, uses=("numbers", "letters")))
+    return house
+
+
+def read(house: House) -> str:
+    return (house.paths.root / "reading").read_text()
+
+
+def test_a_failed_step_costs_those_that_need_it_and_no_other(with_a_reader: House) -> None:
+    house = with_a_reader
+    house.broken["numbers"] = UserError("no numbers in [this] file")
+    failed = house.run_and_fail()
+    assert house.calls == ["numbers", "reading"]
+    assert (failed.status, str(failed)) == (
+        1,
+        "step numbers failed: no numbers in [this] file; not run because of that: letters",
+    )
+    assert house.said.splitlines()[:2] == [
+        "1/3 numbers  failed: no numbers in [this] file",
+        "2/3 letters  not run: it needs numbers, which failed",
+    ]
+    assert house.said.splitlines()[2].startswith("3/3 reading  read  0:00")
+    assert house.said.splitlines()[3].startswith("test: ended, not whole, in 0:00")
+    assert read(house) == ""
+    assert read_record(house.paths, "numbers") is None
+
+
+def test_the_notes_of_a_failure_vanish_when_the_step_ends_well(with_a_reader: House) -> None:
+    house = with_a_reader
+    house.broken["numbers"] = RuntimeError("a mistake")
+    house.run_and_fail()
+    kept = house.paths.root / "errors" / "numbers.txt"
+    assert "RuntimeError: a mistake" in kept.read_text()
+    assert "Traceback (most recent call last)" in kept.read_text()
+    house.broken.clear()
+    assert house.run() == ["numbers", "letters", "reading"]
+    assert read(house) == "letters numbers"
+    assert not kept.parent.exists()
+    assert [read_failure(house.paths, step.name) for step in house.steps] == [None] * 3
+    assert house.run() == []
+
+
+def test_a_failure_again_is_not_up_to_date(with_a_reader: House) -> None:
+    house = with_a_reader
+    house.broken["letters"] = UserError("no letters")
+    house.run_and_fail()
+    house.run_and_fail()
+    assert house.calls == ["letters"]  # the reader has told of this failure already
+    house.broken["letters"] = UserError("another reason")
+    house.run_and_fail()
+    assert house.calls == ["letters", "reading"]
+
+
+def test_a_step_that_fails_after_a_success_does_not_pass_for_that_success(
+    with_a_reader: House,
+) -> None:
+    house = with_a_reader
+    house.run()
+    house.broken["numbers"] = UserError("two is too many")
+    house.run_and_fail(numbers=Numbers(first=2))
+    assert house.calls == ["numbers", "reading"]
+    assert read(house) == ""
+    house.steps = house.steps[1:2]
+    with pytest.raises(UserError, match="'numbers', which failed \\(two is too many"):
+        house.run(numbers=Numbers(first=2))
+
+
+def test_back_at_the_old_settings_the_old_result_is_found(with_a_reader: House) -> None:
+    house = with_a_reader
+    house.run()
+    house.broken["numbers"] = UserError("two is too many")
+    house.run_and_fail(numbers=Numbers(first=2))
+    assert house.run() == ["reading"]
+    assert read(house) == "letters numbers"
+
+
+def test_a_step_alone_ends_with_its_own_line_and_status(house: House) -> None:
+    house.steps = house.steps[:1]
+    house.broken["numbers"] = UserError("no numbers")
+    failed = house.run_and_fail()
+    assert (failed.status, str(failed)) == (2, "no numbers")
+    house.broken["numbers"] = RuntimeError("a mistake")
+    failed = house.run_and_fail()
+    assert failed.status == 1
+    assert str(failed).startswith("internal error in step numbers: RuntimeError: a mistake; the ")
+    assert str(failed).endswith("errors/numbers.txt")
+
+
+def test_several_failures_are_counted_and_the_errors_named(with_a_reader: House) -> None:
+    house = with_a_reader
+    house.run()
+    house.broken = {"letters": UserError("no letters"), "numbers": KeyError(3)}
+    failed = house.run_and_fail(force=("numbers", "letters"))
+    assert "internal error in step numbers: KeyError: 3" in str(failed)
+    house.steps = [replace(step, needs=()) for step in house.steps]
+    failed = house.run_and_fail()
+    assert failed.status == 1
+    assert str(failed).startswith("2 steps failed: numbers, letters; ")
+    assert str(failed).endswith("errors says why")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        OSError(errno.ENOSPC, "No space left on device"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_ctrl_c_a_full_disk_and_a_closed_pipe_end_the_run_at_once(
+    with_a_reader: House, error: BaseException
+) -> None:
+    house = with_a_reader
+    house.broken["numbers"] = error
+    with pytest.raises(type(error)):
+        house.run()
+    assert house.calls == ["numbers"]
+    assert read_failure(house.paths, "numbers") is None
+
+
+def test_an_error_that_stands_for_ctrl_c_ends_the_run(
+    with_a_reader: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library may turn the exception of Ctrl-C into one of its own."""
+    house = with_a_reader
+    house.broken["numbers"] = RuntimeError("import failed")
+    monkeypatch.setattr(Interrupts, "seen", True)
+    with pytest.raises(KeyboardInterrupt):
+        house.run()
+    assert house.calls == ["numbers"]
+
+
+def test_needs_come_before_in_the_table_and_the_report_needs_nothing() -> None:
+    seen: set[str] = set()
+    for step in STEPS:
+        assert {*step.needs, *step.uses} <= seen, step.name
+        seen.add(step.name)
+    assert STEPS[-1].name == "report"
+    assert STEPS[-1].needs == ()
+    assert set(STEPS[-1].uses) == seen - {"report"}

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lm_core.artifact_paths import RunPaths, write_json
 from lm_core.metric_log import MetricLog
 from lm_course.report import write_report
+from lm_course.step_failures import StepFailure
 
 SECTIONS = [
     "samples", "before-after", "funnel", "tokenizer", "pretrain", "sft", "dpo", "evaluation",
@@ -47,7 +49,13 @@ FIT = {
     "surface": {"E": 1.125, "A": 20.5, "B": 30.5, "alpha": 0.375, "beta": 0.625},
     "runs": RUNS,
     "curves": [{"parameters": 1000, "tokens": [100, 200], "loss": [5.0, 4.0]}],
-    "main_run": {"parameters": 5000, "tokens": 70_000, "loss": 3.25, "predicted": 3.75},
+    "main_run": {
+        "parameters": 5000,
+        "tokens": 70_000,
+        "loss": 3.25,
+        "predicted": 3.75,
+        "interval": [3.5, 4.0],
+    },
     "doubts": ["E < 0 & the rest"],
 }
 SUMMARIES = {
@@ -61,6 +69,7 @@ SUMMARIES = {
     "shards": {"train_tokens": 1_234_567},
     "pretrain": {"parameters": 5000, "steps": 1200, "tokens": 70_000, "tokens_per_second": 4321,
                  "precision": "bfloat16"},
+    "evaluation": {"checkpoints": 2, "best": 2.25},
 }  # fmt: skip
 
 
@@ -81,12 +90,12 @@ def run(tmp_path: Path) -> RunPaths:
     return paths
 
 
-def page_of(paths: RunPaths) -> str:
+def page_of(paths: RunPaths, failures: Sequence[StepFailure] = ()) -> str:
     records = {
         step: {"summary": summary, "seconds": 65.0 * number, "python": "3.12.1"}
         for number, (step, summary) in enumerate(SUMMARIES.items(), start=1)
     }
-    summary = write_report(paths, records)
+    summary = write_report(paths, records, failures)
     assert summary["bytes"] == paths.report.stat().st_size
     page = paths.report.read_text(encoding="utf-8")
     assert summary["sections"] == page.count("<h2 ")
@@ -188,17 +197,36 @@ def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
     ]
     scaling = plain(section(page, "scaling"))
     assert "E = 1.125, A = 20.5, a = 0.375, B = 30.5, b = 0.625" in scaling
-    assert "it predicts 3.750 nats per token; measured: 3.250 (+0.500)" in scaling
-    assert "Not to be trusted: E < 0 & the rest." in scaling
+    assert (
+        "The main run (5,000 parameters, 70,000 tokens) reached 3.250 nats per token; the surface "
+        "predicts 3.750 (+0.500; bootstraps: 3.500 to 4.000)."
+    ) in scaling
+    assert "These runs do not settle a surface" in scaling
+    assert scaling.count("E < 0 & the rest") == 1
     settings = plain(re.search("<pre>(.*?)</pre>", section(page, "settings"), re.DOTALL)[1])
     assert json.loads(settings) == {"tokenizer": {"pattern": "<gpt2>"}}
     facts = "1,200 steps · 70,000 tokens · 4,321 tokens/s · bfloat16 arithmetic"
     assert f"<figcaption>{facts}</figcaption>" in section(page, "pretrain")
 
 
+def test_small_runs_without_a_surface_are_still_plotted(run: RunPaths) -> None:
+    main = FIT["main_run"] | {"predicted": None, "interval": None}
+    nothing = {"surface": None, "curves": [], "main_run": main, "doubts": ["got 2 runs"]}
+    write_json(run.scaling / "fit.json", FIT | nothing)
+    part = section(page_of(run), "scaling")
+    assert "<svg" in part
+    assert "0.00 M" in part, "the legend of the runs"
+    text = plain(part)
+    assert "got 2 runs" in text
+    assert "predicts that" in text
+    assert "E =" not in text
+    write_json(run.scaling / "fit.json", FIT | {"doubts": []})
+    assert "settle" not in plain(section(page_of(run), "scaling"))
+
+
 def test_the_head_of_the_page_sums_up_the_run(run: RunPaths) -> None:
     page = page_of(run)
-    assert "Run <b>a&lt;b&gt;</b> · 4 steps in 10:50 · Python 3.12.1" in page
+    assert "Run <b>a&lt;b&gt;</b> · 5 steps in 16:15 · Python 3.12.1" in page
     cards = re.findall('<div class="card"><b>(.*?)</b><span>(.*?)</span></div>', page)
     assert cards == [
         ("1,000", "documents kept"),
@@ -210,7 +238,41 @@ def test_the_head_of_the_page_sums_up_the_run(run: RunPaths) -> None:
     ]
     assert [(row[0], row[2]) for row in rows(section(page, "times"))] == [
         ("documents", "1:05"), ("tokenizer", "2:10"), ("shards", "3:15"), ("pretrain", "4:20"),
+        ("evaluation", "5:25"),
     ]  # fmt: skip
+
+
+FAILURES = [
+    StepFailure("dpo", "failed", "no pair <is> left"),
+    StepFailure("samples", "not run", "it needs dpo, which failed"),
+]
+
+
+def test_what_failed_stands_first_and_its_parts_are_left_out(run: RunPaths) -> None:
+    page = page_of(run, FAILURES)
+    left_out = {"samples", "dpo"}
+    kept = [anchor for anchor in SECTIONS if anchor not in left_out]
+    assert re.findall(r'<h2 id="([^"]*)"', page) == ["failures", *kept]
+    assert rows(section(page, "failures")) == [
+        ["dpo", "failed", "no pair <is> left"],
+        ["samples", "not run", "it needs dpo, which failed"],
+    ]
+    assert [row[0] for row in rows(section(page, "before-after"))] == [
+        "Pretraining",
+        "Supervised fine-tuning",
+    ]
+
+
+def test_a_part_that_cannot_be_drawn_costs_that_part(run: RunPaths) -> None:
+    run.evaluation.write_text('[{"stage": "pretrain"}]')
+    with pytest.raises(KeyError, match="step"):
+        page_of(run)
+    page = run.report.read_text(encoding="utf-8")
+    kept = [anchor for anchor in SECTIONS if anchor != "evaluation"]
+    assert re.findall(r'<h2 id="([^"]*)"', page) == ["failures", *kept]
+    (row,) = rows(section(page, "failures"))
+    assert row[:2] == ["evaluation", "failed"]
+    assert "its part of this page could not be drawn: internal error: KeyError: 'step'" in row[2]
 
 
 def test_a_part_whose_step_was_not_run_is_left_out(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scaling_laws.compute_budget import best_split, training_flops
-from scaling_laws.parametric_fit import LossSurface, predict_loss
+from scaling_laws.loss_surface import LossSurface, predict_loss
 
 SURFACE = LossSurface(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 
@@ -25,7 +25,7 @@ def test_chinchillas_own_budget_gives_its_known_answer() -> None:
     assert 15 < split.tokens / split.parameters < 30
 
 
-@pytest.mark.parametrize("flops", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("flops", [0.0, -1.0, float("nan"), float("inf"), 1e300])
 def test_budgets_that_are_none(flops: float) -> None:
     with pytest.raises(ValueError, match="the budget must be a positive number of FLOPs"):
         best_split(SURFACE, flops)
@@ -48,6 +48,8 @@ def test_a_split_by_hand() -> None:
         (SURFACE, 1.0),
         (LossSurface(E=1.0, A=9.0, B=1.0, alpha=1e-4, beta=1e-4), 1e20),  # exp(10,000) overflows
         (LossSurface(E=1.0, A=1.0, B=9.0, alpha=1e-4, beta=1e-4), 1e20),
+        (LossSurface(E=1.0, A=1e200, B=1e-200, alpha=2.0, beta=1e-3), 1e20),  # A / B overflows
+        (SURFACE, 5e-324),  # a sixth of it is 0
     ],
 )
 def test_less_than_one_parameter_or_token_is_no_split(surface: LossSurface, flops: float) -> None:

@@ -2,22 +2,26 @@
 one.
 """
 
+import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from scaling_laws import parametric_fit
+from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
 from scaling_laws.parametric_fit import (
-    LossSurface,
+    HUBER_DELTA,
     fit_surface,
+    huber_gradient,
     huber_objective,
     log_surface,
-    predict_loss,
 )
 from scaling_laws.runs_csv import FinishedRun, read_runs_csv
 
 TRUE = LossSurface(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
-CHINCHILLA = Path(__file__).parents[3] / "shared" / "data" / "scaling" / "chinchilla_runs.csv"
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "scaling"
 
 
 def grid(noise: float = 0.0) -> list[FinishedRun]:
@@ -28,11 +32,6 @@ def grid(noise: float = 0.0) -> list[FinishedRun]:
             factor = 1 + noise * torch.randn((), generator=generator).item()
             runs.append(FinishedRun(n, d, predict_loss(TRUE, n, d) * factor))
     return runs
-
-
-def test_prediction_by_hand() -> None:
-    surface = LossSurface(E=1.0, A=8.0, B=27.0, alpha=0.5, beta=1 / 3)
-    assert predict_loss(surface, 16, 27) == pytest.approx(1 + 2 + 9)
 
 
 def test_an_exact_surface_is_recovered() -> None:
@@ -65,15 +64,34 @@ def test_extrapolation_is_right_where_a_power_law_in_linear_space_is_not() -> No
 
 
 def test_the_log_of_the_surface_and_the_huber_loss_by_hand() -> None:
-    unknowns = torch.tensor([8.0, 27.0, 1.0], dtype=torch.float64).log()
-    exponents = torch.tensor([0.5, 1 / 3], dtype=torch.float64)
-    sizes = torch.tensor([[16.0, 27.0]], dtype=torch.float64).log()
-    row = torch.cat([unknowns, exponents])
-    assert log_surface(row, sizes).exp().item() == pytest.approx(12)
-    target = torch.tensor([12.0], dtype=torch.float64).log()
+    row = np.array([*np.log([8.0, 27.0, 1.0]), 0.5, 1 / 3])
+    sizes = np.log([[16.0, 27.0]])
+    log_losses, shares = log_surface(row, sizes)
+    assert np.exp(log_losses) == pytest.approx([12])
+    assert shares[:, 0] == pytest.approx([2 / 12, 9 / 12, 1 / 12])
+    target = np.log([12.0])
     # errors of half a delta and of three deltas, in units of delta squared
-    assert huber_objective(row, sizes, target + 0.5e-3).item() == pytest.approx(0.125)
-    assert huber_objective(row, sizes, target + 3e-3).item() == pytest.approx(2.5)
+    assert huber_objective(row, sizes, target + 0.5e-3) == pytest.approx(0.125)
+    assert huber_objective(row, sizes, target + 3e-3) == pytest.approx(2.5)
+    assert huber_objective(np.stack([row, row]), sizes, target) == pytest.approx([0, 0])
+
+
+def test_the_gradient_is_that_of_torch() -> None:
+    generator = np.random.default_rng(0)
+    sizes, target = generator.normal(18, 2, (30, 2)), generator.normal(1, 0.01, 30)
+    point = np.array([6.0, 6.5, 0.6, 0.35, 0.36])
+    objective, gradient = huber_gradient(point, sizes, target)
+    assert objective == pytest.approx(float(huber_objective(point, sizes, target)))
+    unknowns = torch.tensor(point, requires_grad=True)
+    a, b, e, alpha, beta = unknowns
+    N, D = torch.tensor(sizes).exp().unbind(1)
+    losses = e.exp() + a.exp() / N**alpha + b.exp() / D**beta
+    loss = torch.nn.functional.huber_loss(
+        losses.log(), torch.tensor(target), delta=HUBER_DELTA, reduction="sum"
+    )
+    loss.backward()
+    assert objective == pytest.approx(loss.item() / HUBER_DELTA**2)
+    np.testing.assert_allclose(gradient, unknowns.grad.numpy() / HUBER_DELTA**2, rtol=1e-8)
 
 
 def test_bootstrap_intervals_widen_with_noise_and_hold_the_truth() -> None:
@@ -85,17 +103,39 @@ def test_bootstrap_intervals_widen_with_noise_and_hold_the_truth() -> None:
     assert widths[1] > 3 * widths[0]
 
 
-@pytest.mark.skipif(not CHINCHILLA.exists(), reason="the shared table of runs is not here")
+PUBLISHED = LossSurface(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared tables of runs are not here")
 def test_the_published_refit_of_chinchilla_lies_within_our_intervals() -> None:
     """Besiroglu et al. 2024 (arXiv 2404.10102) fitted 240 points read off the same figure; ours are
     234 points read off by somebody else, so only agreement within the uncertainty can be asked.
     """
-    published = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
-    fit = fit_surface(read_runs_csv(CHINCHILLA), num_bootstraps=60)
-    for name, value in published.items():
+    fit = fit_surface(read_runs_csv(SHARED / "chinchilla_runs.csv"), num_bootstraps=60)
+    for name in NAMES:
         low, high = fit.intervals[name]
-        assert low < value < high, name
+        assert low < getattr(PUBLISHED, name) < high, name
     assert fit.alpha == pytest.approx(fit.beta, abs=0.03), "so N and D grow alike with the budget"
+    assert fit.settled
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared tables of runs are not here")
+def test_the_published_refit_is_found_on_its_own_points() -> None:
+    """Their 245 points without the five highest losses, as they did. The published numbers trade
+    against each other (A, B: 3 %); the losses that they predict do not.
+    """
+    with (SHARED / "chinchilla_245.csv").open() as file:
+        rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
+    runs = [FinishedRun(N, flops / 6 / N, loss) for N, flops, loss in rows]
+    runs = sorted(runs, key=lambda run: run.loss)[:240]
+    fit = fit_surface(runs)
+    assert pytest.approx(PUBLISHED.E, rel=2e-4) == fit.E
+    for name in ("alpha", "beta"):
+        assert getattr(fit, name) == pytest.approx(getattr(PUBLISHED, name), rel=5e-3)
+    for run in [*runs, FinishedRun(7e10, 1.4e12, 0)]:
+        ours, theirs = (predict_loss(s, run.parameters, run.tokens) for s in (fit, PUBLISHED))
+        assert ours == pytest.approx(theirs, rel=2e-3)
+    assert fit.settled, fit.doubts
 
 
 def test_runs_that_cannot_tell_are_refused() -> None:
@@ -104,3 +144,25 @@ def test_runs_that_cannot_tell_are_refused() -> None:
     same = [FinishedRun(1e8, d, 3.0) for d in (1e9, 2e9, 3e9, 4e9, 5e9, 6e9)]
     with pytest.raises(ValueError, match="all 6 runs have the same number of parameters"):
         fit_surface(same)
+
+
+def test_a_long_table_is_thinned_out_before_the_starts_are_compared(monkeypatch) -> None:
+    """All of it is read, and the work on the 4,500 starts does not grow with it."""
+    generator = np.random.default_rng(0)
+    sizes = np.exp(generator.uniform(np.log([1e7, 1e9]), np.log([1e10, 1e12]), (20_000, 2)))
+    runs = [FinishedRun(n, d, predict_loss(TRUE, n, d)) for n, d in sizes.tolist()]
+    evaluated = []
+    counted = log_surface
+
+    def counting(unknowns, log_sizes):
+        evaluated.append(unknowns[..., 0].size * len(log_sizes))
+        return counted(unknowns, log_sizes)
+
+    monkeypatch.setattr(parametric_fit, "log_surface", counting)
+    fit = fit_surface(runs)
+    for name in NAMES:
+        assert getattr(fit, name) == pytest.approx(getattr(TRUE, name), rel=0.02), name
+    assert fit.num_runs == 20_000
+    assert max(evaluated) <= parametric_fit.NUMBERS_AT_ONCE
+    assert sum(evaluated) < 0.5 * 4500 * len(runs), "fewer than half of all starts on all runs"
+    assert sum(count == len(runs) for count in evaluated) > 1, "the last refinement sees them all"

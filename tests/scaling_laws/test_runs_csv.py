@@ -11,7 +11,13 @@ def test_round_trip_and_flops(tmp_path) -> None:
     write_runs_csv(tmp_path / "runs.csv", RUNS)
     assert read_runs_csv(tmp_path / "runs.csv") == RUNS
     first = (tmp_path / "runs.csv").read_text().splitlines()[1]
-    assert first == "1000,5000,4.900000,3.000000e+07"
+    assert first == "1000,5000,4.9,3.000000e+07"
+
+
+def test_a_tiny_loss_survives_the_table(tmp_path) -> None:
+    runs = [FinishedRun(10.0, 10.0 * n, 1.23456789e-9) for n in range(1, 7)]
+    write_runs_csv(tmp_path / "runs.csv", runs)
+    assert read_runs_csv(tmp_path / "runs.csv") == runs
 
 
 def test_published_heads_and_further_columns(tmp_path) -> None:
@@ -32,10 +38,11 @@ def test_the_mark_that_spreadsheets_put_first_is_not_part_of_a_head(tmp_path) ->
         ("N,loss\n", "has no column tokens or D: its columns are N, loss"),
         ("", "its columns are none"),
         ("N,D,loss\n1,2,3\n", "holds 1 runs"),
-        ("N,D,loss\n1,2,3\n1,x,3\n", "line 3: D must be a positive number, got 'x'"),
-        ("N,D,loss\n1,2,-3\n", "line 2: loss must be a positive number, got '-3'"),
-        ("N,D,loss\n1,2,nan\n", "line 2: loss must be a positive number, got 'nan'"),
-        ("N,D,loss\n1,2\n", "line 2: loss must be a positive number, got ''"),
+        ("N,D,loss\n1,2,3\n1,x,3\n", "line 3: D must be a positive number .*, got 'x'"),
+        ("N,D,loss\n1,2,-3\n", "line 2: loss must be a positive number .*, got '-3'"),
+        ("N,D,loss\n1,2,nan\n", "line 2: loss must be a positive number .*, got 'nan'"),
+        ("N,D,loss\n1,2,1e300\n", r"from 1e-30 to 1e\+30\), got '1e300'"),
+        ("N,D,loss\n1,2\n", "line 2: loss must be a positive number .*, got ''"),
     ],
 )
 def test_mistakes_are_named(tmp_path, content: str, message: str) -> None:

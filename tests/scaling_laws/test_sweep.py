@@ -36,9 +36,9 @@ def shards(tmp_path):
 
 
 def test_every_size_meets_every_budget_and_more_tokens_help(shards, tmp_path) -> None:
-    runs = run_sweep(shards, tmp_path / "scaling", SETTINGS)
+    runs = run_sweep(shards, tmp_path / "scaling", SETTINGS).runs
     assert read_runs_csv(tmp_path / "scaling" / "runs.csv") == [
-        type(run)(run.parameters, run.tokens, round(run.loss, 6)) for run in runs
+        type(run)(run.parameters, run.tokens, float(f"{run.loss:.9g}")) for run in runs
     ]
     sizes = [
         count_parameters(ModelConfig(vocab_size=32, context_length=16, **size.model_dump()))
@@ -80,21 +80,21 @@ ONE_SIZE = SETTINGS.model_copy(update={"sizes": SIZES[:1], "token_budgets": [320
 def test_other_settings_and_other_shards_train_again(shards, tmp_path, trained) -> None:
     run_sweep(shards, tmp_path / "scaling", ONE_SIZE)
     seeded = ONE_SIZE.model_copy(update={"seed": 1})
-    other = run_sweep(shards, tmp_path / "scaling", seeded)
+    other = run_sweep(shards, tmp_path / "scaling", seeded).runs
     assert trained == [10, 20] * 2
     # As many tokens as before, so that the manifest is the same: only the ids differ.
     path = shards / "train-00000.bin"
     ids = np.fromfile(path, dtype="<u2")
     ((ids + 1) % 32).astype("<u2").tofile(path)
-    again = run_sweep(shards, tmp_path / "scaling", seeded)
+    again = run_sweep(shards, tmp_path / "scaling", seeded).runs
     assert trained == [10, 20] * 3
     assert [run.loss for run in again] != [run.loss for run in other]
 
 
 def test_more_budgets_train_only_what_is_new(shards, tmp_path, trained) -> None:
-    first = run_sweep(shards, tmp_path / "scaling", ONE_SIZE)
+    first = run_sweep(shards, tmp_path / "scaling", ONE_SIZE).runs
     more = ONE_SIZE.model_copy(update={"token_budgets": [320, 480, 640]})
-    runs = run_sweep(shards, tmp_path / "scaling", more)
+    runs = run_sweep(shards, tmp_path / "scaling", more).runs
     assert trained == [10, 20, 15]
     assert [runs[0], runs[2]] == first
 
@@ -126,17 +126,17 @@ def test_every_part_of_the_shape_makes_another_run(shards, tmp_path, trained, kv
         for n, kv in zip((2, 4), kv_heads, strict=True)
     ]
     both = ONE_SIZE.model_copy(update={"sizes": heads, "token_budgets": [320]})
-    first = run_sweep(shards, tmp_path / "scaling", both)
+    first = run_sweep(shards, tmp_path / "scaling", both).runs
     if kv_heads == (2, 4):
         assert first[0].parameters == first[1].parameters, "and yet they are two runs"
     assert first[0].loss != first[1].loss
-    assert run_sweep(shards, tmp_path / "scaling", both) == first
+    assert run_sweep(shards, tmp_path / "scaling", both).runs == first
     assert len(trained) == 2
 
 
 def test_budgets_of_equally_many_steps_are_one_run(shards, tmp_path, trained) -> None:
     rounded = ONE_SIZE.model_copy(update={"token_budgets": [320, 351]})
-    assert [run.tokens for run in run_sweep(shards, tmp_path / "scaling", rounded)] == [320]
+    assert [run.tokens for run in run_sweep(shards, tmp_path / "scaling", rounded).runs] == [320]
     assert trained == [10]
 
 

@@ -1,6 +1,4 @@
-"""The whole model: first loss, causality, the cache, tied weights, and what it refuses."""
-
-import math
+"""The whole model: causality, the cache, tied weights, and what it refuses."""
 
 import pytest
 import torch
@@ -48,18 +46,6 @@ def random_ids(rows: int = 2, length: int = 24) -> torch.Tensor:
     return torch.randint(0, 211, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("d_model", [32, 256])
-def test_a_new_model_guesses_evenly(tied, d_model):
-    ids = random_ids(8)
-    logits = make_model(tie_embeddings=tied, d_model=d_model)(ids)
-    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-    # Logits of variance s give ln(vocab) + s / 2. Tied, s is at most 0.02^2 * 256 = 0.1; untied,
-    # Glorot's 2 / (d + vocab) * d, which is above 1 for this small vocabulary at width 256.
-    allowed = 0.15 if tied else 0.75
-    assert abs(loss.item() - math.log(211)) < allowed
-
-
 def test_no_position_sees_what_follows_it():
     model, ids = make_model(), random_ids()
     changed = ids.clone()
@@ -93,15 +79,6 @@ def test_tied_weights_are_one_parameter_with_both_gradients():
     assert gradient[7].abs().sum() > 0, "as an input"
     assert gradient[100].abs().sum() > 0, "as an output"
     assert gradient[50].abs().sum() == 0
-
-
-def test_residual_branches_start_smaller_in_deeper_models():
-    shallow, deep = (make_model(num_layers=n, d_model=128) for n in (1, 16))
-    ratio = (
-        shallow.blocks[0].attention.output.weight.std()
-        / deep.blocks[0].attention.output.weight.std()
-    )
-    assert ratio.item() == pytest.approx(4, rel=0.05)  # sqrt(16); 16,384 samples each
 
 
 def test_every_parameter_gets_a_gradient():

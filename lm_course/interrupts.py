@@ -1,0 +1,21 @@
+"""Remembers Ctrl-C: a library that is just being imported, or a step that fails because of it, may
+swallow the exception.
+"""
+
+from typing import NoReturn
+
+
+class Interrupts:
+    """The handler of SIGINT while a command runs, and what it has seen."""
+
+    seen = False
+
+    @classmethod
+    def take(cls, signal_number: int, frame: object) -> NoReturn:
+        cls.seen = True
+        raise KeyboardInterrupt
+
+    @classmethod
+    def raise_if_seen(cls) -> None:
+        if cls.seen:
+            raise KeyboardInterrupt

@@ -1,0 +1,90 @@
+"""What is kept of a step that failed, or that was not run because of another one.
+
+`runs/<name>/steps/<step>.failed.json` has the reason, for the report and for later commands;
+`runs/<name>/errors/<step>.txt` has the traceback. Both are removed when the step ends well. The
+record of an earlier success stays: it has another fingerprint, and going back to the old settings
+finds the old artifacts.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from lm_core.artifact_paths import RunPaths, write_json
+from lm_course.error_lines import Explanation, explain, keep_traceback
+
+
+@dataclass(frozen=True)
+class StepFailure:
+    """Why a step has no result.
+
+    Attributes:
+        step: its name.
+        outcome: "failed", or "not run" because a step that it needs has no result.
+        reason: one line.
+    """
+
+    step: str
+    outcome: Literal["failed", "not run"]
+    reason: str
+
+
+class StepsFailed(Exception):
+    """Some steps failed. The message is the command's one line, `status` its exit status."""
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(line)
+        self.status = status
+
+
+def failure_path(paths: RunPaths, step: str) -> Path:
+    return paths.step_record(step).with_suffix(".failed.json")
+
+
+def traceback_path(paths: RunPaths, step: str) -> Path:
+    return paths.root / "errors" / f"{step}.txt"
+
+
+def read_failure(paths: RunPaths, step: str) -> StepFailure | None:
+    """What was kept of this step's failure; None where it ended well last, or was never run."""
+    try:
+        return StepFailure(**json.loads(failure_path(paths, step).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, TypeError, UnicodeDecodeError):
+        return StepFailure(step, "failed", "the note about it is damaged; run the step again")
+
+
+def keep_failure(paths: RunPaths, step: str, error: Exception) -> tuple[StepFailure, Explanation]:
+    """Write the note and the traceback of a step that raised `error`."""
+    explanation = explain(error)
+    file = traceback_path(paths, step)
+    failure = StepFailure(step, "failed", explanation.line(step, file))
+    keep_traceback(error, file, failure.reason)
+    write_json(failure_path(paths, step), asdict(failure))
+    return failure, explanation
+
+
+def keep_not_run(paths: RunPaths, step: str, missing: list[str]) -> StepFailure:
+    """Write the note of a step that was passed over because `missing` have no result."""
+    reasons = []
+    for name in missing:
+        failure = read_failure(paths, name)
+        reasons.append(
+            f"{name}, which "
+            + ("failed" if failure and failure.outcome == "failed" else "was not run")
+        )
+    failure = StepFailure(step, "not run", f"it needs {' and '.join(reasons)}")
+    traceback_path(paths, step).unlink(missing_ok=True)
+    write_json(failure_path(paths, step), asdict(failure))
+    return failure
+
+
+def forget_failure(paths: RunPaths, step: str) -> None:
+    """Remove what was kept, because the step has ended well."""
+    failure_path(paths, step).unlink(missing_ok=True)
+    file = traceback_path(paths, step)
+    file.unlink(missing_ok=True)
+    if file.parent.is_dir() and not any(file.parent.iterdir()):
+        file.parent.rmdir()
