@@ -5,9 +5,14 @@ Each step counts what comes in, what goes out and why the rest was dropped, so t
 which rule costs what. Steps that look at one page run in several processes; steps that compare
 documents run in this one.
 
+A page that is too large, takes too long or makes the code fail costs that page, and is counted like
+any other; the first few of them are named in `counts.json`. Where the code fails on every page the
+mistake is not the pages', and the error is raised.
+
 Left out: inputs larger than memory (the text of all pages is held from the comparison of lines on).
 """
 
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +29,7 @@ from data_pipeline.exact_dedup import (
     drop_repeated_lines,
     first_of_each,
 )
+from data_pipeline.http_answers import TOO_LARGE
 from data_pipeline.language_id import (
     LanguageIdentifier,
     LanguageSettings,
@@ -31,10 +37,11 @@ from data_pipeline.language_id import (
     language_model_path,
 )
 from data_pipeline.minhash_dedup import MinHashSettings, first_of_each_component
+from data_pipeline.page_time_limit import PageTooSlow, time_limit
 from data_pipeline.personal_data import mask_personal_data
 from data_pipeline.quality_rules import QualitySettings, first_failed_rule
 from data_pipeline.text_extraction import extract_text
-from data_pipeline.warc_files import Page, read_warc
+from data_pipeline.warc_files import LostPage, Page, read_answers
 from lm_core.documents import Document, document_id, write_documents
 from lm_core.progress import ProgressBar, progress_bar
 from lm_core.settings import Settings
@@ -52,6 +59,9 @@ EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA, LINES, EXACT, NEAR = (
 )
 PAGE_STEPS = (EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA)
 PAGES_AT_A_TIME = 256  # held in memory while they are worked on
+TOO_SLOW = "too slow"
+FAILED = "error"  # with the name of its class behind it
+NAMED_PAGES = 20  # in counts.json, for each step
 
 
 class DocumentSettings(Settings):
@@ -61,18 +71,25 @@ class DocumentSettings(Settings):
     quality: QualitySettings = QualitySettings()
     exact_dedup: ExactDedupSettings = ExactDedupSettings()
     minhash: MinHashSettings = MinHashSettings()
+    max_page_bytes: int = Field(
+        default=10_000_000, ge=1, description="a page of more, unpacked, is dropped as too large"
+    )
+    max_page_seconds: float = Field(
+        default=30.0, gt=0, description="a page that takes longer is dropped as too slow"
+    )
     num_processes: int = Field(default=2, ge=1, description="does not change the output")
 
 
 @dataclass(frozen=True)
 class PageOutcome:
     """What the one-page steps made of a page. `sizes` has the bytes going into each step reached,
-    and out of the last.
+    and out of the last. `problem` names a page that was lost for other reasons than its text.
     """
 
     document: Document | None
     sizes: tuple[int, ...]
     dropped_because: str = ""
+    problem: str = ""
 
 
 class PageProcessor:
@@ -82,9 +99,32 @@ class PageProcessor:
         self.settings = settings
         self.identifier = LanguageIdentifier(language_model_path())
 
-    def process(self, page: Page, source: str) -> PageOutcome:
-        """Run a page through PAGE_STEPS until one drops it."""
+    def process(self, page: Page | LostPage, source: str) -> PageOutcome:
+        """Run a page through PAGE_STEPS until one drops it. Nothing that a page does to the code is
+        raised.
+        """
+        if isinstance(page, LostPage):
+            problem = f"{source}: {page.detail}"
+            return PageOutcome(None, (page.stored_bytes,), page.reason, problem)
         sizes = [len(page.payload)]
+        if sizes[0] > self.settings.max_page_bytes:
+            problem = f"{source}: {page.url} has {sizes[0]:,} bytes"
+            return PageOutcome(None, tuple(sizes), TOO_LARGE, problem)
+        try:
+            with time_limit(self.settings.max_page_seconds):
+                return self._run_steps(page, source, sizes)
+        except PageTooSlow:
+            return PageOutcome(None, tuple(sizes), TOO_SLOW, f"{source}: {page.url}")
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            words = " ".join(str(error).split())[:200]
+            kind = type(error).__name__
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            problem = f"{source}: {page.url}: {kind}: {words} ({where})"
+            return PageOutcome(None, tuple(sizes), f"{FAILED} ({kind})", problem)
+
+    def _run_steps(self, page: Page, source: str, sizes: list[int]) -> PageOutcome:
+        """`sizes` gets the bytes that each step hands on."""
         text = extract_text(page.payload, page.content_type, page.charset)
         if not text:
             reason = "not a text format" if text is None else "no text found"
@@ -112,14 +152,16 @@ def _start_worker(settings: DocumentSettings) -> None:
     _processor = PageProcessor(settings)
 
 
-def _process_in_worker(page: Page, source: str) -> PageOutcome:
+def _process_in_worker(page: Page | LostPage, source: str) -> PageOutcome:
     assert _processor is not None, "the pool was started without _start_worker"
     return _processor.process(page, source)
 
 
-def _pages_with_source(warc_paths: Sequence[Path]) -> Iterator[tuple[Page, str]]:
+def _pages_with_source(
+    warc_paths: Sequence[Path], max_bytes: int
+) -> Iterator[tuple[Page | LostPage, str]]:
     for path in warc_paths:
-        for page in read_warc([path]):
+        for page in read_answers(Path(path), max_bytes):
             yield page, Path(path).name
 
 
@@ -129,7 +171,7 @@ def process_pages(
     """Outcomes in the order of the pages. A broken WARC file raises here, in the process that reads
     it.
     """
-    pages = _pages_with_source(warc_paths)
+    pages = _pages_with_source(warc_paths, settings.max_page_bytes)
     with progress_bar("extract and filter", num_pages, "pages") as bar:
         if settings.num_processes == 1:
             processor = PageProcessor(settings)
@@ -163,6 +205,10 @@ def _counts_of_page_steps(
         else:
             dropped = rows[passed]["dropped"]
             dropped[outcome.dropped_because] = dropped.get(outcome.dropped_because, 0) + 1
+            if outcome.problem:
+                named = rows[passed].setdefault("named", [])
+                if len(named) < NAMED_PAGES:
+                    named.append(outcome.problem)
     return documents, rows
 
 
@@ -217,11 +263,17 @@ def deduplicate(
 
 
 def check_not_empty(counts: list[dict[str, Any]]) -> None:
-    """Raise ValueError that names the first step that let nothing through."""
+    """Raise UserError that names the first step that let nothing through; RuntimeError where the
+    code failed on every page.
+    """
     for row in counts:
         if row["documents_out"] == 0:
             reasons = Counter(row["dropped"]).most_common(3)
             listed = ", ".join(f"{reason} ({number})" for reason, number in reasons)
+            named = row.get("named", [""])[0]
+            failures = sum(n for reason, n in row["dropped"].items() if reason.startswith(FAILED))
+            if failures == row["documents_in"]:
+                raise RuntimeError(f"the code fails on all {failures} pages; the first is {named}")
             raise UserError(
                 f"no document is left: the step '{row['step']}' dropped all "
                 f"{row['documents_in']} that reached it ({listed}); relax its settings"

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+from data_pipeline.http_answers import split_content_type
 from data_pipeline.warc_files import Page
 
 EXCLUDED_PARTS = frozenset(
@@ -195,9 +196,7 @@ def installed_readmes() -> list[Page]:
         if not name or name in pages or description in ("", "UNKNOWN"):
             continue
         # a description without a type is reStructuredText: core metadata specification
-        content_type = (
-            (fields.get("Description-Content-Type") or "text/x-rst").partition(";")[0].strip()
-        )
+        content_type, _ = split_content_type(fields.get("Description-Content-Type") or "text/x-rst")
         payload = description.encode("utf-8", "replace")
-        pages[name] = Page(f"readme://{name}", content_type.lower(), payload, "utf-8")
+        pages[name] = Page(f"readme://{name}", content_type, payload, "utf-8")
     return [pages[name] for name in sorted(pages)]

@@ -1,21 +1,27 @@
 """HTML -> the text that a person came to read: paragraphs, lists, tables and code, without menus
 and scripts.
 
-Three steps: bytes -> characters (`decode_page`), HTML -> blocks of text (`BlockCollector`), and a
-decision for each block (`is_content`), which rests on two measures of Kohlschütter et al.,
+Three steps: bytes -> characters (page_encoding.py), HTML -> blocks of text (`BlockCollector`), and
+a decision for each block (`is_content`), which rests on two measures of Kohlschütter et al.,
 "Boilerplate Detection using Shallow Text Features" (WSDM 2010), section 3: the share of a block's
 characters that lie inside links, and its length. A short block tells little by itself, so its
 neighbours decide, as in Pomikálek's jusText (2011), section 3.2.
 
 Left out: learned models of boilerplate, visible layout (CSS), text that scripts write, a repair of
-broken nesting (html.parser reports tags as they come; a <nav> that is never closed hides the rest
-of its page).
+broken nesting (tags are taken as they come; a <nav> that is never closed hides the rest of its
+page).
+
+Everything here takes time in proportion to the page: a pattern that could scan the same characters
+again from each of its starts stops at the next start instead, or never gives back what it took
+(`*+`, `++`).
 """
 
-import codecs
 import re
+from collections import Counter
 from dataclasses import dataclass
-from html.parser import HTMLParser
+
+from data_pipeline.html_tokens import EndTag, StartTag, tokens
+from data_pipeline.page_encoding import decode_page
 
 # fmt: off
 ALWAYS_DROPPED_TAGS = frozenset({
@@ -31,44 +37,9 @@ BLOCK_TAGS = frozenset({
 # fmt: on
 MAX_LINK_DENSITY = 0.5
 SHORT_BLOCK_CHARACTERS = 40  # shorter: a heading, a menu entry, a cell; the neighbours decide
-META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+MAX_INDENT_DEPTH = 16  # a page of <dd> that are never closed would write the square of its length
 COLLAPSIBLE_SPACE = re.compile(r"[ \t\n\r\f]+")  # not U+00A0: &nbsp; writes an indentation
 SPACE_AT_BREAK = re.compile(r" ?\n ?")
-NOT_ON_THE_WEB = frozenset({"utf-7", "idna", "punycode", "unicode_escape", "raw_unicode_escape"})
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-
-
-def detect_encoding(payload: bytes, http_charset: str = "") -> str:
-    """The name of a Python codec, from the byte order mark, then the HTTP header, then <meta>, else
-    UTF-8.
-
-    The order is that of the WHATWG encoding standard, and so is one detail: what calls itself
-    Latin-1 or ASCII on the web is windows-1252. An unknown name counts as no name.
-    """
-    for mark, encoding in BYTE_ORDER_MARKS:
-        if payload.startswith(mark):
-            return encoding
-    found = META_CHARSET.search(payload[:4096])
-    for name in (http_charset, found.group(1).decode("ascii", "replace") if found else ""):
-        try:
-            codec = codecs.lookup(name).name
-            "".encode(codec)  # refuses codecs that are no text encodings, such as "hex"
-        except LookupError:
-            continue
-        if codec in NOT_ON_THE_WEB:
-            continue
-        return "cp1252" if codec in ("iso8859-1", "ascii") else codec
-    return "utf-8"
-
-
-def decode_page(payload: bytes, http_charset: str = "") -> str:
-    """Characters of a page; bytes that the encoding does not allow become U+FFFD."""
-    text = payload.decode(detect_encoding(payload, http_charset), "replace")
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 @dataclass
@@ -80,14 +51,14 @@ class Block:
     link_density: float  # share of its characters inside <a href>, 0..1
 
 
-class BlockCollector(HTMLParser):
+class BlockCollector:
     """Reads HTML and fills `blocks`. `dropped_tags` are skipped with everything inside them."""
 
     def __init__(self, dropped_tags: frozenset[str]) -> None:
-        super().__init__(convert_charrefs=True)
         self.dropped_tags = dropped_tags
         self.blocks: list[Block] = []
         self.open_dropped: list[str] = []
+        self.times_open: Counter[str] = Counter()  # of each tag in open_dropped
         self.pieces: list[str] = []
         self.text_characters = 0
         self.link_characters = 0
@@ -97,13 +68,28 @@ class BlockCollector(HTMLParser):
         self.indent_depth = 0  # open <dd>
         self.row_start: int | None = None  # number of blocks when the open <tr> began
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def read(self, html: str) -> None:
+        """Take in a whole page."""
+        for token in tokens(html):
+            if isinstance(token, str):
+                self.take_text(token)
+            elif isinstance(token, EndTag):
+                self.end_tag(token.name)
+            else:
+                self.start_tag(token)
+                if token.closes_itself:
+                    self.end_tag(token.name)
+        self.end_block()
+
+    def start_tag(self, token: StartTag) -> None:
+        tag = token.name
         if tag in self.dropped_tags:
             self.open_dropped.append(tag)
+            self.times_open[tag] += 1
         if self.open_dropped:
             return
         if tag == "a":
-            self.in_link = any(name == "href" for name, _ in attributes)
+            self.in_link = "href" in token.attributes
         elif tag == "br":
             self.pieces.append("\n")
         elif tag in BLOCK_TAGS:
@@ -114,10 +100,12 @@ class BlockCollector(HTMLParser):
             if tag == "tr":
                 self.row_start = len(self.blocks)
 
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self.open_dropped:
-            while self.open_dropped.pop() != tag:
-                pass
+    def end_tag(self, tag: str) -> None:
+        if self.times_open[tag]:
+            closed = ""
+            while closed != tag:
+                closed = self.open_dropped.pop()
+                self.times_open[closed] -= 1
         elif self.open_dropped:
             return
         elif tag == "a":
@@ -131,7 +119,7 @@ class BlockCollector(HTMLParser):
                 self.join_row(self.row_start)
                 self.row_start = None
 
-    def handle_data(self, data: str) -> None:
+    def take_text(self, data: str) -> None:
         if self.open_dropped:
             return
         self.pieces.append(data if self.pre_depth else COLLAPSIBLE_SPACE.sub(" ", data))
@@ -150,9 +138,8 @@ class BlockCollector(HTMLParser):
             if self.tag == "li":
                 text = "- " + text.lstrip()
             if self.indent_depth:
-                text = "\n".join(
-                    " " * 4 * self.indent_depth + line if line else "" for line in text.split("\n")
-                )
+                indent = " " * 4 * min(self.indent_depth, MAX_INDENT_DEPTH)
+                text = "\n".join(indent + line if line else "" for line in text.split("\n"))
             self.blocks.append(Block(text, self.tag, self.link_characters / self.text_characters))
         self.pieces, self.text_characters, self.link_characters = [], 0, 0
 
@@ -173,9 +160,7 @@ class BlockCollector(HTMLParser):
 def collect_blocks(html: str, dropped_tags: frozenset[str] = DROPPED_TAGS) -> list[Block]:
     """The blocks of a page in reading order, menus and all."""
     collector = BlockCollector(dropped_tags)
-    collector.feed(html)
-    collector.close()
-    collector.end_block()
+    collector.read(html)
     return collector.blocks
 
 
@@ -216,15 +201,17 @@ def join_blocks(blocks: list[Block]) -> str:
     """One text: an empty line between blocks, none inside a list, between the rows of a table, or
     before a <dd>.
     """
-    text = ""
+    pieces: list[str] = []
     previous = ""
     for block in blocks:
         tight = (block.tag == previous and block.tag in ("li", "tr", "dt")) or (
             previous == "dt" and block.tag == "dd"
         )
-        text += ("" if not text else "\n" if tight else "\n\n") + block.text
+        if pieces:
+            pieces.append("\n" if tight else "\n\n")
+        pieces.append(block.text)
         previous = block.tag
-    return text
+    return "".join(pieces)
 
 
 def extract_html_text(html: str) -> str:
@@ -245,32 +232,44 @@ def extract_html_text(html: str) -> str:
 
 HTML_TAG_IN_MARKDOWN = (
     r"</?(?:p|div|img|a|br|hr|h[1-6]|b|i|em|sub|sup|span|center|picture|source|table|thead|tbody"
-    r"|tr|td|th|ul|ol|li|details|summary|strong|code|pre|kbd|video)\b[^<>]*>"
+    r"|tr|td|th|ul|ol|li|details|summary|strong|code|pre|kbd|video)\b[^<>]*+>"
 )
+IN_BRACKETS = r"\[[^\]\[]*+\]"
+IN_PARENTHESES = r"\((?:[^()]|\([^()]*+\))*+\)"  # with one pair inside, as addresses may have
+ADDRESS = r"\((?:[^()\s]|\([^()\s]*+\))*+(?:[ \n]\"[^\"]*+\")?\)"
 MARKUP_PATTERNS = (
-    # comments; badges, which are images inside links; images; the same in reStructuredText
-    (re.compile(r"<!--.*?-->", re.DOTALL), ""),
-    (re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)"), ""),
-    (re.compile(r"!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])"), ""),
-    (re.compile(r"^\.\. (?:\|[^|\n]*\| )?image::.*\n(?:[ \t]+:.*\n)*", re.MULTILINE), ""),
-    (re.compile(r"^[ \t]*(?:\|[\w-]+\|[ \t]*)+$", re.MULTILINE), ""),
+    # badges, which are images inside links; images; the same in reStructuredText
+    (re.compile(rf"\[!{IN_BRACKETS}{IN_PARENTHESES}\]{IN_PARENTHESES}"), ""),
+    (re.compile(rf"!{IN_BRACKETS}(?:{IN_PARENTHESES}|{IN_BRACKETS})"), ""),
+    (re.compile(r"^\.\. (?:\|[^|\n]*+\| )?image::.*\n(?:[ \t]++:.*\n)*", re.MULTILINE), ""),
+    (re.compile(r"^[ \t]*+(?:\|[\w-]++\|[ \t]*+)++$", re.MULTILINE), ""),
     # lines that only say where a link goes; links, whose words stay
-    (re.compile(r"^\[[^\]\n]+\]: *\S+.*$|^\.\. _[^:\n]+: *\S+.*$", re.MULTILINE), ""),
-    (re.compile(r"(?<!!)\[([^\]\[]+)\]\([^)\s]*(?: \"[^\"]*\")?\)"), r"\1"),
+    (re.compile(r"^\[[^\]\n]++\]: *\S.*$|^\.\. _[^:\n]++: *\S.*$", re.MULTILINE), ""),
+    (re.compile(rf"(?<!!)\[([^\]\[]++)\]{ADDRESS}"), r"\1"),
     (re.compile(HTML_TAG_IN_MARKDOWN, re.IGNORECASE), ""),
     # what the lines above left behind
-    (re.compile(r"[ \t]+$", re.MULTILINE), ""),
+    (re.compile(r"(?<![ \t])[ \t]++$", re.MULTILINE), ""),
     (re.compile(r"\n{3,}"), "\n\n"),
 )
 
 
 def clean_plain_text(text: str) -> str:
-    """Markdown, reStructuredText or plain text without badges, images, link targets and HTML tags;
-    the rest as it is.
+    """Markdown, reStructuredText or plain text without comments, badges, images, link targets and
+    HTML tags; the rest as it is.
     """
+    text = drop_comments(text)
     for pattern, replacement in MARKUP_PATTERNS:
         text = pattern.sub(replacement, text)
     return text.strip("\n")
+
+
+def drop_comments(text: str) -> str:
+    """The text without <!-- comments -->; one that never ends is text."""
+    kept, position = [], 0
+    while (start := text.find("<!--", position)) >= 0 and (end := text.find("-->", start)) >= 0:
+        kept.append(text[position:start])
+        position = end + 3
+    return "".join(kept) + text[position:]
 
 
 def extract_text(payload: bytes, content_type: str, http_charset: str = "") -> str | None:

@@ -1,36 +1,35 @@
 """Pages in and out of WARC files (ISO 28500), the format in which web crawls are stored.
 
-`write_warc` writes the same bytes for the same pages; `read_warc` is the door for real crawls. Left
-out: revisit records (they hold no body), request and metadata records, answers other than 200, and
-WET files (text that somebody else extracted).
+`write_warc` writes the same bytes for the same pages; `read_warc` is the door for real crawls, and
+`read_answers` also says what it could not have. Left out: revisit records (they hold no body),
+request and metadata records, answers other than 200, and WET files (text that somebody else
+extracted).
 """
 
-import os
-import re
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from warcio.archiveiterator import ArchiveIterator
-from warcio.exceptions import ArchiveLoadFailed
-from warcio.recordloader import ArcWarcRecord
-from warcio.statusandheaders import (
-    StatusAndHeaders,
-    StatusAndHeadersParser,
-    StatusAndHeadersParserException,
-)
+from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from data_pipeline.http_answers import (
+    TOO_LARGE,
+    UnreadableAnswer,
+    parse_answer,
+    split_content_type,
+    unpacked_body,
+)
+from data_pipeline.warc_records import Record, read_records
 from lm_core.artifact_paths import atomic_file
 from lm_core.user_error import UserError
 
-CHARSET_PARAMETER = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
-# the last two are what warcio raises for a record whose header is cut off
-UNREADABLE = (ArchiveLoadFailed, StatusAndHeadersParserException, AttributeError, EOFError)
 HTTP_MESSAGE = "application/http"  # dns: records are responses too
+ODD_RECORD = "odd WARC record"
+MAX_BODY_BYTES = 64_000_000
+MAX_HTTP_HEADER_BYTES = 1_000_000
 FIXED_DATE = (
     "2000-01-01T00:00:00Z"  # WARC demands a date; a real one would change the file at every run
 )
@@ -77,106 +76,70 @@ def write_warc(path: Path, pages: Iterable[Page]) -> int:
     return count
 
 
-def _check_whole_gzip(path: Path) -> None:
-    """Raise ValueError if the last gzip member is cut off: warcio would end quietly with what there
-    is.
+@dataclass(frozen=True)
+class LostPage:
+    """An answer with status 200 that could not be had, or a record that is odd: what it cost and
+    why. `reason` is one of a few words to count by, `detail` names the record.
     """
-    members_done = 0
-    decompressor = zlib.decompressobj(wbits=31)  # 31: a gzip header is expected
-    started = False
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            while block:
-                started = True
-                try:
-                    decompressor.decompress(block)
-                except zlib.error as error:
-                    raise _broken(path, members_done + 1, f"is damaged ({error})") from None
-                block = decompressor.unused_data
-                if decompressor.eof:
-                    members_done += 1
-                    decompressor, started = zlib.decompressobj(wbits=31), False
-    if started:
-        raise _broken(path, members_done + 1, "is cut off")
+
+    url: str
+    reason: str
+    detail: str
+    stored_bytes: int
 
 
-def _check_whole_plain(path: Path) -> None:
-    """The same for a file without compression: every record's header and block must be there."""
-    size = path.stat().st_size
-    num_records = 0
-    with path.open("rb") as file:
-        while line := file.readline():
-            if not line.strip():  # two blank lines end a record
-                continue
-            num_records += 1
-            if not line.startswith(b"WARC/"):
-                raise _broken(path, num_records, "is no WARC record")
-            length = None
-            while line.strip():
-                line = file.readline()
-                name, _, value = line.partition(b":")
-                if name.lower() == b"content-length" and value.strip().isdigit():
-                    length = int(value)
-            if not line or length is None or file.tell() + length > size:
-                raise _broken(path, num_records, "is cut off")
-            file.seek(length, os.SEEK_CUR)
+def _read_answer(record: Record, max_bytes: int) -> Page | LostPage | None:
+    """The page in a record, None if the record is not an answer with status 200."""
+    headers = record.headers
+    url = headers.get("warc-target-uri", "").strip("<> ")
+    kind = headers.get("warc-type", "").lower()
 
+    def lost(reason: str, detail: str) -> LostPage:
+        return LostPage(url, reason, f"record {record.number} {detail}", record.length)
 
-def _broken(path: Path, record_number: int, what: str) -> UserError:
-    return UserError(
-        f"{path}: record {record_number} {what}; fetch the file again, or keep "
-        f"its whole records with `warcio recompress {path} whole.warc.gz`"
-    )
-
-
-def _page_of_record(record: ArcWarcRecord) -> Page | None:
-    """The page in a record, None if the record is no answer with status 200."""
-    if record.rec_type != "response" or not (record.content_type or "").startswith(HTTP_MESSAGE):
+    if record.odd:
+        return lost(ODD_RECORD, record.odd) if kind in ("", "response") else None
+    if not kind:
+        return lost(ODD_RECORD, "has no WARC-Type")
+    is_http = headers.get("content-type", HTTP_MESSAGE).lower().startswith(HTTP_MESSAGE)
+    if kind != "response" or not is_http:
         return None
-    if record.http_headers is None:  # warcio parses those of http: addresses only, ours are pydoc:
-        parser = StatusAndHeadersParser(["HTTP/1.0", "HTTP/1.1"])
-        record.http_headers = parser.parse(record.raw_stream)
-    if record.http_headers.get_statuscode() != "200":
-        return None
-    header = record.http_headers.get_header("Content-Type") or ""
-    content_type, _, parameters = header.partition(";")
-    found = CHARSET_PARAMETER.search(parameters)
-    return Page(
-        url=record.rec_headers.get_header("WARC-Target-URI") or "",
-        content_type=content_type.strip().lower(),
-        payload=record.content_stream().read(),  # chunks and content encodings undone
-        charset=found.group(1) if found else "",
-    )
+    if not url:
+        return lost(ODD_RECORD, "has no WARC-Target-URI")
+    if record.length > len(record.block):
+        return lost(TOO_LARGE, f"has {record.length:,} bytes")
+    try:
+        answer = parse_answer(record.block)
+        if answer.status != 200:
+            return None
+        body = unpacked_body(answer, max_bytes)
+    except UnreadableAnswer as error:
+        return lost(error.reason, f"({url}): {error.detail}")
+    media_type, charset = split_content_type(answer.headers.get("content-type", ""))
+    return Page(url, media_type, body, charset)
 
 
-def _read_one(path: Path) -> Iterator[Page]:
+def read_answers(path: Path, max_bytes: int = MAX_BODY_BYTES) -> Iterator[Page | LostPage]:
+    """Every response record with status 200 in file order, one in memory at a time, and what could
+    not be had of them: bodies of more than `max_bytes`, damaged or packed in an unknown way, and
+    odd records.
+
+    Raises UserError, one line that names the file, when it is missing, empty, cut off, damaged, not
+    a WARC file, or has no answer with status 200. A caller that must not keep half of a broken file
+    writes what it makes atomically, as lm_core.documents does.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such WARC file; run `lm data collect`, or check the path")
-    with path.open("rb") as file:
-        magic = file.read(2)
-    if not magic:
+    if path.stat().st_size == 0:
         raise UserError(f"{path}: the WARC file is empty; run `lm data collect`, or fetch it again")
-    if magic == b"\x1f\x8b":
-        _check_whole_gzip(path)
-    else:
-        _check_whole_plain(path)
-    num_records = num_pages = 0
-    with path.open("rb") as file:
-        try:
-            for record in ArchiveIterator(file):
-                num_records += 1
-                page = _page_of_record(record)
-                while record.raw_stream.read(1 << 20):
-                    pass
-                if getattr(record.raw_stream, "limit", 0) > 0:  # bytes that the header promised
-                    raise _broken(path, num_records, "is cut off")
-                if page is not None:
-                    num_pages += 1
-                    yield page
-        except UNREADABLE as error:
-            reason = " ".join(str(error).split())[:100]
-            raise _broken(path, num_records + 1, f"is no WARC record ({reason})") from None
-    if num_pages == 0:
+    num_records = num_found = 0
+    for record in read_records(path, max_bytes + MAX_HTTP_HEADER_BYTES):
+        num_records = record.number
+        answer = _read_answer(record, max_bytes)
+        if answer is not None:
+            num_found += 1
+            yield answer
+    if num_found == 0:
         raise UserError(
             f"{path}: none of its {num_records} records is a page (a response with status 200); "
             "expected a WARC file of a crawl, not a WAT, WET or index file"
@@ -184,11 +147,6 @@ def _read_one(path: Path) -> Iterator[Page]:
 
 
 def read_warc(paths: Iterable[Path]) -> Iterator[Page]:
-    """Every response record with status 200, in file order, one in memory at a time.
-
-    Raises ValueError, one line that names the file, when it is missing, empty, cut off, damaged, or
-    holds no page. A caller that must not keep half of a broken file writes what it makes
-    atomically, as lm_core.documents does.
-    """
+    """The pages of `read_answers`, without what could not be had."""
     for path in paths:
-        yield from _read_one(Path(path))
+        yield from (page for page in read_answers(Path(path)) if isinstance(page, Page))

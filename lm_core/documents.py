@@ -3,7 +3,8 @@ them.
 
 Columns: id, text, source, url, language, scores (map of name to float). `counts.json` beside them
     holds one row a step:
-{"step", "documents_in", "documents_out", "bytes_in", "bytes_out", "dropped": {reason: documents}}.
+{"step", "documents_in", "documents_out", "bytes_in", "bytes_out", "dropped": {reason: documents}},
+and "named", a list of pages, where a step could not read some.
 """
 
 import hashlib

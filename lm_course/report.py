@@ -245,6 +245,8 @@ def _funnel(paths: RunPaths) -> Section | None:
     header = ("step", "documents that go on", "documents", "text", "why others were dropped")
     body = table(header, rows, "  nn ").replace("<td><div", '<td class="barcell"><div')
     text = "<p>Every page goes through the same door as a web crawl: a WARC file.</p>"
+    if named := [escape(name) for row in counts for name in row.get("named", [])]:
+        body += f"<p>Pages that could not be read, among them: {'; '.join(named[:5])}.</p>"
     return "funnel", "From pages to documents", text + body
 
 

@@ -1,5 +1,6 @@
 """The whole funnel on a small WARC file: counts that add up, and errors that name their step."""
 
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline import document_building
 from data_pipeline.document_building import DocumentSettings, build_documents
 from data_pipeline.language_id import LanguageIdentifier
+from data_pipeline.text_extraction import extract_text
 from data_pipeline.warc_files import Page, write_warc
 from lm_core.documents import document_id, read_counts, read_documents
 
@@ -151,3 +154,58 @@ def test_a_page_after_another_does_not_change_its_language():
     first = identifier.identify(GERMAN)
     identifier.identify("The cat sat on the mat.")
     assert identifier.identify(GERMAN) == first
+
+
+def page_with(words: str) -> Page:
+    return html(f"http://x/{words}", f"<p>{words}</p>" + story(20))
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_page_that_cannot_be_read_costs_that_page_and_is_named(tmp_path, num_processes):
+    pages = [html(f"http://x/{n}", story(n)) for n in range(4)]
+    large = Page("http://x/large", "text/html", b"<p>" + b"word " * 4000, "utf-8")
+    odd_charset = Page("http://x/undefined", "text/html", pages[0].payload, "undefined")
+    write_warc(tmp_path / "a.warc.gz", [*pages[:2], large, *pages[2:], odd_charset])
+    settings = DocumentSettings(num_processes=num_processes, max_page_bytes=10_000)
+    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
+    assert counts[0]["documents_in"] == 6
+    assert counts[0]["dropped"] == {"too large": 1}
+    assert len(counts[0]["named"]) == 1
+    assert "a.warc.gz: record 3 (http://x/large): more than 10,000" in counts[0]["named"][0]
+    assert counts[-1]["documents_out"] == 4, "the page with the odd charset is a copy of the first"
+    assert read_counts(tmp_path / "documents") == counts
+
+
+def test_a_page_that_takes_too_long_costs_that_page(tmp_path, monkeypatch):
+    def slow_on_one(payload, *rest):
+        if b"endless" in payload:
+            while True:
+                re.match(r"(a|a)*b", "a" * 12)
+        return extract_text(payload, *rest)
+
+    monkeypatch.setattr(document_building, "extract_text", slow_on_one)
+    write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), page_with("endless")])
+    settings = DocumentSettings(num_processes=1, max_page_seconds=0.5)
+    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
+    assert counts[0]["dropped"] == {"too slow": 1}
+    assert counts[0]["named"] == ["a.warc.gz: http://x/endless"]
+
+
+def test_an_exception_costs_its_page_unless_every_page_raises_it(tmp_path, monkeypatch):
+    def fails_on(word):
+        def extract(payload, *rest):
+            if word in payload:
+                raise UnicodeError("no such\ncodec")
+            return extract_text(payload, *rest)
+
+        monkeypatch.setattr(document_building, "extract_text", extract)
+
+    write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), page_with("unlucky")])
+    fails_on(b"unlucky")
+    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", SETTINGS)
+    assert counts[0]["dropped"] == {"error (UnicodeError)": 1}
+    [named] = counts[0]["named"]
+    assert "http://x/unlucky: UnicodeError: no such codec (test_document_building.py, li" in named
+    fails_on(b"<p>")
+    with pytest.raises(RuntimeError, match=r"fails on all 2 pages; .*http://x/0: UnicodeError"):
+        build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", SETTINGS)

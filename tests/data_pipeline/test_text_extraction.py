@@ -10,8 +10,6 @@ from data_pipeline.python_documentation import render_batch
 from data_pipeline.text_extraction import (
     Block,
     clean_plain_text,
-    decode_page,
-    detect_encoding,
     extract_html_text,
     extract_text,
     is_content,
@@ -94,31 +92,6 @@ def test_long_text_made_of_links_is_dropped_and_a_few_links_are_not():
     linked = f'<p>{LONG} See <a href="x">here</a>.</p>'
     assert "See here." in extract_html_text(linked)
     assert extract_html_text(f'<p>{LONG}</p><p><a href="x">{LONG}</a></p>') == LONG
-
-
-@pytest.mark.parametrize(
-    ("payload", "charset", "text"),
-    [
-        ("é".encode(), "", "é"),
-        ("é".encode("latin-1"), "ISO-8859-1", "é"),
-        (b"\x93quoted\x94", "iso-8859-1", "“quoted”"),
-        (b'<meta charset="windows-1251">' + "да".encode("cp1251"), "", "да"),
-        (b'<meta content="text/html; charset=euc-jp">' + "日本".encode("euc-jp"), "", "日本"),
-        (b"\xef\xbb\xbf" + "é".encode(), "latin-1", "é"),
-        (b"\xff\xfe" + "é".encode("utf-16-le"), "", "é"),
-        (b"\xe9t\xe9", "", "\ufffdt\ufffd"),
-        ("é".encode(), "no-such-charset", "é"),
-        ("é".encode(), "hex", "é"),
-        ("é".encode(), "utf-7", "é"),
-        (b"a\r\nb\rc", "", "a\nb\nc"),
-    ],
-)  # fmt: skip
-def test_encodings(payload, charset, text):
-    assert decode_page(payload, charset).endswith(text)
-
-
-def test_the_http_header_wins_over_meta():
-    assert detect_encoding(b'<meta charset="euc-jp">', "utf-8") == "utf-8"
 
 
 @given(st.binary(max_size=300), st.sampled_from(["", "utf-8", "latin-1", "shift_jis", "utf-16"]))
