@@ -5,10 +5,12 @@ key-value cache, and the stream that turns ids into text without ever giving hal
 Left out: more than one request at a time, and keeping a chat's cache from one turn to the next.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from inference.generation import check_max_new_tokens, check_prompt_fits, generate_steps
 from inference.sampling import SamplingSettings
@@ -22,6 +24,7 @@ from lm_core.device import pick_device
 from lm_core.gguf_container import read_gguf
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_START, SPECIAL_TOKENS
 from lm_core.user_error import UserError
+from tokenizer_bpe.added_tokens import control_tokens
 from tokenizer_bpe.chat_template import encode_chat
 from tokenizer_bpe.jinja_template import encode_with_template
 from tokenizer_bpe.missing_bytes import RARE_BYTES
@@ -38,7 +41,8 @@ class Engine:
 
     Every special token of ours ends a text: what would follow is another document or another
     message. A model from elsewhere brings its own ids to stop at, and its own chat template; see
-    `text_side`. Raises ValueError for a tokenizer of ours that lacks a special token.
+    `text_side`. Raises ValueError for a tokenizer of ours that lacks a special token, and for one
+    with tokens that the model has no row for. Rows without a token are never drawn.
     """
 
     def __init__(
@@ -46,17 +50,19 @@ class Engine:
     ) -> None:
         side = TextSide(tokenizer) if text_side is None else text_side
         missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.special_tokens]
-        if missing and not side.stop_ids:
+        if missing and side.stop_ids is None:
             raise UserError(
                 f"the tokenizer has no special token {', '.join(missing)}: the engine needs "
                 f"{', '.join(SPECIAL_TOKENS)} to know where a text ends"
             )
+        check_rows(model, tokenizer, "the tokenizer")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.template = side.template
         self.first_id = side.first_id
         ours = frozenset(tokenizer.special_tokens.get(token, -1) for token in SPECIAL_TOKENS)
         self.stop_ids = ours if side.stop_ids is None else side.stop_ids
+        self.drawable = _rows_with_a_token(model, tokenizer, self.stop_ids)
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: str = "cpu") -> "Engine":
@@ -99,7 +105,10 @@ class Engine:
         if self.first_id is not None:
             ids = [self.first_id, *ids]
         if not ids:
-            ids = [self.tokenizer.special_tokens.get(END_OF_TEXT, min(self.stop_ids))]
+            first = self.tokenizer.special_tokens.get(END_OF_TEXT, min(self.stop_ids, default=None))
+            if first is None:
+                raise UserError("the prompt is empty, and the model names no token to begin with")
+            ids = [first]
         return self._stream_ids(ids, sampling, max_new_tokens)
 
     def complete(self, text: str, sampling: SamplingSettings, max_new_tokens: int) -> str:
@@ -124,7 +133,7 @@ class Engine:
             return encode_with_template(self.tokenizer, self.template, messages)
         if MESSAGE_START not in self.tokenizer.special_tokens:
             raise UserError(
-                "the model brings no chat template: it was trained to go on with text, not to "
+                "the model brings no chat template: it was trained to continue text, not to "
                 "answer; use `lm generate`"
             )
         ids, _ = encode_chat(self.tokenizer, list(messages), add_generation_prompt=True)
@@ -142,8 +151,30 @@ class Engine:
             raise UserError(f"the text holds byte 0x{byte:02x}, which the model has no token for")
         device = next(self.model.parameters()).device
         prompt = torch.tensor([prompt_ids], device=device)
-        steps = generate_steps(self.model, prompt, sampling, max_new_tokens, self.stop_ids)
-        return self.tokenizer.decode_stream(ids[0] for ids in steps)
+        drawable = None if self.drawable is None else self.drawable.to(device)
+        steps = generate_steps(
+            self.model, prompt, sampling, max_new_tokens, self.stop_ids, drawable=drawable
+        )
+        # Control tokens are no text; nor is an id that the tokenizer lacks.
+        silent = set(control_tokens(self.tokenizer).values())
+        return self.tokenizer.decode_stream(
+            ids[0] for ids in steps if ids[0] in self.tokenizer.vocab and ids[0] not in silent
+        )
+
+
+def _rows_with_a_token(
+    model: TransformerLM, tokenizer: Tokenizer, stop_ids: Collection[int]
+) -> Bool[Tensor, " vocab"] | None:
+    """Which of the model's rows may be drawn: those with a token, and those that end a text. None
+    for all. Qwen3 has 151,936 rows, so that they divide well, and 151,669 tokens.
+    """
+    rows = model.config.vocab_size
+    known = [token_id for token_id in {*tokenizer.vocab, *stop_ids} if 0 <= token_id < rows]
+    if len(known) == rows:
+        return None
+    drawable = torch.zeros(rows, dtype=torch.bool)
+    drawable[known] = True
+    return drawable
 
 
 def check_rows(model: TransformerLM, tokenizer: Tokenizer, where: str) -> None:
@@ -158,6 +189,6 @@ def check_rows(model: TransformerLM, tokenizer: Tokenizer, where: str) -> None:
     ]
     if lacking:
         raise UserError(
-            f"{where} has {tokenizer.vocab_size} entries, the model in the same folder {rows}: "
-            "they were not made for each other"
+            f"{where} has {tokenizer.vocab_size} entries, the model {rows} rows: there is none for "
+            f"{lacking[0]!r}; give the model the tokenizer that it was trained with"
         )

@@ -11,11 +11,11 @@ prompts of different lengths in one batch, and requests that join or leave while
 from collections.abc import Callable, Collection, Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inference.kv_cache import KVCache
-from inference.sampling import SamplingSettings, sample
+from inference.sampling import MINUS_INFINITY, SamplingSettings, sample
 from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
 
@@ -66,13 +66,15 @@ def generate_steps(
     stop_ids: Collection[int] = (),
     samples_per_prompt: int = 1,
     cache: KVCache | None = None,
+    drawable: Bool[Tensor, " vocab"] | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, the next token id of each text; None for a text that has ended.
 
     A text ends at a stop id (which is not given), after `max_new_tokens`, or when the context is
     full; the steps end when every text has. Text number i continues prompt i // samples_per_prompt.
     Each prompt is read once, whatever the number of its samples, and they differ from their first
-    token on: the logits are repeated before the draw.
+    token on: the logits are repeated before the draw. `drawable` says which rows of the model
+    may be drawn, None for every one: a model may have more rows than its tokenizer has tokens.
 
     Raises ValueError for a prompt that is empty or longer than the context, and for a limit below
     one token.
@@ -92,6 +94,8 @@ def generate_steps(
         cache = cache.repeat_texts(samples_per_prompt)
     ended = [False] * len(logits)
     for step in range(num_steps):
+        if drawable is not None:
+            logits = logits.masked_fill(~drawable, MINUS_INFINITY)
         drawn = sample(logits, settings, generator)  # (texts,)
         ids = drawn.tolist()
         ended = [was or token in stop_ids for was, token in zip(ended, ids, strict=True)]

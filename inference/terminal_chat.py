@@ -1,20 +1,24 @@
 """A conversation in the terminal: read a line, stream the reply, remember both.
 
-`/reset` forgets the conversation, `/quit`, Ctrl-D or Ctrl-C at the prompt ends it; Ctrl-C during a
-reply stops that reply. When the conversation no longer fits the model's context, its oldest turns
-are dropped, and said to be. Left out: line editing and history (the shell's `rlwrap` gives them).
+`/reset` forgets the conversation; `/quit`, `exit`, `quit`, Ctrl-D or Ctrl-C at the prompt ends it;
+Ctrl-C during a reply stops that reply. A reply that fails costs that turn and no more. When the
+conversation no longer fits the model's context, its oldest turns are dropped, and said to be. Left
+out: line editing and history (the shell's `rlwrap` gives them).
 """
 
+import os
 import sys
 from collections.abc import Callable
 
 from inference.engine import Engine, Message
 from inference.sampling import SamplingSettings
+from lm_core.user_error import UserError
 
 YOU = "you> "
 MODEL = "model> "
-END_OF_THOUGHT = "</think>"  # Qwen3's templates drop what is before it, too
-HELP = "Type a message. /reset forgets the conversation, /quit ends it.\n"
+THOUGHT, END_OF_THOUGHT = "<think>", "</think>"  # Qwen3's templates drop what is between, too
+LEAVE = ("/quit", "/exit", "quit", "exit")
+HELP = "Type a message. /reset forgets the conversation; exit, /quit or Ctrl-D ends it.\n"
 
 
 def write_to_terminal(text: str) -> None:
@@ -30,21 +34,28 @@ def chat_session(
     read_line: Callable[[str], str] = input,
     write: Callable[[str], None] = write_to_terminal,
 ) -> list[Message]:
-    """Talk until /quit or the end of input; returns the conversation as it stood then.
+    """Talk until a word of LEAVE or the end of input; returns the conversation as it stood then.
 
     `read_line(prompt)` gives one line and raises EOFError at the end; `write(text)` shows text
     without adding a line break. A message that is too long is refused with one line, not a crash.
+
+    Raises ValueError, before anything is shown, where the model brings no chat template, or one
+    that fails.
     """
+    engine.chat_ids([{"role": "user", "content": "Hello"}])
     messages: list[Message] = []
     num_replies = 0
     write(HELP)
     while True:
         try:
             line = read_line(YOU).strip()
+        except UnicodeDecodeError:
+            write("(that line is not UTF-8; set the terminal to UTF-8)\n")
+            continue
         except (EOFError, KeyboardInterrupt):
             write("\n")
             return messages
-        if line == "/quit":
+        if line.lower() in LEAVE:
             return messages
         if line == "/reset":
             messages = []
@@ -80,7 +91,9 @@ def _take_turn(
     max_new_tokens: int,
     write: Callable[[str], None],
 ) -> list[Message]:
-    """One question and its reply; returns the conversation with both, or without if refused."""
+    """One question and its reply; returns the conversation with both, or as it was where the
+    question is refused or the reply fails.
+    """
     # A quarter of the context at least stays free: a long --max-new-tokens must not cost the memory
     # of every turn before.
     reply_room = min(max_new_tokens, engine.context_length // 4)
@@ -101,16 +114,23 @@ def _take_turn(
             reply += piece
     except KeyboardInterrupt:
         write(" (stopped)")
+    # Whatever it is, an hour of conversation must not be lost with it.
+    except Exception as error:
+        if os.environ.get("LM_TRACEBACK"):
+            raise
+        what = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        write(f"\n(this reply failed: {what}; the conversation before it is kept)\n")
+        return messages
     write("\n")
     return [*asked, {"role": "assistant", "content": _as_said(engine, reply)}]
 
 
 def _as_said(engine: Engine, reply: str) -> str:
-    """The reply as it is remembered: without what the model thought aloud first, and up to a
-    special token that it spells letter by letter. No later conversation could be encoded with one
-    inside a message.
+    """The reply as it is remembered: without what the model thought aloud first. Some templates
+    open the thought themselves, so that only its end is in the reply; where that is no token of the
+    model's, it is text like any other.
     """
-    reply = reply.rpartition(END_OF_THOUGHT)[2]
-    for token in engine.tokenizer.special_tokens:
-        reply = reply.split(token)[0]
+    thinks = END_OF_THOUGHT in engine.tokenizer.special_tokens
+    if thinks or reply.lstrip().startswith(THOUGHT):
+        reply = reply.rpartition(END_OF_THOUGHT)[2]
     return reply.strip()

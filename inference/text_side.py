@@ -16,6 +16,7 @@ from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_core.user_error import UserError
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
 from tokenizer_bpe.gguf_vocabulary import (
+    adds_first_token,
     check_whole_words,
     end_ids,
     named_tokens,
@@ -25,6 +26,8 @@ from tokenizer_bpe.jinja_template import (
     JinjaTemplate,
     end_of_message,
     read_template,
+    special_roles,
+    token_texts,
     tokenizer_config,
 )
 from tokenizer_bpe.tokenizer import Tokenizer
@@ -69,8 +72,8 @@ def text_side_of_folder(folder: Path) -> TextSide:
                 read_json(folder / name, "the model's config", "lm import", FETCH_AGAIN)
             )
     described = tokenizer_config(folder)
-    first = described.get("bos_token") if described.get("add_bos_token") else None
-    first = first.get("content") if isinstance(first, dict) else first
+    roles = token_texts(special_roles(folder, described))
+    first = roles.get("bos_token") if described.get("add_bos_token") else None
     return _text_side(tokenizer, template, ends, first)
 
 
@@ -81,8 +84,8 @@ def text_side_of_gguf(file: GGUFFile) -> TextSide:
     tokens = named_tokens(file)
     text = file.metadata.get("tokenizer.chat_template")
     template = None if text is None else JinjaTemplate(text, tokens)
-    adds = file.metadata.get("tokenizer.ggml.add_bos_token", False)
-    return _text_side(tokenizer, template, end_ids(file), tokens.get("bos_token") if adds else None)
+    first = tokens.get("bos_token") if adds_first_token(file) else None
+    return _text_side(tokenizer, template, end_ids(file), first)
 
 
 def _end_ids(config: Any) -> list[int]:
@@ -95,8 +98,18 @@ def _end_ids(config: Any) -> list[int]:
 def _text_side(
     tokenizer: Tokenizer, template: JinjaTemplate | None, ends: list[int], first: str | None
 ) -> TextSide:
-    closing = end_of_message(tokenizer, template) if template is not None else None
+    closing = None if template is None else _closing_id(tokenizer, template)
     known = [tokenizer.special_tokens.get(token) for token in SPECIAL_TOKENS]
     stop_ids = frozenset(i for i in [*ends, closing, *known] if i is not None)
     first_id = None if first is None else tokenizer.special_tokens.get(first)
     return TextSide(tokenizer, template, stop_ids, first_id)
+
+
+def _closing_id(tokenizer: Tokenizer, template: JinjaTemplate) -> int | None:
+    """The id that closes a message. A template that fails says so when someone chats: text can be
+    continued without it.
+    """
+    try:
+        return end_of_message(tokenizer, template)
+    except UserError:
+        return None

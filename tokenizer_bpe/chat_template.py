@@ -3,7 +3,8 @@
 The format is ChatML: every message is `<|im_start|>role\\ncontent<|im_end|>\\n`. Supervised
 fine-tuning learns only what the assistant writes, so the mask is True for the tokens of the
 assistant's content and for the `<|im_end|>` that ends it: the model must learn to stop. What this
-leaves out: tools, images, and special tokens inside a message.
+leaves out: tools and images. A special token's name inside a message is text like any other: nobody
+can end a message and speak for the assistant by writing <|im_end|>.
 
 Source: OpenAI 2023, "Chat Markup Language"; the mask as in Ouyang et al. 2022, section 3.
 """
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lm_core.special_tokens import MESSAGE_END, MESSAGE_START
 from lm_core.user_error import UserError
+from tokenizer_bpe.added_tokens import encode_as_text
 
 if TYPE_CHECKING:
     from tokenizer_bpe.tokenizer import Tokenizer
@@ -44,9 +46,8 @@ def encode_chat(
         (ids, assistant_mask), of equal length.
 
     Raises:
-        ValueError: no messages, an unknown role, a content that is not text or holds a special
-            token (a user could otherwise end the message and speak for the assistant), or a
-            tokenizer without the special tokens.
+        ValueError: no messages, an unknown role, a content that is not text, or a tokenizer
+            without the special tokens.
     """
     for token in (MESSAGE_START, MESSAGE_END):
         if token not in tokenizer.special_tokens:
@@ -61,25 +62,23 @@ def encode_chat(
         mask.extend([by_assistant] * len(new_ids))
 
     for number, message in enumerate(messages):
-        role, content = _checked(message, number, tokenizer)
+        role, content = _checked(message, number)
         # A special token, or a newline before a content that begins with no white space, is a
         # border of words: the parts have the same tokens alone as in the whole.
         add(tokenizer.encode(f"{MESSAGE_START}{role}\n"), False)
-        add([*tokenizer.encode(content), tokenizer.special_tokens[MESSAGE_END]], role == ROLES[2])
+        said = encode_as_text(tokenizer, content)
+        add([*said, tokenizer.special_tokens[MESSAGE_END]], role == ROLES[2])
         add(tokenizer.encode("\n"), False)
     if add_generation_prompt:
         add(tokenizer.encode(f"{MESSAGE_START}assistant\n"), False)
     return ids, mask
 
 
-def _checked(message: Mapping[str, str], number: int, tokenizer: "Tokenizer") -> tuple[str, str]:
+def _checked(message: Mapping[str, str], number: int) -> tuple[str, str]:
     """The role and the stripped content of a message, or a ValueError that names the message."""
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise UserError(f"message {number}: role {role!r}, expected one of {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise UserError(f"message {number}: content {content!r}, expected text")
-    for token in tokenizer.special_tokens:
-        if token in content:
-            raise UserError(f"message {number}: the content holds {token}; remove it")
     return role, content.strip()

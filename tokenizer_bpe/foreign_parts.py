@@ -13,6 +13,7 @@ from typing import Any
 import regex
 
 from lm_core.user_error import UserError
+from tokenizer_bpe.added_tokens import TextToken
 from tokenizer_bpe.damaged_files import a_list, an_object
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, split_digits_pattern
 
@@ -46,7 +47,7 @@ def adds_no_ids(post_processor: Any, where: str = "post_processor") -> bool:
 def added_token_ids(
     path: Path, tokens: Sequence[Mapping[str, Any]], vocab: Mapping[str, int]
 ) -> dict[str, int]:
-    """Text -> id of `added_tokens`.
+    """Text -> id of `added_tokens`; the text of one that is not special is a `TextToken`.
 
     Args:
         path: of the file, for messages.
@@ -77,7 +78,7 @@ def added_token_ids(
                 f"{path}: added token {text!r} has the id {token_id}, but `tokenizers` gives it "
                 f"{expected}; write it into model.vocab, with the id that is meant"
             )
-        ids[text] = token_id
+        ids[text if token.get("special", True) else TextToken(text)] = token_id
         free = max(free, token_id + 1)
     return ids
 

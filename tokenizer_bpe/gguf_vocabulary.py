@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lm_core.gguf_container import GGUFFile
 from lm_core.user_error import UserError
+from tokenizer_bpe.added_tokens import TextToken
 from tokenizer_bpe.input_checks import check_merges
 from tokenizer_bpe.missing_bytes import with_every_byte
 from tokenizer_bpe.pretokenization import (
@@ -22,14 +23,30 @@ from tokenizer_bpe.tokenizer_file import Vocabulary, from_printable
 if TYPE_CHECKING:
     from tokenizer_bpe.tokenizer import Tokenizer
 
+# Names that llama.cpp (src/llama-vocab.cpp) cuts words for in the same way, the best known first.
+# Those of Llama 3 take a word that is a token whole, and begin a text with the BOS token.
+LLAMA_3 = (
+    *("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    "jina-v5-nano",
+)
+GPT_2 = (
+    *("gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0"),
+    *("mellum", "modern-bert", "exaone4", "mpt", "olmo", "jais", "trillion", "granite-docling"),
+)
+QWEN_2 = (
+    *("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "grok-2"),
+    "solar-open",
+)
+ONE_DIGIT = (
+    *("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"),
+)
 PATTERNS = {
-    "gpt-2": GPT2_PATTERN,
-    "llama-bpe": gpt4_pattern(3),
-    "qwen2": gpt4_pattern(1),
-    "smollm": split_digits_pattern(individual=True),
+    **dict.fromkeys(GPT_2, GPT2_PATTERN),
+    **dict.fromkeys((*LLAMA_3, "dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), gpt4_pattern(3)),
+    **dict.fromkeys(QWEN_2, gpt4_pattern(1)),
+    **dict.fromkeys(ONE_DIGIT, split_digits_pattern(individual=True)),
 }
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's llama_token_type
-TAKES_WHOLE_WORDS = ("llama-bpe",)  # a word that is a token is not looked up in the merges
 NAMED_TOKENS = {
     "bos_token": "tokenizer.ggml.bos_token_id",
     "eos_token": "tokenizer.ggml.eos_token_id",
@@ -53,17 +70,20 @@ def read_gguf_vocabulary(file: GGUFFile) -> Vocabulary:
     if name not in PATTERNS:
         raise UserError(
             f"tokenizer.ggml.pre is {name!r}: how it cuts words is not known here; known are "
-            f"{', '.join(PATTERNS)}"
+            f"{', '.join(names[0] for names in (GPT_2, LLAMA_3, QWEN_2, ONE_DIGIT))}, and what "
+            "llama.cpp cuts like one of them"
         )
     tokens = file.named("tokenizer.ggml.tokens")
     types = file.named("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     if len(types) != len(tokens):
         raise UserError(f"{len(tokens)} tokens, but {len(types)} token types")
-    vocab, special = {}, []
+    ends = [token for role, token in named_tokens(file).items() if role != "pad_token"]
+    ends += [tokens[token_id] for token_id in end_ids(file) if token_id < len(tokens)]
+    vocab, added = {}, {}
     for token_id, (text, token_type) in enumerate(zip(tokens, types, strict=True)):
         if token_type in (CONTROL, USER_DEFINED):
-            vocab[token_id] = text.encode()
-            special.append(text)
+            is_text = token_type == USER_DEFINED and text not in ends
+            added[token_id] = TextToken(text) if is_text else text
         elif token_type == NORMAL:
             vocab[token_id] = from_printable(text, f"token {token_id}")
         elif token_type != UNUSED:
@@ -75,16 +95,25 @@ def read_gguf_vocabulary(file: GGUFFile) -> Vocabulary:
             raise UserError(f"merge {number} is {merge!r}, expected two tokens")
         where = f"merge {number}"
         merges.append((from_printable(left, where), from_printable(right, where)))
-    vocab = with_every_byte(vocab)
+    # Added tokens last: of two entries with the same bytes, theirs is the one that is found.
+    vocab = with_every_byte(vocab | {i: text.encode() for i, text in added.items()})
     check_merges(vocab, merges, "the vocabulary")
-    return Vocabulary(vocab, merges, special, PATTERNS[name])
+    return Vocabulary(vocab, merges, list(added.values()), PATTERNS[name])
+
+
+def adds_first_token(file: GGUFFile) -> bool:
+    """Whether every text begins with the BOS token: where the file does not say, the names of Llama
+    3 do.
+    """
+    by_name = file.metadata.get("tokenizer.ggml.pre") in LLAMA_3
+    return bool(file.metadata.get("tokenizer.ggml.add_bos_token", by_name))
 
 
 def check_whole_words(tokenizer: "Tokenizer", file: GGUFFile) -> None:
     """Raise ValueError where llama.cpp would take a whole word as one token and the merges make
     several of it: we only have the merges.
     """
-    if file.metadata.get("tokenizer.ggml.pre") not in TAKES_WHOLE_WORDS:
+    if file.metadata.get("tokenizer.ggml.pre") not in LLAMA_3:
         return
     special = set(tokenizer.special_tokens.values())
     broken = []

@@ -2,26 +2,30 @@
 
 A folder of Hugging Face's brings it as chat_template.jinja or inside tokenizer_config.json, a GGUF
 file in its metadata. It is somebody else's program, so it runs in Jinja's sandbox, set up as in
-`transformers`. Our own checkpoints keep to `chat_template.encode_chat`, and its rule holds here
-too: no message may hold a special token, or a user could end the message and speak for the
-assistant. What this leaves out: tools, documents, images, and the mask for training.
+`transformers` (`template_environment`). Our own checkpoints keep to `chat_template.encode_chat`,
+and its rule holds here too: what a message spells is text, or a user could end the message and
+speak for the assistant. What this leaves out: tools, documents, images, and the mask for training.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lm_core.user_error import UserError
+from tokenizer_bpe.added_tokens import control_tokens, encode_as_text
 from tokenizer_bpe.pretokenization import special_token_pattern
+from tokenizer_bpe.template_environment import compiled_template
 
 if TYPE_CHECKING:
     from tokenizer_bpe.tokenizer import Tokenizer
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
-TOKEN_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+MAP_FILE = "special_tokens_map.json"
+TOKEN_ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters: Unicode keeps them out of texts
 
 
 class JinjaTemplate(NamedTuple):
@@ -44,20 +48,33 @@ def read_template(folder: Path) -> JinjaTemplate | None:
     config = tokenizer_config(folder)
     template = config.get("chat_template")
     if isinstance(template, list):  # several by name
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        template = {entry.get("name"): entry.get("template") for entry in entries}.get("default")
     if (folder / TEMPLATE_FILE).is_file():
         template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
     if template is None:
         return None
     if not isinstance(template, str):
         raise UserError(f"{folder / CONFIG_FILE}: chat_template must be text")
-    return JinjaTemplate(template, token_texts(config))
+    return JinjaTemplate(template, token_texts(special_roles(folder, config)))
 
 
 def tokenizer_config(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, or nothing where there is none; ValueError where it is not JSON."""
-    path = folder / CONFIG_FILE
+    return json_object(folder / CONFIG_FILE)
+
+
+def special_roles(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, with what special_tokens_map.json says of the roles: `transformers` reads that
+    file where the config does not list the added tokens itself.
+    """
+    if "added_tokens_decoder" in config:
+        return dict(config)
+    return dict(config) | json_object(folder / MAP_FILE)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What is in the file, or nothing where there is none."""
     if not path.is_file():
         return {}
     try:
@@ -82,35 +99,18 @@ def render(
     add_generation_prompt: bool = False,
 ) -> str:
     """The conversation as text; ValueError where the template fails or refuses it."""
-    # Imported here: the stages that never chat do not pay for it.
-    from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = _to_json
     try:
-        return environment.from_string(template.text).render(
+        return compiled_template(template.text).render(
             messages=[dict(message) for message in messages],
+            tools=None,
+            documents=None,
             add_generation_prompt=add_generation_prompt,
             **template.tokens,
         )
-    # A template is a program: it may fail in any way that one can.
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+    # A template is a program that somebody else wrote: it may fail in any way that one can.
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the model's chat template fails: {reason}") from None
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    """Jinja's own would write `<` as a code for web pages."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def encode_with_template(
@@ -118,9 +118,11 @@ def encode_with_template(
 ) -> list[int]:
     """The conversation as ids, up to where the assistant's next message begins.
 
+    Only the template writes control tokens: where a message spells one, it is text.
+
     Raises:
-        ValueError: no messages, a content that is not text or holds a special token, or a template
-            that fails.
+        ValueError: no messages, a content that is not text, a template that fails, or one that does
+            more with the name of a control token in a message than to write it.
     """
     if not messages:
         raise UserError("the conversation has no messages; give at least one")
@@ -128,10 +130,43 @@ def encode_with_template(
         content = message.get("content")
         if not isinstance(content, str):
             raise UserError(f"message {number}: content {content!r}, expected text")
-        for token in tokenizer.special_tokens:
-            if token in content:
-                raise UserError(f"message {number}: the content holds {token}; remove it")
-    return tokenizer.encode(render(template, messages, add_generation_prompt=True))
+    rendered = render(template, messages, add_generation_prompt=True)
+    contents = "\n".join(message["content"] for message in messages)
+    spelled = [token for token in control_tokens(tokenizer) if token in contents]
+    if not spelled:
+        return tokenizer.encode(rendered)
+    mark = next(mark for mark in MARKS if mark not in contents + template.text)
+    names = re.compile(f"(?={'|'.join(map(re.escape, spelled))})")
+    marked_messages = [
+        {**message, "content": names.sub(mark, message["content"])} for message in messages
+    ]
+    marked = render(template, marked_messages, add_generation_prompt=True)
+    if marked.replace(mark, "") != rendered:
+        raise UserError(
+            f"a message holds {spelled[0]!r}, a control token of the model, and the model's chat "
+            "template does more than write it down; remove it"
+        )
+    return _encode_marked(tokenizer, marked, mark)
+
+
+def _encode_marked(tokenizer: "Tokenizer", marked: str, mark: str) -> list[int]:
+    """The ids of a text in which a mark stands before every control token that is only text."""
+    found = special_token_pattern(list(tokenizer.special_tokens))
+    assert found is not None, "without control tokens, no message spells one"
+    controls = control_tokens(tokenizer)
+    ids: list[int] = []
+    start = place = 0
+    while match := found.search(marked, place):
+        place = match.end()
+        if match.group() not in controls:
+            continue
+        if marked[match.start() - 1 : match.start()] == mark:
+            place = match.start() + 1
+            continue
+        ids += encode_as_text(tokenizer, marked[start : match.start()].replace(mark, ""))
+        ids.append(controls[match.group()])
+        start = place
+    return ids + encode_as_text(tokenizer, marked[start:].replace(mark, ""))
 
 
 def end_of_message(tokenizer: "Tokenizer", template: JinjaTemplate) -> int | None:
@@ -139,6 +174,7 @@ def end_of_message(tokenizer: "Tokenizer", template: JinjaTemplate) -> int | Non
     said = "what the assistant says"
     conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
     after = render(template, conversation).rpartition(said)[2]
-    pattern = special_token_pattern(list(tokenizer.special_tokens))
+    controls = control_tokens(tokenizer)
+    pattern = special_token_pattern(list(controls))
     found = pattern.search(after) if pattern else None
-    return tokenizer.special_tokens[found.group()] if found else None
+    return controls[found.group()] if found else None

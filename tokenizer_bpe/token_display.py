@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from tokenizer_bpe.added_tokens import control_tokens
 from tokenizer_bpe.input_checks import utf8_bytes
 from tokenizer_bpe.pretokenization import pretokenize, split_special_tokens
 from tokenizer_bpe.tokenizer import Tokenizer
@@ -76,7 +77,7 @@ class WordHistory(NamedTuple):
 
 def token_pieces(tokenizer: Tokenizer, text: str) -> list[Piece]:
     """The tokens of `text`; their bytes join to those of the text."""
-    special = set(tokenizer.special_tokens.values())
+    special = set(control_tokens(tokenizer).values())
     ids = tokenizer.encode(text)
     return [Piece(token_id, tokenizer.vocab[token_id], token_id in special) for token_id in ids]
 

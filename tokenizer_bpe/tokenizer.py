@@ -28,6 +28,7 @@ import numpy as np
 
 from lm_core.user_error import UserError
 from tokenizer_bpe import tokenizer_file
+from tokenizer_bpe.added_tokens import control_tokens
 from tokenizer_bpe.input_checks import check_merges, utf8_bytes
 from tokenizer_bpe.pretokenization import (
     GPT2_PATTERN,
@@ -143,7 +144,7 @@ class Tokenizer:
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
         for token_id, token in self.vocab.items():
             lengths[token_id] = len(token)
-        lengths[list(self.special_tokens.values())] = 0
+        lengths[list(control_tokens(self).values())] = 0
         return lengths
 
     def encode(self, text: str) -> list[int]:

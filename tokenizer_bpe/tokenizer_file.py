@@ -14,6 +14,7 @@ import base64
 import binascii
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +23,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lm_core.artifact_paths import atomic_file
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END, MESSAGE_START
 from lm_core.user_error import UserError
+from tokenizer_bpe.added_tokens import TextToken
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
 from tokenizer_bpe.damaged_files import a_list, added_tokens, check_special_ids, token_ids
+from tokenizer_bpe.declared_tokens import with_declared_tokens
 from tokenizer_bpe.foreign_parts import added_token_ids, adds_no_ids, pattern_of, refuse
 from tokenizer_bpe.input_checks import check_merges, check_order_of_merges
 from tokenizer_bpe.missing_bytes import with_every_byte
@@ -99,12 +102,14 @@ def tokenizer_json(tokenizer: "Tokenizer") -> bytes:
     """
     check_order_of_merges(tokenizer.merges)
     special_ids = {token_id: text for text, token_id in tokenizer.special_tokens.items()}
+    entries = Counter(tokenizer.vocab.values())
     made = {left + right for left, right in tokenizer.merges} | {bytes([b]) for b in range(256)}
     vocab: dict[str, int] = {}
     for token_id, token in sorted(tokenizer.vocab.items()):
         # `tokenizers` finds a special token's id by its plain text.
         name = special_ids.get(token_id, to_printable(token))
-        if name in vocab or (token_id in special_ids and token in made):
+        hides_ordinary = token_id in special_ids and token in made and entries[token] == 1
+        if name in vocab or hides_ordinary:
             raise UserError(
                 f"special token {name!r}: tokenizer.json cannot tell it from the ordinary token of "
                 "that name; choose another text for it"
@@ -116,7 +121,7 @@ def tokenizer_json(tokenizer: "Tokenizer") -> bytes:
         "padding": None,
         "added_tokens": [
             {"id": token_id, "content": text, "single_word": False, "lstrip": False}
-            | {"rstrip": False, "normalized": False, "special": True}
+            | {"rstrip": False, "normalized": False, "special": not isinstance(text, TextToken)}
             for token_id, text in sorted(special_ids.items())
         ],
         "normalizer": None,
@@ -170,7 +175,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     _refuse_foreign_parts(path, content, model)
     ids = token_ids(model.get("vocab"), f"{path}: model.vocab")
     special = added_tokens(content.get("added_tokens") or [], f"{path}: added_tokens")
-    added = added_token_ids(path, special, ids)
+    added = added_token_ids(path, with_declared_tokens(path, special, ids), ids)
     vocab = {
         token_id: from_printable(text, f"{path}: vocab")
         for text, token_id in ids.items()

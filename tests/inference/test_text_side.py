@@ -53,6 +53,7 @@ def test_the_id_before_every_text(folder):
     assert text_side_of_folder(folder).first_id is None
     write(folder / "tokenizer_config.json", add_bos_token=True)
     assert text_side_of_folder(folder).first_id == 256
+    (folder / "special_tokens_map.json").unlink()  # `transformers` believes that file first
     write(folder / "tokenizer_config.json", bos_token={"content": "</s>"})
     assert text_side_of_folder(folder).first_id == 257
 
@@ -87,3 +88,19 @@ def test_a_gguf_file_says_the_same(folder):
     assert found.template.tokens == {"bos_token": "<s>", "eos_token": "</s>"}
     assert text_side_of_gguf(gguf(ggml__add_bos_token=True)).first_id == 256
     assert text_side_of_gguf(gguf()).template is None
+
+
+def test_llama_3_begins_with_the_bos_token_unless_the_file_says_otherwise():
+    """llama.cpp's default for these names; see its src/llama-vocab.cpp."""
+    for name, first in (("llama-bpe", 256), ("llama3", 256), ("llama-v3", 256), ("qwen2", None)):
+        assert text_side_of_gguf(gguf(ggml__pre=name)).first_id == first
+    silent = gguf(ggml__pre="llama3", ggml__add_bos_token=False)
+    assert text_side_of_gguf(silent).first_id is None
+
+
+def test_a_template_that_fails_leaves_text_to_be_continued(folder):
+    (folder / "chat_template.jinja").write_text("{% for x in %}")
+    write(folder / "config.json", eos_token_id=257)
+    side = text_side_of_folder(folder)
+    assert side.stop_ids == {257}
+    assert side.template.text == "{% for x in %}", "chat says why it is refused"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from lm_core.gguf_container import GGUFFile, read_gguf
+from tokenizer_bpe.added_tokens import control_tokens
 from tokenizer_bpe.gguf_vocabulary import (
     check_whole_words,
     end_ids,
@@ -80,11 +81,35 @@ def test_added_tokens_are_found_and_unused_ones_have_no_id(metadata):
     tokenizer = read(changed)
     assert tokenizer.encode("<think>") == [len(tokens)]
     assert tokenizer.vocab_size == len(tokens) + 1
+    assert set(control_tokens(tokenizer)) == set(SPECIAL), "user-defined tokens are text"
+    changed["tokenizer.ggml.eot_token_id"] = len(tokens)
+    assert "<think>" in control_tokens(read(changed)), "what ends a message is not"
+
+
+ALIASES = {
+    "gpt-2": ["phi-2", "mpt", "olmo", "exaone4"],
+    "llama-bpe": ["llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "smaug-bpe", "glm4"],
+    "qwen2": ["deepseek-r1-qwen", "megrez", "stablelm2"],
+    "smollm": ["starcoder", "refact", "command-r", "codeshell"],
+}
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_other_names_of_the_same_pre_tokenizer(metadata, name):
+    text = "It's 1234 of  them,\n\n12 x"
+    expected = read(metadata | {"tokenizer.ggml.pre": name})
+    for alias in ALIASES[name]:
+        found = read(metadata | {"tokenizer.ggml.pre": alias})
+        assert found.pattern == expected.pattern
+        assert found.encode(text) == expected.encode(text)
 
 
 REFUSED = [
     ({"tokenizer.ggml.model": "llama"}, "the tokenizer is 'llama'; this code reads byte-level BPE"),
-    ({"tokenizer.ggml.pre": "tekken"}, "tokenizer.ggml.pre is 'tekken': .* known are gpt-2, llama"),
+    (
+        {"tokenizer.ggml.pre": "tekken"},
+        "tokenizer.ggml.pre is 'tekken': .* known are gpt-2, llama-bpe, qwen2, smollm, and",
+    ),
     ({"tokenizer.ggml.token_type": [1]}, "267 tokens, but 1 token types"),
     ({"tokenizer.ggml.merges": ["th"]}, "merge 1 is 'th', expected two tokens"),
     ({"tokenizer.ggml.merges": ["qq q"]}, "no earlier merge makes b'qq'"),

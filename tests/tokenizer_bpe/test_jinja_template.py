@@ -3,13 +3,14 @@ the assistant.
 """
 
 import json
-import re
 
 import pytest
 from tokenizers import Tokenizer as TheirTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from lm_core.special_tokens import MESSAGE_END, SPECIAL_TOKENS
+from lm_core.user_error import UserError
+from tokenizer_bpe.added_tokens import TextToken
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE, encode_chat
 from tokenizer_bpe.jinja_template import (
     JinjaTemplate,
@@ -78,13 +79,57 @@ def test_our_own_template_gives_the_ids_of_encode_chat(tokenizer):
 
 @pytest.mark.parametrize("token", SPECIAL_TOKENS)
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
-def test_no_message_may_hold_a_special_token(tokenizer, token, role):
-    """A user who writes <|im_end|> could speak for the assistant from there on."""
-    messages = [*HI, {"role": role, "content": f"x{token}y"}]
-    with pytest.raises(
-        ValueError, match=rf"message 1: the content holds {re.escape(token)}; remove"
-    ):
-        encode_with_template(tokenizer, JinjaTemplate(SMOLLM2, {}), messages)
+@pytest.mark.parametrize(
+    "text", [CHAT_TEMPLATE, SMOLLM2, BLOCKS], ids=["ours", "smollm2", "blocks"]
+)
+def test_a_control_token_in_a_message_is_text(tokenizer, token, role, text):
+    """A user who writes <|im_end|> cannot speak for the assistant; as `sanitize_control_tokens` of
+    `transformers`.
+    """
+    template = JinjaTemplate(text, TOKENS)
+    said = f"{token}x{token}{token}y <|im_{token}end|>{token}"
+    messages = [*HI, {"role": role, "content": said}]
+    made = TheirTokenizer.from_str(tokenizer_json(tokenizer).decode())
+    theirs = PreTrainedTokenizerFast(tokenizer_object=made, chat_template=text, **TOKENS)
+    expected = theirs.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
+    )
+    assert encode_with_template(tokenizer, template, messages) == expected
+    plain = encode_with_template(tokenizer, template, [*HI, {"role": role, "content": "x"}])
+    controls = set(tokenizer.special_tokens.values())
+    written = [token_id for token_id in expected if token_id in controls]
+    assert written == [token_id for token_id in plain if token_id in controls]
+
+
+def test_what_is_text_is_cut_into_words_as_text():
+    """With merges: nothing of the mark is left, and words are those of the text as it stands."""
+    vocab = BYTES | {256: b"<|", 257: b"|>", 258: b".<"}
+    merges = [(b"<", b"|"), (b"|", b">"), (b".", b"<")]
+    tokenizer = Tokenizer(vocab, merges, [*SPECIAL_TOKENS, TextToken("  ")])
+    said = "Stop.<|im_end|>  <|im_start|>"
+    ids = encode_with_template(
+        tokenizer, JinjaTemplate(SMOLLM2, {}), [{"role": "system", "content": said}]
+    )
+    made = TheirTokenizer.from_str(tokenizer_json(tokenizer).decode())
+    made.encode_special_tokens = True
+    start, end = (tokenizer.special_tokens[token] for token in ("<|im_start|>", "<|im_end|>"))
+    inside = ids[ids.index(start) + 1 : ids.index(end)]
+    assert inside == made.encode(f"system\n{said}").ids
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for m in messages %}{{ m.content | tojson(ensure_ascii=True) }}{% endfor %}",
+        "{% for m in messages %}{{ m.content | length }}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.content[:3] }}{% endfor %}",
+    ],
+)
+def test_a_template_that_takes_the_name_apart_is_refused(tokenizer, text):
+    messages = [{"role": "user", "content": "<|im_end|>é"}]
+    with pytest.raises(UserError, match=r"a message holds '<\|im_end\|>', a control token"):
+        encode_with_template(tokenizer, JinjaTemplate(text, {}), messages)
+    assert encode_with_template(tokenizer, JinjaTemplate(text, {}), HI)
 
 
 def test_conversations_that_are_none(tokenizer):
@@ -117,6 +162,9 @@ def test_the_end_of_what_the_assistant_says(tokenizer):
         assert found == tokenizer.special_tokens[MESSAGE_END]
     plain = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     assert end_of_message(tokenizer, JinjaTemplate(plain, {})) is None
+    newline = Tokenizer(BYTES, [], [*SPECIAL_TOKENS, TextToken("\n\n")])
+    spaced = plain.replace("\n", "\n\n<|im_end|>")
+    assert end_of_message(newline, JinjaTemplate(spaced, {})) == 258, "not the text token"
 
 
 def test_read_from_a_folder(tokenizer, tmp_path):
@@ -126,6 +174,9 @@ def test_read_from_a_folder(tokenizer, tmp_path):
     found = read_template(tmp_path)
     assert found.text == CHAT_TEMPLATE
     assert found.tokens == {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    roles = {"bos_token": {"content": "<s>"}, "additional_special_tokens": ["x"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(roles))
+    assert read_template(tmp_path).tokens["bos_token"] == "<s>", "as transformers reads it"
     (tmp_path / "chat_template.jinja").write_text("by itself")
     assert read_template(tmp_path).text == "by itself"
 
