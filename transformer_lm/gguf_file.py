@@ -14,7 +14,7 @@ import torch
 from lm_core.gguf_container import GGUFFile, read_gguf
 from lm_core.progress import progress_bar
 from lm_core.user_error import UserError
-from transformer_lm.gguf_blocks import PACKINGS, dequantized
+from transformer_lm.gguf_blocks import PACKINGS, dequantized, is_finite
 from transformer_lm.gguf_layout import ROPE_FACTORS, gguf_config, gguf_sources
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.pretrained import empty_model, with_weights
@@ -78,13 +78,16 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
     with progress_bar("unpack", len(by_name), "tensors") as bar:
         for name, parts in by_name.items():
             packed = file.tensors[name]
-            theirs = torch.from_numpy(dequantized(packed.data, packed.type, packed.shape))
-            if not torch.isfinite(theirs).all():
+            unpacked = dequantized(packed.data, packed.type, packed.shape)
+            if not is_finite(packed.data, packed.type, unpacked):
                 broken.append(f"{name} holds NaN or infinity")
+            theirs = torch.from_numpy(unpacked)
             for ours in parts:
                 weight = to_our_layout(theirs, sources[ours], config.head_dim)
-                weights[ours] = weight.to(dtype, copy=True)
+                # Parts of one tensor would share its memory.
+                weights[ours] = weight.to(dtype, copy=len(parts) > 1)
             bar.advance()
     refuse_all(broken, "the weights are damaged")
-    refuse_overflow(weights, sources)
+    if dtype != torch.float32:
+        refuse_overflow(weights, sources)
     return with_weights(model, weights)

@@ -97,7 +97,7 @@ METADATA = [
     ({"llama__rope__dimension_count": 4}, "rope.dimension_count is 4, this code computes 8 only"),
     ({"llama__rope__scaling__type": "longrope"}, "rope.scaling.type is 'longrope', this code"),
     ({"split__count": 3}, "one of 3 parts"),
-    ({"split__count": "three"}, "split.count is 'three', expected a number"),
+    ({"split__count": "three"}, "one of 'three' parts"),
     ({**LINEAR, "llama__rope__scaling__factor": 0.0}, "scaling.factor is 0, expected a number fr"),
     ({**LINEAR, "llama__rope__scaling__factor": 0.5}, "scaling.factor is 0.5, expected a number"),
     ({**LINEAR, "llama__rope__scaling__factor": float("nan")}, "scaling.factor is nan, expected"),
