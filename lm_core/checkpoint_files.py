@@ -144,11 +144,12 @@ def _load_parts(folder: Path) -> dict[str, "Tensor"]:
         if Path(name).name != name:
             raise UserError(f"{folder / WEIGHTS_INDEX}: {name!r} is no file of this folder")
         part = _load_tensors(folder / name)
-        wrong = [tensor for tensor in part if places.get(tensor) != name]
+        # One that the index does not name may be none of the model's; its family decides.
+        wrong = [tensor for tensor in part if places.get(tensor, name) != name]
         if wrong:
             raise UserError(
                 f"{folder / name}: holds {wrong[0]}, which {WEIGHTS_INDEX} places in "
-                f"{places.get(wrong[0])}; do the two belong together?"
+                f"{places[wrong[0]]}; do the two belong together?"
             )
         tensors |= part
     lacking = sorted(places.keys() - tensors.keys())

@@ -15,7 +15,8 @@ from lm_core.gguf_container import GGUFFile, read_gguf
 from lm_core.progress import progress_bar
 from lm_core.user_error import UserError
 from transformer_lm.gguf_blocks import PACKINGS, dequantized, is_finite
-from transformer_lm.gguf_layout import ROPE_FACTORS, gguf_config, gguf_sources
+from transformer_lm.gguf_layout import gguf_config, gguf_sources
+from transformer_lm.gguf_rope import ROPE_FACTORS
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.pretrained import empty_model, with_weights
 from transformer_lm.weight_layout import (
@@ -69,7 +70,9 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
         )
     model, sources = empty_model(config), gguf_sources(architecture, config)
     expected = their_shapes({n: p.shape for n, p in model.named_parameters()}, sources)
-    found = {n: tensor.shape for n, tensor in file.tensors.items() if n != ROPE_FACTORS}
+    # What the divisors of the rotary frequencies say is in the config by now.
+    turned = config.position == "rotary"
+    found = {n: t.shape for n, t in file.tensors.items() if not (turned and n == ROPE_FACTORS)}
     refuse_all(shape_problems(found, expected), "the file does not fit its metadata")
     weights, broken = {}, []
     by_name: dict[str, list[str]] = {}

@@ -60,17 +60,6 @@ def test_every_type_of_tensor_gives_the_weights_that_gguf_gives(
     assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
 
 
-def test_rescaled_rotary_frequencies(llama, gguf_writing, tmp_path):
-    path = tmp_path / "m.gguf"
-    for kind in ("linear", "yarn"):
-        scaling = {"llama__rope__scaling__type": kind, "llama__rope__scaling__factor": 4.0}
-        if kind == "yarn":
-            scaling["llama__rope__scaling__original_context_length"] = 16
-        gguf_writing.write_gguf(path, llama, **scaling)
-        expected = RopeScaling(kind=kind, factor=4, original_context_length=16)
-        assert load_gguf(path).config.rope_scaling == expected
-
-
 def test_llama_3_is_known_by_its_divisors(llama, gguf_writing, tmp_path):
     """The converter of llama.cpp writes what every frequency is divided by."""
     path = tmp_path / "m.gguf"
