@@ -15,11 +15,9 @@ import numpy as np
 
 from lm_core.user_error import UserError
 
-MAGIC, MOST_AXES = b"GGUF", 4
-LENGTH = struct.Struct("<Q").unpack_from
-STRING, ARRAY = "string", "array"
-# How a value is written, by the number of its kind: as struct and NumPy call it, or one of these.
-KINDS = ["B", "b", "H", "h", "I", "i", "f", "?", STRING, ARRAY, "Q", "q", "d"]
+MAGIC, MOST_AXES, LENGTH = b"GGUF", 4, struct.Struct("<Q").unpack_from
+# How a value is written, by the number of its kind, as struct calls it; "s" is a text.
+KINDS, LIST = dict(enumerate("BbHhIif?s")) | {10: "Q", 11: "q", 12: "d"}, 9
 TYPES = (  # of tensors, by number; "-" is not in use
     "F32 F16 Q4_0 Q4_1 - - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS"
     " IQ1_S IQ4_NL IQ3_S IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M BF16 - - - TQ1_0 TQ2_0 - - - MXFP4"
@@ -30,9 +28,7 @@ BLOCKS |= {"Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20)}
 
 
 class GGUFTensor(NamedTuple):
-    """A tensor as it lies in the file: how its values are packed ("Q4_1"), its shape as torch
-    counts, and its bytes, mapped into memory; none for a type that is not in BLOCKS.
-    """
+    """A tensor's type, shape as torch counts it, and bytes: none for a type not in BLOCKS."""
 
     type: str
     shape: tuple[int, ...]
@@ -58,7 +54,7 @@ def read_gguf(path: Path) -> GGUFFile:
         raise UserError(f"{path}: no such file")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise UserError(f"{path}: not a GGUF file (it does not begin with {MAGIC.decode()})")
+            raise UserError(f"{path}: not a GGUF file: it begins with other bytes; fetch it again")
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         found = _Reader(content).file()
@@ -73,8 +69,6 @@ def read_gguf(path: Path) -> GGUFFile:
 
 
 class _Reader:
-    """Goes through a file's bytes from the front."""
-
     def __init__(self, content: mmap.mmap) -> None:
         self.content, self.place, self.part = content, len(MAGIC), "header"
 
@@ -90,11 +84,6 @@ class _Reader:
             raise UserError(f"a GGUF file that is cut short or damaged: {past}; fetch it again")
         return start
 
-    def values(self, number: int, count: int) -> list[Any]:
-        kind = (KINDS[number:] or [ARRAY])[0]
-        self.check(kind != ARRAY, f"a value in its {self.part} is of kind {number}")
-        return [self.text() for _ in range(count)] if kind == STRING else self.numbers(kind, count)
-
     def numbers(self, kind: str, count: int) -> list[Any]:
         start = self.skip(count * struct.calcsize(f"<{kind}"))
         return list(struct.unpack_from(f"<{count}{kind}", self.content, start))
@@ -107,10 +96,19 @@ class _Reader:
         start = self.skip(size)
         return self.content[start : self.place].decode()
 
-    def value(self, number: int) -> Any:
-        if KINDS[number:][:1] == [ARRAY]:
-            return self.values(self.number("I"), self.number("Q"))
-        return self.values(number, 1)[0]
+    def name(self, known: dict[str, Any]) -> str:
+        name = self.text()
+        good = name.isprintable() and name not in known
+        self.check(good, f"its {self.part} has {name[:60]!r}, twice or not a name")
+        return name
+
+    def value(self) -> Any:
+        is_list = (number := self.number("I")) == LIST
+        number, count = (self.number("I"), self.number("Q")) if is_list else (number, 1)
+        self.check(number in KINDS, f"a value in its {self.part} is of kind {number}")
+        kind = KINDS[number]
+        found = [self.text() for _ in range(count)] if kind == "s" else self.numbers(kind, count)
+        return found if is_list else found[0]
 
     def file(self) -> GGUFFile:
         version = self.number("I")
@@ -121,14 +119,13 @@ class _Reader:
         self.part = "metadata"
         metadata: dict[str, Any] = {}
         for _ in range(num_values):
-            name = self.text()
-            self.check(name not in metadata, f"{name} is there twice")
-            metadata[name] = self.value(self.number("I"))
+            name = self.name(metadata)
+            metadata[name] = self.value()
         self.part = "list of tensors"
         places: dict[str, tuple[str, tuple[int, ...], int]] = {}
         for _ in range(num_tensors):
-            name, axes = self.text(), self.number("I")
-            self.check(name not in places and axes <= MOST_AXES, f"{name} twice, or {axes} axes")
+            name, axes = self.name(places), self.number("I")
+            self.check(axes <= MOST_AXES, f"{name} has {axes:,} axes")
             shape = tuple(self.numbers("Q", axes)[::-1])
             kind = (TYPES.split()[(number := self.number("I")) :] or [f"number {number}"])[0]
             places[name] = (kind, shape, self.number("Q"))

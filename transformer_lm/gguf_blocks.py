@@ -29,12 +29,11 @@ class Packing(NamedTuple):
 
     Attributes:
         unpack: fills [blocks, values] from [blocks, bytes of a block].
-        scales: the bytes of a block at which its float16 numbers begin, where all else is whole
-            numbers; None where every value is a number with a point.
+        scales: the bytes of a block at which its scales begin; none for a type without blocks.
     """
 
     unpack: Callable[[np.ndarray, np.ndarray], None]
-    scales: tuple[int, ...] | None = None
+    scales: tuple[int, ...] = ()
 
 
 def float16_at(blocks: Blocks, place: int) -> Float[np.ndarray, "blocks 1"]:
@@ -111,18 +110,12 @@ def dequantized(
     return weights.reshape(shape)
 
 
-def is_finite(data: UInt8[np.ndarray, "..."], kind: str, weights: np.ndarray) -> bool:
-    """Whether no value of a tensor is NaN or infinity.
+def scales_are_finite(data: UInt8[np.ndarray, "..."], kind: str) -> bool:
+    """Whether a quantized tensor can hold neither NaN nor infinity; True for other types.
 
-    Of quantized types it is enough to look at the scales, one or two numbers in 32: the largest
-    float16 times 15, with another added, is far from float32's end.
-
-    Args:
-        data, kind: as `dequantized`.
-        weights: what it gave.
+    It is enough to look at the scales, one or two numbers in 32: the largest float16 times 15, with
+    another added, is far from float32's end.
     """
-    scales = PACKINGS[kind].scales
-    if scales is None:
-        return bool(np.isfinite(weights).all())
     blocks = np.asarray(data).reshape(-1, BLOCKS[kind][1])
-    return all(bool(np.isfinite(float16_at(blocks, place)).all()) for place in scales)
+    places = PACKINGS[kind].scales
+    return all(bool(np.isfinite(float16_at(blocks, place)).all()) for place in places)

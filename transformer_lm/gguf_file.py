@@ -14,12 +14,13 @@ import torch
 from lm_core.gguf_container import GGUFFile, read_gguf
 from lm_core.progress import progress_bar
 from lm_core.user_error import UserError
-from transformer_lm.gguf_blocks import PACKINGS, dequantized, is_finite
+from transformer_lm.gguf_blocks import PACKINGS, dequantized, scales_are_finite
 from transformer_lm.gguf_layout import gguf_config, gguf_sources
 from transformer_lm.gguf_rope import ROPE_FACTORS
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.pretrained import empty_model, with_weights
 from transformer_lm.weight_layout import (
+    is_finite,
     refuse_all,
     refuse_overflow,
     shape_problems,
@@ -81,10 +82,12 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
     with progress_bar("unpack", len(by_name), "tensors") as bar:
         for name, parts in by_name.items():
             packed = file.tensors[name]
-            unpacked = dequantized(packed.data, packed.type, packed.shape)
-            if not is_finite(packed.data, packed.type, unpacked):
+            if not scales_are_finite(packed.data, packed.type):
                 broken.append(f"{name} holds NaN or infinity")
-            theirs = torch.from_numpy(unpacked)
+                continue
+            theirs = torch.from_numpy(dequantized(packed.data, packed.type, packed.shape))
+            if not PACKINGS[packed.type].scales and not is_finite(theirs):
+                broken.append(f"{name} holds NaN or infinity")
             for ours in parts:
                 weight = to_our_layout(theirs, sources[ours], config.head_dim)
                 # Parts of one tensor would share its memory.

@@ -32,6 +32,7 @@ from transformer_lm.weight_layout import (
 )
 
 HUGGING_FACE = (LLAMA, MISTRAL, QWEN3, GPT2)  # the first that computes a shape is taken
+LARGEST_MATRIX = 1 << 36  # numbers; torch cannot even describe one of 2 ** 63
 KNOWN = {family.name: family for family in (*HUGGING_FACE, OWN)}
 
 
@@ -113,6 +114,11 @@ def from_hugging_face(
             `dtype`; the first few are listed, and the others counted.
     """
     family, shape = family_of(config), model_config_from_hugging_face(config)
+    if shape.num_layers > len(tensors):
+        refuse_all(
+            [f"{shape.num_layers:,} layers, but {len(tensors)} tensors"],
+            "the checkpoint does not fit its config.json",
+        )
     tensors = _with_full_names(tensors, family, shape)
     model = empty_model(shape)
     sources = family.sources(shape)
@@ -151,6 +157,13 @@ def empty_model(shape: ModelConfig) -> TransformerLM:
     Drawing the start of weights that are replaced at once would take 2 s and half a gigabyte for
     SmolLM2's 135 million.
     """
+    inner = max(shape.d_ff, shape.num_heads * shape.head_dim, shape.vocab_size)
+    if shape.d_model * max(inner, shape.context_length) > LARGEST_MATRIX:
+        raise UserError(
+            f"a width of {shape.d_model:,} with {shape.num_heads:,} heads of {shape.head_dim:,}, "
+            f"{shape.d_ff:,} inner values, {shape.vocab_size:,} tokens and a context of "
+            f"{shape.context_length:,} is no model that has been made"
+        )
     with torch.device("meta"):
         return TransformerLM(shape)
 

@@ -136,6 +136,23 @@ def test_nan_is_named(llama, gguf_writing, tmp_path):
         load_gguf(tmp_path / "m.gguf")
 
 
+@pytest.mark.parametrize("kind", PACKINGS)
+def test_a_number_that_is_none_is_named_in_every_type(kind, parity, gguf_writing, tmp_path):
+    """And NumPy, which would warn of it, is not asked: warnings are errors here."""
+    shape = parity.SMALL | {"d_model": 64, "num_heads": 4, "d_ff": 96}
+    theirs = parity.loaded_by_transformers(
+        parity.random_model(ModelConfig(**shape)), tmp_path / "c"
+    )
+    path = tmp_path / "m.gguf"
+    gguf_writing.write_gguf(path, theirs, kind)
+    packed = read_gguf(path).tensors["blk.1.ffn_up.weight"].data.tobytes()
+    start = {"F32": b"\0\0\xc0\x7f", "BF16": b"\x80\x7f"}.get(kind, b"\0\x7c")
+    content = path.read_bytes().replace(packed, start + packed[len(start) :])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged: blk\.1\.ffn_up\.weight holds NaN or inf"):
+        load_gguf(path)
+
+
 def test_a_weight_too_large_for_float16_is_named(llama, gguf_writing, tmp_path):
     tensors = gguf_writing.converted(llama)
     tensors["blk.2.ffn_down.weight"][5, 6] = 1e5
