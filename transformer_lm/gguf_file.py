@@ -14,11 +14,12 @@ import torch
 from lm_core.gguf_container import GGUFFile, read_gguf
 from lm_core.progress import progress_bar
 from lm_core.user_error import UserError
+from transformer_lm.empty_model import empty_model
 from transformer_lm.gguf_blocks import PACKINGS, dequantized, scales_are_finite
 from transformer_lm.gguf_layout import gguf_config, gguf_sources
 from transformer_lm.gguf_rope import ROPE_FACTORS
 from transformer_lm.language_model import TransformerLM
-from transformer_lm.pretrained import empty_model, with_weights
+from transformer_lm.pretrained import with_weights
 from transformer_lm.weight_layout import (
     is_finite,
     refuse_all,

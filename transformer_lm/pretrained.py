@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lm_core.checkpoint_files import read_checkpoint
 from lm_core.user_error import UserError
+from transformer_lm.empty_model import empty_model, has_no_memory
 from transformer_lm.gpt2_layout import GPT2
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.llama_layout import LLAMA, MISTRAL, QWEN3
@@ -32,7 +33,6 @@ from transformer_lm.weight_layout import (
 )
 
 HUGGING_FACE = (LLAMA, MISTRAL, QWEN3, GPT2)  # the first that computes a shape is taken
-LARGEST_MATRIX = 1 << 36  # numbers; torch cannot even describe one of 2 ** 63
 KNOWN = {family.name: family for family in (*HUGGING_FACE, OWN)}
 
 
@@ -151,27 +151,10 @@ def _with_full_names(
     return found
 
 
-def empty_model(shape: ModelConfig) -> TransformerLM:
-    """A model whose parameters have shapes and no memory: `with_weights` gives them theirs.
-
-    Drawing the start of weights that are replaced at once would take 2 s and half a gigabyte for
-    SmolLM2's 135 million.
-    """
-    inner = max(shape.d_ff, shape.num_heads * shape.head_dim, shape.vocab_size)
-    if shape.d_model * max(inner, shape.context_length) > LARGEST_MATRIX:
-        raise UserError(
-            f"a width of {shape.d_model:,} with {shape.num_heads:,} heads of {shape.head_dim:,}, "
-            f"{shape.d_ff:,} inner values, {shape.vocab_size:,} tokens and a context of "
-            f"{shape.context_length:,} is no model that has been made"
-        )
-    with torch.device("meta"):
-        return TransformerLM(shape)
-
-
 def with_weights(model: TransformerLM, weights: dict[str, Tensor]) -> TransformerLM:
     """Give an `empty_model` its weights, by our names; they become its parameters as they are."""
     model.load_state_dict(weights, assign=True)
-    if model.rotary is not None:  # its table is no weight, and was made without memory too
+    if model.rotary is not None and has_no_memory(model.rotary):  # its table is no weight
         shape = model.config
         model.rotary = RotaryEmbedding(
             shape.head_dim, shape.context_length, shape.rope_theta, shape.rope_scaling
