@@ -134,7 +134,7 @@ def foreign_step(folder: Path) -> str:
 
 
 def _load_parts(folder: Path) -> dict[str, "Tensor"]:
-    """The tensors of all the files that the index names."""
+    """The tensors of all the files that the index names, also those that it gives no place."""
     index = read_json(folder / WEIGHTS_INDEX, "the index of the weights", "lm import", FETCH_AGAIN)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
@@ -144,11 +144,11 @@ def _load_parts(folder: Path) -> dict[str, "Tensor"]:
         if Path(name).name != name:
             raise UserError(f"{folder / WEIGHTS_INDEX}: {name!r} is no file of this folder")
         part = _load_tensors(folder / name)
-        wrong = [tensor for tensor in part if places.get(tensor) != name]
+        wrong = [tensor for tensor in part if places.get(tensor, name) != name]
         if wrong:
             raise UserError(
                 f"{folder / name}: holds {wrong[0]}, which {WEIGHTS_INDEX} places in "
-                f"{places.get(wrong[0])}; do the two belong together?"
+                f"{places[wrong[0]]}; do the two belong together?"
             )
         tensors |= part
     lacking = sorted(places.keys() - tensors.keys())

@@ -1,31 +1,38 @@
-"""A GGUF file opened with the package `gguf`, and one clear ValueError for each way in which it is
-none. The format is llama.cpp's: metadata by name, then tensors, each with a type of its own. What
-this leaves out: what metadata and tensors mean.
+"""A GGUF file opened: metadata by name, then tensors, each with a type of its own.
+
+Every count and length is held against the bytes that the file has before anything is made of it, so
+a damaged file costs one line and no memory. What this leaves out: what metadata and tensors mean,
+files of the other byte order, arrays of arrays. Source: docs/gguf.md of the project ggml.
 """
 
+import math
+import mmap
+import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lm_core.user_error import UserError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-MAGIC = b"GGUF"
+MAGIC, MOST_AXES, LENGTH = b"GGUF", 4, struct.Struct("<Q").unpack_from
+# How a value is written, by the number of its kind, as struct calls it; "s" is a text.
+KINDS, LIST = dict(enumerate("BbHhIif?s")) | {10: "Q", 11: "q", 12: "d"}, 9
+TYPES = (  # of tensors, by number; "-" is not in use
+    "F32 F16 Q4_0 Q4_1 - - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS"
+    " IQ1_S IQ4_NL IQ3_S IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M BF16 - - - TQ1_0 TQ2_0 - - - MXFP4"
+)
+# The values of a block and its bytes, for the types that are read; of others only the name is.
+BLOCKS = {"F32": (1, 4), "F16": (1, 2), "BF16": (1, 2)}
+BLOCKS |= {"Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20)}
 
 
 class GGUFTensor(NamedTuple):
-    """A tensor as it lies in the file.
-
-    Attributes:
-        type: how its values are packed, such as "Q4_1".
-        shape: as torch counts, the axis that lies together last.
-        data: its bytes, of the file's memory map; one row is one run of the last axis.
-    """
+    """A tensor's type, shape as torch counts it, and bytes: none for a type not in BLOCKS."""
 
     type: str
     shape: tuple[int, ...]
-    data: "np.ndarray"
+    data: np.ndarray
 
 
 class GGUFFile(NamedTuple):
@@ -42,47 +49,95 @@ class GGUFFile(NamedTuple):
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Read the metadata, and map the tensors into memory.
-
-    Raises:
-        ValueError: the package is missing, or the file is missing, of another format, cut short,
-            one of several parts, or of the other byte order.
-    """
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise UserError(
-            f"{path}: reading GGUF needs the package gguf; install it with `pip install gguf`"
-        ) from None
+    """Read the metadata and map the tensors into memory; UserError for a file that is not whole."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise UserError(f"{path}: not a GGUF file (it does not begin with {MAGIC.decode()})")
+            raise UserError(f"{path}: not a GGUF file: it begins with other bytes; fetch it again")
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        reader = GGUFReader(path)
-        found = GGUFFile(
-            {name: field.contents() for name, field in reader.fields.items()},
-            {
-                tensor.name: GGUFTensor(
-                    tensor.tensor_type.name,
-                    tuple(reversed(tensor.shape.tolist())),
-                    tensor.data.view("uint8"),
-                )
-                for tensor in reader.tensors
-            },
-        )
-    # The package checks little by itself: it stumbles over what is not there.
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path}: a GGUF file that is damaged, cut short, or of a newer version ({reason})"
-        ) from None
-    if reader.byte_order == "S":
-        raise UserError(f"{path}: a GGUF file of the other byte order")
-    parts = found.metadata.get("split.count", 1)
-    if not isinstance(parts, int):
-        raise UserError(f"{path}: split.count is {parts!r}, expected a number")
-    if parts > 1:
-        raise UserError(f"{path}: one of {parts} parts; join them with llama.cpp's gguf-split")
+        found = _Reader(content).file()
+        parts = found.metadata.get("split.count", 1)
+        if not isinstance(parts, int) or parts > 1:
+            raise UserError(f"one of {parts!r} parts; join them with llama.cpp's gguf-split")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: damaged: a text in it is not UTF-8; fetch it again") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return found
+
+
+class _Reader:
+    def __init__(self, content: mmap.mmap) -> None:
+        self.content, self.place, self.part = content, len(MAGIC), "header"
+
+    def check(self, holds: bool, problem: str) -> None:
+        if not holds:
+            raise UserError(f"a GGUF file that is damaged: {problem}; fetch it again")
+
+    def skip(self, size: int) -> int:
+        """Where the next `size` bytes begin; UserError where the file has fewer."""
+        start, self.place = self.place, self.place + size
+        if self.place > len(self.content):
+            past = f"its {self.part} would go beyond its {len(self.content):,} bytes"
+            raise UserError(f"a GGUF file that is cut short or damaged: {past}; fetch it again")
+        return start
+
+    def numbers(self, kind: str, count: int) -> list[Any]:
+        start = self.skip(count * struct.calcsize(f"<{kind}"))
+        return list(struct.unpack_from(f"<{count}{kind}", self.content, start))
+
+    def number(self, kind: str) -> Any:
+        return self.numbers(kind, 1)[0]
+
+    def text(self) -> str:
+        (size,) = LENGTH(self.content, self.skip(8))
+        start = self.skip(size)
+        return self.content[start : self.place].decode()
+
+    def name(self, known: dict[str, Any]) -> str:
+        name = self.text()
+        good = name.isprintable() and name not in known
+        self.check(good, f"its {self.part} has {name[:60]!r}, twice or not a name")
+        return name
+
+    def value(self) -> Any:
+        is_list = (number := self.number("I")) == LIST
+        number, count = (self.number("I"), self.number("Q")) if is_list else (number, 1)
+        self.check(number in KINDS, f"a value in its {self.part} is of kind {number}")
+        kind = KINDS[number]
+        found = [self.text() for _ in range(count)] if kind == "s" else self.numbers(kind, count)
+        return found if is_list else found[0]
+
+    def file(self) -> GGUFFile:
+        version = self.number("I")
+        if version not in (2, 3):
+            what = f"version {version}" if version & 0xFFFF else "the other byte order"
+            raise UserError(f"a GGUF file of {what}; version 2 or 3, little-endian, is read here")
+        num_tensors, num_values = self.number("Q"), self.number("Q")
+        self.part = "metadata"
+        metadata: dict[str, Any] = {}
+        for _ in range(num_values):
+            name = self.name(metadata)
+            metadata[name] = self.value()
+        self.part = "list of tensors"
+        places: dict[str, tuple[str, tuple[int, ...], int]] = {}
+        for _ in range(num_tensors):
+            name, axes = self.name(places), self.number("I")
+            self.check(axes <= MOST_AXES, f"{name} has {axes:,} axes")
+            shape = tuple(self.numbers("Q", axes)[::-1])
+            kind = (TYPES.split()[(number := self.number("I")) :] or [f"number {number}"])[0]
+            places[name] = (kind, shape, self.number("Q"))
+        alignment = metadata.get("general.alignment", 32)
+        self.check(isinstance(alignment, int) and alignment > 0, "its alignment is not a number")
+        begin = -(-self.place // alignment) * alignment
+        tensors = {}
+        for name, (kind, shape, offset) in places.items():
+            self.part, self.place = f"tensor {name}", begin + offset
+            values, size = BLOCKS.get(kind, (1, 0))
+            self.check(math.prod(shape[-1:]) % values == 0, f"{name} is not of whole blocks")
+            start = self.skip(math.prod(shape) // values * size)
+            data = np.frombuffer(self.content, np.uint8, self.place - start, start)
+            tensors[name] = GGUFTensor(kind, shape, data)
+        return GGUFFile(metadata, tensors)

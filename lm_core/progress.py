@@ -71,7 +71,9 @@ class ProgressBar:
 
     def _is_time_for_a_line(self, fifths: int) -> bool:
         now = time.monotonic()
-        if fifths <= self.fifths or now - self.last_line < SECONDS_BETWEEN_LINES:
+        is_end = fifths >= 5 and self.fifths > 0  # told, once there has been a line
+        wait = 0 if is_end else SECONDS_BETWEEN_LINES
+        if fifths <= self.fifths or now - self.last_line < wait:
             return False
         self.fifths, self.last_line = fifths, now
         return True

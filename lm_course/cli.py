@@ -65,7 +65,9 @@ CheckpointPath = Annotated[
 ]
 ModelPath = Annotated[
     Path | None,
-    typer.Option("--model", help="Another program's model: its folder, or a GGUF file."),
+    typer.Option(
+        "--model", help="Another program's model: its folder, a GGUF file, or the name smollm2."
+    ),
 ]
 
 

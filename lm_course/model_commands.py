@@ -28,6 +28,7 @@ FOLDER_FILES = (
     "generation_config.json",
     "chat_template.jinja",
 )
+FOLDER_SUFFIXES = (".safetensors", ".json", ".bin", ".pt", ".pth", ".jinja", ".txt")
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -39,11 +40,13 @@ def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
     """
     from inference.engine import Engine
     from lm_course.checkpoint_choice import chosen_checkpoint
+    from lm_course.named_models import model_path
 
     if model is None:
         return Engine.from_checkpoint(chosen_checkpoint(checkpoint))
     if checkpoint is not None:
         raise UserError("--checkpoint and --model name two models; give one of them")
+    model = model_path(model)
     check_source(model)
     if model.is_file():
         return Engine.from_gguf(model)
@@ -51,13 +54,24 @@ def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
 
 
 def check_source(source: Path) -> None:
-    """Raise ValueError where there is neither a file nor a folder with a model's config.json."""
+    """Raise ValueError for what is neither a GGUF file nor a folder with a model's config.json."""
+    from lm_course.named_models import NAMED_MODELS
+
     if not source.exists():
-        raise UserError(f"{source}: no such folder or file")
-    if source.is_dir() and not (source / "config.json").is_file():
         raise UserError(
-            f"{source}: has no config.json; name a folder of Hugging Face's, or a GGUF file itself"
+            f"{source}: no such folder or file; known by name: {', '.join(NAMED_MODELS)}"
         )
+    if source.suffix.lower() in FOLDER_SUFFIXES and not source.is_dir():
+        raise UserError(
+            f"{source}: one file of a model's folder, which has the shape and the tokenizer beside "
+            f"the weights; name the folder: {source.parent}"
+        )
+    if source.is_dir() and not (source / "config.json").is_file():
+        held = sorted(source.glob("*.gguf"))
+        what = (
+            f"the file in it: {held[0]}" if held else "a folder of Hugging Face's, or a GGUF file"
+        )
+        raise UserError(f"{source}: has no config.json; name {what}")
 
 
 def check_target(folder: Path) -> None:
@@ -70,7 +84,7 @@ def import_model(source: Path, folder: Path, dtype: str | None = None) -> str:
     """Read a folder of Hugging Face's or a GGUF file; write a checkpoint folder of ours.
 
     Args:
-        source: the folder, or the file.
+        source: the folder, the file, or a name of NAMED_MODELS.
         folder: must not exist yet.
         dtype: one of DTYPES; None for that of the source, float32 where it is quantized.
 
@@ -82,6 +96,9 @@ def import_model(source: Path, folder: Path, dtype: str | None = None) -> str:
     """
     import torch
 
+    from lm_course.named_models import model_path
+
+    source = model_path(source)
     check_source(source)
     check_target(folder)
     if dtype is not None and dtype not in DTYPES:
@@ -197,7 +214,7 @@ def register(app: typer.Typer) -> None:
     def import_command(
         source: Annotated[
             Path,
-            typer.Argument(help="A folder of Hugging Face's (Llama, Qwen3, GPT-2), or a GGUF."),
+            typer.Argument(help="A folder of Hugging Face's, a GGUF file, or the name smollm2."),
         ],
         folder: Annotated[Path, typer.Argument(help="The checkpoint folder to make.")],
         dtype: Annotated[

@@ -10,6 +10,7 @@ from lm_core.settings import Settings, first_problem
 from lm_core.user_error import UserError
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
+MOST_POSITIONS = 1 << 22  # the table of rotary angles, made for every position, then takes 2 GB
 
 
 def whole_number(
@@ -44,3 +45,31 @@ def made_from(kind: type[SettingsType], /, **values: Any) -> SettingsType:
     except pydantic.ValidationError as error:
         problem = first_problem(error)
         raise UserError(f"config.json describes no model: {problem}") from None
+
+
+def longest_context(given: int, kind: str, original: int, factor: float) -> int:
+    """The context of a model whose rotary frequencies are rescaled.
+
+    Files differ in what their own length is: for some it is what the model was trained on before
+    (transformers asked for that with "linear"), for others already the rescaled one. Nothing is
+    computed differently, so the longer of the two is read. llama3 comes with numbers that do not
+    multiply to the length that its makers state, which then stands.
+
+    Args:
+        given: the length that the file states.
+        kind: "linear", "llama3" or "yarn".
+        original: what the model was trained on before.
+        factor: how many times as slowly the slow frequencies turn.
+    """
+    if kind == "llama3" and given > original:
+        return given
+    return max(given, round(original * factor))
+
+
+def check_positions(length: int, where: str) -> None:
+    """Raise ValueError for a context that no table of rotary angles can be made for."""
+    if length > MOST_POSITIONS:
+        raise UserError(
+            f"{where}: a context of {length:,} tokens is more than the {MOST_POSITIONS:,} that "
+            "this code has room for"
+        )

@@ -14,11 +14,14 @@ import torch
 from lm_core.gguf_container import GGUFFile, read_gguf
 from lm_core.progress import progress_bar
 from lm_core.user_error import UserError
-from transformer_lm.gguf_blocks import PACKINGS, dequantized
-from transformer_lm.gguf_layout import ROPE_FACTORS, gguf_config, gguf_sources
+from transformer_lm.empty_model import empty_model
+from transformer_lm.gguf_blocks import PACKINGS, dequantized, scales_are_finite
+from transformer_lm.gguf_layout import gguf_config, gguf_sources
+from transformer_lm.gguf_rope import ROPE_FACTORS
 from transformer_lm.language_model import TransformerLM
-from transformer_lm.pretrained import empty_model, with_weights
+from transformer_lm.pretrained import with_weights
 from transformer_lm.weight_layout import (
+    is_finite,
     refuse_all,
     refuse_overflow,
     shape_problems,
@@ -69,7 +72,9 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
         )
     model, sources = empty_model(config), gguf_sources(architecture, config)
     expected = their_shapes({n: p.shape for n, p in model.named_parameters()}, sources)
-    found = {n: tensor.shape for n, tensor in file.tensors.items() if n != ROPE_FACTORS}
+    # What the divisors of the rotary frequencies say is in the config by now.
+    turned = config.position == "rotary"
+    found = {n: t.shape for n, t in file.tensors.items() if not (turned and n == ROPE_FACTORS)}
     refuse_all(shape_problems(found, expected), "the file does not fit its metadata")
     weights, broken = {}, []
     by_name: dict[str, list[str]] = {}
@@ -78,13 +83,18 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
     with progress_bar("unpack", len(by_name), "tensors") as bar:
         for name, parts in by_name.items():
             packed = file.tensors[name]
+            if not scales_are_finite(packed.data, packed.type):
+                broken.append(f"{name} holds NaN or infinity")
+                continue
             theirs = torch.from_numpy(dequantized(packed.data, packed.type, packed.shape))
-            if not torch.isfinite(theirs).all():
+            if not PACKINGS[packed.type].scales and not is_finite(theirs):
                 broken.append(f"{name} holds NaN or infinity")
             for ours in parts:
                 weight = to_our_layout(theirs, sources[ours], config.head_dim)
-                weights[ours] = weight.to(dtype, copy=True)
+                # Parts of one tensor would share its memory.
+                weights[ours] = weight.to(dtype, copy=len(parts) > 1)
             bar.advance()
     refuse_all(broken, "the weights are damaged")
-    refuse_overflow(weights, sources)
+    if dtype != torch.float32:
+        refuse_overflow(weights, sources)
     return with_weights(model, weights)

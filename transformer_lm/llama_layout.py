@@ -12,7 +12,13 @@ import functools
 from typing import Any
 
 from lm_core.user_error import UserError
-from transformer_lm.config_values import made_from, refuse_value, whole_number
+from transformer_lm.config_values import (
+    check_positions,
+    longest_context,
+    made_from,
+    refuse_value,
+    whole_number,
+)
 from transformer_lm.model_config import ModelConfig, RopeScaling
 from transformer_lm.weight_layout import Family, Source
 
@@ -100,12 +106,15 @@ def _to_config(family: str, config: ModelConfig) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling` are what transformers 4 reads, `rope_parameters` what 5
     does.
     """
-    rope = _rope_parameters(config)
+    rope, scaling = _rope_parameters(config), config.rope_scaling
+    length = config.context_length
+    if scaling is not None and scaling.kind == "linear" and ORIGINAL_LENGTH not in rope:
+        length = scaling.original_context_length  # "linear" states the length before
     written = {
         "architectures": [ARCHITECTURES[family]],
         "model_type": family,
         "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
+        "max_position_embeddings": length,
         "hidden_size": config.d_model,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
@@ -142,15 +151,10 @@ def _rope_parameters(config: ModelConfig) -> dict[str, Any]:
     values = {theirs: getattr(scaling, ours) for ours, theirs in keys.items()}
     written = {key: value for key, value in values.items() if value is not None}
     length = scaling.original_context_length
-    # Of a linear rescaling nothing depends on it, and transformers warns of a key that it does not
-    # know.
-    if scaling.kind != "linear" or length != _length_before(config.context_length, scaling.factor):
+    # transformers warns of a key that it does not know, and knows none of this name for "linear".
+    if scaling.kind != "linear" or config.context_length != round(length * scaling.factor):
         written[ORIGINAL_LENGTH] = length
     return {"rope_type": scaling.kind, "rope_theta": config.rope_theta, **written}
-
-
-def _length_before(context_length: int, factor: float) -> int:
-    return max(1, round(context_length / factor))
 
 
 def _from_config(family: str, config: dict[str, Any]) -> ModelConfig:
@@ -161,6 +165,11 @@ def _from_config(family: str, config: dict[str, Any]) -> ModelConfig:
     _refuse_what_is_not_computed(family, given, rope)
     width, heads = whole_number(given, "hidden_size"), whole_number(given, "num_attention_heads")
     length = whole_number(given, "max_position_embeddings")
+    scaling = _rope_scaling(given, rope, length)
+    if scaling is not None:
+        before, factor = scaling.original_context_length, scaling.factor
+        length = longest_context(length, scaling.kind, before, factor)
+    check_positions(length, "config.json")
     return made_from(
         ModelConfig,
         vocab_size=whole_number(given, "vocab_size"),
@@ -174,7 +183,7 @@ def _from_config(family: str, config: dict[str, Any]) -> ModelConfig:
         qk_norm=family == "qwen3",
         sliding_window=_window(family, given),
         rope_theta=rope.get("rope_theta") or given.get("rope_theta") or 10000.0,
-        rope_scaling=_rope_scaling(given, rope, length),
+        rope_scaling=scaling,
         norm_eps=given.get("rms_norm_eps", 1e-6),
         tie_embeddings=given.get("tie_word_embeddings", False),
         **({"head_dim": given["head_dim"]} if given.get("head_dim") is not None else {}),
@@ -250,10 +259,7 @@ def _rope_scaling(
     factor = values["factor"]
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor < 1e9:
         raise UserError(f"config.json: the rope factor must be a number from 1, found {factor!r}")
-    length = config.get(ORIGINAL_LENGTH) or rope.get(ORIGINAL_LENGTH)
-    if length is None:
-        linear = kind == "linear"
-        length = _length_before(context_length, factor) if linear else context_length
+    length = config.get(ORIGINAL_LENGTH) or rope.get(ORIGINAL_LENGTH) or context_length
     given = {ours: value for ours, value in values.items() if value is not None}
     return made_from(RopeScaling, kind=kind, original_context_length=length, **given)
 

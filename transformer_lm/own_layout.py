@@ -7,19 +7,15 @@ trains, is saved, resumes and loads. `transformers` knows nothing of it, and `lm
 
 from typing import Any
 
-import torch
-
 from lm_core.user_error import UserError
 from transformer_lm.config_values import made_from
-from transformer_lm.language_model import TransformerLM
+from transformer_lm.empty_model import empty_model
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.weight_layout import Family, Source
 
 
 def _sources(config: ModelConfig) -> dict[str, Source]:
-    with torch.device("meta"):  # shapes alone, no memory
-        model = TransformerLM(config)
-    return {name: Source(name) for name, _ in model.named_parameters()}
+    return {name: Source(name) for name, _ in empty_model(config).named_parameters()}
 
 
 def _to_config(config: ModelConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lm_core.checkpoint_files import read_checkpoint
 from lm_core.user_error import UserError
+from transformer_lm.empty_model import empty_model, has_no_memory
 from transformer_lm.gpt2_layout import GPT2
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.llama_layout import LLAMA, MISTRAL, QWEN3
@@ -113,6 +114,11 @@ def from_hugging_face(
             `dtype`; the first few are listed, and the others counted.
     """
     family, shape = family_of(config), model_config_from_hugging_face(config)
+    if shape.num_layers > len(tensors):
+        refuse_all(
+            [f"{shape.num_layers:,} layers, but {len(tensors)} tensors"],
+            "the checkpoint does not fit its config.json",
+        )
     tensors = _with_full_names(tensors, family, shape)
     model = empty_model(shape)
     sources = family.sources(shape)
@@ -145,20 +151,10 @@ def _with_full_names(
     return found
 
 
-def empty_model(shape: ModelConfig) -> TransformerLM:
-    """A model whose parameters have shapes and no memory: `with_weights` gives them theirs.
-
-    Drawing the start of weights that are replaced at once would take 2 s and half a gigabyte for
-    SmolLM2's 135 million.
-    """
-    with torch.device("meta"):
-        return TransformerLM(shape)
-
-
 def with_weights(model: TransformerLM, weights: dict[str, Tensor]) -> TransformerLM:
     """Give an `empty_model` its weights, by our names; they become its parameters as they are."""
     model.load_state_dict(weights, assign=True)
-    if model.rotary is not None:  # its table is no weight, and was made without memory too
+    if model.rotary is not None and has_no_memory(model.rotary):  # its table is no weight
         shape = model.config
         model.rotary = RotaryEmbedding(
             shape.head_dim, shape.context_length, shape.rope_theta, shape.rope_scaling

@@ -48,3 +48,22 @@ def test_on_a_terminal_it_fits_one_line(width: int) -> None:
 
 def test_clock() -> None:
     assert [clock(value) for value in (None, 0, 65, 3725)] == ["-:--", "0:00", "1:05", "1:02:05"]
+
+
+def test_without_a_terminal_the_last_line_is_that_of_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the last fifth takes less than the time between two lines."""
+    now, output = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress_bar("unpack", 10, "tensors", Console(file=output, width=80)) as bar:
+        for step in range(10):
+            now[0] += 3 if step < 4 else 0.1
+            bar.advance()
+    assert output.getvalue().splitlines()[-1].split() == [
+        "unpack:",
+        "10/10",
+        "tensors",
+        "in",
+        "0:13",
+    ]

@@ -3,6 +3,7 @@ one line, and leaves nothing behind.
 """
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import transformers
 from inference.sampling import SamplingSettings
 from lm_core.checkpoint_files import write_checkpoint
 from lm_core.special_tokens import SPECIAL_TOKENS
+from lm_core.user_error import UserError
 from lm_course.cli import main
 from lm_course.model_commands import engine_for, export_model, import_model
 from tokenizer_bpe.tokenizer import Tokenizer
@@ -181,8 +183,22 @@ def a_text_file(path: Path) -> Path:
     return path
 
 
+def one_file(name: str) -> Callable[[Path], Path]:
+    """A file of a folder in the folder's place."""
+    return lambda folder: folder_of(folder, small_model()) / name
+
+
+def with_a_gguf_in_it(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "a.gguf").write_bytes(b"GGUF")
+    return folder
+
+
 BAD_SOURCES = {
-    "source: no such folder or file": lambda path: path,
+    "model.safetensors: one file of a model's folder": one_file("model.safetensors"),
+    "the weights; name the folder: ": one_file("config.json"),
+    "has no config.json; name the file in it: ": with_a_gguf_in_it,
+    "source: no such folder or file; known by name: smollm2": lambda path: path,
     "source: has no config.json; name a folder": lambda path: path.mkdir() or path,
     "model_type is 'bert'; this code reads gpt2, llama": not_a_model,
     "not a GGUF file": a_text_file,
@@ -231,6 +247,40 @@ def test_a_shape_without_a_family_is_not_exported(tmp_path):
         export_model(checkpoint, tmp_path / "theirs")
     assert not (tmp_path / "theirs").exists()
     assert engine_for(checkpoint, None).complete("Hello", GREEDY, 3)
+
+
+def test_a_gguf_file_cut_short_anywhere_is_one_line(gguf_file, tmp_path, capsys):
+    """At 50 places, from the header to the last tensor: the file, the part and what to do."""
+    content = gguf_file.read_bytes()
+    end, tensors = len(content) - 32, content.index(b"token_embd.weight")
+    parts = set()
+    for length in [*range(10), *range(tensors, tensors + 10), *range(50, end, end // 30)]:
+        cut = tmp_path / "cut.gguf"
+        cut.write_bytes(content[:length])
+        with pytest.raises(SystemExit) as stopped:
+            main(["import", str(cut), str(tmp_path / "ours")])
+        errors = capsys.readouterr().err
+        assert stopped.value.code == 2 and errors.count("\n") == 1, errors
+        assert errors.startswith(f"lm: {cut}: ") and "fetch it again" in errors
+        named = ("header", "metadata", "list of tensors", "tensor ", "not a GGUF file")
+        parts |= {part for part in named if part in errors}
+    assert len(parts) == 5 and not (tmp_path / "ours").exists()
+
+
+def test_every_byte_of_the_head_may_be_damaged(gguf_file, tmp_path):
+    """Whatever the first part of a file holds, the engine starts or says one line."""
+    content = gguf_file.read_bytes()
+    drawn = random.Random(0)
+    head = content.index(b"token_embd.weight") + 200
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[drawn.randrange(4, head)] = drawn.randrange(256)
+        path = tmp_path / "damaged.gguf"
+        path.write_bytes(damaged)
+        try:
+            engine_for(None, path)
+        except UserError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
 
 
 @pytest.mark.slow

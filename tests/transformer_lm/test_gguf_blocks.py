@@ -1,10 +1,13 @@
 """Every packing against the package `gguf`, and one block of each by hand."""
 
+import tracemalloc
+
 import gguf
 import numpy as np
 import pytest
 
-from transformer_lm.gguf_blocks import PACKINGS, dequantized, nibbles
+from lm_core.gguf_container import BLOCKS
+from transformer_lm.gguf_blocks import PACKINGS, dequantized, scales_are_finite, unpack_nibbles
 
 KINDS = {
     kind: gguf.GGMLQuantizationType[kind] for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
@@ -12,7 +15,7 @@ KINDS = {
 
 
 def test_every_packing_is_tested():
-    assert KINDS.keys() == PACKINGS.keys()
+    assert KINDS.keys() == PACKINGS.keys() == BLOCKS.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -30,7 +33,35 @@ def test_the_values_are_those_of_gguf(kind, scale):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_size_of_a_block_is_that_of_gguf(kind):
-    assert gguf.GGML_QUANT_SIZES[KINDS[kind]] == (PACKINGS[kind].values, PACKINGS[kind].size)
+    assert gguf.GGML_QUANT_SIZES[KINDS[kind]] == BLOCKS[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")
+def test_any_bytes_are_the_numbers_that_gguf_makes_of_them(kind):
+    """Also the blocks that no quantizer writes: every scale, NaN and infinity among them."""
+    values, size = BLOCKS[kind]
+    packed = np.random.default_rng(1).integers(0, 256, (65536, size), dtype=np.uint8)
+    packed[:, :2] = np.arange(65536, dtype=np.uint16)[:, None].view(np.uint8)
+    expected = gguf.quants.dequantize(packed.reshape(-1), KINDS[kind])
+    found = dequantized(packed, kind, (65536 * values,))
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+    for row in range(0, 65536, 97):
+        weights = found[row * values : (row + 1) * values]
+        quantized = bool(PACKINGS[kind].scales)
+        expected = not quantized or np.isfinite(weights).all()
+        assert scales_are_finite(packed[row], kind) == expected, row
+
+
+def test_nothing_of_the_size_of_the_weights_is_made_on_the_way():
+    """One array for the weights, and at most a byte for each of them besides."""
+    packed = np.zeros(20 * 40_000, np.uint8)
+    tracemalloc.start()
+    weights = dequantized(packed, "Q4_1", (40_000, 32))
+    assert scales_are_finite(packed, "Q4_1")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert weights.nbytes < peak < weights.nbytes + weights.size
 
 
 def test_blocks_by_hand():
@@ -38,7 +69,9 @@ def test_blocks_by_hand():
     quarter = np.float16(0.25).tobytes()
     packed = bytes(range(0x10, 0x20))  # low halves 0 to 15, high halves all 1
     low_then_high = [*range(16), *[1] * 16]
-    assert nibbles(np.frombuffer(packed, np.uint8)[None]).tolist() == [low_then_high]
+    weights = np.empty((1, 32), np.float32)
+    unpack_nibbles(np.frombuffer(packed, np.uint8)[None], weights)
+    assert weights.tolist() == [low_then_high]
     found = dequantized(np.frombuffer(half + packed, np.uint8), "Q4_0", (32,))
     assert found.tolist() == [0.5 * (q - 8) for q in low_then_high]
     found = dequantized(np.frombuffer(half + quarter + packed, np.uint8), "Q4_1", (32,))

@@ -2,13 +2,16 @@
 and everything in one that is refused by name.
 """
 
+import itertools
 import json
 
 import pytest
+import torch
 import transformers
 
-from transformer_lm.llama_layout import LLAMA, MISTRAL, QWEN3
+from transformer_lm.llama_layout import LLAMA, MISTRAL, ORIGINAL_LENGTH, QWEN3
 from transformer_lm.model_config import RopeScaling
+from transformer_lm.pretrained import load_model
 
 SMALL = {
     "vocab_size": 31,
@@ -67,7 +70,7 @@ def test_what_is_written_is_what_their_class_writes(family, tmp_path):
 OLD_AND_NEW = [
     (
         {"type": "linear", "factor": 4},
-        RopeScaling(kind="linear", factor=4, original_context_length=16),
+        RopeScaling(kind="linear", factor=4, original_context_length=64),
     ),
     (
         {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": 5},
@@ -89,6 +92,58 @@ OLD_AND_NEW = [
         ),
     ),
 ]
+
+
+# The rescaling, max_position_embeddings, and what we read: Llama 3.2, Qwen2.5, Vicuna 16k,
+# DeepSeek Coder, and the case that transformers reads 150 tokens of.
+LENGTHS = [
+    ({"rope_type": "llama3", "factor": 32.0, ORIGINAL_LENGTH: 8192}, 131_072, 131_072),
+    ({"rope_type": "llama3", "factor": 8.0, ORIGINAL_LENGTH: 64}, 64, 512),
+    ({"rope_type": "yarn", "factor": 4.0, ORIGINAL_LENGTH: 32_768}, 131_072, 131_072),
+    ({"rope_type": "yarn", "factor": 4.0, ORIGINAL_LENGTH: 32_768}, 32_768, 131_072),
+    ({"rope_type": "yarn", "factor": 4.0}, 64, 256),
+    ({"rope_type": "yarn", "factor": 1.5, ORIGINAL_LENGTH: 33}, 40, 50),
+    ({"type": "linear", "factor": 4.0}, 4096, 16_384),
+    ({"type": "linear", "factor": 4.0, ORIGINAL_LENGTH: 4096}, 16_384, 16_384),
+]
+
+
+@pytest.mark.parametrize(("scaling", "stated", "read"), LENGTHS)
+def test_a_rescaling_reads_the_original_length_times_the_factor(scaling, stated, read):
+    scaling = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} | scaling
+    config = LLAMA.from_config(
+        SMALL | {"max_position_embeddings": stated, "rope_parameters": scaling}
+    )
+    assert config.context_length == read
+    assert LLAMA.from_config(LLAMA.to_config(config)) == config
+
+
+@pytest.mark.parametrize("family", CLASSES, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    ("kind", "stated"), [("linear", 64), *itertools.product(("llama3", "yarn"), (64, 256))]
+)
+def test_logits_beyond_the_original_length_are_those_of_transformers(
+    kind, stated, family, tmp_path
+):
+    """150 tokens of a model that was trained on 64 and is rescaled by 4, written and read by it."""
+    scaling = {"rope_type": kind, "factor": 4.0, "rope_theta": 100.0, ORIGINAL_LENGTH: 64}
+    if kind == "linear":
+        del scaling[ORIGINAL_LENGTH]
+    if kind == "llama3":
+        scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    changes = {"max_position_embeddings": stated, "rope_parameters": scaling}
+    config = CLASSES[family](**grouped(family, **changes, head_dim=8))
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert model.config.context_length == 256
+    ids = torch.randint(0, SMALL["vocab_size"], (1, 150))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("written", "expected"), OLD_AND_NEW)
@@ -132,6 +187,8 @@ REFUSED = [
     ({"num_hidden_layers": None}, "num_hidden_layers must be a whole number from 1, found None"),
     ({"head_dim": 7}, "describes no model: head_dim = 7 .* is odd"),
     ({"tie_word_embeddings": "yes"}, "describes no model: tie_embeddings"),
+    ({"max_position_embeddings": 10**12}, "a context of 1,000,000,000,000 tokens is more than"),
+    ({"rope_scaling": {"type": "linear", "factor": 1e8}}, "a context of 6,400,000,000 tokens is"),
 ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from lm_core.checkpoint_files import read_checkpoint, write_checkpoint
 from transformer_lm.language_model import TransformerLM
@@ -313,6 +314,45 @@ def test_weights_in_several_files_are_read(tmp_path):
     assert len(list((tmp_path / "parts").glob("model-0000*.safetensors"))) > 2
     ids = parity.random_ids(model.config)
     assert torch.equal(load_model(tmp_path / "parts")(ids), model(ids))
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", None),
+        ("model.layers.0.self_attn.twist", "twist is not known"),
+    ],
+)
+def test_what_the_index_does_not_name_is_passed_over_if_the_family_does(name, problem, tmp_path):
+    """transformers 4 left buffers in the files of Llama, and not always in the index."""
+    model = parity.random_model(parity.shape_named("llama, tied"))
+    folder = tmp_path / "parts"
+    theirs = parity.loaded_by_transformers(model, tmp_path / "ours")
+    theirs.save_pretrained(folder, max_shard_size="60KB")
+    first = sorted(folder.glob("model-*.safetensors"))[0]
+    save_file(load_file(first) | {name: torch.ones(4)}, first)
+    if problem is None:
+        ids = parity.random_ids(model.config)
+        assert torch.equal(load_model(folder)(ids), model(ids))
+    else:
+        with pytest.raises(ValueError, match=problem):
+            load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_hidden_layers": 10**9}, "1,000,000,000 layers, but 29 tensors"),
+        ({"hidden_size": 6 * 2**40, "head_dim": 8}, "is no model that has been made"),
+        ({"intermediate_size": 2**62}, "is no model that has been made"),
+        ({"vocab_size": 2**62}, "is no model that has been made"),
+        ({"num_attention_heads": 6 * 2**60}, "is no model that has been made"),
+    ],
+)
+def test_a_shape_that_no_file_could_have_is_one_line(change, words):
+    tensors, config = to_hugging_face(parity.random_model(parity.shape_named("llama, tied")))
+    with pytest.raises(ValueError, match=words):
+        from_hugging_face(tensors, config | change)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
