@@ -115,8 +115,8 @@ def initialize(parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConf
     """Start all parameters of a model by the table, in place; they come by their names."""
     for name, parameter in parameters:
         role = role_of(name, config)
-        if role == "linear":
-            continue  # `Linear` has drawn it, from the same formula: half the time is saved
+        if role == "linear" or parameter.is_meta:
+            continue  # `Linear` has drawn it, from the same formula; or weights will be loaded
         start = STARTS[role]
         if start.std is not None:
             draw_normal(parameter, start.std(config, *parameter.shape))

