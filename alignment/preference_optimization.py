@@ -45,6 +45,7 @@ from training.run_checkpoints import run_fingerprint
 from training.training_loop import TrainingRun, TrainingSettings, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.pretrained import load_model
+from transformer_lm.token_id_check import check_token_ids
 
 SCORING_BATCH = 16  # pairs at once where nothing is trained
 
@@ -129,7 +130,9 @@ def score_pairs(
     device = next(model.parameters()).device
     sums, means = torch.zeros(len(pairs), 2), torch.zeros(len(pairs), 2)
     for numbers in by_length([pair.longest for pair in pairs], SCORING_BATCH):
-        ids, mask = (tensor.to(device) for tensor in pad_pairs([pairs[n] for n in numbers]))
+        ids, mask = pad_pairs([pairs[n] for n in numbers])
+        check_token_ids(ids, model.config.vocab_size)
+        ids, mask = ids.to(device), mask.to(device)
         with torch.autocast(device.type, enabled=False):
             log_probs = fused_token_log_probs(model(ids), ids)
         sums[numbers] = torch.stack(sum_per_sequence(log_probs, mask[:, 1:]).chunk(2), -1).cpu()

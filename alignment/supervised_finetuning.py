@@ -36,6 +36,7 @@ from training.run_checkpoints import run_fingerprint
 from training.training_loop import TrainingRun, TrainingSettings, TrainingSummary, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.pretrained import load_model
+from transformer_lm.token_id_check import check_token_ids
 
 VALIDATION_BATCH = 32
 
@@ -69,7 +70,9 @@ def answer_loss(model: TransformerLM, texts: Sequence[MaskedText]) -> float:
     device = next(model.parameters()).device
     total, count = 0.0, 0
     for numbers in by_length([len(text) for text in texts], VALIDATION_BATCH):
-        ids, mask = (tensor.to(device) for tensor in pad([texts[n] for n in numbers]))
+        ids, mask = pad([texts[n] for n in numbers])
+        check_token_ids(ids, model.config.vocab_size)
+        ids, mask = ids.to(device), mask.to(device)
         log_probs = fused_token_log_probs(model(ids), ids)
         total -= torch.where(mask[:, 1:], log_probs, 0.0).double().sum().item()
         count += int(mask[:, 1:].sum())

@@ -4,9 +4,9 @@
     python benchmarks/model_step.py --gpu          # MFU of a 124 M and a 350 M model, compiled
 
 A step is everything that a trainer does with a batch: forward, loss, backward, clipping, AdamW.
-Ours is TransformerLM, fused_token_losses, clip_gradients and AdamW of this repository; theirs is
-LlamaForCausalLM with its own loss, clip_grad_norm_ and torch's fused AdamW, attention
-through SDPA in both. bf16 is autocast over float32 weights. `compiled` wraps each model in
+Ours is TransformerLM, fused_token_losses, clip_gradients and FusedAdamW of this repository; theirs
+is LlamaForCausalLM with its own loss, clip_grad_norm_ and torch's fused AdamW, attention through
+SDPA in both. bf16 is autocast over float32 weights. `compiled` wraps each model in
 torch.compile; what that takes is outside the clock and reported apart.
 
 Both models live in one process and take turns: A B A B ..., medians of wall seconds, two threads
@@ -31,7 +31,8 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.fused_loss import fused_token_losses
-from training.optimizers import AdamW, clip_gradients
+from training.fused_optimizer import FusedAdamW
+from training.optimizers import clip_gradients
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import count_parameters, flops_per_token
@@ -106,7 +107,7 @@ def their_step(model: Any, compiled: bool, ids: torch.Tensor, dtype: str) -> Ste
 
 def our_step(model: TransformerLM, compiled: bool, ids: torch.Tensor, dtype: str) -> Step:
     run = torch.compile(model) if compiled else model
-    optimizer = AdamW(model.named_parameters())
+    optimizer = FusedAdamW(model.named_parameters())
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def step() -> float:

@@ -18,6 +18,7 @@ from inference.kv_cache import KVCache
 from inference.sampling import MINUS_INFINITY, SamplingSettings, sample
 from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
+from transformer_lm.token_id_check import check_token_ids
 
 
 def check_prompt_fits(num_prompt_tokens: int, context_length: int) -> None:
@@ -76,13 +77,14 @@ def generate_steps(
     token on: the logits are repeated before the draw. `drawable` says which rows of the model
     may be drawn, None for every one: a model may have more rows than its tokenizer has tokens.
 
-    Raises ValueError for a prompt that is empty or longer than the context, and for a limit below
-    one token.
+    Raises ValueError for a prompt that is empty, longer than the context or of another vocabulary,
+    and for a limit below one token.
     """
     check_max_new_tokens(max_new_tokens)
     context_length = model.config.context_length
     prompt_length = prompt_ids.shape[1]
     check_prompt_fits(prompt_length, context_length)
+    check_token_ids(prompt_ids, model.config.vocab_size)
     # The last token given is never read again, so it may stand one place past the context.
     num_steps = min(max_new_tokens, context_length - prompt_length + 1)
     if cache is None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lm_core.random_state import derived_seed
 from lm_core.token_shards import TokenShards
 from lm_core.user_error import UserError
+from transformer_lm.token_id_check import check_token_ids
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,18 @@ class Batch:
         return self.tensors[name]
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch({name: t.to(device) for name, t in self.tensors.items()}, self.num_tokens)
+        """The same on `device`; a GPU fetches it while it computes, and nobody waits."""
+        tensors = self.tensors
+        if device.type == "cuda":  # it copies from pinned memory by itself
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return Batch(moved, self.num_tokens)
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raise ValueError for ids that the model has no row for; before the batch is moved."""
+        for name in ("token_ids", "targets"):
+            if name in self.tensors:
+                check_token_ids(self.tensors[name], vocab_size)
 
 
 def epoch_order(num_items: int, seed: int, epoch: int) -> np.ndarray:

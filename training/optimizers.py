@@ -5,7 +5,8 @@ algorithm 2: it shrinks the weight itself and never enters the moments, which wo
 gradient's size. What this leaves out: Muon, and state split over several processes.
 
 The arithmetic is written with `torch._foreach_*`: one call works through the list of all
-parameters, which a loop in Python would do one small tensor at a time.
+parameters, which a loop in Python would do one small tensor at a time. The same in one pass over
+memory: training/fused_optimizer.py.
 """
 
 from collections.abc import Iterable
@@ -108,6 +109,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
-    if norm > max_norm:
-        torch._foreach_mul_(gradients, max_norm / norm)
+    if norm.is_cpu and norm <= max_norm:
+        return norm  # elsewhere, to ask for the norm is to wait for the device
+    torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
     return norm

@@ -8,6 +8,7 @@ What this leaves out: gradient accumulation, and more than one process.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,9 @@ from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from training.batching import Batch
 from training.divergence import check_finite
+from training.fused_optimizer import FusedAdamW
 from training.optimizers import AdamW, clip_gradients
+from training.queued_figures import QueuedFigures
 from training.run_checkpoints import RunCheckpoints
 from training.schedules import learning_rate_at
 from transformer_lm.language_model import TransformerLM
@@ -157,7 +160,7 @@ def train(run: TrainingRun) -> TrainingSummary:
     """
     settings = run.settings
     run.model.to(run.device).train()
-    optimizer = AdamW(
+    optimizer = FusedAdamW(
         run.model.named_parameters(),
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
@@ -174,16 +177,23 @@ def train(run: TrainingRun) -> TrainingSummary:
     left = settings.steps - progress.step
     earlier = f" from step {progress.step}" if progress.step else ""
     with progress_bar(run.description + earlier, left, "steps") as bar:
-        while progress.step < settings.steps:
-            row = _update(run, optimizer, progress)
-            last = progress.step == settings.steps
-            if progress.step % settings.validate_every == 0 or last:
-                progress.validation_after = _validate(run, progress)
-                row |= progress.validation_after
-            run.metric_log.append(row)
-            if progress.step % settings.checkpoint_every == 0 or last:
-                checkpoints.save(run.model, optimizer, progress.step, vars(progress))
-            bar.advance(1, _note(row, progress))
+        queue: deque[_Update] = deque()
+        read_at = 0.0
+        for step in range(progress.step + 1, settings.steps + 1):
+            queue.append(_begin_update(run, optimizer, step, progress.precision))
+            last = step == settings.steps
+            validates = step % settings.validate_every == 0 or last
+            saves = step % settings.checkpoint_every == 0 or last
+            while len(queue) > (0 if validates or saves else unread_updates(run.device)):
+                row = _end_update(queue.popleft(), progress, read_at)
+                read_at = time.perf_counter()
+                if validates and not queue:
+                    progress.validation_after = _validate(run, progress)
+                    row |= progress.validation_after
+                run.metric_log.append(row)
+                bar.advance(1, _note(row, progress))
+            if saves:
+                checkpoints.save(run.model, optimizer, step, vars(progress))
     checkpoints.finish()
     return progress
 
@@ -204,12 +214,29 @@ def _begin_or_resume(
     return progress
 
 
-def _update(run: TrainingRun, optimizer: AdamW, progress: TrainingSummary) -> dict[str, Any]:
-    """One update; returns its row for the log."""
+@dataclass(frozen=True)
+class _Update:
+    """One that the device may still be at, and what its row needs."""
+
+    step: int
+    learning_rate: float
+    num_tokens: int
+    figures: QueuedFigures  # loss, norm of the gradient
+    started: float
+
+
+def unread_updates(device: torch.device) -> int:
+    """How many updates' figures may wait while the next one is begun: a GPU has then something to
+    do while this process writes a row. A CPU is done with an update when the call returns.
+    """
+    return 0 if device.type == "cpu" else 1
+
+
+def _begin_update(run: TrainingRun, optimizer: AdamW, step: int, precision: str) -> _Update:
+    """Put one update into the device's queue. Nothing here may wait for the device."""
     started = time.perf_counter()
     settings = run.settings
-    batch = run.batch_at(progress.step).to(run.device)
-    step = progress.step + 1
+    batch = _batch(run, step)
     learning_rate = learning_rate_at(
         step,
         steps=settings.steps,
@@ -217,27 +244,48 @@ def _update(run: TrainingRun, optimizer: AdamW, progress: TrainingSummary) -> di
         learning_rate=settings.learning_rate,
         min_learning_rate=settings.min_learning_rate,
     )
-    with _precision(run, progress.precision):
+    with _precision(run, precision):
         loss = run.loss_of_batch(run.model, batch)
     loss.backward()
-    grad_norm = clip_gradients(run.model.parameters(), settings.max_grad_norm).item()
-    check_finite(step, loss.item(), grad_norm, learning_rate)
+    grad_norm = clip_gradients(run.model.parameters(), settings.max_grad_norm)
+    figures = QueuedFigures(loss, grad_norm)
     optimizer.step(learning_rate)
     optimizer.zero_gradients()
-    seconds = time.perf_counter() - started
-    progress.step, progress.loss = step, loss.item()
-    progress.tokens += batch.num_tokens
+    return _Update(step, learning_rate, batch.num_tokens, figures, started)
+
+
+def _end_update(update: _Update, progress: TrainingSummary, read_at: float) -> dict[str, Any]:
+    """Wait for one update; returns its row for the log.
+
+    Its seconds begin with it, or where the one before it ended (`read_at`), if that was later.
+
+    Raises:
+        ValueError: it left the numbers. Its weights, and those of an update that was begun since,
+            are lost; no checkpoint is written in between.
+    """
+    loss, grad_norm = update.figures.read()
+    check_finite(update.step, loss, grad_norm, update.learning_rate)
+    seconds = time.perf_counter() - max(update.started, read_at)
+    progress.step, progress.loss = update.step, loss
+    progress.tokens += update.num_tokens
     progress.seconds += seconds
     progress.update_seconds += seconds
     return {
-        "step": step,
+        "step": update.step,
         "tokens": progress.tokens,
         "seconds": progress.seconds,
-        "loss": progress.loss,
-        "learning_rate": learning_rate,
+        "loss": loss,
+        "learning_rate": update.learning_rate,
         "grad_norm": grad_norm,
-        "tokens_per_second": batch.num_tokens / seconds,
+        "tokens_per_second": update.num_tokens / seconds,
     }
+
+
+def _batch(run: TrainingRun, step: int) -> Batch:
+    """What update `step` (counted from 1) reads, seen to be of the model's vocabulary."""
+    batch = run.batch_at(step - 1)
+    batch.check_ids(run.model.config.vocab_size)
+    return batch.to(run.device)
 
 
 def _precision(run: TrainingRun, name: str) -> torch.autocast:
@@ -264,7 +312,7 @@ def _choose_precision(run: TrainingRun) -> TrainingSummary:
     """Measure a forward and backward pass of this model, unless the settings say which to use."""
     if run.settings.precision != "auto":
         return TrainingSummary(run.settings.precision)
-    batch = run.batch_at(0).to(run.device)
+    batch = _batch(run, 1)
 
     def forward_and_backward(dtype: torch.dtype) -> None:
         with _precision(run, "bfloat16" if dtype == torch.bfloat16 else "float32"):

@@ -23,6 +23,7 @@ from transformer_lm.layers import (
 )
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
+from transformer_lm.token_id_check import check_token_ids
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -104,7 +105,8 @@ class TransformerLM(nn.Module):
 
         Raises:
             ValueError: the sequence, cached tokens included, is longer than the context, or an id
-                is not in the vocabulary.
+                is not in the vocabulary (seen on a CPU, not compiled; else ids are checked before
+                they come here).
         """
         past = 0 if cache is None else cache.length
         self._check(token_ids, past)
@@ -128,9 +130,5 @@ class TransformerLM(nn.Module):
                 f"{length} tokens are more than the model's context of "
                 f"{self.config.context_length}; shorten the input"
             )
-        outside = (token_ids < 0) | (token_ids >= self.config.vocab_size)
-        if outside.any():
-            raise UserError(
-                f"token id {int(token_ids[outside][0])} is outside the model's vocabulary of "
-                f"{self.config.vocab_size}; encode the text with the model's own tokenizer"
-            )
+        if token_ids.is_cpu and not torch.compiler.is_compiling():
+            check_token_ids(token_ids, self.config.vocab_size)

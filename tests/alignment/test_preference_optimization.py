@@ -20,6 +20,7 @@ from alignment.preference_optimization import (
 from alignment.preference_pairs import EncodedPair, PairBatches
 from lm_core.checkpoint_files import latest_checkpoint
 from lm_core.metric_log import MetricLog, read_metrics
+from lm_core.user_error import UserError
 from training.training_loop import TrainingSettings
 
 PAIRS = [
@@ -277,3 +278,10 @@ def test_inputs_that_cannot_be_used(tmp_path, alphabets, pretrained, tokenizer):
     with pytest.raises(ValueError, match=r"preference_heldout.jsonl: not there; make it with"):
         optimise(*given)
     assert not (tmp_path / "dpo").exists(), "nothing may be begun on inputs that are refused"
+
+
+def test_pairs_of_another_vocabulary_are_refused_before_the_model_sees_them(model, monkeypatch):
+    monkeypatch.setattr(model, "forward", None)
+    monkeypatch.setattr(model, "config", model.config.model_copy(update={"vocab_size": 3}))
+    with pytest.raises(UserError, match="is outside the model's vocabulary of 3"):
+        score_pairs(model, PAIRS)

@@ -17,6 +17,7 @@ from alignment.supervised_finetuning import (
 )
 from lm_core.checkpoint_files import latest_checkpoint
 from lm_core.metric_log import MetricLog, read_metrics
+from lm_core.user_error import UserError
 from training.batching import Batch
 from training.training_loop import TrainingSettings
 from transformer_lm.pretrained import load_model
@@ -188,3 +189,12 @@ def test_inputs_that_cannot_be_used(tmp_path, alphabets, pretrained, tokenizer):
     with pytest.raises(ValueError, match=r"sft_heldout.jsonl, row 1: message 0: .* remove it"):
         fine_tune(*given)
     assert not (tmp_path / "sft").exists(), "nothing may be begun on inputs that are refused"
+
+
+def test_heldout_ids_of_another_vocabulary_are_refused_before_the_model_sees_them(
+    model, monkeypatch
+):
+    monkeypatch.setattr(model, "forward", None)
+    monkeypatch.setattr(model, "config", model.config.model_copy(update={"vocab_size": 3}))
+    with pytest.raises(UserError, match="is outside the model's vocabulary of 3"):
+        answer_loss(model, TEXTS)

@@ -11,6 +11,7 @@ from inference.generation import generate, generate_steps
 from inference.kv_cache import KVCache
 from inference.sampling import SamplingSettings
 from lm_core.checkpoint_files import write_checkpoint
+from lm_core.user_error import UserError
 from transformer_lm.pretrained import to_hugging_face
 
 GREEDY = SamplingSettings(temperature=0.0)
@@ -161,3 +162,13 @@ def test_on_token_hears_every_token_in_order(model) -> None:
     heard: list[tuple[int, int]] = []
     texts = generate(model, PROMPT, GREEDY, 5, on_token=lambda *call: heard.append(call))
     assert heard == [(0, token) for token in texts[0]]
+
+
+def test_ids_of_another_vocabulary_are_refused_before_the_model_sees_them(
+    model, monkeypatch
+) -> None:
+    monkeypatch.setattr(model, "forward", None)
+    vocab_size = model.config.vocab_size
+    prompt = torch.tensor([[1, vocab_size]])
+    with pytest.raises(UserError, match=f"token id {vocab_size} is outside"):
+        generate(model, prompt, GREEDY, 2)

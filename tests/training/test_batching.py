@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_core.token_shards import ShardWriter, TokenShards
+from lm_core.user_error import UserError
 from training.batching import Batch, EpochSampler, WindowBatches, epoch_order
 
 
@@ -66,6 +67,14 @@ def test_seed_and_epoch_change_the_order():
 def test_too_few_tokens_are_refused(tmp_path):
     with pytest.raises(ValueError, match="8 tokens are less than one window"):
         WindowBatches(make_shards(tmp_path / "s", 8), 8, 1, seed=0)
+
+
+@pytest.mark.parametrize("name", ["token_ids", "targets"])
+def test_ids_of_another_vocabulary_are_refused(name):
+    tensors = {"token_ids": torch.tensor([[0, 4]]), "targets": torch.tensor([[4, 0]])}
+    Batch(tensors | {"mask": torch.tensor([[9, 9]])}, 2).check_ids(5)
+    with pytest.raises(UserError, match="token id 5 is outside the model's vocabulary of 5"):
+        Batch(tensors | {name: torch.tensor([[1, 5]])}, 2).check_ids(5)
 
 
 def test_a_batch_moves_as_one():

@@ -125,6 +125,13 @@ def test_small_gradients_are_not_scaled_up():
     assert all(torch.equal(p.grad, before[name]) for name, p in parameters.items())
 
 
+def test_clipping_asks_no_device_for_the_norm():
+    """A tensor on "meta" has no numbers: to ask for one is an error, as it is a wait on a GPU."""
+    parameter = nn.Parameter(torch.zeros(2, device="meta"))
+    parameter.grad = torch.zeros(2, device="meta")
+    assert clip_gradients([parameter], 1.0).is_meta
+
+
 def test_the_norm_is_of_all_gradients_together():
     parameters = {"a": nn.Parameter(torch.zeros(1)), "b": nn.Parameter(torch.zeros(1))}
     parameters["a"].grad, parameters["b"].grad = torch.tensor([3.0]), torch.tensor([4.0])

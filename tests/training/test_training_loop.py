@@ -1,15 +1,21 @@
 """The loop: what it logs and saves, and that a stopped run gives an unstopped one's numbers."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from lm_core.checkpoint_files import list_checkpoints, read_training_state
 from lm_core.metric_log import MetricLog, read_metrics
+from lm_core.user_error import UserError
 from training import training_loop
 from training.batching import Batch
+from training.divergence import DivergedError
+from training.fused_optimizer import FusedAdamW
 from training.loss import cross_entropy
+from training.optimizers import AdamW
+from training.pretraining import language_model_loss
 from training.training_loop import TrainingRun, TrainingSettings, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
@@ -238,6 +244,91 @@ def test_a_loss_that_is_no_number_names_the_step(tmp_path, bad):
     assert [row["step"] for row in numbers(tmp_path)] == list(range(7))
     last = load_model(list_checkpoints(tmp_path / "checkpoints")[-1])
     assert all(torch.isfinite(p).all() for p in last.parameters())
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The figures of an update are read when the next one has been begun."""
+    monkeypatch.setattr(training_loop, "unread_updates", lambda device: 1)
+
+
+def test_figures_that_are_read_later_are_the_same(tmp_path, monkeypatch):
+    assert training_loop.unread_updates(torch.device("cpu")) == 0
+    assert training_loop.unread_updates(torch.device("cuda", 1)) == 1
+    train(make_run(tmp_path / "at once"))
+    begun, read = [], []
+    begin, end = training_loop._begin_update, training_loop._end_update
+    monkeypatch.setattr(training_loop, "_begin_update", lambda *a: begun.append(a[2]) or begin(*a))
+    monkeypatch.setattr(training_loop, "_end_update", lambda *a: read.append(len(begun)) or end(*a))
+    monkeypatch.setattr(training_loop, "unread_updates", lambda device: 1)
+    summary = train(make_run(tmp_path / "later"))
+    assert begun == list(range(1, 21))
+    # Before a validation (every 5) or a checkpoint (every 6) all are read, else all but the last.
+    assert read == [2, 3, 4, 5, 5, 6, 8, 9, 10, 10, 12, 12, 14, 15, 15, 17, 18, 18, 20, 20]
+    assert numbers(tmp_path / "later") == numbers(tmp_path / "at once")
+    rows = read_metrics(tmp_path / "later" / "metrics.jsonl")
+    assert all(row["tokens_per_second"] > 0 for row in rows[1:])
+    assert summary.loss == rows[-1]["loss"]
+
+
+@pytest.mark.parametrize("at_step", [5, 7, 13])
+def test_a_killed_run_gives_the_same_numbers_when_figures_are_read_later(
+    tmp_path, as_on_a_gpu, at_step
+):
+    train(make_run(tmp_path / "straight"))
+    run_until_killed(make_run(tmp_path / "stopped"), at_step, "before the update")
+    summary = train(make_run(tmp_path / "stopped"))
+    assert summary.resumed_from == (at_step - 1) // 6 * 6
+    assert numbers(tmp_path / "stopped") == numbers(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("at_step", [2, 6, 7, 18, 20])
+def test_a_divergence_that_is_seen_later_names_its_step(tmp_path, as_on_a_gpu, at_step):
+    def loss(model, batch: Batch) -> torch.Tensor:
+        bad = torch.equal(batch["token_ids"], batch_at(at_step - 1)["token_ids"])
+        return noisy_loss(model, batch) * (math.nan if bad else 1.0)
+
+    with pytest.raises(DivergedError, match=f"loss became nan at step {at_step} ") as error:
+        train(make_run(tmp_path, loss))
+    assert error.value.step == at_step
+    assert [row["step"] for row in numbers(tmp_path)] == list(range(at_step))
+    last = load_model(list_checkpoints(tmp_path / "checkpoints")[-1])
+    assert all(torch.isfinite(p).all() for p in last.parameters())
+
+
+def test_ids_of_another_tokenizer_are_refused_before_they_reach_the_model(tmp_path):
+    run = make_run(tmp_path)
+    run.model.forward = None
+    run.validate = None
+    tokens = torch.tensor([[3, 40]])
+    run.batch_at = lambda step: Batch({"token_ids": tokens, "targets": tokens}, 2)
+    with pytest.raises(UserError, match="token id 40 is outside the model's vocabulary of 40"):
+        train(run)
+
+
+def test_an_update_never_waits_for_the_device(tmp_path, monkeypatch):
+    """A tensor on "meta" has no numbers: to ask for one is an error, as it is a wait on a GPU."""
+    run = make_run(tmp_path, language_model_loss)
+    run.device = torch.device("meta")
+    run.model.to("meta")
+    monkeypatch.setattr(training_loop, "_precision", lambda *given: nullcontext())  # knows no meta
+    monkeypatch.setattr(training_loop, "QueuedFigures", lambda *given: given)
+    optimizer = FusedAdamW(run.model.named_parameters())
+    update = training_loop._begin_update(run, optimizer, 1, "float32")
+    assert [figure.is_meta for figure in update.figures] == [True, True]
+    assert update.num_tokens == 48 and optimizer.steps == 1 and optimizer.is_fused
+
+
+def test_a_run_of_the_lessons_optimizer_is_continued(tmp_path, monkeypatch):
+    """Its checkpoints are those of earlier versions; the numbers part in the last digits only."""
+    train(make_run(tmp_path / "straight"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "FusedAdamW", AdamW)
+        run_until_killed(make_run(tmp_path / "stopped"), 8, "after the row")
+    summary = train(make_run(tmp_path / "stopped"))
+    assert summary.resumed_from == 6
+    losses = [[row["loss"] for row in numbers(tmp_path / n)[1:]] for n in ("straight", "stopped")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_gradients_are_clipped_to_the_setting(tmp_path):

@@ -98,6 +98,21 @@ def test_the_backends_agree_through_the_whole_model():
     torch.testing.assert_close(logits["matmul"], logits["eager"], atol=1e-5, rtol=1e-4)
 
 
+def test_torch_compile_sees_one_graph():
+    """Where Python looks at a tensor's numbers, the graph is cut: fullgraph refuses that."""
+    model = make_model()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(random_ids()), model(random_ids()))
+
+
+def test_nothing_in_a_pass_waits_for_the_device():
+    """A tensor on "meta" has no numbers: to ask for one is an error, as it is a wait on a GPU."""
+    model = make_model().to("meta")
+    model(random_ids().to("meta")).sum().backward()
+    with pytest.raises(RuntimeError, match="meta"):
+        model(random_ids().to("meta")).sum().item()
+
+
 def test_too_long_and_unknown_ids_are_refused_by_name():
     model = make_model()
     with pytest.raises(ValueError, match="25 tokens are more than the model's context of 24"):
