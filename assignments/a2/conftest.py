@@ -25,6 +25,7 @@ from decoder_oracle import (
     attention,
     block,
     decoder,
+    feed_forward,
     wrong_by,
 )
 from kernel_oracle import (
