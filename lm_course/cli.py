@@ -21,6 +21,7 @@ from lm_core.artifact_paths import RunPaths, out_of_space
 from lm_core.settings import first_problem
 from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
 from lm_course import ablation_commands, learner_commands, model_commands, tokenizer_commands
+from lm_course.locations import WORKSPACE, in_home, recipe_file
 
 TRACEBACK_VARIABLE = "LM_TRACEBACK"
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -72,7 +73,8 @@ def use_implementation(folder: str | None) -> None:
     if folder == "reference":
         os.environ.pop(STAND_INS_VARIABLE, None)
         return
-    os.environ[STAND_INS_VARIABLE] = str(Path(folder).absolute())
+    chosen = in_home(WORKSPACE) if folder == WORKSPACE else Path(folder)
+    os.environ[STAND_INS_VARIABLE] = str(chosen.absolute())
     stand_ins_folder()
 
 
@@ -109,10 +111,10 @@ def run_named_steps(
     from lm_course.wandb_mirror import wandb_mirror
 
     Interrupts.raise_if_seen()
-    recipe = load_settings(Recipe, recipe_path, overrides)
+    recipe = load_settings(Recipe, recipe_file(recipe_path), overrides)
     steps = STEPS if names is None else steps_named(names)
     steps_named(force)
-    paths = RunPaths(Path(recipe.run.folder) / recipe.run.name)
+    paths = RunPaths(in_home(recipe.run.folder) / recipe.run.name)
     with wandb_mirror(wandb, recipe, paths) as mirror:
         run_recipe(recipe, paths, steps, force, mirror)
 
@@ -182,7 +184,7 @@ def list_steps(recipe: RecipePath = DEMO) -> None:
     from lm_course.recipe import Recipe
     from lm_course.steps import STEPS
 
-    settings = load_settings(Recipe, recipe)
+    settings = load_settings(Recipe, recipe_file(recipe))
     table = Table("step", "command", "writes", box=None, pad_edge=False)
     for step in STEPS:
         outputs = step.outputs(RunPaths(Path()), settings)
