@@ -74,6 +74,8 @@ class LearnerCode:
     started_in: Path | None = None  # `root` where it is None
 
     def holds(self, file: str | Path) -> bool:
+        if str(file).startswith("<"):  # <frozen importlib._bootstrap>, <string>: no file at all
+            return False
         path = Path(file).absolute()
         return any(path.is_relative_to(folder) for folder in self.folders)
 
