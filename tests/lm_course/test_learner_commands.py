@@ -273,3 +273,33 @@ def test_a_bare_lm_shows_its_help_and_no_empty_error(group: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Commands" in done.stdout
     assert done.stderr == ""
+
+
+HEAVY = ("triton", "torch._dynamo", "torch._inductor", "sympy", "hypothesis", "numba", "scipy")
+HEAVY += ("matplotlib", "transformers", "pyarrow", "anyio")
+
+
+@pytest.mark.slow
+def test_a_task_without_triton_loads_no_more_than_it_needs(toy_course) -> None:
+    """Nearly all the time of `lm check` is spent on imports. Those of a forked check count, too."""
+    code = (
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(toy_course.PROJECT)!r})\n"
+        "from lm_course import check_isolation, cli\n"
+        f"loaded = lambda: sorted(set({HEAVY}) & set(sys.modules))\n"
+        "leave, screen = os._exit, os.dup(1)\n"  # pytest keeps what a check prints
+        "def told(status):\n"
+        "    os.write(screen, f'in a check: {loaded()}\\n'.encode())\n"
+        "    leave(status)\n"
+        "check_isolation.os = type('os', (), {**vars(os), '_exit': staticmethod(told)})\n"
+        "try:\n"
+        "    cli.main(['check', 'a2', '1', '4', '--impl', 'reference'])\n"
+        "finally:\n"
+        "    print('in the end:', loaded(), 'torch' in sys.modules)\n"
+    )
+    done = toy_course.run("-c", code)
+    assert "a2.1, a2.4 pass." in done.stdout, done.stdout + done.stderr
+    assert "in the end: [] True" in done.stdout
+    in_checks = re.findall(r"in a check: (\[.*?\])", done.stdout)
+    assert len(in_checks) > 20
+    assert set(in_checks) == {"[]"}
