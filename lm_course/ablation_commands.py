@@ -13,12 +13,14 @@ from rich.table import Table
 
 from lm_core.artifact_paths import atomic_file
 from lm_core.metric_log import read_metrics
+from lm_course.locations import in_home, recipe_file
 from lm_course.report_plots import smoothed
 
 ABLATIONS = Path("recipes/ablations")
 FIRST = ("default_again", "post_norm", "no_position", "gelu")
 PACKAGES = ("transformer_lm", "training")
 PICTURE = "loss_curves.png"
+FOLDERS = ("shards", "folder")  # settings
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +42,10 @@ def register(app: typer.Typer) -> None:
         from training.ablation import load_ablations, run_ablations
 
         paths = files or [ABLATIONS / f"{name}.toml" for name in FIRST]
-        ablations = load_ablations(paths, overrides)
+        ablations = [
+            each.model_copy(update={key: str(in_home(getattr(each, key))) for key in FOLDERS})
+            for each in load_ablations([recipe_file(path) for path in paths], overrides)
+        ]
         code = {package: code_hash(package) for package in PACKAGES}
         results, metrics = run_ablations(ablations, code)
         rows = [read_metrics(metrics, result["title"]) for result in results]

@@ -14,10 +14,8 @@ import pydantic
 
 from lm_core.settings import Settings, load_settings
 from lm_core.user_error import UserError
+from lm_course.locations import ASSIGNMENTS, PROJECT, shipped
 
-PROJECT = Path(__file__).resolve().parent.parent
-ASSIGNMENTS = "assignments"
-WORKSPACE = "workspace"
 FILE_NAME = "assignment.toml"
 
 
@@ -91,7 +89,7 @@ class Assignment(Settings):
 
 def assignment_ids(root: Path = PROJECT) -> list[str]:
     """The assignments of this project, sorted: a1, a2, ..."""
-    return sorted(path.parent.name for path in (root / ASSIGNMENTS).glob(f"*/{FILE_NAME}"))
+    return sorted(path.parent.name for path in shipped(ASSIGNMENTS, root).glob(f"*/{FILE_NAME}"))
 
 
 def load_assignment(assignment_id: str, root: Path = PROJECT) -> Assignment:
@@ -104,7 +102,7 @@ def load_assignment(assignment_id: str, root: Path = PROJECT) -> Assignment:
     if assignment_id not in known:
         there = ", ".join(known) or "none yet"
         raise UserError(f"{assignment_id}: no such assignment; there are: {there}")
-    path = root / ASSIGNMENTS / assignment_id / FILE_NAME
+    path = shipped(ASSIGNMENTS, root) / assignment_id / FILE_NAME
     assignment = load_settings(Assignment, path)
     if assignment.id != assignment_id:
         raise UserError(f'{path}: id = "{assignment.id}", but the folder is {assignment_id}')

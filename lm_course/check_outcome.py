@@ -5,6 +5,7 @@ this leaves out: how a check is run (check_isolation) and what it is worth (grad
 """
 
 import linecache
+import os
 import re
 import traceback
 from collections import deque
@@ -69,15 +70,20 @@ class LearnerCode:
     """Where the code under test lies, and how its files are named in messages."""
 
     folders: tuple[Path, ...]
-    root: Path  # names are relative to it
+    root: Path  # files in it are named as seen from `started_in`, others in full
+    started_in: Path | None = None  # `root` where it is None
 
     def holds(self, file: str | Path) -> bool:
+        if str(file).startswith("<"):  # <frozen importlib._bootstrap>, <string>: no file at all
+            return False
         path = Path(file).absolute()
         return any(path.is_relative_to(folder) for folder in self.folders)
 
     def name(self, file: str | Path) -> str:
         path = Path(file).absolute()
-        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+        if not path.is_relative_to(self.root):
+            return path.as_posix()
+        return Path(os.path.relpath(path, self.started_in or self.root)).as_posix()
 
     def line(self, file: str, number: int, function: str) -> str:
         source = linecache.getline(file, number).strip()

@@ -5,9 +5,10 @@ from pathlib import Path
 from lm_core.artifact_paths import RunPaths
 from lm_core.checkpoint_files import list_checkpoints
 from lm_core.user_error import UserError
+from lm_course.locations import in_home
 
 STAGES = ("dpo", "sft", "pretrain")
-DEFAULT_RUN = Path("runs/demo")
+DEFAULT_RUN = "runs/demo"
 
 
 def chosen_checkpoint(given: Path | None) -> Path:
@@ -20,7 +21,7 @@ def chosen_checkpoint(given: Path | None) -> Path:
     Raises:
         ValueError: there is no checkpoint.
     """
-    folder = given or DEFAULT_RUN
+    folder = given or in_home(DEFAULT_RUN)
     if (folder / "config.json").is_file():
         return folder
     for candidate in [*(RunPaths(folder).checkpoints(stage) for stage in STAGES), folder]:

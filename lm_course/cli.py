@@ -28,6 +28,7 @@ from lm_course.error_lines import (
     version,
 )
 from lm_course.interrupts import Interrupts
+from lm_course.locations import WORKSPACE, in_home, recipe_file
 from lm_course.step_failures import StepsFailed
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -80,7 +81,8 @@ def use_implementation(folder: str | None) -> None:
     if folder == "reference":
         os.environ.pop(STAND_INS_VARIABLE, None)
         return
-    os.environ[STAND_INS_VARIABLE] = str(Path(folder).absolute())
+    chosen = in_home(WORKSPACE) if folder == WORKSPACE else Path(folder)
+    os.environ[STAND_INS_VARIABLE] = str(chosen.absolute())
     stand_ins_folder()
 
 
@@ -138,10 +140,10 @@ def run_named_steps(
     from lm_course.wandb_mirror import wandb_mirror
 
     Interrupts.raise_if_seen()
-    recipe = load_settings(Recipe, recipe_path, overrides)
+    recipe = load_settings(Recipe, recipe_file(recipe_path), overrides)
     steps = STEPS if names is None else steps_named(names)
     steps_named(force)
-    paths = RunPaths(Path(recipe.run.folder) / recipe.run.name)
+    paths = RunPaths(in_home(recipe.run.folder) / recipe.run.name)
     with wandb_mirror(wandb, recipe, paths) as mirror:
         run_recipe(recipe, paths, steps, force, mirror)
 
@@ -211,7 +213,7 @@ def list_steps(recipe: RecipePath = DEMO) -> None:
     from lm_course.recipe import Recipe
     from lm_course.steps import STEPS
 
-    settings = load_settings(Recipe, recipe)
+    settings = load_settings(Recipe, recipe_file(recipe))
     table = Table("step", "command", "writes", box=None, pad_edge=False)
     for step in STEPS:
         outputs = step.outputs(RunPaths(Path()), settings)

@@ -93,15 +93,21 @@ def tokenizer(context: StepContext) -> dict[str, Any]:
     trained.save(paths.tokenizer)
     text = "\n".join(islice(_texts_of(context, VALIDATION), 200))[:COMPRESSION_SAMPLE]
     compression = compression_by_merges(trained, text)
-    longest = sorted(vocab.values(), key=len, reverse=True)[len(SPECIAL_TOKENS) :][:TOKENS_SHOWN]
     return {
         "vocab_size": trained.vocab_size,
         "merges": len(merges),
         "bytes_per_token": compression[-1][1],
         "compression": compression,
         "first_merges": [[_visible(a), _visible(b)] for a, b in merges[:MERGES_SHOWN]],
-        "longest_tokens": [_visible(token) for token in longest],
+        "longest_tokens": [_visible(token) for token in longest_tokens(vocab)],
     }
+
+
+def longest_tokens(vocab: dict[int, bytes]) -> list[bytes]:
+    """The longest tokens that were learned, the longest first; special tokens were given."""
+    special = {token.encode() for token in SPECIAL_TOKENS}
+    learned = (token for token in vocab.values() if token not in special)
+    return sorted(learned, key=len, reverse=True)[:TOKENS_SHOWN]
 
 
 def _train(

@@ -7,9 +7,10 @@ how lines get to the terminal (grading).
 import math
 import textwrap
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from lm_course.assignment_file import ASSIGNMENTS, Assignment, Task
+from lm_course.assignment_file import Assignment, Task
 from lm_course.check_outcome import (
     FAILING,
     NOT_SUBMITTED,
@@ -19,6 +20,7 @@ from lm_course.check_outcome import (
     Outcome,
     printable,
 )
+from lm_course.locations import PROJECT, handout
 
 NO_CHECKS = "no checks"
 NOT_RUN = "not run"  # Ctrl-C or -x came first
@@ -188,10 +190,16 @@ def _row(cells: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(parts).rstrip()
 
 
-def advice_lines(grade: AssignmentGrade, width: int, some_tasks: bool = False) -> list[Line]:
+def advice_lines(
+    grade: AssignmentGrade, width: int, some_tasks: bool = False, root: Path = PROJECT
+) -> list[Line]:
     """The first thing to fix: what is wrong, where, what to read and how to get a hint.
 
-    `some_tasks` says that only a part of the assignment was checked.
+    Args:
+        grade: what the checks gave.
+        width: of the terminal, in columns.
+        some_tasks: only a part of the assignment was checked.
+        root: the project, which has the handout.
     """
     first = grade.first_to_fix
     if first is None and some_tasks:
@@ -220,10 +228,10 @@ def advice_lines(grade: AssignmentGrade, width: int, some_tasks: bool = False) -
         label = f"Your code printed ({left_out:,} lines above these):" if left_out else ""
         lines.append((f"  {label or 'Your code printed:'}", ""))
         lines += [(part, "") for line in shown for part in _wrapped(f"| {line}", width)[:3]]
-    folder = f"{ASSIGNMENTS}/{grade.assignment.id}"
     lines.append(("", ""))
     lines += _labelled("check", problem.name, width)
-    lines += _labelled("read", f"{folder}/README.md#{task.section}", width)
+    # A path that is broken in two can be neither clicked nor copied.
+    lines.append((f"  read  {handout(grade.assignment.id, task.section, root)}", ""))
     lines += _labelled("hint", f"lm hint {task.id}", width)
     return lines + _labelled("again", f"lm check {task.id}", width)
 

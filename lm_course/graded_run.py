@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Generator
 from datetime import date
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -35,12 +36,12 @@ from lm_course.grade_table import (
 )
 from lm_course.implementation import (
     REFERENCE,
-    WORKSPACE,
     Implementation,
     choose_implementation,
     use_implementation,
 )
 from lm_course.learner_progress import progress_file, read_progress, write_progress
+from lm_course.locations import WORKSPACE, home_folder, shown
 from lm_course.missing_return import function_without_return, is_about_none
 
 LETTERS = {PASSED: ".", NOT_WRITTEN: "-", NOT_SUBMITTED: "-", SKIPPED: "s"}
@@ -69,7 +70,7 @@ class GradedRun:
         self.quiet = config.option.verbose <= 0
         if self.quiet:
             _silence(config)
-        use_implementation(self.implementation, listed)
+        use_implementation(self.implementation, listed, self.chosen_tasks)
 
     def _chosen_tasks(self, ids: list[str]) -> list[str]:
         for task_id in ids:
@@ -120,7 +121,9 @@ class GradedRun:
             reporter._report_keyboardinterrupt = lambda: None
         names = ", ".join(self.assignments)
         if self.implementation.name == WORKSPACE:
-            text = f"{names}: checking your files in {WORKSPACE}/"
+            text = (
+                f"{names}: checking your files in {shown(self.implementation.folder, self.root)}/"
+            )
         elif self.implementation.name != REFERENCE:
             text = f"{names}: checking the files in {self.implementation.name}"
         elif self.config.option.impl == REFERENCE:
@@ -132,6 +135,17 @@ class GradedRun:
             self._write("this system has no os.fork: no limits on time and memory", yellow=True)
         elif not can_limit_memory():
             self._write("this system limits time, but not memory", yellow=True)
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Leave out the files of other tasks: what they import need not be loaded."""
+        if collection_path.suffix != ".py" or not self.chosen_tasks:
+            return None
+        files = collection_path.parent.glob("*.py")
+        texts = {path: path.read_text(encoding="utf-8") for path in files}
+        asked = [f'"{task}"' for task in self.chosen_tasks]
+        if not all(any(task in text for text in texts.values()) for task in asked):
+            return None  # a suite that names its tasks in another way
+        return None if any(task in texts[collection_path] for task in asked) else True
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -243,7 +257,7 @@ class GradedRun:
             self._write("")
             if unasked and grade.first_to_fix is None:
                 continue  # praise, and what comes next, are for what somebody has written
-            for text, style in advice_lines(grade, width, some_tasks):
+            for text, style in advice_lines(grade, width, some_tasks, self.root):
                 self._write(text, **({style: True} if style else {}))
         if unasked:
             start = f"lm start {' '.join(self.assignments)}"
@@ -288,7 +302,7 @@ class GradedRun:
         return self.whole_tasks or self.collected[task.id] > 0
 
     def _record_progress(self) -> None:
-        path = progress_file(self.root)
+        path = progress_file(home_folder(self.root, self.config.invocation_params.dir))
         try:
             progress = read_progress(path)
         except ValueError as error:

@@ -15,8 +15,9 @@ from types import ModuleType
 
 import pytest
 
-from lm_course.assignment_file import ASSIGNMENTS, FILE_NAME
+from lm_course.assignment_file import FILE_NAME
 from lm_course.graded_run import GradedRun
+from lm_course.locations import ASSIGNMENTS, shipped
 from lm_course.written_answers import Answers
 
 PLUGIN = "graded-run"
@@ -53,13 +54,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A run that is not graded leaves assignments/ out."""
-    inside = collection_path == config.rootpath / ASSIGNMENTS
+    inside = collection_path == shipped(ASSIGNMENTS, config.rootpath)
     return True if inside and not config.pluginmanager.has_plugin(PLUGIN) else None
 
 
 def _graded_folders(config: pytest.Config) -> list[str]:
     """The ids of the assignments that the command line names; none if it names other tests."""
-    home = config.rootpath / ASSIGNMENTS
+    home = shipped(ASSIGNMENTS, config.rootpath)
     ids: list[str] = []
     others = False
     for argument in config.args:

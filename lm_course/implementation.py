@@ -11,18 +11,20 @@ import os
 import py_compile
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
-from lm_course.assignment_file import WORKSPACE, Assignment
+from lm_course.assignment_file import Assignment
 from lm_course.check_outcome import LearnerCode
+from lm_course.locations import WORKSPACE, home_folder, is_stage, shipped
 
 REFERENCE = "reference"
 ANSWERS = "answers.toml"
+REFERENCE_ANSWERS = "tests/assignments"  # in a wheel as well, below lm_course/
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Implementation:
         name: "reference", "workspace", or the folder as it was given.
         folder: holds <package>/<module>.py and <assignment>/answers.toml.
         root: the project.
+        started_in: the folder in which the command was given.
     """
 
     name: str
     folder: Path
     root: Path
+    started_in: Path
 
     @property
     def is_reference(self) -> bool:
@@ -48,12 +52,13 @@ class Implementation:
 
     def answers_file(self, assignment: Assignment) -> Path:
         if self.is_reference:
-            return self.root / "tests" / "assignments" / f"{assignment.id}_answers.toml"
+            return shipped(REFERENCE_ANSWERS, self.root) / f"{assignment.id}_answers.toml"
         return self.folder / assignment.id / ANSWERS
 
     def code(self, assignment: Assignment) -> LearnerCode:
         """For messages: which files are the learner's."""
-        return LearnerCode((self.folder / assignment.package,), self.root)
+        home = home_folder(self.root, self.started_in)
+        return LearnerCode((self.folder / assignment.package,), home, self.started_in)
 
 
 def choose_implementation(
@@ -64,13 +69,13 @@ def choose_implementation(
     Raises:
         ValueError: the folder does not exist, or holds nothing of these assignments.
     """
-    workspace = root / WORKSPACE
+    workspace = home_folder(root, started_in) / WORKSPACE
     if given is None:
         begun = any((workspace / assignment.package).is_dir() for assignment in assignments)
         given = WORKSPACE if begun else REFERENCE
     if given == REFERENCE:
-        return Implementation(REFERENCE, root, root)
-    # "workspace" is the project's, from whatever folder the command was given.
+        return Implementation(REFERENCE, root, root, started_in)
+    # "workspace" is that of the home folder, from whatever folder the command was given.
     folder = workspace if given == WORKSPACE else (started_in / given).resolve()
     first = assignments[0]
     if not folder.is_dir():
@@ -83,11 +88,23 @@ def choose_implementation(
             f"--impl {given}: expected {first.package}/ in that folder; name the folder that holds "
             f"{first.package}/"
         )
-    return Implementation(WORKSPACE if folder == workspace.resolve() else given, folder, root)
+    name = WORKSPACE if folder == workspace.resolve() else given
+    return Implementation(name, folder, root, started_in)
 
 
-def use_implementation(implementation: Implementation, assignments: list[Assignment]) -> None:
-    """Set LM_STAND_INS for this process and all that it starts, and load what every check needs."""
+def use_implementation(
+    implementation: Implementation,
+    assignments: list[Assignment],
+    chosen_tasks: Collection[str] = (),
+) -> None:
+    """Set LM_STAND_INS for this process and all that it starts, and load what every check needs.
+
+    Args:
+        implementation: the code under test.
+        assignments: those that are checked.
+        chosen_tasks: the tasks that are checked alone; none for all. What only the modules of
+            other tasks import is not loaded.
+    """
     for assignment in assignments:
         assert assignment.package not in sys.modules, (
             f"{assignment.package} was imported before the implementation was chosen"
@@ -95,35 +112,55 @@ def use_implementation(implementation: Implementation, assignments: list[Assignm
     os.environ.pop(STAND_INS_VARIABLE, None)
     if not implementation.is_reference:
         os.environ[STAND_INS_VARIABLE] = str(implementation.folder)
-    packages = [assignment.package for assignment in assignments]
-    files = [
-        path
-        for folder in (implementation.folder, implementation.root)
-        for package in packages
-        for path in sorted((folder / package).glob("*.py"))
-    ]
-    _import_foreign_modules(files, implementation.root)
-    for package in packages:
-        _compile_once(sorted((implementation.folder / package).glob("*.py")))
+    _import_foreign_modules(
+        [
+            f"{assignment.package}.{task.module}"
+            for assignment in assignments
+            for task in assignment.tasks
+            if task.module and (not chosen_tasks or task.id in chosen_tasks)
+        ],
+        [implementation.folder, implementation.root],
+    )
+    for assignment in assignments:
+        _compile_once(sorted((implementation.folder / assignment.package).glob("*.py")))
 
 
-def _import_foreign_modules(files: Iterable[Path], root: Path) -> None:
-    """Import the libraries that these files import, so that no check pays for it again: a forked
-    child has them. The files themselves are imported in the child alone: they may do anything.
+def _import_foreign_modules(modules: Iterable[str], folders: list[Path]) -> None:
+    """Import the libraries that these modules of ours need, directly or through others of ours, so
+    that no check pays for it again: a forked child has them. The modules themselves are imported
+    in the child alone: they may do anything.
+
+    Args:
+        modules: such as "transformer_lm.layers".
+        folders: hold the packages, the learner's and the reference's.
     """
-    names: set[str] = set()
-    for path in files:
-        with suppress(SyntaxError, ValueError, OSError), _no_warnings():
-            for node in ast.parse(path.read_bytes()).body:
-                if isinstance(node, ast.Import):
-                    names |= {alias.name for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    names.add(node.module)
-    for name in sorted(names):
+    waiting, seen = list(modules), set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
         top = name.split(".")[0]
-        if top == "lm_core" or not (root / top).is_dir():
+        if any(is_stage(folder / top) for folder in folders):
+            files = [folder.joinpath(*name.split(".")).with_suffix(".py") for folder in folders]
+            waiting += [needed for file in files for needed in _imports(file)]
+        elif top != "lm_course":
             with suppress(Exception), _no_warnings():
                 importlib.import_module(name)
+
+
+def _imports(path: Path) -> set[str]:
+    """The modules that a file imports as it is loaded; none where it is missing or not Python."""
+    names: set[str] = set()
+    with suppress(SyntaxError, ValueError, OSError), _no_warnings():
+        for node in ast.parse(path.read_bytes()).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module)
+                if "." not in node.module:  # from package import module, perhaps
+                    names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def _compile_once(files: Iterable[Path]) -> None:

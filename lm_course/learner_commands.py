@@ -5,12 +5,11 @@ the `lm` command.
 """
 
 import importlib.util
-import signal
-import subprocess
+import os
 import sys
 import textwrap
 from pathlib import Path
-from types import FrameType
+from tempfile import gettempdir
 from typing import Annotated, NoReturn
 
 import typer
@@ -19,16 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lm_core.user_error import UserError
-from lm_course.assignment_file import (
-    ASSIGNMENTS,
-    PROJECT,
-    WORKSPACE,
-    Assignment,
-    Task,
-    assignment_ids,
-    load_assignment,
-)
+from lm_course.assignment_file import Assignment, Task, assignment_ids, load_assignment
 from lm_course.grade_table import shown_points
+from lm_course.implementation import ANSWERS
 from lm_course.learner_progress import (
     Progress,
     TaskProgress,
@@ -36,10 +28,21 @@ from lm_course.learner_progress import (
     read_progress,
     write_progress,
 )
+from lm_course.locations import (
+    ASSIGNMENTS,
+    PROJECT,
+    WORKSPACE,
+    handout,
+    home_folder,
+    shipped,
+    shown,
+)
 from lm_course.plain_console import plain_console
 from lm_course.starting import KEPT, StartedFile, start_assignment
 
 WIDEST_TITLE = 44  # columns
+GRADER = "lm_course.grading"  # a plugin of pytest
+SUITE_OPTIONS = Path(__file__).with_name("graded_suite.ini")
 
 AssignmentId = Annotated[str | None, typer.Argument(metavar="ASSIGNMENT", help="For example a1.")]
 Ids = Annotated[
@@ -48,7 +51,9 @@ Ids = Annotated[
         metavar="ID", help="An assignment, and tasks of it: a1, or a1.3 a1.4, or a1 3 4."
     ),
 ]
-TaskId = Annotated[str | None, typer.Argument(metavar="TASK", help="For example a1.3.")]
+TaskIds = Annotated[
+    list[str] | None, typer.Argument(metavar="TASK", help="One task: a1.3, or a1 3.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,18 +73,18 @@ def start(
 ) -> None:
     """Put an assignment's stubs into workspace/; what you wrote there stays."""
     found = _assignment(assignment or _nothing_given("start", "begins with an assignment"))
-    files = start_assignment(found, PROJECT, force)
+    files = start_assignment(found, PROJECT, home_folder(PROJECT), force)
     minutes = sum(task.minutes for task in found.tasks)
     console = plain_console()
     console.print(f"{found.id}: {found.title}", style="bold")
     size = f"{len(found.tasks)} tasks, {found.points} points, about {_duration(minutes)}"
     console.print(f"{size}\n")
-    longest = max(len(_name(file.path)) for file in files)
+    longest = max(len(shown(file.path, PROJECT)) for file in files)
     for file in files:
         console.print(_file_line(file, longest))
     if any(file.what_happened == KEPT for file in files):
         console.print("\nYour files stay as they are; --force starts them anew, with a backup.")
-    _print_next_step(console, found, read_progress(progress_file(PROJECT)))
+    _print_next_step(console, found, read_progress(progress_file(home_folder(PROJECT))))
 
 
 def check(
@@ -91,44 +96,43 @@ def check(
 ) -> None:
     """Check an assignment, or some tasks of it, and say what to fix first."""
     what = "checks an assignment, or a task of it"
-    folder, tasks = _assignment_and_tasks(ids or [_nothing_given("check", what)])
+    found, tasks = _assignment_and_tasks(ids or [_nothing_given("check", what)])
     if importlib.util.find_spec("pytest") is None:
-        raise UserError("pytest is not installed; `make setup` installs it")
-    command = [sys.executable, "-m", "pytest", f"{ASSIGNMENTS}/{folder}"]
-    command += [f"--task={task}" for task in tasks]
+        raise UserError("pytest is not installed; `pip install pytest` installs it")
+    arguments = [f"--task={task.id}" for task in tasks]
     if implementation is not None:
-        if implementation not in ("reference", WORKSPACE):
-            implementation = str(Path(implementation).absolute())
-        command.append(f"--impl={implementation}")
-    sys.exit(_run_to_its_end(command))
+        arguments.append(f"--impl={implementation}")
+    sys.exit(_run_suite(found.id, arguments))
 
 
-def _run_to_its_end(command: list[str]) -> int:
-    """The exit status of a command. Ctrl-C reaches it too: let it end by itself, and report 130."""
-    interrupted = False
+def _run_suite(assignment_id: str, arguments: list[str]) -> int:
+    """The exit status of pytest, which runs in this process: the libraries that both need are
+    loaded once, and plugins that happen to be installed are not loaded at all.
+    """
+    import pytest
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-
-    process = subprocess.Popen(command, cwd=PROJECT)
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        status = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return 130 if interrupted else status
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    # Else Hypothesis would keep its tables in the current folder.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(gettempdir()) / "hypothesis"))
+    suite = shipped(ASSIGNMENTS, PROJECT) / assignment_id
+    options = ["-c", str(SUITE_OPTIONS), f"--rootdir={PROJECT}", "-p", GRADER, str(suite)]
+    status = pytest.main([*options, *arguments])
+    return 130 if status == pytest.ExitCode.INTERRUPTED else int(status)
 
 
 def hint(
-    task: TaskId = None,
+    ids: TaskIds = None,
     again: Annotated[
         bool, typer.Option("--again", help="Show the hints that you have read, and no new one.")
     ] = False,
 ) -> None:
     """Give the next of a task's three hints: a nudge, the idea, the code in words."""
-    found = _task(task or _nothing_given("hint", "is about a task"))
-    path = progress_file(PROJECT)
+    assignment, tasks = _assignment_and_tasks(ids or [_nothing_given("hint", "is about a task")])
+    if len(tasks) != 1:
+        example = assignment.tasks[0].id
+        raise UserError(f"{' '.join(ids or [])}: expected one task, for example {example}")
+    (found,) = tasks
+    path = progress_file(home_folder(PROJECT))
     record = read_progress(path)
     read = record.of(found.id).hints
     console = plain_console()
@@ -147,24 +151,26 @@ def hint(
 
 
 def _print_after_hint(console: Console, task: Task, number: int, again: bool) -> None:
-    handout = f"{ASSIGNMENTS}/{task.id.rpartition('.')[0]}/README.md#{task.section}"
+    read = handout(task.id.rpartition(".")[0], task.section, PROJECT)
     console.print()
     if number == 0:
         console.print(f"No hint read yet: lm hint {task.id}")
     elif number == len(task.hints):
         earlier = "" if again else f" (all three: lm hint {task.id} --again)"
-        console.print(f"That was the last hint{earlier}. The handout: {handout}")
+        console.print(f"That was the last hint{earlier}.")
     else:
-        console.print(f"The next one: lm hint {task.id}. The handout: {handout}")
+        console.print(f"The next one: lm hint {task.id}")
+    if number:
+        console.print(f"The handout: {read}", soft_wrap=True)
 
 
 def progress(assignment: AssignmentId = None) -> None:
     """Show what you have passed so far, over all assignments or in one."""
     ids = [assignment] if assignment else assignment_ids(PROJECT)
     if not ids:
-        raise UserError(f"{ASSIGNMENTS}/ holds no assignment")
+        raise UserError(f"{shipped(ASSIGNMENTS, PROJECT)}: no assignment there")
     assignments = [_assignment(name) for name in ids]
-    record = read_progress(progress_file(PROJECT))
+    record = read_progress(progress_file(home_folder(PROJECT)))
     console = plain_console()
     for each in assignments:
         _print_progress(console, each, record)
@@ -216,24 +222,21 @@ def _print_next_step(console: Console, assignment: Assignment, record: Progress)
         console.print(f"\nAll tasks of {assignment.id} are done.")
         return
     task = waiting[0]
+    workspace = home_folder(PROJECT) / WORKSPACE
     if task.functions:
-        file = f"{WORKSPACE}/{assignment.package}/{task.module}.py"
+        file = shown(workspace / assignment.package / f"{task.module}.py", PROJECT)
         work = f"{', '.join(task.functions)} in {file}"
     else:
-        work = f"your answers in {WORKSPACE}/{assignment.id}/answers.toml"
+        work = f"your answers in {shown(workspace / assignment.id / ANSWERS, PROJECT)}"
     console.print(f"\nNext: {task.id} {task.title}, about {_duration(task.minutes)}", style="bold")
-    console.print(f"  read    {ASSIGNMENTS}/{assignment.id}/README.md#{task.section}")
+    console.print(f"  read    {handout(assignment.id, task.section, PROJECT)}", soft_wrap=True)
     console.print(f"  write   {work}")
     console.print(f"  check   lm check {task.id}")
     console.print(f"  stuck?  lm hint {task.id}")
 
 
-def _name(path: Path) -> str:
-    return path.relative_to(PROJECT).as_posix()
-
-
 def _file_line(file: StartedFile, longest: int) -> Text:
-    line = Text(f"  {file.what_happened:<12}{_name(file.path):<{longest}}")
+    line = Text(f"  {file.what_happened:<12}{shown(file.path, PROJECT):<{longest}}")
     if file.backup:
         line.append(f"  (yours: {file.backup.name})")
     elif file.what_happened != KEPT:
@@ -242,26 +245,19 @@ def _file_line(file: StartedFile, longest: int) -> Text:
     return line
 
 
-def _assignment_and_tasks(ids: list[str]) -> tuple[str, list[str]]:
-    """(assignment id, task ids) from "a1", "a1 a1.3", "a1.3" or "a1 3"; ValueError for unknown
-    ones.
+def _assignment_and_tasks(ids: list[str]) -> tuple[Assignment, list[Task]]:
+    """The assignment and its tasks that are named, as in "a1", "a1 a1.3", "a1.3", "a1 3 4" or
+    "a1.3 4"; ValueError for unknown ones.
     """
-    first, *others = ids
-    ids = [first, *(f"{first}.{each}" if each.isdecimal() else each for each in others)]
+    first = ids[0]
+    name = first.partition(".")[0]
+    ids = [first, *(f"{name}.{each}" if each.isdecimal() else each for each in ids[1:])]
     names = list(dict.fromkeys(each.partition(".")[0] for each in ids))
     if len(names) > 1:
         raise UserError(f"{' and '.join(names)}: check one assignment at a time")
     assignment = _assignment(names[0], ids[0])
-    tasks = [each for each in ids if "." in each]
-    return assignment.id, [assignment.task(task_id).id for task_id in tasks]
-
-
-def _task(task_id: str) -> Task:
-    name, point, _ = task_id.partition(".")
-    assignment = _assignment(name, task_id)
-    if not point:
-        raise UserError(f"{task_id}: expected a task, for example {assignment.tasks[0].id}")
-    return assignment.task(task_id)
+    tasks = dict.fromkeys(each for each in ids if "." in each)
+    return assignment, [assignment.task(task_id) for task_id in tasks]
 
 
 def _assignment(name: str, given: str = "") -> Assignment:

@@ -11,7 +11,8 @@ from typing import Any
 
 from lm_core.artifact_paths import atomic_file
 from lm_core.user_error import UserError
-from lm_course.assignment_file import WORKSPACE, read_toml
+from lm_course.assignment_file import read_toml
+from lm_course.locations import WORKSPACE
 
 FILE_NAME = "progress.toml"
 HEADER = """\
@@ -62,8 +63,8 @@ class Progress:
         self.tasks[task_id] = replace(before, hints=max(number, before.hints))
 
 
-def progress_file(root: Path) -> Path:
-    return root / WORKSPACE / FILE_NAME
+def progress_file(home: Path) -> Path:
+    return home / WORKSPACE / FILE_NAME
 
 
 def read_progress(path: Path) -> Progress:

@@ -25,8 +25,9 @@ import pydantic
 from lm_core.settings import Settings, load_settings
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
-from lm_course.assignment_file import ASSIGNMENTS, PROJECT, Assignment, load_assignment
+from lm_course.assignment_file import Assignment, load_assignment
 from lm_course.check_outcome import FAILING
+from lm_course.locations import ASSIGNMENTS, PROJECT
 
 FILE_NAME = "mutants.toml"
 SECONDS = 120  # for the checks of one task; each check has its own limit

@@ -23,7 +23,8 @@ class RunSettings(Settings):
 
     Attributes:
         name: the run's folder.
-        folder: the folder of all runs, relative to where `lm` is called.
+        folder: the folder of all runs: in the current folder, or in the root of the checkout for
+            whoever is inside it.
     """
 
     name: str = pydantic.Field(pattern=r"^[\w.-]+$")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm_core.artifact_paths import atomic_file
-from lm_course.assignment_file import WORKSPACE, Assignment
+from lm_course.assignment_file import Assignment
 from lm_course.implementation import ANSWERS
+from lm_course.locations import WORKSPACE
 from lm_course.stubs import cut_stubs
 from lm_course.written_answers import answers_template
 
@@ -29,8 +30,16 @@ class StartedFile:
     to_do: int = 0  # functions or questions in it
 
 
-def start_assignment(assignment: Assignment, root: Path, force: bool) -> list[StartedFile]:
+def start_assignment(
+    assignment: Assignment, root: Path, home: Path, force: bool
+) -> list[StartedFile]:
     """Write every file that is missing; with `force` also those that were edited, after a backup.
+
+    Args:
+        assignment: whose stubs are written.
+        root: the project.
+        home: the folder that gets workspace/.
+        force: put stubs in place of what was edited.
 
     Returns:
         The files in the order of the tasks.
@@ -39,7 +48,7 @@ def start_assignment(assignment: Assignment, root: Path, force: bool) -> list[St
         ValueError: assignment.toml names what the reference lacks.
     """
     stubs = cut_stubs(assignment, root)
-    workspace = root / WORKSPACE
+    workspace = home / WORKSPACE
     functions = {
         module: sum(len(task.functions) for task in assignment.tasks if task.module == module)
         for module in stubs

@@ -19,7 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from lm_core.user_error import UserError
-from lm_course.assignment_file import ASSIGNMENTS, PROJECT, Assignment, Task
+from lm_course.assignment_file import Assignment, Task
+from lm_course.locations import ASSIGNMENTS, PROJECT, project_packages, shipped
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 
@@ -201,12 +202,14 @@ def _names_used_elsewhere(assignment: Assignment, root: Path) -> set[str]:
     lessons = {root / assignment.package / f"{module}.py" for module in assignment.modules}
     mention = re.compile(rf"\b{assignment.package}\b.*\b({'|'.join(assignment.modules)})\b")
     used: set[str] = set()
-    for path in sorted((root / ASSIGNMENTS / assignment.id).glob("*.py")):
+    suites = shipped(ASSIGNMENTS, root)
+    for path in sorted((suites / assignment.id).glob("*.py")):
         used |= {name for name, _ in _names_in(ast.parse(path.read_text(encoding="utf-8")))}
-    for package in sorted(path.parent for path in root.glob("*/__init__.py")):
+    for package in project_packages(root):
         for path in sorted(package.rglob("*.py")):
             text = path.read_text(encoding="utf-8")
-            if path not in lessons and mention.search(text):
+            is_suite = path.is_relative_to(suites)
+            if not is_suite and path not in lessons and mention.search(text):
                 used |= {name for name, _ in _names_in(ast.parse(text))}
     return used
 

@@ -125,6 +125,11 @@ class TensorCounter(TorchDispatchMode):
         flops: two for each multiplication of the matrix products.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """By default PyTorch loads its compiler (2 s of imports) to keep it out of this class."""
+        return False  # nothing is compiled under this counter
+
     def __init__(self) -> None:
         super().__init__()
         self.largest = 0

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from lm_core.artifact_paths import RunPaths
 from lm_core.user_error import UserError
+from lm_course.locations import in_home
 
 if TYPE_CHECKING:
     from tokenizer_bpe.tokenizer import Tokenizer
 
-RUNS = Path("runs")
-DEFAULT_RUN = RUNS / "demo"
+RUNS = "runs"
+DEFAULT_RUN = "runs/demo"
 RANKS_SUFFIX = ".tiktoken"
 
 
@@ -28,15 +29,19 @@ def tokenizer_path(given: Path | None, otherwise: str = "with --tokenizer") -> P
     Raises:
         ValueError: there is none.
     """
-    path = given or DEFAULT_RUN
-    if len(path.parts) == 1 and not path.exists() and (RUNS / path).is_dir():
-        path = RUNS / path
+    path = given or in_home(DEFAULT_RUN)
+    if len(path.parts) == 1 and not path.exists() and (in_home(RUNS) / path).is_dir():
+        path = in_home(RUNS) / path
     file = path if path.suffix in (".json", RANKS_SUFFIX) else RunPaths(path).tokenizer
     if path.is_file():
         return path
     if not file.is_file():
         is_name = len(path.parts) == 1 and not path.exists() and not path.suffix
-        where = f"{path}: no such file or folder, nor a run in {RUNS}/" if is_name else f"{file}"
+        where = (
+            f"{path}: no such file or folder, nor a run in {in_home(RUNS)}/"
+            if is_name
+            else f"{file}"
+        )
         raise UserError(
             f"{where}: no tokenizer there; make one with `lm run recipes/demo_cpu.toml`, "
             f"or name another {otherwise}"

@@ -106,7 +106,8 @@ def joined(outer: TracebackType | None, inner: TracebackType | None) -> Tracebac
 
 
 def load_what_checks_use() -> None:
-    """PyTorch loads some of itself with the first use; done here, once, no check pays for it.
+    """PyTorch loads some of itself with the first use; done here, once, no check pays for it. The
+    fixtures below load what only some checks use.
 
     Nothing runs backward: its threads would not survive the fork.
     """
@@ -115,12 +116,23 @@ def load_what_checks_use() -> None:
 
 
 @pytest.fixture(scope="session")
-def triton() -> None:
-    """Triton's interpreter, and what PyTorch loads with the first operator of one's own (a second
-    or two, once).
+def gradients_loaded() -> None:
+    """What PyTorch loads with the first gradient of an autograd.Function (half a second, once)."""
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")
+
+
+@pytest.fixture(scope="session")
+def compiler_loaded() -> None:
+    """What PyTorch loads with the first operator of one's own, and to count FLOPs (a second or
+    two, once).
     """
-    pytest.importorskip("triton", reason="Triton is on Linux only")
     importlib.import_module("torch._dynamo")
+
+
+@pytest.fixture(scope="session")
+def triton(compiler_loaded: None) -> None:
+    """Triton's interpreter."""
+    pytest.importorskip("triton", reason="Triton is on Linux only")
     importlib.import_module("triton.runtime.interpreter")
 
 

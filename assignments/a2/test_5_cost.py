@@ -179,6 +179,7 @@ def test_flops_by_hand(implementation):
 
 
 @pytest.mark.task("a2.15")
+@pytest.mark.usefixtures("compiler_loaded")
 @pytest.mark.parametrize("name", ["small", "untied", "layernorm"])
 @pytest.mark.parametrize("length", [1, 7, 16])
 def test_flops_as_counted_by_pytorch(implementation, a2, name, length):

@@ -10,6 +10,8 @@ from lm_course.tensor_checks import TensorCounter, one_rounding, saved_values
 
 MODULE = "transformer_lm.tiled_attention"
 
+pytestmark = pytest.mark.usefixtures("gradients_loaded")
+
 # (queries, keys, heads, key heads, head_dim, width of v, causal, query tile, key tile, window)
 CASES = {
     "whole-tiles": (32, 32, 2, 2, 16, 16, False, 16, 16, None),

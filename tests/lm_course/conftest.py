@@ -177,7 +177,7 @@ class ToyCourse:
         self.write("workspace/t1/answers.toml", f"how_many = {answer}\n")
 
     def run(
-        self, *command: str, columns: int = 80, **environment: str
+        self, *command: str, columns: int = 80, folder: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("LM_")}
         for name in ("PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
@@ -185,13 +185,21 @@ class ToyCourse:
         path = os.pathsep.join([str(PROJECT), str(self.root)])
         return subprocess.run(
             [sys.executable, *command],
-            cwd=self.root,
+            cwd=folder or self.root,
             env={**inherited, "PYTHONPATH": path, "COLUMNS": str(columns), **environment},
             capture_output=True,
             text=True,
             check=False,
             timeout=120,
         )
+
+    def lm(self, folder: Path, *arguments: str) -> str:
+        """What `lm` prints on this course, started in a folder."""
+        code = (
+            "import sys; from pathlib import Path; from lm_course import cli, learner_commands; "
+            f"learner_commands.PROJECT = Path({str(self.root)!r}); cli.main(sys.argv[1:])"
+        )
+        return self.run("-c", code, *arguments, folder=folder).stdout
 
     def check(
         self, *arguments: str, columns: int = 80

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import typer
@@ -21,6 +20,7 @@ SOLUTION = "    return dict(_counter(text))\n"
 def lm(toy_course, monkeypatch: pytest.MonkeyPatch):
     """Runs a command line on the small course; errors come out as the exceptions that they are."""
     monkeypatch.setattr(learner_commands, "PROJECT", toy_course.root)
+    monkeypatch.chdir(toy_course.root)
     monkeypatch.setenv("COLUMNS", "80")
     app = typer.Typer()
     learner_commands.register(app)
@@ -97,7 +97,7 @@ def test_hints_come_one_after_the_other_and_are_remembered(toy_course, lm) -> No
     assert "hint 1 of 3\n  first nudge\n" in first
     assert "second" not in first
     assert "The next one: lm hint t1.2" in first
-    assert "hint 2 of 3\n  second idea\n" in lm("hint", "t1.2")
+    assert "hint 2 of 3\n  second idea\n" in lm("hint", "t1", "2")
     last = lm("hint", "t1.2")
     assert "hint 3 of 3\n  third, the code\n" in last
     assert "That was the last hint" in last
@@ -154,23 +154,24 @@ def test_in_a_narrow_terminal_titles_give_way(toy_course, lm, monkeypatch, colum
         (["t1", "t1.3"], ["--task=t1.3"]),
         (["t1.3", "t1.2"], ["--task=t1.3", "--task=t1.2"]),
         (["t1", "2", "t1.3"], ["--task=t1.2", "--task=t1.3"]),
+        (["t1", "2", "3", "2"], ["--task=t1.2", "--task=t1.3"]),
+        (["t1.2", "3"], ["--task=t1.2", "--task=t1.3"]),
     ],
 )
 def test_check_runs_pytest_and_ends_as_it_ends(
     toy_course, lm, monkeypatch: pytest.MonkeyPatch, arguments: list[str], tasks: list[str]
 ) -> None:
     calls = []
-
-    def begin(command: list[str], cwd: object) -> SimpleNamespace:
-        calls.append((command, cwd))
-        return SimpleNamespace(wait=lambda: 1)
-
-    monkeypatch.setattr(subprocess, "Popen", begin)
+    monkeypatch.setattr(pytest, "main", lambda given: calls.append(given) or 1)
+    for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "HYPOTHESIS_STORAGE_DIRECTORY"):
+        monkeypatch.setenv(name, "")
     with pytest.raises(SystemExit) as ended:
         learner_commands.check(arguments, None)
     assert ended.value.code == 1
-    command = [sys.executable, "-m", "pytest", "assignments/t1", *tasks]
-    assert calls == [(command, toy_course.root)]
+    (command,) = calls
+    root = toy_course.root
+    assert f"--rootdir={root}" in command
+    assert command[command.index(str(root / "assignments" / "t1")) + 1 :] == tasks
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="isolation needs os.fork")
@@ -213,10 +214,12 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
         (["check", "t9"], "t9: no such assignment"),
         (["check", "t1", "t1.9"], "t1.9: no such task; t1 has t1.1"),
         (["check", "t1", "9"], "t1.9: no such task; t1 has t1.1"),
-        (["check", "t1.2", "3"], "t1.2.3: no such task; t1 has t1.1"),
+        (["check", "t1.2", "9"], "t1.9: no such task; t1 has t1.1"),
         (["check", "2"], "2: no such assignment; there are: t1"),
         (["check", "t1", "t2.1"], "t1 and t2: check one assignment at a time"),
-        (["hint", "t1"], "t1: expected a task, for example t1.1"),
+        (["hint", "t1"], "t1: expected one task, for example t1.1"),
+        (["hint", "t1", "2", "3"], "t1 2 3: expected one task, for example t1.1"),
+        (["hint", "t1", "9"], "t1.9: no such task"),
         (["hint", "t1.9"], "t1.9: no such task"),
         (["check", "1.2"], "1.2: did you mean t1.2?"),
         (["check", "T1.2"], "T1.2: did you mean t1.2?"),
@@ -270,3 +273,35 @@ def test_a_bare_lm_shows_its_help_and_no_empty_error(group: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Commands" in done.stdout
     assert done.stderr == ""
+
+
+HEAVY = ("triton", "torch._dynamo", "torch._inductor", "sympy", "hypothesis", "numba", "scipy")
+HEAVY += ("matplotlib", "transformers", "pyarrow", "anyio")
+
+
+@pytest.mark.slow
+def test_a_task_without_triton_loads_no_more_than_it_needs(toy_course) -> None:
+    """Nearly all the time of `lm check` is spent on imports. Those of a forked check count, too."""
+    code = (
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(toy_course.PROJECT)!r})\n"
+        "from lm_course import check_isolation, cli\n"
+        f"loaded = lambda: sorted(set({HEAVY}) & set(sys.modules))\n"
+        "run, screen = check_isolation.run_check, os.dup(1)\n"  # pytest keeps what a check prints
+        "def run_and_tell(check, *rest):\n"
+        "    def told():\n"
+        "        check()\n"
+        "        os.write(screen, f'in a check: {loaded()}\\n'.encode())\n"
+        "    return run(told, *rest)\n"
+        "check_isolation.run_check = run_and_tell\n"
+        "try:\n"
+        "    cli.main(['check', 'a2', '1', '4', '--impl', 'reference'])\n"
+        "finally:\n"
+        "    print('in the end:', loaded(), 'torch' in sys.modules)\n"
+    )
+    done = toy_course.run("-c", code)
+    assert "a2.1, a2.4 pass." in done.stdout, done.stdout + done.stderr
+    assert "in the end: [] True" in done.stdout
+    in_checks = re.findall(r"in a check: (\[.*?\])", done.stdout)
+    assert len(in_checks) > 20
+    assert set(in_checks) == {"[]"}

@@ -7,7 +7,7 @@ from lm_course.starting import KEPT, REPLACED, UNTOUCHED, WROTE, start_assignmen
 
 
 def happenings(root: Path, force: bool = False) -> dict[str, str]:
-    files = start_assignment(load_assignment("t1", root), root, force)
+    files = start_assignment(load_assignment("t1", root), root, root, force)
     return {file.path.name: file.what_happened for file in files}
 
 
@@ -26,7 +26,7 @@ def test_what_happens_to_each_file(toy_course) -> None:
 
 def test_what_there_is_to_do(toy_course) -> None:
     root = toy_course.root
-    files = start_assignment(load_assignment("t1", root), root, False)
+    files = start_assignment(load_assignment("t1", root), root, root, False)
     assert [file.to_do for file in files] == [2, 1, 1]
 
 

@@ -1,0 +1,88 @@
+"""Where files lie, whatever the current folder: those that the installation brings (recipes,
+assignments), and those that a person makes (runs/, workspace/).
+
+A checkout has recipes/ and assignments/ at its root; a wheel has them inside lm_course/. What a
+person makes goes into the home folder: the root of the checkout for whoever is inside it, the
+folder that holds workspace/ for whoever is inside that, and else the current folder. What this
+leaves out: the layout of a run (`lm_core.artifact_paths`).
+"""
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent  # of a checkout; site-packages for a wheel
+ASSIGNMENTS = "assignments"
+RECIPES = "recipes"
+WORKSPACE = "workspace"
+STAND_INS_LINE = "stand_ins_first("  # in the __init__.py of every stage
+NOT_STAGES = ("lm_core", "lm_course")
+
+
+def shipped(name: str, root: Path = PROJECT) -> Path:
+    """A folder that the installation brings, such as "assignments"."""
+    in_wheel = root / "lm_course" / name
+    return in_wheel if in_wheel.is_dir() else root / name
+
+
+def home_folder(root: Path = PROJECT, here: Path | None = None) -> Path:
+    """The folder in which runs/ and workspace/ lie (absolute).
+
+    Args:
+        root: the project.
+        here: the current folder, unless another is given.
+    """
+    here = here or Path.cwd()
+    if _is_checkout(root) and here.is_relative_to(root):
+        return root
+    for folder in (here, *here.parents):
+        if folder.name == WORKSPACE and any(
+            is_stage(root / each.name) for each in folder.iterdir()
+        ):
+            return folder.parent
+    return here
+
+
+def _is_checkout(root: Path) -> bool:
+    return shipped(ASSIGNMENTS, root) == root / ASSIGNMENTS
+
+
+def in_home(name: str | Path) -> Path:
+    """`name` in the home folder, as a path from the current folder: what messages show."""
+    return Path(os.path.relpath(home_folder())) / name
+
+
+def shown(path: Path, root: Path = PROJECT) -> str:
+    """For messages: from the current folder where the path is in the home folder, else in full."""
+    path = path.absolute()
+    if not path.is_relative_to(home_folder(root)):
+        return path.as_posix()
+    return Path(os.path.relpath(path)).as_posix()
+
+
+def handout(assignment_id: str, section: str = "", root: Path = PROJECT) -> str:
+    """For messages: the handout of an assignment, or a section of it."""
+    path = shown(shipped(ASSIGNMENTS, root) / assignment_id / "README.md", root)
+    return f"{path}#{section}" if section else path
+
+
+def recipe_file(path: Path) -> Path:
+    """The file that a person means by recipes/NAME.toml: theirs, or else the installation's."""
+    if path.exists() or path.parts[:1] != (RECIPES,):
+        return path
+    return Path(shown(shipped(RECIPES).joinpath(*path.parts[1:])))
+
+
+def is_stage(folder: Path) -> bool:
+    """True for a package of lessons, whose modules a learner's may replace."""
+    try:
+        return STAND_INS_LINE in (folder / "__init__.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def project_packages(root: Path = PROJECT) -> list[Path]:
+    """The folders of the project's own packages; site-packages has many others beside them."""
+    folders = sorted(path.parent for path in root.glob("*/__init__.py"))
+    if _is_checkout(root):
+        return folders
+    return [folder for folder in folders if folder.name in NOT_STAGES or is_stage(folder)]
