@@ -39,10 +39,10 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 ROLE = re.compile(
-    r":(?:\w+:)?\w+:`~?!?([^`<]+?)(?:\s*<[^`>]*>)?`"
+    r":(?:\w++:)?\w++:`~?!?([^`<]++)(?:<[^`>]*+>)?`"
 )  # :func:`~os.path.join` -> os.path.join
 DOUBLE_BACKTICKS = re.compile(r"``(.+?)``")
-LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`__?")
+LINK = re.compile(r"`([^`<]++)<[^`>]*+>`__?")
 SIGNATURE = re.compile(r"^[\w.]+\(.*\)\s*(?:->|--|=|:|$)", re.DOTALL)
 SENTENCE_END = re.compile(r"[.!?]['\")`]?(?=\s|$)")
 NOT_PROSE = re.compile(
@@ -79,7 +79,7 @@ def simplify_markup(text: str) -> str:
     spaces.
     """
     text = ROLE.sub(lambda role: f"`{role.group(1).strip()}`", text)
-    text = LINK.sub(r"\1", text)
+    text = LINK.sub(lambda link: link.group(1).rstrip(), text)
     text = DOUBLE_BACKTICKS.sub(r"`\1`", text)
     return " ".join(text.split())
 

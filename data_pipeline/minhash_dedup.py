@@ -1,12 +1,14 @@
 """Near duplicates: MinHash signatures, LSH bands, a check of the true Jaccard similarity, connected
 components.
 
-The Jaccard similarity of two documents is |A ∩ B| / |A ∪ B| of their sets of word n-grams. A random
-hash function puts the same element first in both sets with exactly that probability, so the share
-of equal minima estimates it (Broder 1997). Cut into bands of r rows, two signatures share a band
-with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets",
-section 3.4.2): only such pairs are compared. Being a duplicate is taken as transitive, so that of a
-chain A ~ B ~ C one document stays.
+The Jaccard similarity of two documents is |A ∩ B| / |A ∪ B| of their sets of word n-grams. In
+scripts that write no blanks between words (Chinese, Japanese, Thai, ...) every character counts as
+a word: no dictionary is needed, and a changed character costs n of its text's n-grams, as a changed
+word does elsewhere. A random hash function puts the same element first in both sets with exactly
+that probability, so the share of equal minima estimates it (Broder 1997). Cut into bands of r rows,
+two signatures share a band with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman,
+"Mining of Massive Datasets", section 3.4.2): only such pairs are compared. Being a duplicate is
+taken as transitive, so that of a chain A ~ B ~ C one document stays.
 
 Left out: a table of bands larger than memory, and several machines.
 """
@@ -18,12 +20,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import regex
 from pydantic import Field
 
 from lm_core.random_state import derived_seed
 from lm_core.settings import Settings
 
-PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "))
+ASCII_PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "))
+ACCENTS = regex.compile(r"(?<=[\p{Latin}\p{Greek}])[\u0300-\u036F]++")
+# normalization sorts the marks of one character in quadratic time (UAX #15, section 13)
+MARKS_AFTER_THE_30TH = regex.compile(r"(\p{M}{30})\p{M}++")
+SCRIPTS_WITHOUT_BLANKS = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+    r"\p{Tibetan}\p{Javanese}\p{Balinese}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}"
+)
+CHARACTER_OR_WORD = regex.compile(rf"[{SCRIPTS_WITHOUT_BLANKS}]|[^\s{SCRIPTS_WITHOUT_BLANKS}]++")
 WANTED_RECALL = 0.95  # the share of pairs exactly at the threshold that the bands must find
 SHINGLES_AT_A_TIME = 1 << 14  # 16,384 shingles x 128 hashes x 8 bytes = 16 MiB
 
@@ -39,15 +50,42 @@ class MinHashSettings(Settings):
     seed: int = 0
 
 
+class _PunctuationToSpace(dict[int, str]):
+    """For str.translate: punctuation to a blank, invisible characters to nothing, every other
+    character to itself.
+    """
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        category = unicodedata.category(character)
+        if category[0] == "P" or character in string.punctuation:
+            character = " "
+        elif category == "Cf":  # zero-width joiners, soft hyphens
+            character = ""
+        self[code] = character
+        return character
+
+
+PUNCTUATION_TO_SPACE = _PunctuationToSpace()
+
+
 def normalize(text: str) -> list[str]:
-    """Words of the text as duplicates are compared: no accents, case, punctuation or spacing."""
-    decomposed = unicodedata.normalize("NFD", text)
-    letters = (
-        "".join(c for c in decomposed if not unicodedata.combining(c))
-        if not text.isascii()
-        else text
-    )
-    return letters.lower().translate(PUNCTUATION_TO_SPACE).split()
+    """Words of the text as duplicates are compared: no case, punctuation, spacing, compatibility
+    forms (full-width letters), or Latin and Greek accents. Marks of other scripts stay: は and ば,
+    й and и are different letters.
+
+    A text without a letter or digit is one word, itself without its spacing: two such texts are
+    duplicates where they are the same.
+    """
+    if text.isascii():
+        words = text.lower().translate(ASCII_PUNCTUATION_TO_SPACE).split()
+    else:
+        decomposed = unicodedata.normalize("NFKD", MARKS_AFTER_THE_30TH.sub(r"\1", text))
+        composed = unicodedata.normalize("NFC", ACCENTS.sub("", decomposed))
+        words = []
+        for word in composed.lower().translate(PUNCTUATION_TO_SPACE).split():
+            words += [word] if word.isascii() else CHARACTER_OR_WORD.findall(word)
+    return words or ["".join(text.split())]
 
 
 def word_hash(word: str) -> int:

@@ -55,6 +55,7 @@ SINGLE_BYTE_EXCEPTIONS: Mapping[tuple[str, int], str] = {
 # what Python's codec and the standard's index say for the same bytes
 OTHER_CHARACTERS: Mapping[str, Mapping[int, str]] = {
     "big5": str.maketrans("•､‾∼♁☉／＼¥¢£", "‧﹑¯～⊕⊙∕﹨￥￠￡"),
+    "euc-jp": str.maketrans("〜‖−¢£¬", "～∥－￠￡￢"),
     "gb18030": str.maketrans(
         "\ue5e5\ue78d\ue78e\ue78f\ue790\ue791\ue792\ue793\ue794\ue795\ue796\ue7c7"
         "\ue81e\ue826\ue82b\ue82c\ue832\ue843\ue854\ue864",
@@ -106,7 +107,7 @@ def decode(payload: bytes, encoding: str) -> str:
     if encoding == "replacement":  # ISO-2022-KR and others, which hide attacks: no text at all
         return REPLACEMENT if payload else ""
     if encoding == "euc-jp":
-        return EUC_JP_CHARACTER.sub(_euc_jp_as_utf_8, payload).decode("utf-8")
+        return _decode_euc_jp(payload)
     if encoding == "iso-2022-jp":
         return _decode_iso_2022_jp(payload)
     if encoding in CODECS:
@@ -148,6 +149,7 @@ def _web_errors(error: UnicodeError) -> tuple[str | bytes, int]:
     return REPLACEMENT, error.start + (2 if is_pair else 1)
 
 
+@lru_cache(maxsize=94 * 94)
 def _jis_pair(first: int, second: int) -> str:
     """The character of a pair of JIS X 0208 bytes (0x21 to 0x7E), by way of Shift_JIS, whose Python
     codec has the vendors' characters that the Japanese codecs lack.
@@ -156,6 +158,14 @@ def _jis_pair(first: int, second: int) -> str:
     lead = row // 2 + (0x81 if row < 62 else 0xC1)
     trail = column + (0x9F if row % 2 else 0x40 + (column >= 0x3F))
     return bytes([lead, trail]).decode("cp932", "replace")[0]
+
+
+def _decode_euc_jp(payload: bytes) -> str:
+    """Python's codec where it knows all characters, else one character after the other."""
+    try:
+        return payload.decode("euc_jp").translate(OTHER_CHARACTERS["euc-jp"])
+    except UnicodeDecodeError:
+        return EUC_JP_CHARACTER.sub(_euc_jp_as_utf_8, payload).decode("utf-8")
 
 
 def _euc_jp_as_utf_8(found: re.Match[bytes]) -> bytes:

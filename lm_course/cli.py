@@ -136,12 +136,12 @@ def run_named_steps(
     from lm_core.settings import load_settings
     from lm_course.recipe import Recipe
     from lm_course.recipe_runner import run_recipe
-    from lm_course.steps import STEPS, steps_named
+    from lm_course.steps import STEPS, steps_named, steps_to_run
     from lm_course.wandb_mirror import wandb_mirror
 
     Interrupts.raise_if_seen()
     recipe = load_settings(Recipe, recipe_file(recipe_path), overrides)
-    steps = STEPS if names is None else steps_named(names)
+    steps = STEPS if names is None else steps_to_run(names, recipe)
     steps_named(force)
     paths = RunPaths(in_home(recipe.run.folder) / recipe.run.name)
     with wandb_mirror(wandb, recipe, paths) as mirror:

@@ -188,3 +188,12 @@ def steps_named(names: Sequence[str]) -> list[Step]:
         if name not in known:
             raise UserError(f"no step {name!r}; the steps are {', '.join(known)}")
     return [step for step in STEPS if step.name in names]
+
+
+def steps_to_run(names: Sequence[str], recipe: Recipe) -> list[Step]:
+    """The steps with these names, and before them those they need that only look at files of the
+    user's: `lm data build` on one's own WARC files does not ask for `lm data collect`.
+    """
+    needed = {name for step in steps_named(names) for name in step.needs}
+    looks = [step.name for step in STEPS if step.name in needed and step.users_own(recipe)]
+    return steps_named([*names, *looks])

@@ -1,5 +1,7 @@
 """Near duplicates: an estimate that agrees with datasketch, and every shortcut."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from datasketch import MinHash
@@ -150,7 +152,69 @@ def test_texts_that_differ_in_case_accents_and_punctuation_are_one():
 
 def test_no_texts_and_empty_texts():
     assert first_of_each_component([], MinHashSettings()) == []
-    assert first_of_each_component(["", "...", "a b"], MinHashSettings()) == [0, 2]
+    assert first_of_each_component(["", "...", "a b", "", "\n"], MinHashSettings()) == [0, 1, 2]
+
+
+def test_texts_without_a_letter_are_compared_as_they_are():
+    texts = ["...", "!!!", ". . .", "---\n", "…", "😀", "😀 ", "😁", "。。。", "...", "!?"]
+    assert first_of_each_component(texts, MinHashSettings()) == [0, 1, 3, 4, 5, 7, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("はは", "ばば"), ("ハート", "パート"), ("мой", "мои"), ("всё", "все"),  # kana, Cyrillic
+        ("कि", "कु"), ("কি", "কু"), ("กี", "กู"), ("ကိ", "ကု"),  # vowel signs
+        ("שָׁ", "שׂ"), ("عَلَّم", "عُلِم"),
+    ],
+)  # fmt: skip
+def test_marks_that_make_another_letter_stay(one, other):
+    assert normalize(one) != normalize(other)
+    decomposed = unicodedata.normalize("NFD", one)
+    assert normalize(decomposed) == normalize(one), "however it is written in Unicode"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ﾊﾞｰ", "バー"), ("ＡＢＣ　１", "abc 1"), ("ﬁn—de", "fin de"), ("ΆΛΦΑ", "αλφα"),
+        ("İzmir", "izmir"), ("co\u00adop", "coop"), ("„so“, «so»", "so so"), ("何。故？", "何 故"),
+    ],
+)  # fmt: skip
+def test_other_ways_to_write_the_same_are_the_same(one, other):
+    assert normalize(one) == normalize(other)
+
+
+def test_characters_are_words_where_no_blanks_are_written():
+    assert normalize("我爱 Python 编程") == ["我", "爱", "python", "编", "程"]
+    assert normalize("한국어 문장") == ["한국어", "문장"], "Korean writes blanks"
+    assert len(normalize("ภาษาไทย")) == 7
+
+
+ALPHABETS = {
+    "Chinese": "的一是不了人我在有他这为之大来以个中上们到说国和地也子时道出而要于就下得可你年生",
+    "Japanese": "あいうえおかきくけこさしすせそたちつてとなにぬねのはひふへほ日本語東京大阪",
+    "Thai": "กขคงจชซญณดตถทธนบปผพฟภมยรลวศษสหอะาเแโใไ",
+    "Khmer": "កខគឃងចឆជឈញដឋឌឍណតថទធនបផពភមយរលវសហឡអ",
+}
+
+
+@pytest.mark.parametrize("language", ALPHABETS)
+def test_near_copies_are_found_in_languages_without_blanks(language):
+    letters = np.array(list(ALPHABETS[language]))
+    first = "".join(RNG.choice(letters, 600))
+    other = "".join(RNG.choice(letters, 600))
+    copy = first[:200] + letters[0] + first[201:400] + first[401:] + letters[1] * 3
+    shingles = [shingle_hashes(normalize(text), 5) for text in (first, copy, other)]
+    by_hand = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (first, copy, other)]
+    for one, two in ((0, 1), (0, 2)):
+        expected = len(by_hand[one] & by_hand[two]) / len(by_hand[one] | by_hand[two])
+        assert jaccard(shingles[one], shingles[two]) == expected
+    assert first_of_each_component([first, other, copy], MinHashSettings()) == [0, 1]
+
+
+def test_a_pile_of_marks_does_not_take_the_square_of_its_length():
+    assert len(normalize("я" + "\u0316\u0301" * 50_000)[0]) <= 32
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=15))

@@ -1,0 +1,188 @@
+"""Twice the page, twice the work: every pattern of the package, and every function that a page's
+text goes through.
+
+Work is CPU time of this process, compared with that on a shorter input in the same run. A pattern
+that takes the square of its input's length needs millions of steps for the few thousand characters
+of the first look, where others need thousands; what is slow there is measured at four times the
+length: 4 times the time if the work is linear, 16 times if it is quadratic.
+"""
+
+import ast
+import importlib
+import itertools
+import pkgutil
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import regex
+
+import data_pipeline
+from data_pipeline.docstring_answers import answer_of, simplify_markup
+from data_pipeline.exact_dedup import (
+    ExactDedupSettings,
+    documents_of_each_line,
+    drop_repeated_lines,
+)
+from data_pipeline.http_answers import (
+    UnreadableAnswer,
+    join_chunks,
+    parse_answer,
+    split_content_type,
+)
+from data_pipeline.minhash_dedup import normalize
+from data_pipeline.page_encoding import decode, decode_page, prescan
+from data_pipeline.page_time_limit import time_limit
+from data_pipeline.personal_data import mask_personal_data
+from data_pipeline.quality_rules import RULES, QualitySettings
+from data_pipeline.text_extraction import extract_text
+from data_pipeline.warc_records import parse_headers
+
+SOURCES = sorted(Path(data_pipeline.__path__[-1]).glob("[!_]*.py"))
+LIBRARIES = {"re": re, "regex": regex}
+FIRST_LOOK = 1_500  # characters
+SUSPICIOUS = 0.5e-3  # seconds: what is faster there is not quadratic
+LIMIT = 120  # seconds: exponential
+
+PIECES = [
+    " ", "\n", "\t", "a", "1", "A", ".", "a.", "1.", "a ", "a\n", " \n", "\n ", "\n \n", "-", "- ",
+    "=", "#", "...", "@", "a@", "a@a.", "255.", "(212) ", "212-", "+1", "[", "![", "[![", "](",
+    "[a](", "![a](", "[![a](b)](", "(", ")", "(a)", "[a]", "![a]", '[a](b "', "<!--", "<!-- -->",
+    "-->", "<", "<p", "<p ", "<a ", "</", "<a b=", '<a b="', "<p>a", "<dd>a", "<nav>", "</nav>",
+    "<tr><td>a", "<pre>\n", "<br>", "<a href=b>a", "<script>", "<title>", "`", "``", "`a <", "`a",
+    ":a:", ":a:`", ":a:`a <", ":", "|", "|a| ", ".. _a", ".. image::", ".. image:: a\n :b\n",
+    "[a]: ", "[a", "&", "&#", "&#0", "&nbsp;", "&nbsp;at&nbsp;0x", "charset", "charset =",
+    "charset=a", 'charset="', "encoding", 'encoding="', "meta ", "<meta ", "<meta charset=x ", "\r",
+    "\r\n", "0\r\n", "1\r\na", ";", "HTTP/1.1 ", "WARC/1", "\x1b$B", "\xff", "é", "e\u0301",
+    "\u0316\u0301", "。", "中", "\u200b", "{", ">>>", "def f(", "->", "a. ", "x.y(",
+]  # fmt: skip
+PREFIXES = ["", "a", "`", "[a](", "<!--"]
+SUFFIXES = ["", "x"]
+
+
+def nasty(length: int) -> Iterator[Callable[[int], str]]:
+    """Makers of inputs, each for any number of characters."""
+    for prefix, piece, suffix in itertools.product(PREFIXES, PIECES, SUFFIXES):
+        yield lambda n, p=prefix, q=piece, s=suffix: p + q * (n // len(q)) + s
+
+
+def cpu_seconds(work: Callable[[], object], repeats: int = 1) -> float:
+    """The least of some runs."""
+    times = []
+    for _ in range(repeats):
+        started = time.process_time()
+        work()
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def check_linear(name: str, work: Callable[[str], object], slow: float = SUSPICIOUS) -> None:
+    with time_limit(LIMIT):
+        for make in nasty(FIRST_LOOK):
+            text = make(FIRST_LOOK)
+            if cpu_seconds(lambda text=text: work(text)) < slow:
+                continue
+            short, long = make(2 * FIRST_LOOK), make(8 * FIRST_LOOK)
+            once = cpu_seconds(lambda text=short: work(text), 3)
+            four_times = cpu_seconds(lambda text=long: work(text), 3)
+            assert four_times < 8 * once + slow, (
+                f"{name} takes {four_times / once:.1f} times as long for four times "
+                f"{make(12)!r} and so on"
+            )
+
+
+def patterns() -> dict[str, tuple[re.Pattern, set[str]]]:
+    """Every compiled pattern of a module, and every pattern that a call spells out, with the
+    methods that are called on it ("sub" where that is not known).
+    """
+    found: dict[str, tuple[re.Pattern, set[str]]] = {}
+    for path in SOURCES:
+        tree = ast.parse(path.read_text("utf-8"))
+        methods: dict[str, set[str]] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value
+                name = owner.id if isinstance(owner, ast.Name) else ""
+                methods.setdefault(name, set()).add(node.func.attr)
+                is_pattern = name in LIBRARIES and node.func.attr != "compile"
+                if is_pattern and node.args and isinstance(node.args[0], ast.Constant):
+                    pattern = LIBRARIES[name].compile(node.args[0].value)
+                    found[f"{path.stem}, line {node.lineno}"] = pattern, {node.func.attr}
+        module = importlib.import_module(f"data_pipeline.{path.stem}")
+        for name, value in vars(module).items():
+            for number, item in enumerate(value if isinstance(value, tuple) else [value]):
+                item = item[0] if isinstance(item, tuple) and item else item
+                if isinstance(item, re.Pattern | regex.Pattern):
+                    label = f"{path.stem}.{name}" + (f"[{number}]" if item is not value else "")
+                    found[label] = item, methods.get(name, {"sub"})
+    return found
+
+
+PATTERNS = patterns()
+
+
+def test_the_patterns_are_found():
+    assert len(PATTERNS) >= 50
+    for name in ("text_extraction.MARKUP_PATTERNS[3]", "docstring_answers.ROLE"):
+        assert name in PATTERNS
+    assert {module.name for module in pkgutil.iter_modules(data_pipeline.__path__)} == {
+        path.stem for path in SOURCES
+    }
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_pattern_takes_time_in_proportion_to_its_input(name):
+    pattern, methods = PATTERNS[name]
+    anchored = methods <= {"match", "fullmatch"}
+
+    def work(text: str) -> object:
+        subject = text.encode("utf-8") if isinstance(pattern.pattern, bytes) else text
+        return pattern.match(subject) if anchored else pattern.sub(subject[:0], subject)
+
+    check_linear(name, work)
+
+
+def lines_dropped(text: str) -> object:
+    counts = documents_of_each_line([text] * 2)
+    settings = ExactDedupSettings(max_documents_per_line=1, min_line_characters=2)
+    return drop_repeated_lines(text, counts, settings)
+
+
+def as_bytes(function: Callable[[bytes], object]) -> Callable[[str], object]:
+    return lambda text: function(text.encode("utf-8"))
+
+
+def join_chunks_or_not(body: bytes) -> object:
+    try:
+        return join_chunks(body)
+    except UnreadableAnswer:
+        return None
+
+
+FUNCTIONS: dict[str, Callable[[str], object]] = {
+    "HTML": as_bytes(lambda page: extract_text(page, "text/html", "utf-8")),
+    "plain text": as_bytes(lambda page: extract_text(page, "text/plain", "utf-8")),
+    "page without a charset": as_bytes(decode_page),
+    "prescan": as_bytes(prescan),
+    "EUC-JP": as_bytes(lambda page: decode(page, "euc-jp")),
+    "ISO-2022-JP": as_bytes(lambda page: decode(page, "iso-2022-jp")),
+    "GBK": as_bytes(lambda page: decode(page, "gbk")),
+    "personal data": mask_personal_data,
+    "repeated lines": lines_dropped,
+    "near duplicates": normalize,
+    "docstring": lambda text: answer_of(text, 20, 400),
+    "markup": simplify_markup,
+    "content type": split_content_type,
+    "chunks": as_bytes(join_chunks_or_not),
+    "HTTP": as_bytes(lambda page: parse_answer(b"HTTP/1.1 200 OK\r\n" + page)),
+    "headers": as_bytes(lambda page: parse_headers(page.split(b"\n"))),
+    **{rule: lambda text, holds=holds: holds(text, QualitySettings())
+       for rule, holds in RULES.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_takes_time_in_proportion_to_its_input(name):
+    check_linear(name, FUNCTIONS[name], slow=5e-3)
