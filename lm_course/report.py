@@ -186,7 +186,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: str = "
 
 def figure(svg: str, caption: str, half: bool = False) -> str:
     kind = ' class="half"' if half else ""
-    return f"<figure{kind}>{svg}<figcaption>{caption}</figcaption></figure>"
+    plots = f'<div class="plots">{svg}</div>'
+    return f"<figure{kind}>{plots}<figcaption>{caption}</figcaption></figure>"
 
 
 def _samples(paths: RunPaths) -> Section | None:

@@ -1,7 +1,9 @@
 """The report's plots, as SVG text that goes straight into the page (matplotlib; readable on light
 and dark).
 
-Each function takes plain rows and returns one `<svg>` element. What this leaves out: interaction.
+Each function takes plain rows and returns `<svg>` elements, one a plot. The page (report.css) shows
+each at about the width it was drawn for, whatever the width of the window, so that its text keeps
+its size, and gives the text its colour. What this leaves out: interaction.
 """
 
 import io
@@ -14,19 +16,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+WIDTH, HEIGHT = 4.4, 2.9  # inches; report.css gives a plot at least 300 of its 317 points
+FONT_SIZE = 12  # points, and so about as many pixels in the page
 BLUE, ORANGE, GREEN, GREY = "#3b82f6", "#f97316", "#10b981", "#8a8f98"
 Rows = Sequence[dict[str, Any]]
 
 
 @contextmanager
-def _figure(columns: int = 1, height: float = 2.9) -> Iterator[tuple[list["Axes"], list[str]]]:
+def _figure(height: float = HEIGHT) -> Iterator[tuple["Axes", list[str]]]:
     """Axes to draw on, and a list that holds the SVG text once the block has ended."""
     import matplotlib
 
     style = {
         "svg.fonttype": "none",  # text stays text: selectable, and in the page's own font
         "svg.hashsalt": "report",  # the same plot gives the same bytes
-        "font.size": 9,
+        "font.size": FONT_SIZE,
+        "axes.titlesize": FONT_SIZE,
+        "legend.fontsize": FONT_SIZE,
         "axes.edgecolor": GREY,
         "axes.labelcolor": GREY,
         "axes.titlecolor": GREY,
@@ -42,8 +48,8 @@ def _figure(columns: int = 1, height: float = 2.9) -> Iterator[tuple[list["Axes"
     with matplotlib.rc_context(style):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(4.4 * columns, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0].tolist()
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.subplots()
         result: list[str] = []
         yield axes, result
         text = io.StringIO()
@@ -65,6 +71,15 @@ def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
     return result
 
 
+def _plain_log_ticks(axes: "Axes") -> None:
+    """30k, 100k, 300k: powers of ten would have small print for their exponents."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _unique_ids(svg: str, prefix: str) -> str:
     """Several plots share one page, so their ids must differ."""
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
@@ -73,7 +88,7 @@ def _unique_ids(svg: str, prefix: str) -> str:
 
 
 def training_curves(rows: Rows, name: str, validation: str, validation_label: str) -> str:
-    """Training loss, the validation figure and the learning rate over steps.
+    """Three plots: training loss, the validation figure and the learning rate over steps.
 
     Args:
         rows: metrics rows of one stage; "loss" is missing from the row of step 0.
@@ -83,30 +98,32 @@ def training_curves(rows: Rows, name: str, validation: str, validation_label: st
     """
     trained = [row for row in rows if "loss" in row]
     validated = [row for row in rows if row.get(validation) is not None]
-    with _figure(columns=3) as (axes, result):
-        steps = [row["step"] for row in trained]
+    steps = [row["step"] for row in trained]
+    with _figure() as (axes, loss):
         losses = [row["loss"] for row in trained]
-        axes[0].plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8)
-        axes[0].plot(steps, smoothed(losses), color=BLUE, linewidth=1.6)
-        axes[0].set(title="training loss", xlabel="step")
+        axes.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, smoothed(losses), color=BLUE, linewidth=1.6)
+        axes.set(title="training loss", xlabel="step")
+    with _figure() as (axes, checked):
         points = [row["step"] for row in validated], [row[validation] for row in validated]
-        axes[1].plot(*points, color=ORANGE, marker="o", markersize=3.5, linewidth=1.4)
-        axes[1].set(title=validation_label, xlabel="step")
-        axes[2].plot(steps, [row["learning_rate"] for row in trained], color=GREEN)
-        axes[2].set(title="learning rate", xlabel="step")
-        axes[2].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    return _unique_ids(result[0], name)
+        axes.plot(*points, color=ORANGE, marker="o", markersize=3.5, linewidth=1.4)
+        axes.set(title=validation_label, xlabel="step")
+    with _figure() as (axes, rate):
+        axes.plot(steps, [row["learning_rate"] for row in trained], color=GREEN)
+        axes.set(title="learning rate", xlabel="step")
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    plots = enumerate([*loss, *checked, *rate])
+    return "".join(_unique_ids(svg, f"{name}-{number}") for number, svg in plots)
 
 
 def compression_curve(points: Sequence[tuple[int, float]]) -> str:
     """Bytes per token against the number of merges used."""
     with _figure() as (axes, result):
-        axes[0].plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=3.5)
-        axes[0].set(
-            title="compression on validation text", xlabel="merges", ylabel="bytes per token"
-        )
-        axes[0].set_xscale("symlog", linthresh=16)
-        axes[0].set_xlim(left=0)
+        axes.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=3.5)
+        axes.set(title="compression on validation text", xlabel="merges", ylabel="bytes per token")
+        axes.set_xscale("symlog", linthresh=16)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     return _unique_ids(result[0], "compression")
 
 
@@ -126,10 +143,10 @@ def scaling_curves(runs: Rows, fit_curves: Rows, main_run: dict[str, Any] | None
         for size, colour in colour_of.items():
             mine = [row for row in runs if row["parameters"] == size]
             points = [row["tokens"] for row in mine], [row["loss"] for row in mine]
-            axes[0].plot(*points, "o", color=colour, markersize=4, label=f"{size / 1e6:.2f} M")
+            axes.plot(*points, "o", color=colour, markersize=4, label=f"{size / 1e6:.2f} M")
         for curve in fit_curves:
             colour = colour_of[curve["parameters"]]
-            axes[0].plot(curve["tokens"], curve["loss"], color=colour, linewidth=1)
+            axes.plot(curve["tokens"], curve["loss"], color=colour, linewidth=1)
         if main_run is not None:
             for key, marker, size, label in (
                 ("loss", "*", 11, "main run"),
@@ -137,7 +154,8 @@ def scaling_curves(runs: Rows, fit_curves: Rows, main_run: dict[str, Any] | None
             ):
                 if main_run[key] is not None:
                     place = [main_run["tokens"]], [main_run[key]]
-                    axes[0].plot(*place, marker, color="#ef4444", markersize=size, label=label)
-        axes[0].set(xscale="log", xlabel="training tokens", title="validation loss, nats per token")
-        axes[0].legend(fontsize=8)
+                    axes.plot(*place, marker, color="#ef4444", markersize=size, label=label)
+        axes.set(xscale="log", xlabel="training tokens", title="validation loss, nats per token")
+        _plain_log_ticks(axes)
+        axes.legend()
     return _unique_ids(result[0], "scaling")

@@ -127,7 +127,7 @@ def table_rows(markup: str) -> list[list[str]]:
 
 def test_the_report_is_self_contained_and_has_every_section(shrunk_run) -> None:
     page = (shrunk_run.folder / "report.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 11
     for forbidden in ("<script", "<link", "@import", 'src="http', "url(http"):
         assert forbidden not in page
     assert re.findall(r'<h2 id="([^"]*)"', page) == [

@@ -124,8 +124,29 @@ def test_every_section_is_there_in_order_and_linked(run: RunPaths) -> None:
     assert re.findall(r'href="#([^"]*)"', navigation) == SECTIONS
     assert {anchor: section(page, anchor).count("<svg") for anchor in SECTIONS} == {
         **dict.fromkeys(SECTIONS, 0),
-        **dict.fromkeys(("tokenizer", "pretrain", "sft", "dpo", "scaling"), 1),
+        **dict.fromkeys(("tokenizer", "scaling"), 1),
+        **dict.fromkeys(("pretrain", "sft", "dpo"), 3),
     }
+
+
+def test_the_text_of_every_plot_is_legible(run: RunPaths) -> None:
+    """At least 11 pixels where a plot has the least room: on a phone, or three abreast."""
+    page = page_of(run)
+    (narrowest,) = map(int, re.findall(r"\.plots \{[^}]*minmax\(min\((\d+)px", page))
+    plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(plots) == 11
+    assert page.count('<div class="plots"><svg') == 5
+    for svg in plots:
+        width = float(re.search(r'viewBox="0 0 ([\d.]+) ', svg)[1])
+        sizes = [float(size) for size in re.findall(r"font(?:-size)?: ?([\d.]+)px", svg)]
+        assert len(sizes) >= 5
+        assert min(sizes) * narrowest / width >= 11
+    assert "figure svg text { fill: var(--soft) !important" in page, "light and dark"
+
+
+def test_ids_of_plots_differ(run: RunPaths) -> None:
+    ids = re.findall(r'\bid="([^"]*)"', page_of(run))
+    assert len(ids) == len(set(ids)) > 100
 
 
 def test_the_page_needs_nothing_from_outside(run: RunPaths) -> None:

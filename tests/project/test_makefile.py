@@ -1,0 +1,55 @@
+"""What `make` says while it sets up, and when that fails. Python and pip are stand-ins here."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PYTHON = """#!/bin/sh
+# Makes the environment that it is asked for, of itself; its pip ends as the file says.
+case "$*" in
+  --version) echo "Python 3.11.0" ;;
+  "-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip"*) echo "pip was called: $*"; exit {status} ;;
+  "-m pytest"*) echo "tests run" ;;
+esac
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def make(folder: Path, target: str, pip_status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `make` on the project, with its environment in a folder of the test's."""
+    python = folder / "python"
+    python.write_text(PYTHON.replace("{status}", str(pip_status)))
+    python.chmod(0o755)
+    command = ["make", target, f"PYTHON={python}", f"VENV={folder / 'venv'}"]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def test_each_long_step_is_announced_before_it_begins(tmp_path: Path) -> None:
+    lines = make(tmp_path, "test").stdout.splitlines()
+    assert lines[0].startswith("Set-up, done once: Python 3.11.0, torch")
+    assert "a few minutes" in lines[1]
+    assert lines[2].startswith("pip was called: -m pip install")
+    assert "--quiet" not in lines[2], "pip's own progress shows"
+    assert lines[3].startswith("The last package")
+    assert lines[5:] == ["Set-up is done.", lines[6], "tests run"]
+    assert lines[6].startswith("Every test")
+
+
+def test_the_second_time_says_nothing_of_set_up(tmp_path: Path) -> None:
+    make(tmp_path, "setup")
+    again = make(tmp_path, "test").stdout
+    assert "Set-up" not in again
+    assert again.splitlines()[-1] == "tests run"
+
+
+def test_when_pip_fails_it_ends_in_words_and_nothing_counts_as_installed(tmp_path: Path) -> None:
+    done = make(tmp_path, "demo", pip_status=1)
+    assert done.returncode == 2
+    assert "make: pip could not install the packages: its last lines above say why" in done.stderr
+    assert "The whole path" not in done.stdout
+    assert not (tmp_path / "venv" / "installed").exists()
