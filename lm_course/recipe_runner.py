@@ -263,8 +263,10 @@ def run_recipe(
                 failures.append(failure)
         _say(console, label, text)
     elapsed = clock(time.monotonic() - started)
-    how = "done" if not failures else "ended, not whole,"
-    console.print(f"[bold]{recipe.run.name}[/bold]: {how} in {elapsed}", highlight=False)
+    ended = (
+        f"{len(failures)} of {len(steps)} steps have no result, after" if failures else "done in"
+    )
+    console.print(f"[bold]{recipe.run.name}[/bold]: {ended} {elapsed}", highlight=False)
     if explanation is not None:
         raise _steps_failed(steps, failures, explanation, paths)
 

@@ -224,7 +224,7 @@ def test_a_failed_step_costs_those_that_need_it_and_no_other(with_a_reader: Hous
         "2/3 letters  not run: it needs numbers, which failed",
     ]
     assert house.said.splitlines()[2].startswith("3/3 reading  read  0:00")
-    assert house.said.splitlines()[3].startswith("test: ended, not whole, in 0:00")
+    assert house.said.splitlines()[3].startswith("test: 2 of 3 steps have no result, after 0:00")
     assert read(house) == ""
     assert read_record(house.paths, "numbers") is None
 
