@@ -261,10 +261,11 @@ def run_recipe(
             failure = read_failure(paths, step.name)
             if failure is not None:
                 failures.append(failure)
+        if len(steps) == 1 and failures:  # its line is the command's
+            break
         _say(console, label, text)
-    elapsed = clock(time.monotonic() - started)
-    how = "done" if not failures else "ended, not whole,"
-    console.print(f"[bold]{recipe.run.name}[/bold]: {how} in {elapsed}", highlight=False)
+    else:
+        _say_the_end(console, recipe, len(steps), len(failures), time.monotonic() - started)
     if explanation is not None:
         raise _steps_failed(steps, failures, explanation, paths)
 
@@ -300,6 +301,14 @@ def _say(console: Console, label: str, text: str) -> None:
     line.add_column()
     line.add_row(label, text)
     console.print(line, highlight=False)
+
+
+def _say_the_end(
+    console: Console, recipe: Recipe, num_steps: int, num_failures: int, seconds: float
+) -> None:
+    missing = f"{num_failures} of {num_steps} steps have no result, after"
+    ended = f"{missing if num_failures else 'done in'} {clock(seconds)}"
+    console.print(f"[bold]{recipe.run.name}[/bold]: {ended}", highlight=False)
 
 
 def _steps_failed(

@@ -103,7 +103,7 @@ def _failures(failures: Sequence[StepFailure]) -> Section:
     rows = [
         (
             escape(failure.step),
-            f'<span class="{"worse" if failure.outcome == "failed" else "soft"}">'
+            f'<span class="outcome {"worse" if failure.outcome == "failed" else "soft"}">'
             f"{escape(failure.outcome)}</span>",
             f'<span class="reason">{escape(failure.reason)}</span>',
         )

@@ -7,6 +7,7 @@ finds the old artifacts.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,11 +24,13 @@ class StepFailure:
         step: its name.
         outcome: "failed", or "not run" because a step that it needs has no result.
         reason: one line.
+        because: of a step that was not run, the steps that failed.
     """
 
     step: str
     outcome: Literal["failed", "not run"]
     reason: str
+    because: Sequence[str] = ()
 
 
 class StepsFailed(Exception):
@@ -68,14 +71,13 @@ def keep_failure(paths: RunPaths, step: str, error: Exception) -> tuple[StepFail
 
 def keep_not_run(paths: RunPaths, step: str, missing: list[str]) -> StepFailure:
     """Write the note of a step that was passed over because `missing` have no result."""
-    reasons = []
+    failed: dict[str, None] = {}  # in order, each once
     for name in missing:
         failure = read_failure(paths, name)
-        reasons.append(
-            f"{name}, which "
-            + ("failed" if failure and failure.outcome == "failed" else "was not run")
-        )
-    failure = StepFailure(step, "not run", f"it needs {' and '.join(reasons)}")
+        assert failure is not None, f"{name} is said to have no result, and there is no note of it"
+        failed |= dict.fromkeys([name] if failure.outcome == "failed" else failure.because)
+    reason = f"it needs {' and '.join(failed)}, which failed"
+    failure = StepFailure(step, "not run", reason, list(failed))
     traceback_path(paths, step).unlink(missing_ok=True)
     write_json(failure_path(paths, step), asdict(failure))
     return failure

@@ -10,13 +10,13 @@ pytestmark = pytest.mark.slow  # waits for the shrunk run
 PROJECT = Path(__file__).parents[2]
 BROKEN_SCALING = """
 import sys
-from lm_course import model_steps
+from lm_course import scaling_step
 from lm_course.cli import main
 
 def overflowing(*arguments, **options):
     return 10.0 ** 400
 
-model_steps.run_sweep = overflowing
+scaling_step.run_sweep = overflowing
 main(sys.argv[1:])
 """
 

