@@ -71,10 +71,10 @@ class SweepSettings(Settings):
     """
 
     sizes: list[SweepSize] = pydantic.Field(default=DEFAULT_SIZES, min_length=1)
-    token_budgets: list[int] = pydantic.Field(default=[70_000, 130_000, 250_000], min_length=1)
+    token_budgets: list[int] = pydantic.Field(default=[100_000, 160_000, 250_000], min_length=1)
     context_length: int = pydantic.Field(default=256, gt=0)
     batch_size: int = pydantic.Field(default=1, gt=0)
-    learning_rate: float = pydantic.Field(default=4e-3, gt=0)
+    learning_rate: float = pydantic.Field(default=3e-3, gt=0)
     learning_rate_width: int = pydantic.Field(default=64, gt=0)
     validation_tokens: int | None = pydantic.Field(default=None, gt=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
