@@ -12,7 +12,10 @@ would bend the law (Pearce and Song 2024, arXiv 2406.12907). D counts the tokens
 seen once.
 
 The runs that are done are known by a file each: a sweep that was stopped goes on with the next.
-Left out: tuning the learning rate for each size, which a serious sweep needs.
+The learning rate falls as 1 / width: Adam moves every weight by about the rate, and a sum over
+twice as many weights moves twice as far (Yang et al. 2022, arXiv 2203.03466, table 3). With one
+rate for all, the largest model would be the worst trained. Left out: tuning it for each size, which
+a serious sweep needs.
 """
 
 from dataclasses import dataclass
@@ -58,18 +61,20 @@ class SweepSettings(Settings):
         token_budgets: training tokens; every size is trained on each, rounded down to whole steps;
             budgets that come to the same number of steps are one run.
         context_length: of all models; that of the main run, if its loss is to be predicted.
-        batch_size: windows of context_length tokens a step.
+        batch_size: windows of context_length tokens a step. Small: where tokens are few, it is the
+            number of updates that limits a run, and the larger model suffers most.
         learning_rate: at the peak, for the width `learning_rate_width`; other widths get it times
-            sqrt(learning_rate_width / d_model). It falls to a tenth on a cosine.
+            learning_rate_width / d_model. It rises over a tenth of the steps and falls to a tenth
+            of the peak on a cosine that ends with the run.
         validation_tokens: how much of the validation split is read; None for all of it. As in the
             main run, or the two losses are not of the same text.
     """
 
     sizes: list[SweepSize] = pydantic.Field(default=DEFAULT_SIZES, min_length=1)
-    token_budgets: list[int] = pydantic.Field(default=[40_000, 100_000, 250_000], min_length=1)
+    token_budgets: list[int] = pydantic.Field(default=[100_000, 160_000, 250_000], min_length=1)
     context_length: int = pydantic.Field(default=256, gt=0)
-    batch_size: int = pydantic.Field(default=4, gt=0)
-    learning_rate: float = pydantic.Field(default=6e-3, gt=0)
+    batch_size: int = pydantic.Field(default=1, gt=0)
+    learning_rate: float = pydantic.Field(default=3e-3, gt=0)
     learning_rate_width: int = pydantic.Field(default=64, gt=0)
     validation_tokens: int | None = pydantic.Field(default=None, gt=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -151,7 +156,7 @@ def planned_run(settings: SweepSettings, size: SweepSize, tokens: int) -> Pretra
     """The pretraining of one place in the grid."""
     model = ModelShape(context_length=settings.context_length, **size.model_dump())
     steps = tokens // (settings.batch_size * settings.context_length)
-    scale = (settings.learning_rate_width / size.d_model) ** 0.5
+    scale = settings.learning_rate_width / size.d_model
     training = TrainingSettings(
         steps=steps,
         batch_size=settings.batch_size,

@@ -12,13 +12,17 @@ from lm_core.artifact_paths import RunPaths, write_json
 from lm_core.settings import load_settings
 from lm_core.token_shards import ShardWriter
 from lm_core.user_error import UserError
+from lm_course import scaling_step
 from lm_course.recipe import Recipe
 from lm_course.recipe_runner import StepContext
 from lm_course.report import write_report
 from lm_course.scaling_step import describe_scaling, fit_or_words, scaling
 from scaling_laws.runs_csv import FinishedRun
+from scaling_laws.sweep import SweepResult, planned_run
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import tokenizer_hash
+from transformer_lm.model_config import ModelConfig
+from transformer_lm.model_cost import count_parameters
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "demo_cpu.toml"
 TINY = [
@@ -128,10 +132,45 @@ def test_runs_that_diverge_are_left_out(context_of, monkeypatch) -> None:
     assert "diverged at step 20 of 20 (learning rate" in section
 
 
+def test_a_run_that_its_last_update_ruins_is_left_out(context_of, monkeypatch) -> None:
+    """No later step sees the broken weights; the validation does."""
+    from training import finished_runs
+
+    trained = finished_runs.pretrain
+
+    def ruined(planned, *given, **named):
+        summary = trained(planned, *given, **named)
+        if planned.training.steps == 10:
+            summary.validation_after["validation_loss"] = float("nan")
+        return summary
+
+    monkeypatch.setattr(finished_runs, "pretrain", ruined)
+    _, fit, section = result_of(context_of())
+    assert [run["tokens"] for run in fit["runs"]] == [64, 640] * 2
+    assert "diverged at step 10 of 10 (learning rate" in section
+
+
 def test_a_sweep_in_which_everything_diverges_is_one_line(context_of) -> None:
-    """A learning rate of 1e30: some runs break in the middle, some after their last update."""
     with pytest.raises(UserError, match=r"all 6 runs of the sweep diverged; lower \[scaling\]"):
         scaling(context_of(2000, 200, "scaling.learning_rate=1e30"))
+
+
+NINE_SMALL_RUNS = [  # of a demo whose fit once went to alpha = 202, and whose step to a traceback
+    (155808, 39936, 6.635176), (155808, 99328, 6.425025), (155808, 249856, 6.010085),
+    (400832, 39936, 6.572387), (400832, 99328, 6.193402), (400832, 249856, 5.734290),
+    (1262720, 39936, 6.662134), (1262720, 99328, 6.182604), (1262720, 249856, 5.541140),
+]  # fmt: skip
+
+
+def test_nine_runs_whose_loss_does_not_fall_with_size(context_of, monkeypatch) -> None:
+    result = SweepResult([FinishedRun(*run) for run in NINE_SMALL_RUNS], [])
+    monkeypatch.setattr(scaling_step, "run_sweep", lambda *given, **named: result)
+    line, fit, section = result_of(context_of())
+    assert len(fit["curves"]) == 3
+    assert 0 <= fit["surface"]["alpha"] <= 2
+    assert "the loss does not always fall with size: at 39,936 tokens it rises" in section
+    assert line.startswith("9 small runs do not settle a surface: the loss")
+    assert line.endswith("measured 3.50 nats per token")
 
 
 def test_runs_without_doubt_are_a_plain_line() -> None:
@@ -153,3 +192,36 @@ def test_a_loss_that_no_fit_takes_is_words() -> None:
     fit = fit_or_words(runs, [])
     assert fit.surface is None
     assert "no surface can be fitted: run 1: loss must be a positive number" in fit.doubts[0]
+
+
+def test_the_demos_sweep_follows_its_rule() -> None:
+    """One rule for every width's learning rate; even the shortest run has updates enough; sizes and
+    tokens lie apart, and not far from the main run.
+    """
+    recipe = load_settings(Recipe, RECIPE)
+    main, sweep = recipe.pretrain, recipe.scaling
+    plan = [
+        planned_run(sweep, size, budget)
+        for size in sorted(sweep.sizes, key=lambda size: size.d_model)
+        for budget in sorted(sweep.token_budgets)
+    ]
+    for run in plan:
+        rate = sweep.learning_rate * sweep.learning_rate_width / run.model.d_model
+        assert run.training.learning_rate == pytest.approx(rate)
+        assert run.training.warmup_steps == run.training.steps // 10
+        assert (run.model.context_length, run.validation_tokens) == (
+            main.model.context_length,
+            main.validation_tokens,
+        ), "or its loss is not comparable with the main run's"
+    assert min(run.training.steps for run in plan) >= 300
+    assert max(run.training.steps for run in plan) >= main.training.steps
+    sizes = [count_parameters(ModelConfig(vocab_size=4096, **vars(run.model))) for run in plan]
+    main_size = count_parameters(ModelConfig(vocab_size=4096, **vars(main.model)))
+    assert max(sizes) / min(sizes) > 8
+    assert main_size / max(sizes) < 4
+    tokens = [
+        run.training.steps * run.training.batch_size * run.model.context_length
+        for run in [*plan, main]
+    ]
+    assert max(tokens[:-1]) / min(tokens) > 2.4
+    assert tokens[-1] / max(tokens[:-1]) < 7

@@ -145,7 +145,8 @@ def test_each_run_has_a_schedule_of_its_own_length() -> None:
     assert [training.steps for training in planned] == [10, 40]
     assert [training.warmup_steps for training in planned] == [1, 4]
     wide = planned_run(SETTINGS, SIZES[1], 320).training
-    assert wide.learning_rate == pytest.approx(planned[0].learning_rate / 2**0.5)
+    assert wide.learning_rate == pytest.approx(planned[0].learning_rate / 2), "as 1 / width"
+    assert wide.min_learning_rate == pytest.approx(wide.learning_rate / 10)
 
 
 @pytest.mark.parametrize(
