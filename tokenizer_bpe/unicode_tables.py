@@ -36,7 +36,7 @@ class UnicodeTablesWarning(UserWarning):
 @cache
 def unicode_tables() -> dict[str, str]:
     """{"regex": the version of the package, "unicode": that of its tables}."""
-    found = [name for name, code in FIRST_WITH.items() if regex.match(r"\\P{Cn}", chr(code))]
+    found = [name for name, code in FIRST_WITH.items() if regex.match(r"\P{Cn}", chr(code))]
     try:
         package = version("regex")
     except PackageNotFoundError:  # copied, not installed
