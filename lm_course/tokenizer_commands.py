@@ -108,9 +108,12 @@ def decode(
     tokenizer: TokenizerPath = None,
     pattern: PatternName = None,
 ) -> None:
-    """Print the text of ids, and nothing more: `encode` backwards."""
+    """Print the text of ids, and nothing more: `encode` backwards.
+
+    Ids may be written as 1 2 3, as 1,2,3 and as a list, "[1, 2, 3]".
+    """
     # Also where the shell passes several as one, as in `lm tokenizer decode "$ids"`.
-    words = _words(_decoded(sys.stdin.buffer, "stdin")) if ids is None else " ".join(ids).split()
+    words = _words(_decoded(sys.stdin.buffer, "stdin") if ids is None else [" ".join(ids)])
     last = ""
     for piece in chosen_tokenizer(tokenizer, pattern).decode_stream(map(_id, words)):
         sys.stdout.write(piece)
@@ -232,10 +235,10 @@ def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _words(texts: Iterable[str]) -> Iterator[str]:
-    """What white space separates, as it comes in."""
+    """What white space, commas or the brackets of a list separate, as it comes in."""
     held = ""
     for text in texts:
-        *whole, held = re.split(r"\s+", held + text)
+        *whole, held = re.split(r"[\s,\[\]]+", held + text)
         yield from filter(None, whole)
     if held:
         yield held
@@ -243,7 +246,9 @@ def _words(texts: Iterable[str]) -> Iterator[str]:
 
 def _id(word: str) -> int:
     if not (word.isascii() and word.isdecimal()):
-        raise UserError(f"{word!r} is no token id; ids are whole numbers separated by blanks")
+        raise UserError(
+            f"{word!r} is not a token id; ids are whole numbers with blanks or commas between them"
+        )
     return int(word)
 
 

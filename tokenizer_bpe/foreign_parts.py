@@ -1,21 +1,20 @@
-r"""What a tokenizer.json may ask for and we do not do: one clear ValueError each.
+"""What a tokenizer.json may ask for and we do not do: one clear ValueError each.
 
 Given, not a lesson: `tokenizer_file` calls it. Files that `tokenizers` itself does not load may end
-in any error. What this leaves out: truncation and padding, a batch's business (`transformers` saves
-those of its last call and sets them anew at the next), and what a pattern means to Oniguruma, the
-library of `tokenizers`, where `regex` differs (\h, for one).
+in any error. What a pattern means to `tokenizers` is in `pattern_dialects`. What this leaves out:
+truncation and padding, a batch's business (`transformers` saves those of its last call
+and sets them anew at the next).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import regex
-
 from lm_core.user_error import UserError
 from tokenizer_bpe.added_tokens import TextToken
 from tokenizer_bpe.damaged_files import a_list, an_object
-from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, split_digits_pattern
+from tokenizer_bpe.pattern_dialects import pattern_read
+from tokenizer_bpe.pretokenization import GPT2_PATTERN, split_digits_pattern
 
 
 def refuse(path: Path, foreign: Iterable[str]) -> None:
@@ -130,30 +129,4 @@ def pattern_of(path: Path, pre_tokenizer: Any) -> str:
     refuse(path, [f"pre_tokenizer: Split {behavior}"] if behavior != "Isolated" else [])
     by_text = not isinstance(pattern, str)
     refuse(path, ["pre_tokenizer: Split by a String"] if by_text else [])
-    if pattern not in (GPT2_PATTERN, GPT4_PATTERN):
-        _check_pattern(path, pattern)
-    return pattern
-
-
-def _check_pattern(path: Path, pattern: str) -> None:
-    """Refuse a pattern that would lose text: what it does not match is a word to `tokenizers`.
-
-    Every character is tried, but not beside every other; that takes 0.2 to 0.4 s.
-    """
-    try:
-        compiled = regex.compile(pattern)
-    except regex.error as error:
-        raise UserError(
-            f"{path}: the `regex` module cannot read the pattern {pattern!r}: {error}; use the "
-            "`tokenizers` library for this file"
-        ) from None
-    if compiled.groups:
-        raise UserError(
-            f"{path}: the pattern {pattern!r} has a capturing group; write (?:...) for (...)"
-        )
-    left_over = compiled.sub("", "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000)))))
-    if left_over:
-        raise UserError(
-            f"{path}: the pattern {pattern!r} does not match {left_over[0]!r}, which would be lost;"
-            " add a part that matches every other character"
-        )
+    return pattern_read(pattern, str(path))

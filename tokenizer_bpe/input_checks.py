@@ -37,6 +37,11 @@ def utf8_bytes(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
+        if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a command line that is not UTF-8
+            raise UserError(
+                f"the text holds the byte 0x{code - 0xDC00:02x} at a place where UTF-8 has none "
+                "such; convert the text to UTF-8, or set the terminal to it"
+            ) from None
         raise UserError(
             f"the text holds U+{code:04X}, half of a surrogate pair: not UTF-8; replace it"
         ) from None

@@ -311,7 +311,10 @@ class _WordCache(dict[str, bytes]):
     def __missing__(self, text: str) -> bytes:
         if len(self) >= CACHED_WORDS:
             self.clear()
-        words = pretokenize(text, self._tokenizer.pattern)
+        # Only chunks between spaces hold several words; any other is one, even if it would be cut
+        # otherwise without the text behind it.
+        pattern = self._tokenizer.pattern
+        words = pretokenize(text, pattern) if pattern in SPACE_RUNS else [text]
         if len(words) == 1:
             tokens = self._tokenizer._packed(self._tokenizer._encode_word(text))
         else:

@@ -30,7 +30,9 @@ from tokenizer_bpe.declared_tokens import with_declared_tokens
 from tokenizer_bpe.foreign_parts import added_token_ids, adds_no_ids, pattern_of, refuse
 from tokenizer_bpe.input_checks import check_merges, check_order_of_merges
 from tokenizer_bpe.missing_bytes import with_every_byte
+from tokenizer_bpe.pattern_dialects import pattern_to_write
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
+from tokenizer_bpe.unicode_tables import KEY, say_where_tables_differ, unicode_tables
 
 if TYPE_CHECKING:
     from tokenizer_bpe.tokenizer import Tokenizer
@@ -137,6 +139,7 @@ def tokenizer_json(tokenizer: "Tokenizer") -> bytes:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
+            KEY: unicode_tables(),
             "vocab": vocab,
             "merges": [[to_printable(a), to_printable(b)] for a, b in tokenizer.merges],
         },
@@ -153,7 +156,8 @@ def _pre_tokenizer(pattern: str) -> dict[str, Any]:
     """ByteLevel knows GPT-2's pattern by itself; any other is a Split before it."""
     if pattern == GPT2_PATTERN:
         return _byte_level(use_regex=True)
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    written = pattern_to_write(pattern)
+    split = {"type": "Split", "pattern": {"Regex": written}, "behavior": "Isolated"}
     return {
         "type": "Sequence",
         "pretokenizers": [split | {"invert": False}, _byte_level(use_regex=False)],
@@ -173,6 +177,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         found = model.get("type") if isinstance(model, dict) else None
         raise UserError(f"{path}: the model is {found!r}, expected 'BPE'; we read no other kind")
     _refuse_foreign_parts(path, content, model)
+    say_where_tables_differ(path, model.get(KEY))
     ids = token_ids(model.get("vocab"), f"{path}: model.vocab")
     special = added_tokens(content.get("added_tokens") or [], f"{path}: added_tokens")
     added = added_token_ids(path, with_declared_tokens(path, special, ids), ids)

@@ -83,6 +83,11 @@ def test_encode_prints_ids_and_decode_gives_the_text_back(lm) -> None:
     assert lm("decode", given=ids) == ODD_TEXT
     assert lm("decode", given=ids.replace(" ", "\n\n")) == ODD_TEXT
     assert lm("decode", "257 258", " 261\n") == lm("decode", "257", "258", "261")
+    for listed in ("257,258,261", "[257, 258, 261]", "[257,258,\n261]"):
+        assert lm("decode", listed) == lm("decode", "257", "258", "261")
+        assert lm("decode", given=listed) == lm("decode", "257", "258", "261")
+    assert lm("decode", "[257,", "258,", "261]") == lm("decode", "257", "258", "261")
+    assert lm("decode", "[]") == ""
     assert lm("decode", "195") == "\ufffd"
     assert lm("encode", "") == "\n"
     assert lm("decode", given="") == ""
@@ -313,7 +318,11 @@ def test_the_pattern_of_a_tiktoken_file(folder: Path, lm) -> None:
         (["inspect"], b"a\xff", "stdin: not UTF-8 at byte 1; convert it first"),
         (["inspect", "x", "--html=runs"], b"", "--html runs is a folder; name a file, such as"),
         (["decode", "1", "300"], b"", "token id 300 is not in the vocabulary (0 to 261)"),
-        (["decode"], b"1 [2]", "'[2]' is no token id; ids are whole numbers separated by blanks"),
+        (
+            ["decode"],
+            b"1 (2)",
+            "'(2)' is not a token id; ids are whole numbers with blanks or commas between them",
+        ),
         (["merges", "x", "--tokenizer=runs/demo/merges.txt"], b"", "merges.txt: not JSON"),
         (["compare", "--file=empty.txt"], b"", "empty.txt: no text there; name a file that holds"),
     ],

@@ -1,12 +1,16 @@
 """Wrong requests: each is one clear ValueError."""
 
+import os
+
 import pytest
 
+from lm_core.user_error import UserError
 from tokenizer_bpe.input_checks import (
     check_merges,
     check_order_of_merges,
     check_special_tokens,
     check_vocab_size,
+    utf8_bytes,
 )
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}
@@ -63,3 +67,12 @@ def test_a_merge_that_comes_later_than_a_pair_with_its_result():
         check_order_of_merges(in_order, lambda index: f"line {index + 1}")
     with pytest.raises(ValueError, match="merge 3 makes b'ab', but merge 2 joins b'ab' and b'c'"):
         check_order_of_merges([(b"a", b"b"), (b"ab", b"c"), (b"a", b"b")])
+
+
+def test_a_byte_of_the_command_line_that_is_not_utf8_is_named():
+    """Python keeps such a byte of an argument as U+DC80 to U+DCFF."""
+    with pytest.raises(UserError, match=r"the byte 0xff at a place where UTF-8 has none"):
+        utf8_bytes("a" + os.fsdecode(b"\xff"))
+    for text in ("\ud800", "\udc00"):
+        with pytest.raises(UserError, match="half of a surrogate pair"):
+            utf8_bytes(text)
