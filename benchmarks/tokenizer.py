@@ -1,6 +1,7 @@
 """Training and encoding against Hugging Face tokenizers, rustbpe and tiktoken, on one corpus.
 
     python benchmarks/tokenizer.py CORPUS.txt --gpt2 FOLDER [--repeats 5] [--out FILE]
+    python benchmarks/tokenizer.py CORPUS.txt --gpt2 FOLDER --only encoding
 
 CORPUS is any UTF-8 file; FOLDER holds GPT-2's merges (gpt2_merges.txt, gpt2_vocab.json). Peers
 that are not installed are left out and named (`pip install rustbpe tiktoken tokenizers`).
@@ -211,7 +212,7 @@ def resident_kilobytes(pid: int) -> int:
 
 
 def ratio(seconds: dict[str, float], ours: str, peer: str) -> float | None:
-    return round(seconds[peer] / seconds[ours], 2) if peer in seconds else None
+    return round(seconds[peer] / seconds[ours], 2) if {peer, ours} <= seconds.keys() else None
 
 
 def ratios(training: dict[str, float], encoding: dict[str, float]) -> list[dict[str, Any]]:
@@ -223,10 +224,18 @@ def ratios(training: dict[str, float], encoding: dict[str, float]) -> list[dict[
         ("training 32k, lesson", training, "lesson, 2 processes", "tokenizers", 0.8, 1.2),
         ("training 32k, lesson", training, "lesson, 1 process", "tokenizers", None, None),
         ("encoding", encoding, "compiled, cold, ids as an array", peer, 3.3, 5),
-        ("encoding", encoding, "compiled, cold, ids as lists", peer, None, None),
+        ("encoding", encoding, "compiled, cold, ids as lists", peer, None, 3),
         ("encoding", encoding, "compiled, warm, ids as an array", peer, None, None),
         ("encoding", encoding, "compiled, cold, batch, 2 threads, arrays", batch, 3.5, 5),
         ("encoding", encoding, "compiled, cold, batch, 2 threads, lists", batch, None, None),
+        (
+            "two threads against one",
+            encoding,
+            "compiled, cold, batch, 2 threads, arrays",
+            "compiled, cold, ids as an array",
+            1.6,
+            1.8,
+        ),
         ("encoding", encoding, "lesson, cold", peer, 0.27, 0.45),
         ("encoding", encoding, "lesson, warm", peer, 1.2, 1.6),
     ]
@@ -248,13 +257,14 @@ def main() -> None:
     parser.add_argument("--gpt2", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE / "tokenizer_results.json")
+    parser.add_argument("--only", choices=["encoding"], help="leave training and memory out")
     parser.add_argument("--train-once", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train_once:
         training_contestants(options.corpus)[options.train_once]()
         return
     first_use = compile_first()
-    contestants = training_contestants(options.corpus)
+    contestants = {} if options.only else training_contestants(options.corpus)
     training = interleaved(contestants, options.repeats)
     memory = {name: peak_megabytes(name, options.corpus) for name in contestants}
     encoding: dict[str, float] = {}

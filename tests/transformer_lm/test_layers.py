@@ -114,3 +114,16 @@ def test_swiglu_gates_the_up_branch():
     layer.down.weight.data = torch.tensor([[1.0, 1.0]])
     # silu(ln 3) * 8 = 6 ln 3; the second gate is silu(0) = 0
     torch.testing.assert_close(layer(torch.ones(1)), torch.tensor([6 * math.log(3)]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_swiglu_is_the_formula_and_so_is_its_gradient(scale):
+    """It calls PyTorch's silu; the one of this module stays the definition."""
+    generator = torch.Generator().manual_seed(0)
+    layer = SwiGLU(6, 10).double()
+    x = (scale * torch.randn(5, 6, generator=generator, dtype=torch.float64)).requires_grad_()
+    expected = layer.down(silu(layer.gate(x)) * layer.up(x))
+    found = layer(x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)

@@ -30,6 +30,7 @@ CACHED_WORDS, CACHED_BYTES = 1 << 19, 1 << 22
 BLOCK_CHARACTERS = 1 << 19  # of one text that several threads share
 BATCH_CHARACTERS = 1 << 17
 NUMBERS_AT_A_TIME = 1 << 14
+MOST_KEPT_IDS = 1 << 22
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,8 +100,7 @@ class Tokenizer(lesson.Tokenizer):
         return any(" " in token for token in self.special_tokens)
 
     def _encode_text(self, encoder: "_SpanEncoder", text: str) -> np.ndarray:
-        ids = encoder.encode(text_spans(utf8_bytes(text), self._special_ids))
-        return ids.astype(self._dtype)
+        return encoder.encode(text_spans(utf8_bytes(text), self._special_ids), self._dtype)
 
     def _on_threads(
         self,
@@ -156,22 +156,18 @@ class _SpanEncoder:
         self._known = 0  # words of the table whose ids are there
         self._numbers = np.empty(NUMBERS_AT_A_TIME, dtype=np.int32)
         self._scratch = scratch_for(LONG_WORD)
+        self._room = np.empty(0, dtype=np.int32)
 
-    def encode(self, spans: TextSpans) -> np.ndarray:
-        """Ids of the spans and of the special tokens between them; int32."""
-        ids = np.empty(len(spans.text.letters), dtype=np.int32)
+    def encode(self, spans: TextSpans, dtype: str) -> np.ndarray:
+        """Ids of the spans and of the special tokens between them."""
+        ids = self._room_for(len(spans.text.letters))
         table = self._table
         span, place, count = 0, 0, 0
         while span < len(spans.starts):
-            span, place, num_words, left_over = number_words(
-                *spans.text, *spans[1:], span, place, character_classes(), self._rule, LONG_WORD,
-                *table, self._numbers,
+            span, place, count, self._known, left_over = _encode_spans(
+                spans, span, place, character_classes(), self._rule, table, self._numbers,
+                self._known, self._rules, self._scratch, self._ids, self._found, ids, count,
             )  # fmt: skip
-            self._known = _encode_new_words(
-                self._known, table, self._rules, self._scratch, self._ids, self._found
-            )
-            numbers = self._numbers[:num_words]
-            count = _write_ids(numbers, table.starts, self._ids, self._found, ids, count)
             if left_over > LONG_WORD:  # rarely seen twice: not kept
                 long = encode_long_word(spans.text.letters[place : place + left_over], self._rules)
                 ids[count : count + len(long)] = long
@@ -180,7 +176,39 @@ class _SpanEncoder:
             elif left_over:
                 empty(table)
                 self._known = 0
-        return ids[:count]
+        return ids[:count].astype(dtype)
+
+    def _room_for(self, num_ids: int) -> np.ndarray:
+        """int32, used again for the next text: the system clears every page of fresh memory."""
+        if num_ids > MOST_KEPT_IDS:
+            return np.empty(num_ids, dtype=np.int32)
+        if len(self._room) < num_ids:
+            self._room = np.empty(num_ids, dtype=np.int32)
+        return self._room
+
+
+@kernel
+def _encode_spans(
+    spans, span, place, classes, rule, table, numbers, known, rules, scratch, cached_ids, found,
+    ids, count,
+):  # fmt: skip
+    """Encode from byte `place` of span `span` on, to the end or to what is left to the caller.
+
+    Returns (span, place, how many ids and known words there are now, `left_over` as number_words
+    says it). One call does a whole text, as a rule: a thread that comes back from compiled code
+    needs the interpreter's lock, and after every 16,384 words two threads did little else.
+    """
+    left_over = 0
+    while span < len(spans.starts) and left_over == 0:
+        span, place, num_words, left_over = number_words(
+            spans.text.letters, spans.text.eights, spans.starts, spans.stops, spans.specials,
+            span, place, classes, rule, LONG_WORD,
+            table.slots, table.keys, table.starts, table.letters, table.eights, table.size,
+            numbers,
+        )  # fmt: skip
+        known = _encode_new_words(known, table, rules, scratch, cached_ids, found)
+        count = _write_ids(numbers[:num_words], table.starts, cached_ids, found, ids, count)
+    return span, place, count, known, left_over
 
 
 @kernel

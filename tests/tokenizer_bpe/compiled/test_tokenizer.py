@@ -266,6 +266,41 @@ def test_a_word_is_merged_once_and_then_remembered(twins):
     assert table.size[0] == 4, "a word that is known, or is too long, was entered"
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_text_is_one_call_of_compiled_code(twins, corpus, monkeypatch, num_threads):
+    """After each call a thread needs the interpreter's lock, and waits for the other threads."""
+    theirs, _ = twins[GPT2_PATTERN]
+    ours = Tokenizer.of(theirs)
+    calls = []
+    original = tokenizer_module._encode_spans
+    monkeypatch.setattr(
+        tokenizer_module, "_encode_spans", lambda *given: calls.append(1) or original(*given)
+    )
+    monkeypatch.setattr(tokenizer_module, "NUMBERS_AT_A_TIME", 1 << 10)
+    arrays = list(ours.encode_batch_to_arrays([corpus] * 3, num_threads))
+    assert len(arrays[0]) > 20 << 10
+    assert len(calls) == 3
+
+
+def test_memory_that_is_used_again_changes_no_result(twins, corpus, monkeypatch):
+    """The longest text in the middle; one of them too long for its memory to be kept."""
+    theirs, _ = twins[GPT2_PATTERN]
+    texts = [corpus[:5000], corpus[5000:90_000], corpus[:20], corpus[90_000:100_000]]
+    expected = [theirs.encode_to_array(text) for text in texts]
+    for most_kept, rooms in ((1 << 22, 2), (50_000, 2), (0, 1)):
+        monkeypatch.setattr(tokenizer_module, "MOST_KEPT_IDS", most_kept)
+        ours = Tokenizer.of(theirs)
+        kept = set()
+        arrays = []
+        for text in texts:
+            arrays.append(ours.encode_to_array(text))
+            kept.add(len(ours._idle[0]._room))
+        assert max(kept) <= most_kept
+        assert len(kept) == rooms
+        for array, right in zip(arrays, expected, strict=True):
+            assert_same_array(array, right)
+
+
 def test_a_pattern_of_ones_own_goes_to_the_lesson(twins):
     theirs, ours = twins[OWN_PATTERN]
     text = f"some_words 12 {END}, don't"
