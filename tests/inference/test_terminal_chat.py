@@ -132,7 +132,7 @@ def test_a_model_without_a_template_says_so_before_it_greets(model) -> None:
         (Engine(model, tokenizer, broken), "the model's chat template fails: "),
     ):
         with pytest.raises(UserError, match=words):
-            chat_session(engine, GREEDY, 3, lambda prompt: "Hi", written.append)
+            chat_session(engine, GREEDY, 3, lambda prompt: "exit", written.append)
     assert written == []
 
 
