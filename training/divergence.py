@@ -15,12 +15,18 @@ class DivergedError(UserError):
         self.step = step
 
 
+def in_words(value: float) -> str:
+    """A value that is not finite, as people write it."""
+    return "NaN" if math.isnan(value) else "infinite"
+
+
 def check_finite(step: int, loss: float, grad_norm: float, learning_rate: float) -> None:
-    """Raise DivergedError where one of the two is no number."""
+    """Raise DivergedError where one of the two is not finite."""
     for name, value in (("loss", loss), ("gradient's norm", grad_norm)):
         if not math.isfinite(value):
             message = (
-                f"the {name} became {value} at step {step} (learning rate {learning_rate:.2g}); "
+                f"the {name} became {in_words(value)} at step {step} "
+                f"(learning rate {learning_rate:.2g}); "
                 'lower learning_rate, raise warmup_steps, or set precision = "float32"'
             )
             raise DivergedError(message, step)

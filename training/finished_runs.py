@@ -13,7 +13,7 @@ from typing import Any
 from lm_core.artifact_paths import file_sha256, read_json, write_json
 from lm_core.metric_log import MetricLog
 from lm_core.token_shards import TokenShards
-from training.divergence import DivergedError
+from training.divergence import DivergedError, in_words
 from training.pretraining import PretrainSettings, pretrain
 from training.run_checkpoints import run_fingerprint
 from transformer_lm.model_config import ModelConfig
@@ -99,7 +99,7 @@ class RunSeries:
         training = settings.training
         loss = summary.validation_after["validation_loss"]
         if not math.isfinite(loss):  # the last update can ruin what was finite until then
-            message = f"the validation loss became {loss} after the last step"
+            message = f"the validation loss became {in_words(loss)} after the last step"
             raise DivergedError(message, training.steps)
         return {
             "tokens": training.steps * training.batch_size * config.context_length,

@@ -288,7 +288,7 @@ def test_a_divergence_that_is_seen_later_names_its_step(tmp_path, as_on_a_gpu, a
         bad = torch.equal(batch["token_ids"], batch_at(at_step - 1)["token_ids"])
         return noisy_loss(model, batch) * (math.nan if bad else 1.0)
 
-    with pytest.raises(DivergedError, match=f"loss became nan at step {at_step} ") as error:
+    with pytest.raises(DivergedError, match=f"loss became NaN at step {at_step} ") as error:
         train(make_run(tmp_path, loss))
     assert error.value.step == at_step
     assert [row["step"] for row in numbers(tmp_path)] == list(range(at_step))
