@@ -18,6 +18,7 @@ from lm_core.user_error import UserError
 from lm_course.recipe_runner import StepContext, read_record
 from lm_course.report import write_report
 from lm_course.step_failures import read_failure
+from scaling_laws.compute_budget import multiplied_parameters
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import hugging_face_files, tokenizer_hash
 from training.pretraining import pretrain
@@ -52,7 +53,11 @@ def run_pretrain(context: StepContext) -> dict[str, Any]:
         **_companions(tokenizer, "pretrain"),
     )
     config = load_model(latest_checkpoint(paths.checkpoints("pretrain"))).config
-    return {"parameters": count_parameters(config), **training_figures(summary)}
+    return {
+        "parameters": count_parameters(config),
+        "multiplied_parameters": multiplied_parameters(config),
+        **training_figures(summary),
+    }
 
 
 def run_finetuning(context: StepContext) -> dict[str, Any]:

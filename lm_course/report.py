@@ -331,7 +331,10 @@ def _scaling(paths: RunPaths) -> Section | None:
             ", and the surface <code>L(N, D) = E + A/N^a + B/D^b</code> that is nearest to them: "
             "E = {E:.3f}, A = {A:.3g}, a = {alpha:.3f}, B = {B:.3g}, b = {beta:.3f}"
         ).format(**fit["surface"])
-    text += f".</p><p>{_main_run(fit['main_run'])}</p>"
+    text += (
+        ". N counts the parameters that are multiplied, not an embedding that is only looked up."
+        f"</p><p>{_main_run(fit['main_run'])}</p>"
+    )
     if fit["doubts"]:
         reasons = "".join(f"<li>{escape(doubt)}</li>" for doubt in fit["doubts"])
         text += (
@@ -345,7 +348,7 @@ def _scaling(paths: RunPaths) -> Section | None:
 def _main_run(main: dict[str, Any]) -> str:
     """What was predicted of the main run and what it reached."""
     measured = (
-        f"The main run ({main['parameters']:,} parameters, {main['tokens']:,} tokens) reached "
+        f"The main run (N = {main['parameters']:,}, {main['tokens']:,} tokens) reached "
         f"{main['loss']:.3f} nats per token"
     )
     if main["predicted"] is None:

@@ -81,9 +81,11 @@ def fit_or_words(runs: list[FinishedRun], remarks: list[str]) -> FitOrWords:
 
 def _main_run(summary: dict[str, Any], surface: LossSurface | None) -> dict[str, Any]:
     """What the main run reached, what the surface says of it, and the bootstraps' interval."""
-    size = summary["parameters"], summary["tokens"]
+    # A run of before November 2026 was tied, and all its parameters were multiplied.
+    parameters = summary.get("multiplied_parameters", summary["parameters"])
+    size = parameters, summary["tokens"]
     return {
-        "parameters": summary["parameters"],
+        "parameters": parameters,
         "tokens": summary["tokens"],
         "loss": summary["validation_loss_after"],
         "predicted": None if surface is None else predict_loss(surface, *size),

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from lm_core.user_error import UserError
 from scaling_laws.loss_surface import LossSurface, predict_loss
+from transformer_lm.model_config import ModelConfig
+from transformer_lm.model_cost import parameters_by_part
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
 LARGEST_BUDGET = 1e45  # far beyond any training
@@ -29,6 +31,17 @@ class BudgetSplit:
     parameters: float
     tokens: float
     loss: float
+
+
+def multiplied_parameters(config: ModelConfig) -> int:
+    """N of the law: the parameters that cost 6 FLOPs a token, so that C = 6 N D holds.
+
+    All but tables that are only looked up: position embeddings, and a token embedding that is not
+    the output head too. A tied model and the same model untied therefore have one N.
+    """
+    parts = dict(parameters_by_part(config))
+    looked_up = {"positions"} if config.tie_embeddings else {"positions", "token embedding"}
+    return sum(number for part, number in parts.items() if part not in looked_up)
 
 
 def training_flops(parameters: float, tokens: float) -> float:

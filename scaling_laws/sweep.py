@@ -5,11 +5,10 @@ Every run has a learning-rate schedule of its own length. A loss read off the mi
 run would be too high, because its learning rate has not come down yet; Hoffmann et al. 2022 (arXiv
 2203.15556, appendix B) name this as the reason why earlier laws asked for too large models.
 
-N counts all trainable numbers, the embedding too. Where embedding and output head are tied, as
-here, the one matrix counts once: it is the output head's multiplication that costs its 6 FLOPs per
-token, so that C = 6 N D holds; with small models the embedding is most of N, and leaving it out
-would bend the law (Pearce and Song 2024, arXiv 2406.12907). D counts the tokens trained on, each
-seen once.
+N counts the output head but not a token embedding of its own beside it: the head is multiplied,
+the embedding is looked up, and C = 6 N D is to hold. With small models the head is most of N, and
+leaving it out would bend the law (Pearce and Song 2024, arXiv 2406.12907). D counts the tokens
+trained on, each seen once.
 
 The runs that are done are known by a file each: a sweep that was stopped goes on with the next.
 The learning rate falls as 1 / width: Adam moves every weight by about the rate, and a sum over
@@ -27,11 +26,12 @@ import pydantic
 from lm_core.settings import Settings
 from lm_core.token_shards import TokenShards
 from lm_core.user_error import UserError
+from scaling_laws.compute_budget import multiplied_parameters
 from scaling_laws.runs_csv import FinishedRun, write_runs_csv
 from training.finished_runs import RunSeries
 from training.pretraining import PretrainSettings
 from training.training_loop import TrainingSettings
-from transformer_lm.model_config import ModelShape
+from transformer_lm.model_config import ModelConfig, ModelShape
 
 FEWEST_VALIDATION_TOKENS = 2000  # a mean over fewer is too noisy to compare sizes by
 
@@ -61,6 +61,7 @@ class SweepSettings(Settings):
         token_budgets: training tokens; every size is trained on each, rounded down to whole steps;
             budgets that come to the same number of steps are one run.
         context_length: of all models; that of the main run, if its loss is to be predicted.
+        tie_embeddings: of all models; likewise as in the main run.
         batch_size: windows of context_length tokens a step. Small: where tokens are few, it is the
             number of updates that limits a run, and the larger model suffers most.
         learning_rate: at the peak, for the width `learning_rate_width`; other widths get it times
@@ -73,6 +74,7 @@ class SweepSettings(Settings):
     sizes: list[SweepSize] = pydantic.Field(default=DEFAULT_SIZES, min_length=1)
     token_budgets: list[int] = pydantic.Field(default=[100_000, 160_000, 250_000], min_length=1)
     context_length: int = pydantic.Field(default=256, gt=0)
+    tie_embeddings: bool = False
     batch_size: int = pydantic.Field(default=1, gt=0)
     learning_rate: float = pydantic.Field(default=3e-3, gt=0)
     learning_rate_width: int = pydantic.Field(default=64, gt=0)
@@ -134,7 +136,8 @@ def run_sweep(
         if "diverged_at" in done:
             remarks.append(_divergence(planned, done))
         else:
-            runs.append(FinishedRun(done["parameters"], done["tokens"], done["loss"]))
+            config = ModelConfig(vocab_size=shards.vocab_size, **planned.model.model_dump())
+            runs.append(FinishedRun(multiplied_parameters(config), done["tokens"], done["loss"]))
     if not runs:
         raise UserError(
             f"all {len(plan)} runs of the sweep diverged; lower [scaling] learning_rate = "
@@ -154,7 +157,11 @@ def _divergence(planned: PretrainSettings, done: dict[str, Any]) -> str:
 
 def planned_run(settings: SweepSettings, size: SweepSize, tokens: int) -> PretrainSettings:
     """The pretraining of one place in the grid."""
-    model = ModelShape(context_length=settings.context_length, **size.model_dump())
+    model = ModelShape(
+        context_length=settings.context_length,
+        tie_embeddings=settings.tie_embeddings,
+        **size.model_dump(),
+    )
     steps = tokens // (settings.batch_size * settings.context_length)
     scale = settings.learning_rate_width / size.d_model
     training = TrainingSettings(

@@ -219,7 +219,7 @@ def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
     scaling = plain(section(page, "scaling"))
     assert "E = 1.125, A = 20.5, a = 0.375, B = 30.5, b = 0.625" in scaling
     assert (
-        "The main run (5,000 parameters, 70,000 tokens) reached 3.250 nats per token; the surface "
+        "The main run (N = 5,000, 70,000 tokens) reached 3.250 nats per token; the surface "
         "predicts 3.750 (+0.500; bootstraps: 3.500 to 4.000)."
     ) in scaling
     assert "These runs do not settle a surface" in scaling

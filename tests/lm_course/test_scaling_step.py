@@ -17,12 +17,12 @@ from lm_course.recipe import Recipe
 from lm_course.recipe_runner import StepContext
 from lm_course.report import write_report
 from lm_course.scaling_step import describe_scaling, fit_or_words, scaling
+from scaling_laws.compute_budget import multiplied_parameters
 from scaling_laws.runs_csv import FinishedRun
 from scaling_laws.sweep import SweepResult, planned_run
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import tokenizer_hash
 from transformer_lm.model_config import ModelConfig
-from transformer_lm.model_cost import count_parameters
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "demo_cpu.toml"
 TINY = [
@@ -52,7 +52,8 @@ def context_of(tmp_path):
         with ShardWriter(paths.shards, tokenizer_hash(paths.tokenizer), 256, lengths) as writer:
             writer.add("train", np.arange(train) % 7)
             writer.add("validation", np.arange(validation) % 7)
-        summary = {"parameters": 9000, "tokens": 5000, "validation_loss_after": 3.5}
+        summary = {"parameters": 9900, "multiplied_parameters": 9000}
+        summary |= {"tokens": 5000, "validation_loss_after": 3.5}
         write_json(paths.step_record("pretrain"), {"summary": summary})
         recipe = load_settings(Recipe, RECIPE, [*TINY, *overrides])
         return StepContext(recipe, paths, "fingerprint", {})
@@ -213,10 +214,11 @@ def test_the_demos_sweep_follows_its_rule() -> None:
             main.model.context_length,
             main.validation_tokens,
         ), "or its loss is not comparable with the main run's"
+        assert run.model.tie_embeddings == main.model.tie_embeddings
     assert min(run.training.steps for run in plan) >= 300
     assert max(run.training.steps for run in plan) >= main.training.steps
-    sizes = [count_parameters(ModelConfig(vocab_size=4096, **vars(run.model))) for run in plan]
-    main_size = count_parameters(ModelConfig(vocab_size=4096, **vars(main.model)))
+    sizes = [multiplied_parameters(ModelConfig(vocab_size=4096, **vars(run.model))) for run in plan]
+    main_size = multiplied_parameters(ModelConfig(vocab_size=4096, **vars(main.model)))
     assert max(sizes) / min(sizes) > 8
     assert main_size / max(sizes) < 4
     tokens = [

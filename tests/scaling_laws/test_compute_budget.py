@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from scaling_laws.compute_budget import best_split, training_flops
+from scaling_laws.compute_budget import best_split, multiplied_parameters, training_flops
 from scaling_laws.loss_surface import LossSurface, predict_loss
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.model_config import ModelConfig
 
 SURFACE = LossSurface(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 
@@ -61,3 +63,17 @@ def test_a_surface_that_does_not_fall_has_no_best_split() -> None:
     flat = LossSurface(E=1.0, A=1.0, B=1.0, alpha=-0.1, beta=0.3)
     with pytest.raises(ValueError, match="no best split"):
         best_split(flat, 1e20)
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_n_counts_what_is_multiplied(tied: bool, position: str) -> None:
+    config = ModelConfig(
+        vocab_size=50, context_length=12, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1,
+        d_ff=24, tie_embeddings=tied, position=position,
+    )  # fmt: skip
+    model = TransformerLM(config)
+    looked_up = [] if tied else ["token_embedding.weight"]
+    looked_up += ["position_embedding.weight"] if position == "learned" else []
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    assert multiplied_parameters(config) == sum(sizes.values()) - sum(sizes[n] for n in looked_up)
