@@ -249,9 +249,9 @@ def run_recipe(
         label = f"{number:>{len(str(len(steps)))}}/{len(steps)} {step.name:<{width}}"
         try:
             text = _run_or_pass_over(step, recipe, paths, step.name in force, mirror)
-        except Exception as error:
+        except BaseException as error:  # sys.exit(), or a panic in Rust
             Interrupts.raise_if_seen()
-            if out_of_space(error) or isinstance(error, BrokenPipeError):
+            if isinstance(error, KeyboardInterrupt | BrokenPipeError) or out_of_space(error):
                 raise
             show_traceback(error)
             failure, explanation = keep_failure(paths, step.name, error)
