@@ -161,6 +161,14 @@ def test_an_interrupted_step_runs_again_and_leaves_no_record(house: House) -> No
     assert house.run() == ["numbers", "letters"]
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"step": 1}'])
+def test_a_damaged_record_is_no_record(house: House, damaged: bytes) -> None:
+    house.run()
+    house.paths.step_record("numbers").write_bytes(damaged)
+    assert read_record(house.paths, "numbers") is None
+    assert house.run() == ["numbers"]
+
+
 def test_a_step_without_its_input_says_what_to_run(house: House) -> None:
     house.steps = house.steps[1:]
     with pytest.raises(ValueError, match="lm letters needs the step 'numbers', which has not been"):

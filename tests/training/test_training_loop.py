@@ -249,6 +249,25 @@ def test_a_loss_that_is_no_number_names_the_step(tmp_path, bad, words):
     assert all(torch.isfinite(p).all() for p in last.parameters())
 
 
+def test_an_update_that_ruins_the_weights_is_found_by_the_validation_after_it(tmp_path):
+    """Its own loss was still finite, and after the last update there is no other."""
+    rates = {"learning_rate": 1e38, "min_learning_rate": 1e38, "warmup_steps": 0}
+    message = "the validation loss became NaN after step 1; lower learning_rate"
+    with pytest.raises(DivergedError, match=message) as error:
+        train(make_run(tmp_path, steps=1, **rates))
+    assert error.value.step == 1
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_000000"]
+
+
+def test_a_broken_model_to_begin_with_is_not_the_learning_rates_fault(tmp_path):
+    run = make_run(tmp_path)
+    with torch.no_grad():
+        run.model.token_embedding.weight.fill_(math.nan)
+    message = "the validation loss is NaN before the first step; the model that the"
+    with pytest.raises(DivergedError, match=message):
+        train(run)
+
+
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """The figures of an update are read when the next one has been begun."""
