@@ -119,14 +119,18 @@ def keep_traceback(error: BaseException, path: Path, line: str) -> None:
         file.write(f"{line}\n{facts}\n\n{''.join(traceback.format_exception(error))}")
 
 
-def keep_in_temporary_folder(error: BaseException) -> Path:
-    """The file for an error outside of any step: lm-error-*.txt in the system's temporary folder.
+def keep_in_temporary_folder(error: BaseException) -> Path | None:
+    """The file for an error outside of any step: lm-error-*.txt in the system's temporary folder;
+    None where that cannot be written.
 
     A new file each time: a fixed name in a shared folder could be somebody else's.
     """
-    handle, name = tempfile.mkstemp(prefix="lm-error-", suffix=".txt")
-    os.close(handle)
-    keep_traceback(error, Path(name), explain(error).line())
+    try:
+        handle, name = tempfile.mkstemp(prefix="lm-error-", suffix=".txt")
+        os.close(handle)
+        keep_traceback(error, Path(name), explain(error).line())
+    except OSError:
+        return None
     return Path(name)
 
 

@@ -239,6 +239,15 @@ def test_an_error_outside_a_step_keeps_its_traceback_in_the_temporary_folder(
     assert "in divide\n    return number / 0\n" in kept.read_text(encoding="utf-8")
 
 
+def test_an_error_is_said_where_no_temporary_folder_can_be_written(
+    stopped, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr("lm_course.scaling_table.print_fit", lambda runs, budget: divide(1))
+    line = "lm: internal error: ZeroDivisionError: division by zero\n"
+    assert stopped("scaling", "fit", "x.csv") == (1, line)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
