@@ -56,7 +56,7 @@ def evaluate_checkpoints(
 
     Returns:
         One row for each checkpoint, in the order of `folders` and then by step: {"stage", "step",
-        "bits_per_byte", "perplexity"}.
+        "bits_per_byte", "perplexity" (None where it is past the largest float)}.
 
     Raises:
         ValueError: a folder holds no checkpoint, or one has another vocabulary than the shards.
@@ -82,7 +82,7 @@ def evaluate_checkpoints(
                     "stage": stage,
                     "step": checkpoint_step(path),
                     "bits_per_byte": result.bits_per_byte,
-                    "perplexity": result.perplexity,
+                    "perplexity": result.perplexity if result.nats_per_token < 700 else None,
                 }
             )
             bar.advance(1, f"{stage} {path.name}: {result.bits_per_byte:.3f} bits per byte")

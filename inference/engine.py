@@ -84,7 +84,7 @@ class Engine:
         file = read_gguf(path)
         try:
             side = text_side_of_gguf(file)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{path}: {error}") from None
         model = load_gguf(path, pick_device(device), file=file)
         check_rows(model, side.tokenizer, f"the vocabulary of {path}")

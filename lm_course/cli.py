@@ -286,7 +286,7 @@ def _stop(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _stop_for(error: Exception) -> NoReturn:
+def _stop_for(error: BaseException) -> NoReturn:
     """Say in one line what went wrong, whose it is, and where the traceback is."""
     if isinstance(error, StepsFailed):  # its tracebacks have been kept, and shown if asked for
         _stop(str(error), error.status)
@@ -315,5 +315,9 @@ def main(arguments: list[str] | None = None) -> None:
         _stop(message, INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
+    except SystemExit as error:
+        if explain(error).whose != "learner":  # `lm check` ends with pytest's status
+            raise
+        _stop_for(error)
+    except BaseException as error:  # a panic in Rust, too
         _stop_for(error)

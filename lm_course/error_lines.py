@@ -6,6 +6,7 @@ says whose, and the traceback goes to a file. `--debug`, or the environment vari
 shows the traceback as well. What this leaves out: usage errors and Ctrl-C (cli.py).
 """
 
+import errno
 import os
 import platform
 import re
@@ -30,6 +31,9 @@ DISTRIBUTION = "language-models-from-scratch"
 PACKAGES = (
     "lm_core", "tokenizer_bpe", "transformer_lm", "data_pipeline", "training", "inference",
     "scaling_laws", "alignment", "evaluation", "lm_course",
+)  # fmt: skip
+REFUSED_BY_THE_SYSTEM = (
+    errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ENOMEM, errno.EAGAIN,
 )  # fmt: skip
 LONGEST_MESSAGE = 300  # of a library's error; the traceback's file has all of it
 DISK_FULL = (
@@ -71,8 +75,6 @@ def explain(error: BaseException) -> Explanation:
         return Explanation("user", DISK_FULL)
     if isinstance(error, UserError):
         return Explanation("user", one_line(str(error)))
-    if isinstance(error, pydantic.ValidationError):
-        return Explanation("user", one_line(first_problem(error)))
     if isinstance(error, NotImplementedError) and re.match(r"a\d\.\d+: write ", str(error)):
         task = str(error).partition(":")[0]
         text = f"{error}: your file is still the stub there; `lm check {task}` says more"
@@ -83,11 +85,20 @@ def explain(error: BaseException) -> Explanation:
         return Explanation(
             "learner", f"{theirs[-1].place}: {_name_and_message(error)}{_code(theirs[-1])}"
         )
-    if isinstance(error, OSError) and not theirs:
+    if isinstance(error, pydantic.ValidationError):
+        return Explanation("user", one_line(first_problem(error)))
+    if isinstance(error, OSError) and not theirs and _is_of_the_machine(error):
         text = f"{error.filename or 'input/output'}: {error.strerror or error}"
         return Explanation("user", one_line(text))
     caller = f"; called from {theirs[-1].place}{_code(theirs[-1])}" if theirs else ""
     return Explanation("internal", _name_and_message(error) + caller)
+
+
+def _is_of_the_machine(error: OSError) -> bool:
+    """True where the system refuses a file that it names, or any more files or bytes; an error
+    without a file, such as that of a closed descriptor, is a mistake in code.
+    """
+    return error.filename is not None or error.errno in REFUSED_BY_THE_SYSTEM
 
 
 def debug_wanted() -> bool:
@@ -108,14 +119,18 @@ def keep_traceback(error: BaseException, path: Path, line: str) -> None:
         file.write(f"{line}\n{facts}\n\n{''.join(traceback.format_exception(error))}")
 
 
-def keep_in_temporary_folder(error: BaseException) -> Path:
-    """The file for an error outside of any step: lm-error-*.txt in the system's temporary folder.
+def keep_in_temporary_folder(error: BaseException) -> Path | None:
+    """The file for an error outside of any step: lm-error-*.txt in the system's temporary folder;
+    None where that cannot be written.
 
     A new file each time: a fixed name in a shared folder could be somebody else's.
     """
-    handle, name = tempfile.mkstemp(prefix="lm-error-", suffix=".txt")
-    os.close(handle)
-    keep_traceback(error, Path(name), explain(error).line())
+    try:
+        handle, name = tempfile.mkstemp(prefix="lm-error-", suffix=".txt")
+        os.close(handle)
+        keep_traceback(error, Path(name), explain(error).line())
+    except OSError:
+        return None
     return Path(name)
 
 

@@ -123,7 +123,7 @@ def _import_gguf(source: Path, folder: Path, dtype: "torch.dtype") -> str:
     file = read_gguf(source)
     try:
         side = text_side_of_gguf(file)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{source}: {error}") from None
     model = load_gguf(source, dtype=dtype, file=file)
     check_rows(model, side.tokenizer, f"the vocabulary of {source}")
@@ -178,7 +178,7 @@ def export_model(checkpoint: Path, folder: Path) -> str:
     model = load_model(source, dtype=None)
     try:
         hugging_face_family(model.config)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{source}: {error}") from None
     tensors, config = to_hugging_face(model, _token_ids(source))
     write_checkpoint(folder, tensors, config, _companions(source), None)

@@ -46,6 +46,10 @@ from lm_course.step_failures import (
     read_failure,
 )
 
+RECORDED = {
+    "step", "fingerprint", "outputs_sha256", "outputs_stat", "seconds", "python", "summary",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class StepContext:
@@ -169,9 +173,11 @@ def read_record(paths: RunPaths, step: str) -> dict[str, Any] | None:
     damaged.
     """
     try:
-        return json.loads(paths.step_record(step).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        record = json.loads(paths.step_record(step).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
+    whole = isinstance(record, dict) and record.keys() >= RECORDED
+    return record if whole else None
 
 
 def is_up_to_date(step: Step, context: StepContext) -> bool:
@@ -249,9 +255,9 @@ def run_recipe(
         label = f"{number:>{len(str(len(steps)))}}/{len(steps)} {step.name:<{width}}"
         try:
             text = _run_or_pass_over(step, recipe, paths, step.name in force, mirror)
-        except Exception as error:
+        except BaseException as error:  # sys.exit(), or a panic in Rust
             Interrupts.raise_if_seen()
-            if out_of_space(error) or isinstance(error, BrokenPipeError):
+            if isinstance(error, KeyboardInterrupt | BrokenPipeError) or out_of_space(error):
                 raise
             show_traceback(error)
             failure, explanation = keep_failure(paths, step.name, error)

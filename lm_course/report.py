@@ -307,7 +307,7 @@ def _evaluation(paths: RunPaths) -> Section | None:
             escape(row["stage"]),
             f"{row['step']:,}",
             f"{row['bits_per_byte']:.4f}",
-            f"{row['perplexity']:,.1f}",
+            "too large" if row["perplexity"] is None else f"{row['perplexity']:,.1f}",
         )
         for row in rows
     ]

@@ -59,7 +59,9 @@ def read_failure(paths: RunPaths, step: str) -> StepFailure | None:
         return StepFailure(step, "failed", "the note about it is damaged; run the step again")
 
 
-def keep_failure(paths: RunPaths, step: str, error: Exception) -> tuple[StepFailure, Explanation]:
+def keep_failure(
+    paths: RunPaths, step: str, error: BaseException
+) -> tuple[StepFailure, Explanation]:
     """Write the note and the traceback of a step that raised `error`."""
     explanation = explain(error)
     file = traceback_path(paths, step)

@@ -45,6 +45,9 @@ def load_ablations(paths: list[Path], overrides: list[str] | None = None) -> lis
         raise UserError(
             f"ablations from {len(folders)} folders; name files of one, which holds {DEFAULT} too"
         )
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such ablation file; expected one beside its {DEFAULT}")
     base = folders.pop() / DEFAULT
     ordered = [base, *(path for path in paths if path.name != DEFAULT)]
     settings = [load_settings(AblationSettings, path, overrides, base) for path in ordered]

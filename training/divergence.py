@@ -3,6 +3,7 @@ leaves out: going back to a checkpoint, and on with a smaller learning rate.
 """
 
 import math
+from collections.abc import Mapping
 
 from lm_core.user_error import UserError
 
@@ -30,3 +31,24 @@ def check_finite(step: int, loss: float, grad_norm: float, learning_rate: float)
                 'lower learning_rate, raise warmup_steps, or set precision = "float32"'
             )
             raise DivergedError(message, step)
+
+
+def check_figures(step: int, figures: Mapping[str, float]) -> None:
+    """Raise DivergedError where a figure of a validation is not finite: the update before it may
+    have ruined the weights, and no later one has seen them yet.
+    """
+    for name, value in figures.items():
+        if math.isfinite(value):
+            continue
+        what = name.replace("_", " ")
+        if step == 0:
+            message = (
+                f"the {what} is {in_words(value)} before the first step; the model that the "
+                "training begins with is not whole: make it again"
+            )
+        else:
+            message = (
+                f"the {what} became {in_words(value)} after step {step}; lower learning_rate, or "
+                "raise warmup_steps"
+            )
+        raise DivergedError(message, step)

@@ -4,7 +4,6 @@ A series of runs that was stopped goes on with the next. The checkpoints of a fi
 removed; its rows of metrics.jsonl stay. What this leaves out: runs side by side.
 """
 
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from lm_core.artifact_paths import file_sha256, read_json, write_json
 from lm_core.metric_log import MetricLog
 from lm_core.token_shards import TokenShards
-from training.divergence import DivergedError, in_words
+from training.divergence import DivergedError
 from training.pretraining import PretrainSettings, pretrain
 from training.run_checkpoints import run_fingerprint
 from transformer_lm.model_config import ModelConfig
@@ -97,12 +96,8 @@ class RunSeries:
             code=self.code,
         )
         training = settings.training
-        loss = summary.validation_after["validation_loss"]
-        if not math.isfinite(loss):  # the last update can ruin what was finite until then
-            message = f"the validation loss became {in_words(loss)} after the last step"
-            raise DivergedError(message, training.steps)
         return {
             "tokens": training.steps * training.batch_size * config.context_length,
-            "loss": loss,
+            "loss": summary.validation_after["validation_loss"],
             "bits_per_byte": summary.validation_after["validation_bits_per_byte"],
         }

@@ -30,8 +30,9 @@ class FusedAdamW(AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ) -> None:
+        parameters = list(parameters)  # a learner's own AdamW may keep them by another name
         super().__init__(parameters, betas, eps, weight_decay)
-        kinds = {(p.device.type, p.dtype) for p in self.parameters.values()}
+        kinds = {(p.device.type, p.dtype) for _, p in parameters if p.requires_grad}
         self.is_fused = all(fused_step_works(*kind) for kind in kinds)
 
     @torch.no_grad()

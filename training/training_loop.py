@@ -30,7 +30,7 @@ from lm_core.random_state import (
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from training.batching import Batch
-from training.divergence import check_finite
+from training.divergence import check_figures, check_finite
 from training.fused_optimizer import FusedAdamW
 from training.optimizers import AdamW, clip_gradients
 from training.queued_figures import QueuedFigures
@@ -305,6 +305,7 @@ def _validate(run: TrainingRun, progress: TrainingSummary) -> dict[str, float]:
     run.model.train()
     restore_random_state(before)
     progress.seconds += time.perf_counter() - started
+    check_figures(progress.step, figures)
     return figures
 
 

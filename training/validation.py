@@ -17,6 +17,7 @@ from lm_core.token_shards import TokenShards
 from lm_core.user_error import UserError
 from training.fused_loss import fused_token_losses
 from training.loss import bits_per_byte
+from transformer_lm.token_id_check import check_token_ids
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def evaluate_bits_per_byte(
         max_tokens: read only so many from the start; None for all.
 
     Raises:
-        ValueError: there is nothing to predict.
+        ValueError: there is nothing to predict, or an id is outside the shards' vocabulary.
     """
     num_tokens = min(shards.num_tokens, max_tokens or shards.num_tokens)
     if num_tokens < 2:
@@ -90,7 +91,9 @@ def evaluate_bits_per_byte(
     total_nats, total_bytes = 0.0, 0
     for windows in validation_windows(num_tokens, context_length, batch_size):
         tokens = np.stack([shards.read(start, count + 1) for start, count in windows])
-        total_nats += _sum_of_losses(model, torch.from_numpy(tokens).to(device))
+        token_ids = torch.from_numpy(tokens)
+        check_token_ids(token_ids, len(byte_lengths))  # before they are on a GPU
+        total_nats += _sum_of_losses(model, token_ids.to(device))
         total_bytes += int(byte_lengths[tokens[:, 1:]].sum())
     model.train(was_training)
     predicted = num_tokens - 1

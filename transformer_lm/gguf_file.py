@@ -51,7 +51,7 @@ def load_gguf(
     file = read_gguf(path) if file is None else file
     try:
         return _model(file, dtype).to(device)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 

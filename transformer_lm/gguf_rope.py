@@ -30,7 +30,7 @@ def made(kind: type[SettingsType], /, **values: Any) -> SettingsType:
     """A settings object of these values; ValueError where the metadata is not one."""
     try:
         return made_from(kind, **values)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(str(error).replace("config.json", "the metadata")) from None
 
 

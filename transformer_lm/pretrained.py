@@ -181,5 +181,5 @@ def load_model(
     tensors, config = read_checkpoint(folder)
     try:
         return from_hugging_face(tensors, config, dtype).to(device)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{folder}: {error}") from None

@@ -1,6 +1,7 @@
 """DPO: the loss by hand, in float64 and by its gradient; runs that learn, resume and refuse."""
 
 import math
+from statistics import mean
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from alignment.preference_optimization import (
     score_pairs,
     share_ranked_rightly,
 )
-from alignment.preference_pairs import EncodedPair, PairBatches
+from alignment.preference_pairs import EncodedPair, PairBatches, encode_file
 from lm_core.checkpoint_files import latest_checkpoint
 from lm_core.metric_log import MetricLog, read_metrics
 from lm_core.user_error import UserError
 from training.training_loop import TrainingSettings
+from transformer_lm.pretrained import load_model
 
 PAIRS = [
     EncodedPair(
@@ -175,7 +177,15 @@ def test_a_run_learns_to_rank(tmp_path, alphabets, pretrained, tokenizer):
     assert figures["heldout_reward_accuracy_before"] == 0.5
     assert figures["heldout_reward_margin_before"] == 0
     assert figures["heldout_dpo_loss_before"] == pytest.approx(math.log(2))
-    assert figures["heldout_ranking_before"] < 0.9  # of an untrained model: chance, on 32 pairs
+    heldout, _ = encode_file(tokenizer, alphabets / "preference_heldout.jsonl", 64)
+    untrained = load_model(pretrained)
+    means = [
+        [mean(answer_log_probs(untrained, text)) for text in (pair.chosen, pair.rejected)]
+        for pair in heldout
+    ]
+    ranked = [chosen > rejected for chosen, rejected in means]
+    assert len(ranked) == 32 and 0 < sum(ranked) < 29, "something is left to learn"
+    assert figures["heldout_ranking_before"] == mean(ranked)
     assert figures["heldout_ranking_after"] > 0.95
     assert figures["heldout_reward_accuracy_after"] > 0.95
     assert figures["heldout_reward_margin_after"] > 0.5

@@ -58,6 +58,17 @@ def test_one_row_for_each_checkpoint_with_the_loss_by_definition(tmp_path, shard
     assert len({row["bits_per_byte"] for row in rows}) == 3
 
 
+def test_a_loss_whose_exponential_is_no_float_is_still_a_row(tmp_path, shards):
+    """A training that went astray and stayed finite; the other checkpoints' figures are wanted."""
+    model = make_checkpoint(tmp_path / "earlier", 0)
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(1000)
+    write_checkpoint(tmp_path / "a/step_000000", *to_hugging_face(model), {}, None)
+    (row,) = evaluate_checkpoints({"pretrain": tmp_path / "a"}, tmp_path / "shards", device="cpu")
+    assert row["bits_per_byte"] * math.log(2) * 3 > 710, "nats per token"
+    assert row["perplexity"] is None
+
+
 def test_a_folder_without_checkpoints_and_another_vocabulary_are_refused(tmp_path, shards):
     with pytest.raises(ValueError, match="make one with `lm sft RECIPE`"):
         evaluate_checkpoints({"sft": tmp_path / "none"}, tmp_path / "shards")

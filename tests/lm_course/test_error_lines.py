@@ -1,6 +1,8 @@
 """Every exception becomes one line that says whose mistake it is, workers' exceptions included."""
 
 import importlib
+import inspect
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -31,6 +33,12 @@ def called_with_nonsense(path):
 
 def refuses(value):
     raise UserError(f"{value}: expected a positive number")
+
+def leaves(status):
+    raise SystemExit(status)
+
+def gives_pydantic(model, value):
+    return model(first=value)
 '''
 
 
@@ -90,6 +98,8 @@ def test_what_the_user_gave_is_printed_bare() -> None:
         (lambda: {}[3], "KeyError: 3"),
         (lambda: b"\xff".decode(), "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in"),
         (lambda: 1.0 / 0, "ZeroDivisionError: float division by zero"),
+        (lambda: os.fstat(-1), "OSError: [Errno 9] Bad file descriptor"),
+        (lambda: inspect.getsource(eval("lambda: 0")), "OSError: could not get source code"),
     ],
 )
 def test_any_other_error_is_internal(call, message: str) -> None:
@@ -138,6 +148,39 @@ def test_an_error_of_ours_below_the_learners_call_names_both(learners_file: Path
 def test_what_a_learners_function_refuses_is_the_users(learners_file: Path) -> None:
     learners = importlib.import_module("learners")
     assert explained(learners.refuses, -1) == Explanation("user", "-1: expected a positive number")
+
+
+def test_a_learners_function_that_leaves_python_or_misuses_a_setting_is_theirs(
+    learners_file: Path, stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learners = importlib.import_module("learners")
+    place = "your workspace/tokenizer_bpe/learners.py"
+    found = explained(learners.gives_pydantic, Numbers, "many")
+    assert (found.whose, found.text.startswith(f"{place}, line 21, in gives_pydantic")) == (
+        "learner",
+        True,
+    )
+    monkeypatch.setattr(
+        "lm_course.scaling_table.print_fit", lambda runs, budget: learners.leaves(0)
+    )
+    status, error = stopped("scaling", "fit", "x.csv")
+    assert status == 1
+    assert error.startswith(f"lm: {place}, line 18, in leaves: SystemExit: 0 (the line: ")
+
+
+def test_a_panic_in_a_library_is_internal(stopped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyO3 raises it as a BaseException that is not an Exception (tokenizers, safetensors)."""
+
+    class PanicException(BaseException):
+        pass
+
+    def panic(runs: Path, budget: float) -> None:
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr("lm_course.scaling_table.print_fit", panic)
+    status, error = stopped("scaling", "fit", "x.csv")
+    assert status == 1
+    assert error.startswith("lm: internal error: ") and "index out of bounds" in error
 
 
 def test_a_file_that_python_cannot_load(learners_file: Path) -> None:
@@ -194,6 +237,15 @@ def test_an_error_outside_a_step_keeps_its_traceback_in_the_temporary_folder(
     assert error.rstrip().endswith(kept.name)
     assert error.count("\n") == 1
     assert "in divide\n    return number / 0\n" in kept.read_text(encoding="utf-8")
+
+
+def test_an_error_is_said_where_no_temporary_folder_can_be_written(
+    stopped, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr("lm_course.scaling_table.print_fit", lambda runs, budget: divide(1))
+    line = "lm: internal error: ZeroDivisionError: division by zero\n"
+    assert stopped("scaling", "fit", "x.csv") == (1, line)
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ BAD_SOURCES = {
     "; fetch or import it again": with_cut_weights,
     "column 2 (char 1)); fetch or import it again": with_a_bad("config.json"),
     "column 2 (char 1)); fetch it again, or make one": with_a_bad("tokenizer.json"),
-    "has 260 entries, the model in the same folder 259": with_larger_tokenizer,
+    "has 260 entries, the model 259 rows": with_larger_tokenizer,
 }
 
 

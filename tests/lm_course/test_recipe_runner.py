@@ -49,7 +49,7 @@ class House:
         self.calls: list[str] = []
         self.code = {"package_a": "1", "package_b": "1"}
         self.fail = False
-        self.broken: dict[str, Exception] = {}  # step -> what it raises
+        self.broken: dict[str, BaseException] = {}  # step -> what it raises
         self.said = ""
         monkeypatch.setattr(recipe_runner, "code_hash", lambda package: self.code[package])
         self.steps = [
@@ -159,6 +159,14 @@ def test_an_interrupted_step_runs_again_and_leaves_no_record(house: House) -> No
     assert read_record(house.paths, "numbers") is None
     house.fail = False
     assert house.run() == ["numbers", "letters"]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"step": 1}'])
+def test_a_damaged_record_is_no_record(house: House, damaged: bytes) -> None:
+    house.run()
+    house.paths.step_record("numbers").write_bytes(damaged)
+    assert read_record(house.paths, "numbers") is None
+    assert house.run() == ["numbers"]
 
 
 def test_a_step_without_its_input_says_what_to_run(house: House) -> None:
@@ -329,6 +337,22 @@ def test_ctrl_c_a_full_disk_and_a_closed_pipe_end_the_run_at_once(
         house.run()
     assert house.calls == ["numbers"]
     assert read_failure(house.paths, "numbers") is None
+
+
+class PanicException(BaseException):
+    """PyO3 raises a panic in Rust as a BaseException that is not an Exception."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), PanicException("lost")])
+def test_what_leaves_python_costs_its_step_alone(
+    with_a_reader: House, error: BaseException
+) -> None:
+    house = with_a_reader
+    house.broken["numbers"] = error
+    failed = house.run_and_fail()
+    assert failed.status == 1
+    assert house.calls == ["numbers", "reading"]
+    assert f"{type(error).__name__}: {error}" in str(failed)
 
 
 def test_an_error_that_stands_for_ctrl_c_ends_the_run(

@@ -42,6 +42,7 @@ METRICS = {  # stage -> (key, at step 0, half-way, at the end)
 }
 EVALUATION = [
     {"stage": "pretrain", "step": 0, "bits_per_byte": 4.5, "perplexity": 1234.5},
+    {"stage": "pretrain", "step": 600, "bits_per_byte": 512.0, "perplexity": None},
     {"stage": "pretrain", "step": 1200, "bits_per_byte": 2.25, "perplexity": 98.76},
 ]
 RUNS = [{"parameters": 1000, "tokens": t, "loss": loss} for t, loss in ((100, 5.0), (200, 4.0))]
@@ -214,6 +215,7 @@ def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
     page = page_of(run)
     assert rows(section(page, "evaluation")) == [
         ["pretrain", "0", "4.5000", "1,234.5"],
+        ["pretrain", "600", "512.0000", "too large"],
         ["pretrain", "1,200", "2.2500", "98.8"],
     ]
     scaling = plain(section(page, "scaling"))

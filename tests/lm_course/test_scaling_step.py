@@ -14,7 +14,7 @@ from lm_core.token_shards import ShardWriter
 from lm_core.user_error import UserError
 from lm_course import scaling_step
 from lm_course.recipe import Recipe
-from lm_course.recipe_runner import StepContext
+from lm_course.recipe_runner import RECORDED, StepContext
 from lm_course.report import write_report
 from lm_course.scaling_step import describe_scaling, fit_or_words, scaling
 from scaling_laws.compute_budget import multiplied_parameters
@@ -54,7 +54,7 @@ def context_of(tmp_path):
             writer.add("validation", np.arange(validation) % 7)
         summary = {"parameters": 9900, "multiplied_parameters": 9000}
         summary |= {"tokens": 5000, "validation_loss_after": 3.5}
-        write_json(paths.step_record("pretrain"), {"summary": summary})
+        write_json(paths.step_record("pretrain"), dict.fromkeys(RECORDED) | {"summary": summary})
         recipe = load_settings(Recipe, RECIPE, [*TINY, *overrides])
         return StepContext(recipe, paths, "fingerprint", {})
 
@@ -135,17 +135,17 @@ def test_runs_that_diverge_are_left_out(context_of, monkeypatch) -> None:
 
 def test_a_run_that_its_last_update_ruins_is_left_out(context_of, monkeypatch) -> None:
     """No later step sees the broken weights; the validation does."""
-    from training import finished_runs
+    from training import pretraining
 
-    trained = finished_runs.pretrain
+    measured, seen = pretraining._validation_figures, []
 
-    def ruined(planned, *given, **named):
-        summary = trained(planned, *given, **named)
-        if planned.training.steps == 10:
-            summary.validation_after["validation_loss"] = float("nan")
-        return summary
+    def ruined(shards, planned, model):
+        seen.append(model)
+        if planned.training.steps == 10 and seen.count(model) == 2:
+            next(model.parameters()).fill_(float("nan"))
+        return measured(shards, planned, model)
 
-    monkeypatch.setattr(finished_runs, "pretrain", ruined)
+    monkeypatch.setattr(pretraining, "_validation_figures", ruined)
     _, fit, section = result_of(context_of())
     assert [run["tokens"] for run in fit["runs"]] == [64, 640] * 2
     assert "diverged at step 10 of 10 (learning rate" in section

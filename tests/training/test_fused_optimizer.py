@@ -163,6 +163,25 @@ def test_a_learners_own_optimizer_is_never_passed_over(tmp_path, monkeypatch, ca
     assert "your own training/optimizers.py is used" in capsys.readouterr().err
 
 
+def test_a_learners_own_optimizer_may_keep_its_parameters_by_another_name(tmp_path, monkeypatch):
+    def keep(self, parameters, betas, eps, weight_decay):
+        self.weights = dict(parameters)
+
+    def step(self, learning_rate):
+        for weight in self.weights.values():
+            weight.sub_(learning_rate)
+
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "optimizers.py").write_text("")
+    monkeypatch.setenv("LM_STAND_INS", str(tmp_path))
+    monkeypatch.setattr(AdamW, "__init__", keep)
+    monkeypatch.setattr(AdamW, "step", step)
+    parameters = make_parameters(torch.float32)
+    FusedAdamW(parameters.items()).step(0.5)
+    before = make_parameters(torch.float32)
+    assert all(torch.equal(parameters[name], before[name] - 0.5) for name in before)
+
+
 def test_a_gradient_that_lies_otherwise_in_memory_is_read_right():
     """set_gradients gives "turned" rows where the weight has columns; this says so."""
     parameters = make_parameters(torch.float32)

@@ -127,7 +127,10 @@ def test_learns_and_logs_every_step(tmp_path):
         "grad_norm",
     }
     assert [row["tokens"] for row in rows] == [48 * step for step in range(61)]
-    assert abs(rows[0]["validation_loss"] - math.log(40)) < 0.4, "16 wide: few, uneven logits"
+    torch.manual_seed(0)
+    untrained = TransformerLM(CONFIG).eval()
+    with torch.no_grad():  # row 0 is of the model as it was made
+        assert rows[0]["validation_loss"] == noisy_validation(untrained)["validation_loss"]
     assert summary.validation_after["validation_loss"] < 2.5, "from ln 40 = 3.69; 2.17 when written"
     assert summary.validation_before["validation_loss"] == rows[0]["validation_loss"]
     assert (summary.step, summary.tokens, summary.loss) == (60, 60 * 48, rows[-1]["loss"])
@@ -233,17 +236,36 @@ def test_bfloat16_reaches_the_loss_and_the_validation(tmp_path):
     assert all(p.dtype == torch.float32 for p in run.model.parameters())
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_names_the_step(tmp_path, bad):
+@pytest.mark.parametrize(("bad", "words"), [(math.nan, "NaN"), (math.inf, "infinite")])
+def test_a_loss_that_is_no_number_names_the_step(tmp_path, bad, words):
     def loss(model, batch: Batch) -> torch.Tensor:
         good = noisy_loss(model, batch)
         return good * bad if torch.equal(batch["token_ids"], batch_at(6)["token_ids"]) else good
 
-    with pytest.raises(ValueError, match=f"loss became {bad} at step 7 .*lower learning_rate"):
+    with pytest.raises(ValueError, match=f"loss became {words} at step 7 .*lower learning_rate"):
         train(make_run(tmp_path, loss))
     assert [row["step"] for row in numbers(tmp_path)] == list(range(7))
     last = load_model(list_checkpoints(tmp_path / "checkpoints")[-1])
     assert all(torch.isfinite(p).all() for p in last.parameters())
+
+
+def test_an_update_that_ruins_the_weights_is_found_by_the_validation_after_it(tmp_path):
+    """Its own loss was still finite, and after the last update there is no other."""
+    rates = {"learning_rate": 1e38, "min_learning_rate": 1e38, "warmup_steps": 0}
+    message = "the validation loss became NaN after step 1; lower learning_rate"
+    with pytest.raises(DivergedError, match=message) as error:
+        train(make_run(tmp_path, steps=1, **rates))
+    assert error.value.step == 1
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_000000"]
+
+
+def test_a_broken_model_to_begin_with_is_not_the_learning_rates_fault(tmp_path):
+    run = make_run(tmp_path)
+    with torch.no_grad():
+        run.model.token_embedding.weight.fill_(math.nan)
+    message = "the validation loss is NaN before the first step; the model that the"
+    with pytest.raises(DivergedError, match=message):
+        train(run)
 
 
 @pytest.fixture

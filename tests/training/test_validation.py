@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lm_core.token_shards import ShardWriter, TokenShards
+from lm_core.user_error import UserError
 from training.validation import evaluate_bits_per_byte, validation_windows
 
 VOCAB = 50
@@ -66,6 +67,17 @@ def test_the_model_reads_the_text_in_order_and_in_windows(tmp_path):
     evaluate_bits_per_byte(model, make_shards(tmp_path / "s", tokens), 8, batch_size=2)
     assert model.seen == [list(range(8)), list(range(8, 16)), [16, 17, 18]]
     assert model.training, "it is put back into training mode"
+
+
+def test_ids_of_a_damaged_shard_are_refused_before_the_model_sees_them(tmp_path):
+    """The very last token is a target alone, and no model looks at it."""
+    make_shards(tmp_path / "s", np.arange(1, 10))
+    (file,) = (tmp_path / "s").glob("validation-*.bin")
+    np.array([*range(1, 9), VOCAB], "<u2").tofile(file)
+    shards, model = TokenShards.open(tmp_path / "s", "validation"), Recorder()
+    with pytest.raises(UserError, match=f"token id {VOCAB} is outside .* vocabulary of {VOCAB}"):
+        evaluate_bits_per_byte(model, shards, 100)
+    assert model.seen == []
 
 
 def test_max_tokens_reads_the_start_only(tmp_path):

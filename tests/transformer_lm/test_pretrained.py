@@ -10,6 +10,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from lm_core.checkpoint_files import read_checkpoint, write_checkpoint
+from lm_core.user_error import UserError
+from transformer_lm import pretrained
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.pretrained import (
@@ -405,3 +407,14 @@ def test_a_shape_that_transformers_cannot_compute_is_saved_in_our_own_layout(
         assert torch.equal(expected, found), name
     ids = parity.random_ids(model.config)
     assert torch.equal(loaded(ids), model(ids))
+
+
+def test_a_mistake_in_code_is_not_said_to_be_the_folders(tmp_path, monkeypatch):
+    def mistaken(*given):
+        raise ValueError("operands could not be broadcast together")
+
+    write_checkpoint(tmp_path / "model", {}, {}, {}, None)
+    monkeypatch.setattr(pretrained, "from_hugging_face", mistaken)
+    with pytest.raises(ValueError, match=r"^operands could not be broadcast together$") as error:
+        pretrained.load_model(tmp_path / "model")
+    assert not isinstance(error.value, UserError)
