@@ -21,6 +21,7 @@ SMALLEST_SPAN = 2.0  # the largest size over the smallest; tokens likewise
 SMALLEST_E = 0.01  # of the lowest loss
 EXPONENTS = (0.05, 1.5)
 LARGEST_MISS = 0.03  # of the loss, nine runs in ten
+FARTHER_APART = 1.5  # nearer sizes are taken together: between them noise alone makes a rise
 SMALLEST_RISE = 1e-3  # of the loss; less is noise
 RISING_PAIRS = 0.1  # so large a share of all pairs of neighbours may rise by chance
 # quantity -> (the other quantity, its name in a sentence, exponent)
@@ -82,8 +83,18 @@ def _neighbours(
         losses[getattr(run, other)][getattr(run, quantity)].append(run.loss)
     for at, row in losses.items():
         points = sorted((value, median(repeated)) for value, repeated in row.items())
-        for before, after in pairwise(points):
-            yield at, before, after
+        yield from ((at, before, after) for before, after in pairwise(_taken_together(points)))
+
+
+def _taken_together(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The medians of (quantity, loss) over points that lie less than FARTHER_APART apart."""
+    groups: list[list[tuple[float, float]]] = []
+    for point in points:
+        if groups and point[0] < FARTHER_APART * groups[-1][0][0]:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return [(median(v for v, _ in group), median(loss for _, loss in group)) for group in groups]
 
 
 def _count(value: float) -> str:
