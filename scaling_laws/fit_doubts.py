@@ -39,7 +39,7 @@ def doubts_about(surface: LossSurface, runs: list[FinishedRun]) -> list[str]:
             "whatever they say"
         )
     found += [doubt for quantity in AXES for doubt in _about_axis(surface, runs, quantity, miss)]
-    found += rising_losses(runs)
+    found += rising_losses(runs) + _one_line_of_runs(runs)
     if miss > LARGEST_MISS:
         found.append(f"one run in ten lies {miss:.1%} or more off the surface")
     for name in ("alpha", "beta"):
@@ -54,6 +54,22 @@ def largest_miss(surface: LossSurface, runs: list[FinishedRun]) -> float:
     predicted = np.array([predict_loss(surface, run.parameters, run.tokens) for run in runs])
     measured = np.array([run.loss for run in runs])
     return float(np.percentile(np.abs(np.log(predicted) - np.log(measured)), 90))
+
+
+def _one_line_of_runs(runs: list[FinishedRun]) -> list[str]:
+    """Where tokens grow with size by one rule (20 a parameter), the two terms fall together: which
+    of them a loss comes from is not in the table, though a surface passes through it.
+    """
+    sizes, tokens = np.log([[run.parameters, run.tokens] for run in runs]).T
+    centred = sizes - sizes.mean()
+    slope = (centred * tokens).sum() / max((centred**2).sum(), 1e-30)
+    beside = np.exp(np.ptp(tokens - slope * centred))
+    if slope <= 0 or beside >= SMALLEST_SPAN:
+        return []
+    return [
+        f"tokens grow with size by one rule (within a factor of {beside:.3g}), so that the two "
+        "cannot be told apart: train the same sizes on other numbers of tokens too"
+    ]
 
 
 def rising_losses(runs: list[FinishedRun]) -> list[str]:
