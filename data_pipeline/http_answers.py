@@ -2,9 +2,10 @@
 before it was packed for the way.
 
 RFC 9112 (HTTP/1.1) for the message and its chunks, RFC 9110 section 8.4 for content codings. Many
-crawlers undo a coding and keep its header: a body that cannot be unpacked, has no byte that text
-never has (the "binary data bytes" of the WHATWG's MIME Sniffing) and is markup or UTF-8 is taken as
-it is. Packed bytes never count as text.
+crawlers undo a coding and keep its header, and some servers write there what is no coding: a body
+that cannot be unpacked, has no byte that text never has (the "binary data bytes" of the WHATWG's
+MIME Sniffing) and is markup or UTF-8 is taken as it is. Others drop the header and leave the body
+packed: a body that begins as gzip and zstd do is unpacked. Packed bytes never count as text.
 
 Left out: the codings `compress` and `dcb`/`dcz`, which pages hardly use.
 """
@@ -20,8 +21,9 @@ import pyarrow as pa
 from data_pipeline.warc_records import Headers, parse_headers
 
 STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]++(\d{3})(?!\d)")
+HEAD_END = re.compile(rb"\r?\n\r?\n")
 MEDIA_TYPE = re.compile(r"\s*+([^\s;,]++)")
-CHARSET_PARAMETER = re.compile(r"charset\s*+=\s*+[\"']?([\w.:-]++)", re.IGNORECASE)
+CHARSET_PARAMETER = re.compile(r"(?<![\w-])charset\s*+=\s*+[\"']?([\w.:-]++)", re.IGNORECASE)
 BINARY_BYTES = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 CHUNK_SIZE = re.compile(rb"[ \t]*+([0-9a-fA-F]{1,16})[ \t]*+(?:;[^\n]*+)?\r?\n")
 PIECE_BYTES = 1 << 18  # unpacked at a time, so that a bomb is noticed before memory is full
@@ -55,12 +57,19 @@ class Answer:
 
 def parse_answer(message: bytes) -> Answer:
     """Status, headers and stored body. Raises UnreadableAnswer where there is no status line."""
+    message = message.lstrip(b"\r\n")  # RFC 9112, section 2.2
     found = STATUS_LINE.match(message)
     if found is None:
         start = message[:40].decode("ascii", "replace")
         raise UnreadableAnswer(NOT_HTTP, f"it begins with {start!r}" if message else "it is empty")
-    head_end = re.compile(rb"\r?\n\r?\n").search(message, found.end())
-    head = message[: head_end.start()] if head_end else message
+    start, head_end = 0, HEAD_END.search(message, found.end())
+    while found[1].startswith(b"1") and head_end:  # 100 Continue: the answer comes after it
+        following = STATUS_LINE.match(message, head_end.end())
+        if following is None:
+            break
+        start, found = head_end.end(), following
+        head_end = HEAD_END.search(message, found.end())
+    head = message[start : head_end.start()] if head_end else message[start:]
     body = message[head_end.end() :] if head_end else b""
     return Answer(int(found.group(1)), parse_headers(head.split(b"\n")[1:]), body)
 
@@ -85,19 +94,22 @@ def unpacked_body(answer: Answer, max_bytes: int) -> bytes:
     codings = _listed(answer.headers.get("content-encoding", ""))
     codings += [coding for coding in transfer if coding != "chunked"]
     codings = [coding for coding in codings if coding not in NO_CODING]
-    if unknown := [coding for coding in codings if coding not in UNPACKERS]:
-        raise UnreadableAnswer(UNKNOWN_CODING, f"{unknown[0][:40]!r}")
     if len(codings) > MAX_CODINGS:
         raise UnreadableAnswer(UNKNOWN_CODING, f"{len(codings)} codings one over the other")
     for coding in reversed(codings):  # they are listed in the order in which they were applied
         body = _unpack(body, coding, max_bytes)
+    for start, coding in PACKED_STARTS.items():
+        if body.startswith(start):
+            body = _unpack(body, coding, max_bytes)
     if len(body) > max_bytes:
         raise UnreadableAnswer(TOO_LARGE, f"more than {max_bytes:,} bytes")
     return body
 
 
 def _listed(header: str) -> list[str]:
-    return [part.strip().lower() for part in header.split(",") if part.strip()]
+    """The names in a header, without quotes and parameters (`gzip;q=1.0`)."""
+    names = (part.partition(";")[0].strip(" \t\"'").lower() for part in header.split(","))
+    return [name for name in names if name]
 
 
 def join_chunks(body: bytes) -> bytes:
@@ -126,6 +138,10 @@ def _unpack(body: bytes, coding: str, max_bytes: int) -> bytes:
     """The body without one coding, at most one byte more than `max_bytes`."""
     if not body:
         return body
+    if coding not in UNPACKERS:
+        if _is_text(body):
+            return body
+        raise UnreadableAnswer(UNKNOWN_CODING, f"{coding[:40]!r}")
     try:
         return UNPACKERS[coding](body, max_bytes)
     except (zlib.error, EOFError, OSError) as error:  # pyarrow's own are OSErrors
@@ -204,11 +220,14 @@ def _by_pyarrow(codec: str) -> Callable[[bytes, int], bytes]:
 
 
 NO_CODING = frozenset({"identity", "none", "utf-8", "binary", "8bit", "7bit"})  # common slips
+PACKED_STARTS = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {
     "gzip": _gunzip,
     "x-gzip": _gunzip,
     "deflate": _undo_deflate,
     "x-deflate": _undo_deflate,
     "br": _by_pyarrow("brotli"),
+    "brotli": _by_pyarrow("brotli"),
     "zstd": _by_pyarrow("zstd"),
+    "x-zstd": _by_pyarrow("zstd"),
 }

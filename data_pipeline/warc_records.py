@@ -49,7 +49,7 @@ def parse_headers(lines: list[bytes]) -> Headers:
     for line in lines:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if text[:1] in (" ", "\t") and name:
-            headers[name] += " " + text.strip()
+            headers[name] = f"{headers[name]} {text.strip()}".strip()
             continue
         name, colon, value = text.partition(":")
         name = name.strip().lower() if colon else ""
@@ -214,12 +214,11 @@ def _read_record(stream: MemberStream, number: int, limit: int) -> Record:
     while left and (piece := stream.read(min(left, BLOCK_BYTES))):
         left -= len(piece)
     following = stream.peek(8).lstrip(b"\r\n")[:5]
-    if left:
-        if found := RECORD_START.search(block):  # all records of the file in one member
-            stream.buffer[:0] = block[found.start() :]
-        return Record(number, headers, b"", length, TOO_SHORT)
-    if not b"WARC/".startswith(following):
-        return Record(number, headers, b"", length, "is longer than its Content-Length")
+    if left or not b"WARC/".startswith(following):
+        if length <= limit or left:  # it may reach into the next record, which is looked for in it
+            stream.buffer[:0] = block
+        odd = TOO_SHORT if left else "does not end where its Content-Length says"
+        return Record(number, headers, b"", length, odd)
     return Record(number, headers, block, length)
 
 

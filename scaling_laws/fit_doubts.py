@@ -21,6 +21,7 @@ SMALLEST_SPAN = 2.0  # the largest size over the smallest; tokens likewise
 SMALLEST_E = 0.01  # of the lowest loss
 EXPONENTS = (0.05, 1.5)
 LARGEST_MISS = 0.03  # of the loss, nine runs in ten
+FARTHER_APART = 1.5  # nearer sizes are taken together: between them noise alone makes a rise
 SMALLEST_RISE = 1e-3  # of the loss; less is noise
 RISING_PAIRS = 0.1  # so large a share of all pairs of neighbours may rise by chance
 # quantity -> (the other quantity, its name in a sentence, exponent)
@@ -38,7 +39,7 @@ def doubts_about(surface: LossSurface, runs: list[FinishedRun]) -> list[str]:
             "whatever they say"
         )
     found += [doubt for quantity in AXES for doubt in _about_axis(surface, runs, quantity, miss)]
-    found += rising_losses(runs)
+    found += rising_losses(runs) + _one_line_of_runs(runs)
     if miss > LARGEST_MISS:
         found.append(f"one run in ten lies {miss:.1%} or more off the surface")
     for name in ("alpha", "beta"):
@@ -53,6 +54,22 @@ def largest_miss(surface: LossSurface, runs: list[FinishedRun]) -> float:
     predicted = np.array([predict_loss(surface, run.parameters, run.tokens) for run in runs])
     measured = np.array([run.loss for run in runs])
     return float(np.percentile(np.abs(np.log(predicted) - np.log(measured)), 90))
+
+
+def _one_line_of_runs(runs: list[FinishedRun]) -> list[str]:
+    """Where tokens grow with size by one rule (20 a parameter), the two terms fall together: which
+    of them a loss comes from is not in the table, though a surface passes through it.
+    """
+    sizes, tokens = np.log([[run.parameters, run.tokens] for run in runs]).T
+    centred = sizes - sizes.mean()
+    slope = (centred * tokens).sum() / max((centred**2).sum(), 1e-30)
+    beside = np.exp(np.ptp(tokens - slope * centred))
+    if slope <= 0 or beside >= SMALLEST_SPAN:
+        return []
+    return [
+        f"tokens grow with size by one rule (within a factor of {beside:.3g}), so that the two "
+        "cannot be told apart: train the same sizes on other numbers of tokens too"
+    ]
 
 
 def rising_losses(runs: list[FinishedRun]) -> list[str]:
@@ -82,8 +99,18 @@ def _neighbours(
         losses[getattr(run, other)][getattr(run, quantity)].append(run.loss)
     for at, row in losses.items():
         points = sorted((value, median(repeated)) for value, repeated in row.items())
-        for before, after in pairwise(points):
-            yield at, before, after
+        yield from ((at, before, after) for before, after in pairwise(_taken_together(points)))
+
+
+def _taken_together(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The medians of (quantity, loss) over points that lie less than FARTHER_APART apart."""
+    groups: list[list[tuple[float, float]]] = []
+    for point in points:
+        if groups and point[0] < FARTHER_APART * groups[-1][0][0]:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return [(median(v for v, _ in group), median(loss for _, loss in group)) for group in groups]
 
 
 def _count(value: float) -> str:

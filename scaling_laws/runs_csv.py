@@ -102,7 +102,8 @@ def _column(heads: list[str], quantity: str, path: Path) -> int:
             return heads.index(name)
     raise UserError(
         f"{path} has no column {' or '.join(COLUMN_NAMES[quantity])}: "
-        f"its columns are {', '.join(heads) or 'none'}"
+        f"its columns are {', '.join(heads) or 'none'}; rename the column that is meant, and "
+        "separate columns by commas"
     )
 
 

@@ -109,7 +109,7 @@ def _declared(folder: Path) -> list[Declared]:
         for content, token_id in sorted(added.items(), key=lambda entry: _id(entry[1], source)):
             flags = dict.fromkeys(FLAGS, False) | {"special": content in special}
             listed.append(Declared(content, source, _id(token_id, source), flags))
-    return listed + named
+    return [token for token in listed + named if token.content]  # an empty one is none
 
 
 def _tokens_of(value: Any) -> list[Any]:
@@ -141,5 +141,5 @@ def _of_object(token: Any, source: Path, token_id: int | None) -> Declared:
 def _id(value: Any, source: Path) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a JSON number may be infinite
         raise UserError(f"{source}: {value!r} is not the id of an added token") from None

@@ -49,9 +49,15 @@ def read_template(folder: Path) -> JinjaTemplate | None:
     template = config.get("chat_template")
     if isinstance(template, list):  # several by name
         entries = [entry for entry in template if isinstance(entry, dict)]
-        template = {entry.get("name"): entry.get("template") for entry in entries}.get("default")
+        default = [entry.get("template") for entry in entries if entry.get("name") == "default"]
+        template = default[-1] if default else None
     if (folder / TEMPLATE_FILE).is_file():
-        template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        try:
+            template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{folder / TEMPLATE_FILE}: not UTF-8 (byte {error.start}); fetch it again"
+            ) from None
     if template is None:
         return None
     if not isinstance(template, str):
@@ -79,8 +85,9 @@ def json_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+        json.dumps(config, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected an object, found a {type(config).__name__}")
     return config

@@ -377,8 +377,11 @@ def _merges_of_ranks(path: Path, ranks: Mapping[bytes, int]) -> list[tuple[bytes
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
+        content = json.loads(_read_text(path))
+        if isinstance(content, dict):  # half of a surrogate pair is no text
+            json.dumps(content.get("added_tokens"), ensure_ascii=False).encode()
+        return content
+    except (json.JSONDecodeError, UnicodeEncodeError, RecursionError) as error:
         step = f"fetch it again, or make one with `{MAKE_TOKENIZER}`"
         raise UserError(f"{path}: not JSON ({error}); {step}") from None
 

@@ -80,6 +80,7 @@ def test_headers_by_hand():
         "a": "1, 3",
         "b": "2 more",
     }
+    assert parse_headers([b"A:\r\n", b" 1\r\n"]) == {"a": "1"}
 
 
 ODD = {
@@ -90,7 +91,7 @@ ODD = {
     "length in words": (record(length=b"many"), "odd WARC record", "Content-Length 'many'"),
     "negative length": (record(length=b"-5"), "odd WARC record", "Content-Length '-5'"),
     "no length": (record().replace(b"Content-Length", b"X"), "odd WARC record", "Length ''"),
-    "too short a length": (record(length=b"90"), "odd WARC record", "is longer than its"),
+    "too short a length": (record(length=b"90"), "odd WARC record", "does not end where"),
     "no type": (record().replace(b"WARC-Type", b"X"), "odd WARC record", "has no WARC-Type"),
     "not gzip": (
         record(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b\0\1\2"),
@@ -119,9 +120,10 @@ def test_an_odd_record_costs_itself_alone(tmp_path, name, form):
     assert list(read_warc([only])) == [], "an odd record does not make the file unreadable"
 
 
+@pytest.mark.parametrize("length", [b"%d" % (len(OK) + more) for more in (5, 20, 300, 99999)])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_length_beyond_the_next_record_costs_one_record(tmp_path, form):
-    long = record(length=b"100000", url=b"http://e.org/long")
+def test_a_length_into_or_beyond_the_next_record_costs_one_record(tmp_path, form, length):
+    long = record(length=length, url=b"http://e.org/long")
     path = write(tmp_path / "a", [record(), long, record(), record()], form)
     assert [isinstance(a, Page) for a in read_answers(path)] == [True, False, True, True]
 

@@ -120,3 +120,28 @@ def test_rises_are_counted_between_neighbours_and_repeats_are_one_run() -> None:
         "the loss does not always fall with size: at 10 tokens it rises from 4.2 to 4.3 between 2 "
         "and 3 parameters (1 of 2 such pairs rise)"
     ]
+
+
+def test_a_dense_table_is_not_doubted_for_its_noise() -> None:
+    """Sizes 14 % apart whose losses differ by less than 1 % of noise: neighbours often rise."""
+    generator = np.random.default_rng(0)
+    runs = grid(
+        lambda n, d: predict_loss(TRUE, n, d) * (1 + 0.01 * generator.normal()),
+        sizes=np.geomspace(1e6, 1e10, 70),
+        tokens=np.geomspace(1e9, 1e12, 20),
+    )
+    assert rising_losses(runs) == []
+    rising = [FinishedRun(r.parameters, r.tokens, r.loss * r.parameters**0.05) for r in runs]
+    assert "does not always fall with size" in rising_losses(rising)[0]
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_tokens_that_only_grow_with_size_are_doubted(power: float) -> None:
+    def run(n: float, d: float) -> FinishedRun:
+        return FinishedRun(n, d, predict_loss(TRUE, n, d))
+
+    sizes = np.geomspace(1e7, 1e10, 10)
+    line = [run(n, 20 * n**power * 1e7 ** (1 - power)) for n in sizes]
+    assert "tokens grow with size by one rule (within a factor of 1)" in doubts(line)
+    assert "by one rule" not in doubts(line + [run(n, 1e11) for n in sizes])
+    assert "by one rule" not in doubts([run(n, 1e19 / n) for n in sizes]), "they trade places"

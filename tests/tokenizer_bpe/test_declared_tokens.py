@@ -59,6 +59,7 @@ FOLDERS = {
         **listed(added_tokens_decoder={"256": token("<x>")}),
         "added_tokens.json": {"<|im_end|>": 257},
     },
+    "an empty role": listed(pad_token="", eos_token="<|im_end|>"),
     "an ordinary token": listed(added_tokens_decoder={"104": token("h")}),
     "nothing": {},
 }
@@ -112,6 +113,8 @@ CONFLICTS = {
         "has added token '<mask>': lstrip",
     ),
     "added_tokens.json": ({"added_tokens.json": {"<y>": 999}}, "added_tokens.json gives .* 999"),
+    "an infinite id": ({"added_tokens.json": {"<y>": float("inf")}}, "inf is not the id of an"),
+    "half of a pair": (listed(eos_token="\ud800"), "config.json: not valid JSON .*surrogates"),
     "no id": (listed(added_tokens_decoder={"a": token("<y>")}), "'a' is not the id of an added"),
     "no object": (listed(added_tokens_decoder={"257": "<y>"}), "an added token is a text, expec"),
     "no content": (listed(added_tokens_decoder={"257": {}}), "needs `content`, a text"),
@@ -141,3 +144,18 @@ def test_a_file_of_another_name_stands_alone(tmp_path):
     write(tmp_path, FOLDERS["as in the config"])
     (tmp_path / "tokenizer.json").rename(tmp_path / "other.json")
     assert Tokenizer.from_hugging_face(tmp_path / "other.json").special_tokens == {}
+
+
+def test_json_that_goes_too_deep_is_refused(tmp_path):
+    path = write(tmp_path, {})
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("[" * 100_000)
+        with pytest.raises(UserError, match=rf"{name}: not .*JSON \(maximum recursion depth"):
+            Tokenizer.from_hugging_face(path)
+
+
+def test_half_of_a_surrogate_pair_in_the_tokenizer_is_refused(tmp_path):
+    path = write(tmp_path, {}, ("<x>",))
+    path.write_text(path.read_text().replace("<x>", "\\ud800"))
+    with pytest.raises(UserError, match=r"tokenizer.json: not JSON .*surrogates"):
+        Tokenizer.from_hugging_face(path)

@@ -199,3 +199,12 @@ def test_the_forms_of_tokenizer_config(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
         read_template(tmp_path)
+
+
+def test_a_template_that_is_not_utf_8_and_templates_without_a_name(tmp_path):
+    entries = [{"name": ["default"], "template": "a"}, {"name": "default", "template": "b"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
+    assert read_template(tmp_path).text == "b"
+    (tmp_path / "chat_template.jinja").write_bytes(b"{{ messages }}\xff")
+    with pytest.raises(UserError, match=r"chat_template.jinja: not UTF-8 \(byte 14\); fetch it"):
+        read_template(tmp_path)

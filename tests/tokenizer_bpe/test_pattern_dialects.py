@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
+from data_pipeline.page_time_limit import time_limit
 from lm_core.user_error import UserError
 from tokenizer_bpe.pattern_characters import CATEGORIES, POSIX, SCRIPTS, Dialect, PatternError
 from tokenizer_bpe.pattern_dialects import neutral_pattern, pattern_read, pattern_to_write
@@ -88,6 +89,8 @@ CONSTRUCTS = [
     *(
         r"(?#note)a",
         r"a(?#note)+",
+        r"a{2}+(?#note)?",
+        r"a+(?#note)?b",
         r"(?~ab)",
         r"(?|a|b)",
         r"(?(1)a|b)",
@@ -282,3 +285,18 @@ def test_what_we_would_lose_is_not_written():
         pattern_to_write(r"(a)|[\s\S]")
     with pytest.raises(PatternError, match="can match nothing"):
         neutral_pattern("a*", Dialect.REGEX)
+
+
+@pytest.mark.parametrize("pattern", [r"\W+a|\w|\W", r"(?:\W+)+a|\w|\W", r"(?:\s+)+b|\S|\s"])
+def test_repeats_inside_of_repeats_are_looked_at_in_time(pattern):
+    """Over all characters in one text they take hours, so that the limit only ends the failure."""
+    with time_limit(120):
+        assert pattern_to_write(pattern)
+        assert pattern_read(pattern, "")
+
+
+@pytest.mark.parametrize("opening", ["(", "(?:", "["])
+def test_groups_too_deep_are_refused(opening):
+    closing = "]" if opening == "[" else ")"
+    with pytest.raises(UserError, match="too many groups inside of each other"):
+        pattern_read(opening * 3000 + "a" + closing * 3000, "tokenizer.json")
