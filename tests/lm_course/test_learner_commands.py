@@ -121,6 +121,7 @@ def test_progress_over_all_assignments(toy_course, lm) -> None:
     toy_course.hand_in(toy_course.REFERENCE)
     toy_course.check("--task=t1.1", "--task=t1.2")
     printed = lm("progress")
+    assert "\n\nt2: " in printed, "a blank line between assignments"
     assert "t1: Counting\n2 of 4 tasks, 6 of 10 points\n" in printed
     assert "t2: Later\n0 of 4 tasks, 0 of 10 points\n" in printed
     (row,) = [line for line in printed.splitlines() if line.startswith("t1.2")]
