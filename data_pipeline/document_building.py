@@ -58,7 +58,7 @@ EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA, LINES, EXACT, NEAR = (
     "near duplicates",
 )
 PAGE_STEPS = (EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA)
-PAGES_AT_A_TIME = 256  # held in memory while they are worked on
+PAGES_AT_A_TIME = 64  # held in memory while they are worked on; the progress bar moves by as many
 TOO_SLOW = "too slow"
 FAILED = "error"  # with the name of its class behind it
 NAMED_PAGES = 20  # in counts.json, for each step

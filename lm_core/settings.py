@@ -5,8 +5,8 @@ The order is defaults, then the TOML file, then `--set section.key=value`. An un
 error that names the nearest known one. What this leaves out: environment variables, interpolation.
 """
 
-import difflib
 import copy
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
