@@ -3,6 +3,8 @@
 import io
 import random
 from collections import Counter
+from itertools import product
+from statistics import median
 
 import pytest
 import regex
@@ -397,13 +399,11 @@ def test_another_process_does_its_part(implementation, a1, tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_bytes(document.encode() * 200)
     count_words = implementation(MODULE).count_words
-    alone, shared = (
-        min(
-            a1.processor_seconds(count_words, path, [a1.END], num_processes=number)
-            for _ in range(2)
-        )
-        for number in (1, 2)
-    )
+    seconds = {1: [], 2: []}
+    for _, number in product(range(3), seconds):  # in turn, so that a busy machine disturbs both
+        spent = a1.processor_seconds(count_words, path, [a1.END], num_processes=number)
+        seconds[number].append(spent)
+    alone, shared = (median(measured) for measured in seconds.values())
     check_true(
         shared <= 0.75 * alone,
         f"num_processes=2 is not obeyed: this process computes {shared / alone:.2f} times as long "
