@@ -3,6 +3,7 @@
 Nothing here imports the code under test. What this leaves out: speed; every oracle recounts.
 """
 
+import os
 import sys
 import time
 from collections import Counter
@@ -224,6 +225,12 @@ def processor_seconds(call: Callable[..., object], *arguments: Any, **options: A
     return time.process_time() - start
 
 
+def seconds_of_children() -> float:
+    """Of the processor, by processes that this one started and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def load_hypothesis() -> None:
     """It imports much of itself with the first example. Done here, once, no check pays for it."""
 
@@ -256,6 +263,7 @@ def a1() -> Iterator[SimpleNamespace]:
         merge_once=merge_once,
         merges=merges,
         processor_seconds=processor_seconds,
+        seconds_of_children=seconds_of_children,
         shown=shown,
         special_tokens=special_tokens,
         train=train,
