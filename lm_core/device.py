@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REQUIRED_ADVANTAGE = (
     1.15  # bfloat16 must win by this much: below it, its rounding is not worth having
 )
+HOPELESS = 3.0  # times as long as float32: a processor without the instructions, measured once
 
 
 def pick_device(name: str = "auto") -> "torch.device":
@@ -71,7 +72,7 @@ def faster_dtype(
     Args:
         run_once: runs the work once with this dtype (float32, or bfloat16 under autocast).
         device: where it runs.
-        repeats: timed runs of each, after one warm-up.
+        repeats: timed runs of each, after one warm-up; one, where that says enough.
 
     Returns:
         The dtype to use, and how many times faster bfloat16 was than float32.
@@ -86,6 +87,8 @@ def faster_dtype(
             synchronize(device)
             if repeat > 0:
                 times.append(time.perf_counter() - start)
+        if repeat > 0 and seconds[torch.bfloat16][0] > HOPELESS * seconds[torch.float32][0]:
+            break
     medians = {dtype: statistics.median(times) for dtype, times in seconds.items()}
     advantage = medians[torch.float32] / medians[torch.bfloat16]
     return (torch.bfloat16 if advantage >= REQUIRED_ADVANTAGE else torch.float32), advantage

@@ -22,6 +22,20 @@ def test_the_faster_one_is_taken(float32_ms: int, bfloat16_ms: int, expected: to
         assert (advantage > 1) == (float32_ms > bfloat16_ms)
 
 
+@pytest.mark.parametrize(("bfloat16_ms", "expected"), [(40, 2), (5, 6)])
+def test_a_processor_without_bfloat16_waits_for_it_no_longer_than_needed(
+    bfloat16_ms: int, expected: int
+) -> None:
+    milliseconds, asked = {torch.float32: 5, torch.bfloat16: bfloat16_ms}, []
+
+    def run_once(dtype: torch.dtype) -> None:
+        asked.append(dtype)
+        time.sleep(milliseconds[dtype] / 1000)
+
+    faster_dtype(run_once, torch.device("cpu"), repeats=5)
+    assert asked.count(torch.bfloat16) == expected, "one to warm up and one, or all six"
+
+
 def test_devices_that_do_not_exist() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="device 'gpu' is unknown; expected auto, cpu, cuda"):
