@@ -219,9 +219,10 @@ def _before_and_after(paths: RunPaths, stages: Sequence[str]) -> Section | None:
         before, after = values[0][key], values[-1][key]
         higher_is_better = key == "heldout_ranking"
         form = "{:.1%}" if higher_is_better else "{:.4f}"
-        better = (after > before) == higher_is_better and after != before
-        mark = "better" if better else "worse"
-        cell = f'<span class="{mark}">{form.format(after)}</span>'
+        mark = "better" if (after > before) == higher_is_better else "worse"
+        cell = form.format(after)
+        if cell != form.format(before):
+            cell = f'<span class="{mark}">{cell}</span>'
         steps = f"{values[-1]['step']:,}"
         rows.append((title, escape(label), form.format(before), cell, steps))
     if not rows:

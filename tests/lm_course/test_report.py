@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lm_core.artifact_paths import RunPaths, write_json
-from lm_core.metric_log import MetricLog
+from lm_core.metric_log import MetricLog, read_metrics
 from lm_course.report import write_report
 from lm_course.step_failures import StepFailure
 
@@ -189,6 +189,13 @@ def test_what_became_worse_is_marked_as_worse(run: RunPaths) -> None:
     MetricLog(run.metrics, "dpo").append({"step": 1300, "heldout_ranking": 0.25})
     part = section(page_of(run), "before-after")
     assert re.findall('<span class="(better|worse)">', part) == ["better", "worse", "worse"]
+
+
+def test_what_stayed_as_it_was_is_neither_better_nor_worse(run: RunPaths) -> None:
+    first = next(row for row in read_metrics(run.metrics, "dpo") if "heldout_ranking" in row)
+    MetricLog(run.metrics, "dpo").append(first | {"step": 1300})
+    part = section(page_of(run), "before-after")
+    assert re.findall('<span class="(better|worse)">', part) == ["better", "better"]
 
 
 def test_the_funnel_has_a_row_a_step_with_its_reasons_most_frequent_first(run: RunPaths) -> None:
