@@ -1,5 +1,6 @@
 """What `make` says while it sets up, and when that fails. Python and pip are stand-ins here."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,12 +22,20 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 def make(folder: Path, target: str, pip_status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run `make` on the project, with its environment in a folder of the test's."""
+    """Run `make` on the project, with its environment in a folder of the test's.
+
+    These tests are themselves run by `make test`: a make that sees another one's variables says
+    which directory it enters.
+    """
     python = folder / "python"
     python.write_text(PYTHON.replace("{status}", str(pip_status)))
     python.chmod(0o755)
     command = ["make", target, f"PYTHON={python}", f"VENV={folder / 'venv'}"]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    return subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_each_long_step_is_announced_before_it_begins(tmp_path: Path) -> None:
