@@ -38,7 +38,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@echo "Every test, also the slow ones that train models; without those: $(VENV)/bin/python -m pytest -m 'not slow'"
-	@$(VENV)/bin/python -m pytest
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

@@ -62,8 +62,7 @@ class SweepSettings(Settings):
             budgets that come to the same number of steps are one run.
         context_length: of all models; that of the main run, if its loss is to be predicted.
         tie_embeddings: of all models; likewise as in the main run.
-        batch_size: windows of context_length tokens a step. Small: where tokens are few, it is the
-            number of updates that limits a run, and the larger model suffers most.
+        batch_size: windows of context_length tokens a step.
         learning_rate: at the peak, for the width `learning_rate_width`; other widths get it times
             learning_rate_width / d_model. It rises over a tenth of the steps and falls to a tenth
             of the peak on a cosine that ends with the run.
@@ -72,11 +71,11 @@ class SweepSettings(Settings):
     """
 
     sizes: list[SweepSize] = pydantic.Field(default=DEFAULT_SIZES, min_length=1)
-    token_budgets: list[int] = pydantic.Field(default=[100_000, 160_000, 250_000], min_length=1)
+    token_budgets: list[int] = pydantic.Field(default=[40_000, 100_000, 250_000], min_length=1)
     context_length: int = pydantic.Field(default=256, gt=0)
     tie_embeddings: bool = False
-    batch_size: int = pydantic.Field(default=1, gt=0)
-    learning_rate: float = pydantic.Field(default=3e-3, gt=0)
+    batch_size: int = pydantic.Field(default=4, gt=0)
+    learning_rate: float = pydantic.Field(default=6e-3, gt=0)
     learning_rate_width: int = pydantic.Field(default=64, gt=0)
     validation_tokens: int | None = pydantic.Field(default=None, gt=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -1,4 +1,6 @@
-"""Modules that lie beside the tests or in benchmarks/, for tests of several packages."""
+"""Modules that lie beside the tests or in benchmarks/, for tests of several packages; and which
+tests `make test` keeps in one process.
+"""
 
 import importlib.util
 import os
@@ -8,6 +10,20 @@ from types import ModuleType
 import pytest
 
 TESTS = Path(__file__).parent
+SPREAD = ("test_assignments.py", "test_unusual_inputs.py")  # few tests, minutes in all
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for `pytest -n 2 --dist loadgroup`: what they share is set up once.
+
+    A file's tests stay together, and so do all that look at the shrunk run.
+    """
+    for item in items:
+        if "shrunk_run" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("shrunk_run"))
+        elif item.path.name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(TESTS).as_posix()))
 
 
 def load(path: Path) -> ModuleType:

@@ -196,8 +196,8 @@ def test_a_loss_that_no_fit_takes_is_words() -> None:
 
 
 def test_the_demos_sweep_follows_its_rule() -> None:
-    """One rule for every width's learning rate; even the shortest run has updates enough; sizes and
-    tokens lie apart, and not far from the main run.
+    """One rule for every width's learning rate; sizes and tokens lie apart, and not far from the
+    main run.
     """
     recipe = load_settings(Recipe, RECIPE)
     main, sweep = recipe.pretrain, recipe.scaling
@@ -215,8 +215,6 @@ def test_the_demos_sweep_follows_its_rule() -> None:
             main.validation_tokens,
         ), "or its loss is not comparable with the main run's"
         assert run.model.tie_embeddings == main.model.tie_embeddings
-    assert min(run.training.steps for run in plan) >= 300
-    assert max(run.training.steps for run in plan) >= main.training.steps
     sizes = [multiplied_parameters(ModelConfig(vocab_size=4096, **vars(run.model))) for run in plan]
     main_size = multiplied_parameters(ModelConfig(vocab_size=4096, **vars(main.model)))
     assert max(sizes) / min(sizes) > 8
@@ -225,5 +223,5 @@ def test_the_demos_sweep_follows_its_rule() -> None:
         run.training.steps * run.training.batch_size * run.model.context_length
         for run in [*plan, main]
     ]
-    assert max(tokens[:-1]) / min(tokens) > 2.4
+    assert max(tokens[:-1]) / min(tokens) > 6
     assert tokens[-1] / max(tokens[:-1]) < 7
