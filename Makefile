@@ -1,10 +1,11 @@
 # The README's commands. Everything happens inside .venv; nothing is installed elsewhere.
 #
-#   make setup   make .venv and install; does nothing when that is done
-#   make demo    the whole path, from raw pages to a model that answers (recipes/demo_cpu.toml)
-#   make test    every test
-#   make lint    ruff, as the tests run it
-#   make clean   remove .venv and the caches; runs/ and workspace/ stay
+#   make setup     make .venv and install; does nothing when that is done
+#   make demo      the whole path, from raw pages to a model that answers (recipes/demo_cpu.toml)
+#   make test      the tests that CI runs
+#   make test-all  the slow ones too
+#   make lint      ruff, as the tests run it
+#   make clean     remove .venv and the caches; runs/ and workspace/ stay
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -14,7 +15,7 @@ INSTALLED := $(VENV)/installed
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
 PIP_FAILED = echo "make: pip could not install the packages: its last lines above say why. Without a network there is no set-up; else run the same command again, which continues with what pip has kept." >&2; exit 2;
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-all lint clean
 
 setup: $(INSTALLED)
 
@@ -36,9 +37,15 @@ demo: $(INSTALLED)
 	@echo "The whole path, from raw pages to a model that answers: 12 steps, some minutes. Ctrl-C stops it; make demo continues."
 	@$(VENV)/bin/lm run recipes/demo_cpu.toml
 
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
 test: $(INSTALLED)
-	@echo "Every test, also the slow ones that train models; without those: $(VENV)/bin/python -m pytest -m 'not slow'"
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	@echo "The tests, in several processes. Some take minutes and are left out: make test-all"
+	@$(PYTEST) -m 'not slow'
+
+test-all: $(INSTALLED)
+	@echo "Every test, also all planted mistakes and all unusual inputs."
+	@$(PYTEST)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

@@ -14,7 +14,7 @@ import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_course.assignment_file import Assignment, assignment_ids, load_assignment
-from lm_course.mutants import load_mutants, run_mutants
+from lm_course.mutants import Mutant, load_mutants, run_mutants
 from lm_course.stubs import cut_stubs
 from lm_course.written_answers import answers_template
 
@@ -91,10 +91,9 @@ def test_an_independent_solution_scores_100(assignment, tmp_path):
     assert_all_points(grades(assignment, tmp_path, tmp_path))
 
 
-@pytest.mark.slow
-def test_every_mutant_is_caught_by_its_task(assignment):
+def assert_caught(assignment: Assignment, mutants: list[Mutant]) -> None:
     survivors, unclear = [], []
-    for verdict in run_mutants(assignment, load_mutants(assignment)):
+    for verdict in run_mutants(assignment, mutants):
         mutant = verdict.mutant
         if not verdict.caught:
             survivors.append(f"{mutant.task} lets {mutant.name} pass: {mutant.why}")
@@ -102,6 +101,17 @@ def test_every_mutant_is_caught_by_its_task(assignment):
             unclear.append(f"{mutant.name}: {verdict.message}")
     assert survivors == []
     assert unclear == [], "a check stumbled in place of saying what is wrong"
+
+
+def test_the_first_mutant_of_each_task_is_caught(assignment):
+    mutants = load_mutants(assignment)
+    first = {mutant.task: mutant for mutant in reversed(mutants)}
+    assert_caught(assignment, list(first.values()))
+
+
+@pytest.mark.slow
+def test_every_mutant_is_caught_by_its_task(assignment):
+    assert_caught(assignment, load_mutants(assignment))
 
 
 def test_every_task_has_its_mutants(assignment):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # waits for the shrunk run
 PROGRESS = re.compile(r"  [a-zA-Z ]+: [\d,]+(/[\d,]+)? \w+ in [\d:]+\b.*")
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # waits for the shrunk run
 PROJECT = Path(__file__).parents[2]
 BROKEN_SCALING = """
 import sys

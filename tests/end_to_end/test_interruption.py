@@ -15,8 +15,6 @@ import pytest
 from lm_core.metric_log import read_metrics
 from lm_course import cli
 
-pytestmark = pytest.mark.slow  # waits for the shrunk run
-
 
 @pytest.fixture
 def before_pretraining(shrunk_run, tmp_path: Path):

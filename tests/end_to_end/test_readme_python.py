@@ -10,7 +10,6 @@ from lm_core.documents import read_documents
 from lm_core.settings import load_settings
 from lm_course.recipe import Recipe
 
-pytestmark = pytest.mark.slow  # waits for the shrunk run
 PROJECT = Path(__file__).parents[2]
 # README -> what its reader may expect to hold after its snippet
 HOLDS = {

@@ -20,7 +20,6 @@ from lm_core.documents import read_documents
 from lm_core.metric_log import read_metrics
 from tokenizer_bpe.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.slow  # waits for the shrunk run
 STAGES = ("pretrain", "sft", "dpo")
 
 

@@ -24,7 +24,11 @@ from lm_course.recipe_runner import run_recipe
 from lm_course.step_failures import StepsFailed, failure_path, read_failure
 from lm_course.steps import STEPS
 
-pytestmark = pytest.mark.slow
+IN_EVERY_RUN = (
+    "other languages and encodings",
+    "300 identical pages",
+    "a loss that runs away",
+)  # the others are slow
 RECIPE = Path(__file__).parents[2] / "recipes" / "demo_cpu.toml"
 MODULES = [
     "abc", "bisect", "cmd", "colorsys", "contextvars", "fnmatch", "getpass", "glob", "heapq",
@@ -247,7 +251,10 @@ def recipe_for(root: Path, settings: dict[str, object]) -> Recipe:
     return load_settings(Recipe, RECIPE, overrides)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(c, marks=() if c in IN_EVERY_RUN else pytest.mark.slow) for c in CASES],
+)
 def test_every_input_ends_with_a_report(
     shared: SharedSteps, tmp_path: Path, capfd, name: str
 ) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from lm_core.metric_log import read_metrics
 
-pytestmark = pytest.mark.slow  # waits for the shrunk run
 STAGES = ("pretrain", "sft", "dpo")
 SHORT = ("steps=3", "warmup_steps=1")
 STAND_IN = """

@@ -280,7 +280,6 @@ HEAVY = ("triton", "torch._dynamo", "torch._inductor", "sympy", "hypothesis", "n
 HEAVY += ("matplotlib", "transformers", "pyarrow", "anyio")
 
 
-@pytest.mark.slow
 def test_a_task_without_triton_loads_no_more_than_it_needs(toy_course) -> None:
     """Nearly all the time of `lm check` is spent on imports. Those of a forked check count, too."""
     code = (

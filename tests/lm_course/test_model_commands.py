@@ -283,7 +283,6 @@ def test_every_byte_of_the_head_may_be_damaged(gguf_file, tmp_path):
             assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
 
 
-@pytest.mark.slow
 def test_smollm2_answers(smollm2):
     engine = engine_for(None, smollm2)
     asked = [{"role": "user", "content": "What is the capital of France?"}]

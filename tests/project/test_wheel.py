@@ -59,7 +59,6 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_the_wheel_brings_what_the_checkout_has(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for folder in ("recipes", "assignments"):
@@ -75,7 +74,6 @@ def test_the_wheel_brings_what_the_checkout_has(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name]
 
 
-@pytest.mark.slow
 def test_the_course_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     where = run(installed, tmp_path, "-c", "import lm_course; print(lm_course.__file__)")
     site = Path(where).parent.parent
@@ -102,7 +100,6 @@ def test_the_course_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
     assert "a1.1, a1.2 pass." in screen, screen
 
 
-@pytest.mark.slow
 def test_the_demo_s_recipe_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     few = ["collect.max_modules=3", "collect.include_readmes=false"]
     options = [f"--set={setting}" for setting in few]

@@ -144,7 +144,6 @@ def test_words_that_no_merge_makes(metadata):
     check_whole_words(read(changed), GGUFFile(changed, {}))
 
 
-@pytest.mark.slow
 def test_smollm2s_ids_are_those_of_tokenizers(smollm2):
     file = read_gguf(smollm2)
     ours, other = Tokenizer(*read_gguf_vocabulary(file)), theirs(file.metadata)

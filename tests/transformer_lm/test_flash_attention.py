@@ -321,7 +321,6 @@ def test_kernels_move_the_bytes_that_are_counted(queries, keys, is_causal, windo
     assert moved == {"read": backward.bytes_read, "written": backward.bytes_written}
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is in the interpreter already")
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-v", "-x", __file__, "-p", "no:cacheprovider"]
@@ -368,7 +367,6 @@ for kernel, tensors, strided, heads in (
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path):
     # The interpreter lets pass much that the compiler refuses.

@@ -172,7 +172,6 @@ def test_a_type_that_is_not_read_is_named(llama, gguf_writing, tmp_path, parity)
         load_gguf(tmp_path / "m.gguf")
 
 
-@pytest.mark.slow
 def test_smollm2_knows_the_capital_of_france(smollm2):
     """The logits are those that llama.cpp's weights give: measured once, in the issue."""
     model = load_gguf(smollm2)
