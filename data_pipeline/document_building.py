@@ -182,7 +182,7 @@ def process_pages(
         language_model_path()  # complain here, not from every worker
         with worker_pool(settings.num_processes, _start_worker, (settings,)) as pool:
             while block := list(islice(pages, PAGES_AT_A_TIME)):
-                yield from pool.starmap(_process_in_worker, block, chunksize=4)
+                yield from pool.map(_process_in_worker, *zip(*block, strict=True), chunksize=4)
                 bar.advance(len(block))
 
 

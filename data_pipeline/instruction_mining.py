@@ -212,7 +212,7 @@ def _mine_all(
             results: Iterable[tuple[list[Pair], int, int]] = map(mine, packages)
         else:
             pool = stack.enter_context(worker_pool(settings.num_processes))
-            results = pool.imap(mine, packages)
+            results = pool.map(mine, packages)
         for found, read, broken in results:
             pairs += found
             counts.update({"files_read": read, "files_that_do_not_parse": broken})

@@ -211,7 +211,7 @@ def count_words(
             _count_part(job, total)
         return dict(total)
     with worker_pool(num_processes) as pool:
-        for counts in pool.imap(_count_part, jobs):
+        for counts in pool.map(_count_part, jobs):
             total.update(counts)
     return dict(total)
 

@@ -66,7 +66,7 @@ def explained(call, *arguments) -> Explanation:
 
 def in_a_worker(call, *arguments) -> Explanation:
     with worker_pool(1) as pool:
-        return explained(pool.starmap, call, [arguments])
+        return explained(lambda: list(pool.map(call, *zip(arguments))))
 
 
 def refuse(value: object) -> None:
