@@ -1,26 +1,49 @@
 """Worker processes that leave Ctrl-C to the process that started them.
 
 The terminal sends SIGINT to every process of a command. Workers that took it would each print a
-traceback; these ignore it, and end when the parent leaves the block. Workers are spawned, not
-forked, because fork is unsafe once threads run; so a script that gets here needs
+traceback; these ignore it, and end with the block, or with the parent, however it ends. Workers are
+spawned, not forked, because fork is unsafe once threads run; so a script that gets here needs
 `if __name__ == "__main__":`, as with all of `multiprocessing`.
 
 Not `multiprocessing.Pool`: it waits for ever for a worker that the system killed.
 """
 
-import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from lm_core.user_error import UserError
 
+SECONDS_TO_END = 10  # that a process takes which has been told to
+
+
+class _Context(SpawnContext):
+    """Keeps the processes that it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: list[SpawnProcess] = []
+
+    def Process(self, *arguments: Any, **named: Any) -> SpawnProcess:
+        self.workers.append(SpawnProcess(*arguments, **named))
+        return self.workers[-1]
+
+
+def _end_with_the_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
 
 def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if initializer is not None:
         initializer(*arguments)
 
@@ -38,24 +61,26 @@ def worker_pool(
         initializer: called once in each worker with `arguments`; importable by name.
         arguments: see there.
 
-    Raises UserError where a worker ends before its work is done.
+    Raises UserError where the system killed a worker, and BrokenProcessPool where one ended
+    otherwise.
     """
-    others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(
-        num_processes, multiprocessing.get_context("spawn"), _start, (initializer, arguments)
-    )
+    context = _Context()
+    pool = ProcessPoolExecutor(num_processes, context, _start, (initializer, arguments))
     try:
         yield pool
-    except BaseException as error:
+    except BrokenProcessPool as error:  # which has ended the other workers
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            if process not in others:
-                process.kill()
-        if isinstance(error, BrokenProcessPool):
+        for worker in context.workers:
+            worker.join(SECONDS_TO_END)
+        if -signal.SIGKILL in [worker.exitcode for worker in context.workers]:
             raise UserError(
-                "a worker process ended before its work was done; most often the system ended it "
-                "for want of memory: run the same command again with fewer processes "
-                "(num_processes = 1 needs least)"
+                "the system killed a worker process, most often for want of memory: run the same "
+                "command again with fewer processes (num_processes = 1 needs least)"
             ) from error
+        raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in context.workers:
+            worker.kill()
         raise
     pool.shutdown()

@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         overrides: Annotated[
             list[str] | None,
-            typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of all."),
+            typer.Option(
+                "--set", metavar="SECTION.KEY=VALUE", help="Change one setting in every run."
+            ),
         ] = None,
     ) -> None:
         """Train a small model once for each variant, and compare their loss curves."""

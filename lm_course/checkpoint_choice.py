@@ -29,6 +29,6 @@ def chosen_checkpoint(given: Path | None) -> Path:
         if found:
             return found[-1]
     raise UserError(
-        f"{folder}: no checkpoint there; make one with `lm run recipes/demo_cpu.toml`, "
-        "or name another with --checkpoint"
+        f"{folder}: no checkpoint there; make one with `lm run`, change to the folder that holds "
+        "your runs/, or name another with --checkpoint"
     )

@@ -271,7 +271,9 @@ def scaling_fit(
     runs: Annotated[
         Path, typer.Argument(help="CSV with columns N, D, loss (or parameters, tokens).")
     ],
-    budget: Annotated[float, typer.Option(help="Training FLOPs to split best.")] = 1e21,
+    budget: Annotated[
+        float, typer.Option(help="Training FLOPs to split between size and tokens.")
+    ] = 1e21,
     implementation: Implementation = None,
 ) -> None:
     """Fit L(N, D) = E + A/N^a + B/D^b to a table of runs and split a budget."""
@@ -286,6 +288,13 @@ def _stop(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _subcommands(context: typer.Context) -> list[str]:
+    """The words after `lm` that lead to a command."""
+    if context.parent is None:
+        return []
+    return [*_subcommands(context.parent), str(context.info_name)]
+
+
 def _stop_for(error: BaseException) -> NoReturn:
     """Say in one line what went wrong, whose it is, and where the traceback is."""
     if isinstance(error, StepsFailed):  # its tracebacks have been kept, and shown if asked for
@@ -293,7 +302,9 @@ def _stop_for(error: BaseException) -> NoReturn:
     if hasattr(error, "format_message"):  # a usage error, whichever click typer brings
         if not error.format_message():  # nothing was asked for, and the help has been shown
             sys.exit(2)
-        _stop(f"{error.format_message()} (see `lm --help`)", 2)
+        context = getattr(error, "ctx", None)
+        command = "lm" if context is None else " ".join(["lm", *_subcommands(context)])
+        _stop(f"{error.format_message()} (see `{command} --help`)", 2)
     show_traceback(error)
     explanation = explain(error)
     kept_in = None if explanation.whose == "user" else keep_in_temporary_folder(error)

@@ -159,7 +159,7 @@ def _print_after_hint(console: Console, task: Task, number: int, again: bool) ->
         earlier = "" if again else f" (all three: lm hint {task.id} --again)"
         console.print(f"That was the last hint{earlier}.")
     else:
-        console.print(f"The next one: lm hint {task.id}")
+        console.print(f"Next hint: lm hint {task.id}")
     if number:
         console.print(f"The handout: {read}", soft_wrap=True)
 

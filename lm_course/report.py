@@ -355,9 +355,11 @@ def _main_run(main: dict[str, Any]) -> str:
     if main["predicted"] is None:
         return f"{measured}; nothing predicts that."
     low, high = main["interval"]
+    off = main["predicted"] - main["loss"]
     return (
         f"{measured}; the surface predicts {main['predicted']:.3f} "
-        f"({main['predicted'] - main['loss']:+.3f}; bootstraps: {low:.3f} to {high:.3f})."
+        f"(bootstraps: {low:.3f} to {high:.3f}), {abs(off):.3f} "
+        f"{'below' if off < 0 else 'above'} what was reached."
     )
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from lm_core.artifact_paths import write_json
 from lm_core.user_error import UserError
 from lm_course.recipe_runner import StepContext, read_record
+from lm_course.scaling_table import BOOTSTRAPS
 from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
 from scaling_laws.parametric_fit import fit_surface
 from scaling_laws.runs_csv import FinishedRun
 from scaling_laws.sweep import run_sweep
 from tokenizer_bpe.tokenizer_file import tokenizer_hash
 
-BOOTSTRAPS = 50
 CURVE_POINTS = 40
 
 

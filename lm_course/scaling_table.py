@@ -14,7 +14,7 @@ from scaling_laws.loss_surface import LossSurface
 from scaling_laws.parametric_fit import fit_surface
 from scaling_laws.runs_csv import read_runs_csv
 
-BOOTSTRAPS = 100
+BOOTSTRAPS = 100  # here and in the step `scaling`: one table of runs, one answer
 BUDGETS_AROUND = (0.01, 0.1, 1.0, 10.0, 100.0)  # times the budget asked for
 
 

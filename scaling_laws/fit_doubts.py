@@ -40,7 +40,7 @@ def doubts_about(surface: LossSurface, runs: list[FinishedRun]) -> list[str]:
         )
     found += [doubt for quantity in AXES for doubt in _about_axis(surface, runs, quantity, miss)]
     found += rising_losses(runs) + _one_line_of_runs(runs)
-    if miss > LARGEST_MISS:
+    if miss > LARGEST_MISS and not any("one run in ten" in doubt for doubt in found):
         found.append(f"one run in ten lies {miss:.1%} or more off the surface")
     for name in ("alpha", "beta"):
         found += _about_exponent(surface, name)
@@ -146,7 +146,7 @@ def _about_exponent(surface: LossSurface, name: str) -> list[str]:
     low, high = surface.intervals.get(name, (value, value))
     what = "sizes" if name == "alpha" else "token counts"
     if not EXPONENTS[0] <= value <= EXPONENTS[1]:
-        return [f"{name} came to {value:.2g}, where no law was ever found: use more {what}"]
+        return [f"{name} came to {value:.2g}, outside the range of published laws: use more {what}"]
     if EXPONENTS[0] < low <= high < EXPONENTS[1]:
         return []
     return [f"{name} may be anything from {low:.2g} to {high:.2g}: vary the {what} more widely"]

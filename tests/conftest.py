@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "shrunk_run" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("shrunk_run"))
         elif item.path.name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(TESTS).as_posix()))
+            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
 
 
 def load(path: Path) -> ModuleType:

@@ -1,14 +1,36 @@
-"""Workers that fail, are killed, or are still busy when the block is left."""
+"""Workers that fail, are killed, are still busy when the block is left, or lose their parent."""
 
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
 from lm_core.user_error import UserError
 from lm_core.worker_pool import worker_pool
+
+PARENT = """
+import os, sys, time
+from lm_core.worker_pool import worker_pool
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        pool.submit(time.sleep, 600)
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+class TwoArguments(Exception):
+    """Cannot be unpickled: its `args` hold one."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first}, {second}")
 
 
 def kill_itself(number: int) -> int:
@@ -17,8 +39,8 @@ def kill_itself(number: int) -> int:
     return number
 
 
-def sleep(seconds: float) -> None:
-    time.sleep(seconds)
+def fail(number: int) -> None:
+    raise TwoArguments(number, number)
 
 
 def test_results_come_in_order() -> None:
@@ -26,11 +48,8 @@ def test_results_come_in_order() -> None:
         assert list(pool.map(abs, range(-20, 0), chunksize=3)) == list(range(20, 0, -1))
 
 
-def test_a_worker_that_the_system_ends_is_told_and_not_waited_for() -> None:
-    with (
-        pytest.raises(UserError, match="a worker process ended before its work was done"),
-        worker_pool(2) as pool,
-    ):
+def test_a_worker_that_the_system_kills_is_reported_and_not_waited_for() -> None:
+    with pytest.raises(UserError, match="the system killed a worker"), worker_pool(2) as pool:
         list(pool.map(kill_itself, range(4)))
 
 
@@ -40,14 +59,71 @@ def test_a_mistake_in_a_worker_keeps_its_type_and_brings_its_traceback() -> None
     assert "Traceback" in caught.value.__cause__.tb
 
 
+@pytest.mark.parametrize("job", [fail, os._exit])
+def test_a_worker_that_ends_by_a_mistake_is_not_blamed_on_the_machine(job) -> None:
+    with pytest.raises(BrokenProcessPool), worker_pool(2) as pool:
+        list(pool.map(job, [1, 2]))
+
+
+def wait_for_a_worker(others: list[multiprocessing.Process]) -> multiprocessing.Process:
+    while not (found := [w for w in multiprocessing.active_children() if w not in others]):
+        time.sleep(0.01)
+    return found[0]
+
+
 def test_leaving_the_block_by_an_error_ends_workers_that_are_busy() -> None:
-    before = multiprocessing.active_children()
+    others = multiprocessing.active_children()
     with pytest.raises(KeyboardInterrupt), worker_pool(1) as pool:
-        pool.submit(sleep, 600)
-        while len(multiprocessing.active_children()) == len(before):
-            time.sleep(0.01)
+        pool.submit(time.sleep, 600)
+        worker = wait_for_a_worker(others)
         raise KeyboardInterrupt
-    workers = [child for child in multiprocessing.active_children() if child not in before]
-    for worker in workers:
-        worker.join(60)
-    assert not any(worker.is_alive() for worker in workers)
+    worker.join(60)
+    assert not worker.is_alive()
+
+
+def test_an_error_in_one_pool_leaves_the_workers_of_another() -> None:
+    leave, results = threading.Event(), []
+
+    def other_pool() -> None:
+        with worker_pool(1) as pool:
+            results.append(pool.submit(abs, -1).result())
+            leave.wait(60)
+            results.append(pool.submit(abs, -2).result())
+
+    thread = threading.Thread(target=other_pool)
+    thread.start()
+    while not results:
+        time.sleep(0.01)
+    with pytest.raises(KeyboardInterrupt), worker_pool(1):
+        raise KeyboardInterrupt
+    leave.set()
+    thread.join()
+    assert results == [1, 2]
+
+
+def runs(process: str) -> bool:
+    """Whether it is there, and not only because nobody has asked for its exit status."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    worker = int(parent.stdout.readline())
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    assert str(worker) in children
+    parent.kill()
+    parent.wait()  # not for the end of its output, which its children hold as well
+    parent.stdout.close()
+    deadline = time.monotonic() + 60
+    while any(map(runs, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(runs, children))

@@ -96,7 +96,7 @@ def test_hints_come_one_after_the_other_and_are_remembered(toy_course, lm) -> No
     first = lm("hint", "t1.2")
     assert "hint 1 of 3\n  first nudge\n" in first
     assert "second" not in first
-    assert "The next one: lm hint t1.2" in first
+    assert "Next hint: lm hint t1.2" in first
     assert "hint 2 of 3\n  second idea\n" in lm("hint", "t1", "2")
     last = lm("hint", "t1.2")
     assert "hint 3 of 3\n  third, the code\n" in last

@@ -229,7 +229,7 @@ def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
     assert "E = 1.125, A = 20.5, a = 0.375, B = 30.5, b = 0.625" in scaling
     assert (
         "The main run (N = 5,000, 70,000 tokens) reached 3.250 nats per token; the surface "
-        "predicts 3.750 (+0.500; bootstraps: 3.500 to 4.000)."
+        "predicts 3.750 (bootstraps: 3.500 to 4.000), 0.500 above what was reached."
     ) in scaling
     assert "These runs do not settle a surface" in scaling
     assert scaling.count("E < 0 & the rest") == 1

@@ -91,6 +91,8 @@ def test_every_parameter_starts_as_the_table_says(family):
         weight = parameter.detach()
         if weight.ndim == 2:
             std = expected_std(name, model.config, *weight.shape)
+            row = STARTS[role_of(name, model.config)]  # `Linear` draws by the formula of its row
+            assert row.std(model.config, *weight.shape) == pytest.approx(std), name
             # 0.986: what is left of a normal distribution cut off at three deviations. At least
             # 2,048 entries, so that 6 % are nearly four standard errors.
             assert weight.std().item() == pytest.approx(0.986 * std, rel=0.06), name
