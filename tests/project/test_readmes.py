@@ -59,7 +59,7 @@ def test_links_to_files_lead_somewhere(path: Path) -> None:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
     for path in DOCUMENTS:
         for line in shell_commands(path.read_text(encoding="utf-8")):
             if line.startswith("make "):
