@@ -25,6 +25,19 @@ if __name__ == "__main__":
         time.sleep(600)
 """
 
+MANY = """
+import time
+from lm_core.worker_pool import worker_pool
+if __name__ == "__main__":
+    try:
+        with worker_pool(2) as pool:
+            for number, _ in enumerate(pool.map(time.sleep, [0.001] * 300)):
+                if number == 20:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        print("left")
+"""
+
 
 class TwoArguments(Exception):
     """Cannot be unpickled: its `args` hold one."""
@@ -46,6 +59,26 @@ def fail(number: int) -> None:
 def test_results_come_in_order() -> None:
     with worker_pool(2) as pool:
         assert list(pool.map(abs, range(-20, 0), chunksize=3)) == list(range(20, 0, -1))
+
+
+def test_inputs_are_read_a_few_at_a_time() -> None:
+    read = []
+    with worker_pool(1) as pool:
+        results = pool.map(abs, (read.append(n) or n for n in range(1000)))
+        assert next(results) == 0
+        assert len(read) < 20
+        assert sum(results) == sum(range(1000))
+
+
+def test_an_error_while_much_is_waiting_says_nothing_by_itself(tmp_path: Path) -> None:
+    """Ctrl-C among many jobs: no thread of the pool's prints a traceback of its own."""
+    script = tmp_path / "many.py"
+    script.write_text(MANY)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
 
 
 def test_a_worker_that_the_system_kills_is_reported_and_not_waited_for() -> None:
