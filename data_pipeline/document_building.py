@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,6 @@ EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA, LINES, EXACT, NEAR = (
     "near duplicates",
 )
 PAGE_STEPS = (EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA)
-PAGES_AT_A_TIME = 64  # held in memory while they are worked on; the progress bar moves by as many
 TOO_SLOW = "too slow"
 FAILED = "error"  # with the name of its class behind it
 NAMED_PAGES = 20  # in counts.json, for each step
@@ -152,9 +150,9 @@ def _start_worker(settings: DocumentSettings) -> None:
     _processor = PageProcessor(settings)
 
 
-def _process_in_worker(page: Page | LostPage, source: str) -> PageOutcome:
+def _process_in_worker(page_and_source: tuple[Page | LostPage, str]) -> PageOutcome:
     assert _processor is not None, "the pool was started without _start_worker"
-    return _processor.process(page, source)
+    return _processor.process(*page_and_source)
 
 
 def _pages_with_source(
@@ -181,9 +179,9 @@ def process_pages(
             return
         language_model_path()  # complain here, not from every worker
         with worker_pool(settings.num_processes, _start_worker, (settings,)) as pool:
-            while block := list(islice(pages, PAGES_AT_A_TIME)):
-                yield from pool.map(_process_in_worker, *zip(*block, strict=True), chunksize=4)
-                bar.advance(len(block))
+            for outcome in pool.map(_process_in_worker, pages, chunksize=4):
+                yield outcome
+                bar.advance()
 
 
 def _counts_of_page_steps(

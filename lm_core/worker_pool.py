@@ -11,6 +11,7 @@ Not `multiprocessing.Pool`: it waits for ever for a worker that the system kille
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -38,6 +39,19 @@ class _Context(SpawnContext):
         self.workers.append(SpawnProcess(*arguments, **named))
         return self.workers[-1]
 
+    def exit_codes(self) -> list[int | None]:
+        """Of all workers, once they have ended; None for one that does not.
+
+        Not `join`: the executor's thread joins them as well, and whoever comes second is told for a
+        moment that there is no such process.
+        """
+        deadline = time.monotonic() + SECONDS_TO_END
+        while None in (codes := [worker.exitcode for worker in self.workers]):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        return codes
+
 
 class WorkerPool(ProcessPoolExecutor):
     """An executor whose `map` never cancels: in Python 3.11, a future that is cancelled when its
@@ -49,18 +63,13 @@ class WorkerPool(ProcessPoolExecutor):
         self.num_processes = num_processes
 
     def map(
-        self, function: Callable[..., Any], *inputs: Iterable[Any], chunksize: int = 1
+        self, function: Callable[[Any], Any], inputs: Iterable[Any], *, chunksize: int = 1
     ) -> Iterator[Any]:
         """Results in the order of the inputs, which are read a few chunks ahead, not all at once.
-
-        Args:
-            function: called in a worker with one item of each of `inputs`; importable by name.
-            inputs: of equal lengths.
-            chunksize: how many calls go to a worker at a time.
+        `function` is importable by name; a worker gets `chunksize` inputs at a time.
         """
-        calls = zip(*inputs, strict=True)
-        waiting = deque()
-        for chunk in iter(lambda: list(islice(calls, chunksize)), []):
+        left, waiting = iter(inputs), deque()
+        for chunk in iter(lambda: list(islice(left, chunksize)), []):
             waiting.append(self.submit(_call_each, function, chunk))
             if len(waiting) > CHUNKS_AHEAD * self.num_processes:
                 yield from waiting.popleft().result()
@@ -68,8 +77,8 @@ class WorkerPool(ProcessPoolExecutor):
             yield from waiting.popleft().result()
 
 
-def _call_each(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[Any]:
-    return [function(*arguments) for arguments in calls]
+def _call_each(function: Callable[[Any], Any], chunk: list[Any]) -> list[Any]:
+    return [function(item) for item in chunk]
 
 
 def _end_with_the_parent() -> None:
@@ -106,9 +115,7 @@ def worker_pool(
         yield pool
     except BrokenProcessPool as error:  # which has ended the other workers
         pool.shutdown(wait=False)
-        for worker in context.workers:
-            worker.join(SECONDS_TO_END)
-        if -signal.SIGKILL in [worker.exitcode for worker in context.workers]:
+        if -signal.SIGKILL in context.exit_codes():
             raise UserError(
                 "the system killed a worker process, most often for want of memory: run the same "
                 "command again with fewer processes (num_processes = 1 needs least)"

@@ -40,11 +40,15 @@ def doubts_about(surface: LossSurface, runs: list[FinishedRun]) -> list[str]:
         )
     found += [doubt for quantity in AXES for doubt in _about_axis(surface, runs, quantity, miss)]
     found += rising_losses(runs) + _one_line_of_runs(runs)
-    if miss > LARGEST_MISS and not any("one run in ten" in doubt for doubt in found):
-        found.append(f"one run in ten lies {miss:.1%} or more off the surface")
+    if miss > LARGEST_MISS and not any(_miss(miss) in doubt for doubt in found):
+        found.append(_miss(miss))
     for name in ("alpha", "beta"):
         found += _about_exponent(surface, name)
     return found + _about_E(surface, min(run.loss for run in runs))
+
+
+def _miss(miss: float) -> str:
+    return f"one run in ten lies {miss:.1%} or more off the surface"
 
 
 def largest_miss(surface: LossSurface, runs: list[FinishedRun]) -> float:
@@ -137,7 +141,7 @@ def _about_axis(
         return []
     return [
         f"the loss hardly falls with {name}: by {fall:.1%} from the smallest to the largest, while "
-        f"one run in ten lies {miss:.1%} or more off the surface"
+        + _miss(miss)
     ]
 
 

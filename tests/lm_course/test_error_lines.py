@@ -66,7 +66,7 @@ def explained(call, *arguments) -> Explanation:
 
 def in_a_worker(call, *arguments) -> Explanation:
     with worker_pool(1) as pool:
-        return explained(lambda: list(pool.map(call, *zip(arguments))))
+        return explained(lambda: list(pool.map(call, arguments)))
 
 
 def refuse(value: object) -> None:
