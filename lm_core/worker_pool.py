@@ -40,15 +40,11 @@ class _Context(SpawnContext):
         return self.workers[-1]
 
     def exit_codes(self) -> list[int | None]:
-        """Of all workers, once they have ended; None for one that does not.
-
-        Not `join`: the executor's thread joins them as well, and whoever comes second is told for a
-        moment that there is no such process.
+        """Of all workers, once they have ended; None for one that does not. Not by `join`: the
+        executor's thread joins too, and the second is told for a moment that nothing is there.
         """
         deadline = time.monotonic() + SECONDS_TO_END
-        while None in (codes := [worker.exitcode for worker in self.workers]):
-            if time.monotonic() > deadline:
-                break
+        while None in (codes := [w.exitcode for w in self.workers]) and time.monotonic() < deadline:
             time.sleep(0.01)
         return codes
 
@@ -57,10 +53,6 @@ class WorkerPool(ProcessPoolExecutor):
     """An executor whose `map` never cancels: in Python 3.11, a future that is cancelled when its
     worker dies ends the executor's thread with a traceback on the terminal.
     """
-
-    def __init__(self, num_processes: int, *arguments: Any) -> None:
-        super().__init__(num_processes, *arguments)
-        self.num_processes = num_processes
 
     def map(
         self, function: Callable[[Any], Any], inputs: Iterable[Any], *, chunksize: int = 1
@@ -71,7 +63,7 @@ class WorkerPool(ProcessPoolExecutor):
         left, waiting = iter(inputs), deque()
         for chunk in iter(lambda: list(islice(left, chunksize)), []):
             waiting.append(self.submit(_call_each, function, chunk))
-            if len(waiting) > CHUNKS_AHEAD * self.num_processes:
+            if len(waiting) > CHUNKS_AHEAD * self._max_workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
