@@ -283,3 +283,11 @@ def test_the_version_is_that_of_the_package(capsys, monkeypatch: pytest.MonkeyPa
     assert error_lines.version() in (built["project"]["version"], "unknown")
     monkeypatch.setattr(error_lines, "DISTRIBUTION", "no-such-distribution")
     assert error_lines.version() == "unknown"
+
+
+@pytest.mark.parametrize("command", ["generate", "scaling fit", "tokenizer"])
+def test_a_usage_error_names_the_help_of_its_command(command: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command.split(), "--no-such-option"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"(see `lm {command} --help`)\n")

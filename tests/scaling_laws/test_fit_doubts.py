@@ -50,6 +50,7 @@ def test_the_nine_small_runs() -> None:
         "between 400,832 and 1,262,720 parameters (1 of 6 such pairs rise)"
     ) in text
     assert "the loss hardly falls with size" in text
+    assert text.count("one run in ten") == 1, "said once"
     assert "alpha came to 2, outside the range of published laws" in text
     assert "E fell to" in text
     assert "always fall with tokens" not in text
