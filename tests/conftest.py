@@ -1,5 +1,5 @@
-"""Modules that lie beside the tests or in benchmarks/, for tests of several packages; and which
-tests `make test` keeps in one process.
+"""Modules that lie beside the tests or in benchmarks/, for tests of several packages; how tests are
+named, and which of them `make test` keeps in one process.
 """
 
 import importlib.util
@@ -24,6 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("shrunk_run"))
         elif item.path.name not in SPREAD:
             item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A long value goes by the name of its argument.
+
+    pytest -n asks every process for the same names, and bytes that gzip packs differ by the second.
+    """
+    return argname if isinstance(val, str | bytes) and len(val) > 40 else None
 
 
 def load(path: Path) -> ModuleType:

@@ -66,3 +66,9 @@ def test_when_pip_fails_it_ends_in_words_and_nothing_counts_as_installed(tmp_pat
     assert "make: pip could not install the packages: its last lines above say why" in done.stderr
     assert "The whole path" not in done.stdout
     assert not (tmp_path / "venv" / "installed").exists()
+
+
+def test_every_process_finds_the_same_tests(request):
+    """pytest -n stops where two processes name a test differently."""
+    named = [item.name for item in request.session.items]
+    assert [name for name in named if "\\x1f\\x8b" in name or len(name) > 250] == []
