@@ -5,6 +5,9 @@ thread: between two steps of Python, or inside a regular expression, which looks
 it searches. On Windows a second thread asks for the signal of Ctrl-C instead, which reaches the
 steps of Python only; a real Ctrl-C goes to the handler that was there before.
 
+The block should be one call. Python 3.13 gives a loop's jump back no entry in the table of `with`
+and `except`: a signal that arrives right there leaves the block past both.
+
 Left out: a single call into C code that never looks for signals. Everything that is called on a
 page takes time in proportion to its length (a test doubles it), and `max_page_bytes` bounds that.
 """

@@ -37,12 +37,16 @@ def test_a_block_in_time_is_left_alone(limit):
 @pytest.mark.parametrize("limit", [time_limit, *WAYS])
 def test_a_loop_is_ended_although_it_catches_exceptions(limit):
     before = handlers()
-    started = time.monotonic()
     with pytest.raises(PageTooSlow), limit(0.05):
-        while time.monotonic() < started + HUNG:
-            with contextlib.suppress(Exception):
-                sum(range(1000))
+        loop_that_catches()  # not here: in 3.13 a loop's jump back lies outside its `with`
     assert handlers() == before
+
+
+def loop_that_catches() -> None:
+    started = time.monotonic()
+    while time.monotonic() < started + HUNG:
+        with contextlib.suppress(Exception):
+            sum(range(1000))
 
 
 @pytest.mark.skipif(not HAS_ALARM, reason="without an alarm a regular expression runs to its end")

@@ -58,6 +58,9 @@ def learners_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sys.modules.pop("learners", None)
 
 
+WITHOUT_A_FILE = eval(compile("lambda: 0", "no file has this name", "eval"))
+
+
 def explained(call, *arguments) -> Explanation:
     with pytest.raises(Exception) as caught:
         call(*arguments)
@@ -99,7 +102,7 @@ def test_what_the_user_gave_is_printed_bare() -> None:
         (lambda: b"\xff".decode(), "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in"),
         (lambda: 1.0 / 0, "ZeroDivisionError: float division by zero"),
         (lambda: os.fstat(-1), "OSError: [Errno 9] Bad file descriptor"),
-        (lambda: inspect.getsource(eval("lambda: 0")), "OSError: could not get source code"),
+        (lambda: inspect.getsource(WITHOUT_A_FILE), "OSError: could not get source code"),
     ],
 )
 def test_any_other_error_is_internal(call, message: str) -> None:
