@@ -37,7 +37,7 @@ demo: $(INSTALLED)
 	@echo "The whole path, from raw pages to a model that answers: 12 steps, some minutes. Ctrl-C stops it; make demo continues."
 	@$(VENV)/bin/lm run recipes/demo_cpu.toml
 
-PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
 test: $(INSTALLED)
 	@echo "The tests, in several processes. Some take minutes and are left out: make test-all"

@@ -11,19 +11,32 @@ import pytest
 
 TESTS = Path(__file__).parent
 SPREAD = ("test_assignments.py", "test_unusual_inputs.py")  # few tests, minutes in all
+LONG = ("end_to_end", "assignments")  # begun first, so that no process waits for them at the end
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `pytest -n 2 --dist loadgroup`: what they share is set up once.
+    """Long tests first; else the order stays."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
-    A file's tests stay together, and so do all that look at the shrunk run.
-    """
-    for item in items:
-        if "shrunk_run" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("shrunk_run"))
-        elif item.path.name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """For `pytest -n 2`: what tests share is set up once, because they run in one process."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return process_group(nodeid)
+
+    return Scheduling(config, log)
+
+
+def process_group(nodeid: str) -> str:
+    """The tests of a file stay together, those that look at the shrunk run of all files do."""
+    path = Path(nodeid.split("::")[0])
+    if path.name in SPREAD:
+        return nodeid
+    return path.parent.as_posix() if path.parent.name == "end_to_end" else path.as_posix()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

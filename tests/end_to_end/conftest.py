@@ -103,6 +103,8 @@ class ShrunkRun:
 @pytest.fixture(scope="session")
 def shrunk_run(tmp_path_factory: pytest.TempPathFactory) -> ShrunkRun:
     root = tmp_path_factory.mktemp("end_to_end")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a second process would make it again
+        (tmp_path_factory.getbasetemp().parent / "shrunk_run").touch(exist_ok=False)
     overrides = [f"--set={key}={value}" for key, value in SHRUNK.items()]
     run = ShrunkRun(root / "runs" / "demo", overrides)
     done = run.lm_recipe("run")
