@@ -2,8 +2,8 @@
 written by hand.
 
 The lesson passes over [tokens, vocab] in float32 about eight times, and each pass over 64 MB asks
-the system for fresh memory. Here a piece of 256 rows stays in the processor's cache, and only the
-logits and their gradient, in the logits' own type, are ever whole. Measured on 2 cores of an AMD
+the system for fresh memory. Here a piece of 256 rows stays in the processor's cache, all pieces use
+the same memory, and only the logits and their gradient, in the logits' own type, are ever whole. Measured on 2 cores of an AMD
 EPYC, 4,096 tokens of a vocabulary of 4,096, forward and backward: 18 against 95 ms in bfloat16, 18
 against 90 ms in float32; torch's own cross_entropy on float32 logits takes 44 to 52.
 
@@ -27,7 +27,13 @@ class _TokenLosses(torch.autograd.Function):
         logits: Float[Tensor, "tokens vocab"],
         targets: Int[Tensor, " tokens"],
     ) -> Float[Tensor, " tokens"]:
-        log_sums = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(ROWS)])
+        log_sums = logits.new_empty(len(logits), dtype=torch.float32)
+        memory = _memory_of_a_piece(logits)
+        for rows in _pieces(logits):
+            largest = logits[rows].amax(-1, keepdim=True).float()
+            piece = memory[: len(largest)]
+            torch.sub(logits[rows], largest, out=piece).exp_()
+            log_sums[rows] = piece.sum(-1).log_() + largest[:, 0]
         ctx.save_for_backward(logits, targets, log_sums)
         return log_sums - logits.gather(-1, targets[:, None])[:, 0].float()
 
@@ -37,10 +43,8 @@ class _TokenLosses(torch.autograd.Function):
     ) -> tuple[Float[Tensor, "tokens vocab"], None]:
         logits, targets, log_sums = ctx.saved_tensors
         grad_logits = torch.empty_like(logits)
-        in_place = logits.dtype == torch.float32
-        memory = None if in_place else logits.new_empty(ROWS, logits.shape[1], dtype=torch.float32)
-        for start in range(0, len(logits), ROWS):
-            rows = slice(start, start + ROWS)
+        memory = None if logits.dtype == torch.float32 else _memory_of_a_piece(logits)
+        for rows in _pieces(logits):
             target = targets[rows, None]
             piece = grad_logits[rows] if memory is None else memory[: len(target)]
             torch.sub(logits[rows], log_sums[rows, None], out=piece).exp_()  # the probabilities
@@ -49,6 +53,16 @@ class _TokenLosses(torch.autograd.Function):
             if memory is not None:
                 grad_logits[rows] = piece
         return grad_logits, None
+
+
+def _pieces(logits: Float[Tensor, "tokens vocab"]) -> list[slice]:
+    return [slice(start, start + ROWS) for start in range(0, len(logits), ROWS)]
+
+
+def _memory_of_a_piece(logits: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "rows vocab"]:
+    """One for all pieces: fresh memory takes longer than the arithmetic that fills it."""
+    rows = min(ROWS, len(logits))
+    return logits.new_empty(rows, logits.shape[1], dtype=torch.float32)
 
 
 def fused_token_losses(
