@@ -9,7 +9,7 @@ is LlamaForCausalLM with its own loss, clip_grad_norm_ and torch's fused AdamW, 
 SDPA in both. bf16 is autocast over float32 weights. `compiled` wraps each model in
 torch.compile; what that takes is outside the clock and reported apart.
 
-Both models live in one process and take turns: A B A B ..., medians of wall seconds, two threads
+Both models live in one process and take turns: A B B A ..., medians of wall seconds, two threads
 each. Every cell is checked: from equal weights, both give the same loss. The results go to
 model_step_results.json beside this file, and as a table to the terminal.
 """
@@ -145,9 +145,9 @@ def cell(name: str, length: int, dtype: str, compiled: bool, repeats: int) -> di
     losses = [loss for _, loss in first.values()]
     assert abs(losses[0] - losses[1]) < 2e-2, f"not the same model: first losses {losses}"
     seconds: dict[str, list[float]] = {who: [] for who in steps}
-    for _ in range(repeats):
-        for who, step in steps.items():
-            seconds[who].append(timed(step)[0])
+    for turn in range(repeats):
+        for who in sorted(steps, reverse=turn % 2 == 1):  # neither always runs in the other's wake
+            seconds[who].append(timed(steps[who])[0])
     medians = {who: statistics.median(values) for who, values in seconds.items()}
     row = {
         "model": name,
@@ -158,6 +158,7 @@ def cell(name: str, length: int, dtype: str, compiled: bool, repeats: int) -> di
         "ours_ms": round(1e3 * medians["ours"], 1),
         "transformers_ms": round(1e3 * medians["transformers"], 1),
         "ratio": round(medians["transformers"] / medians["ours"], 2),
+        "repeats": repeats,
         "first_step_seconds": {who: round(time_, 1) for who, (time_, _) in first.items()},
     }
     print(json.dumps(row), flush=True)

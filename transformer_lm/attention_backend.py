@@ -4,8 +4,9 @@ That a package imports does not mean that its kernels run: the driver may be too
 small, the number type unknown to it. So the Triton kernels are tried on one tiny problem whose
 answer is known, once for each device and type, and where they fail, sdpa takes their place and one
 line on stderr says why. What this leaves out: measuring which backend is the fastest. "auto" knows
-one measured case, short sequences in bfloat16 on a CPU, and takes sdpa for everything else; on a
-GPU that stays so until benchmarks/attention.py has shown that `triton` is faster there.
+one measured case, short sequences on a CPU that multiplies in bfloat16, and takes sdpa for
+everything else; on a GPU that stays so until benchmarks/attention.py has shown that `triton` is
+faster there.
 """
 
 import functools
@@ -24,6 +25,17 @@ AttentionBackend = Literal["auto", "eager", "matmul", "tiled", "sdpa", "triton"]
 LONGEST_MATMUL = 512
 
 
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it; else PyTorch emulates them, and `matmul`
+    takes three times as long as `sdpa` (56 against 180 ms at 256 positions, 2 cores).
+    """
+    has_library = torch.backends.mkldnn.is_available()
+    return has_library and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+HAS_BFLOAT16_PRODUCTS = cpu_multiplies_bfloat16()  # asked once: torch.compile cannot trace it
+
+
 def choose_backend(
     wanted: AttentionBackend,
     q: Float[Tensor, "batch heads queries head_dim"],
@@ -33,7 +45,7 @@ def choose_backend(
     if wanted == "auto":
         short = q.shape[-2] == k.shape[-2] <= LONGEST_MATMUL
         on_cpu_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
-        return "matmul" if short and on_cpu_in_bfloat16 else "sdpa"
+        return "matmul" if short and on_cpu_in_bfloat16 and HAS_BFLOAT16_PRODUCTS else "sdpa"
     if wanted == "triton":
         return triton_or_sdpa(str(q.device), q.dtype)
     return wanted

@@ -2,8 +2,10 @@
 alone.
 """
 
+import platform
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,11 @@ from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
 
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+
+
+CPU_INFO = Path("/proc/cpuinfo")
+X86 = platform.machine() == "x86_64" and CPU_INFO.is_file()
+CPU_FLAGS = set(CPU_INFO.read_text(encoding="utf-8").split()) if X86 else set()
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +41,22 @@ def tensors(queries, keys, dtype=torch.float32):
     return torch.zeros(1, 4, queries, 16, dtype=dtype), torch.zeros(1, 2, keys, 16, dtype=dtype)
 
 
-def test_auto_on_a_cpu():
+def test_auto_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(attention_backend, "HAS_BFLOAT16_PRODUCTS", True)
     assert choose_backend("auto", *tensors(512, 512, torch.bfloat16)) == "matmul"
     assert choose_backend("auto", *tensors(513, 513, torch.bfloat16)) == "sdpa"
     assert choose_backend("auto", *tensors(1, 9, torch.bfloat16)) == "sdpa"
     assert choose_backend("auto", *tensors(9, 9)) == "sdpa"
+    monkeypatch.setattr(attention_backend, "HAS_BFLOAT16_PRODUCTS", False)
+    assert choose_backend("auto", *tensors(512, 512, torch.bfloat16)) == "sdpa"
+
+
+def test_the_processor_is_asked():
+    if not CPU_FLAGS:
+        pytest.skip("this system does not list the processor's instructions in /proc/cpuinfo")
+    found = attention_backend.cpu_multiplies_bfloat16()
+    assert found or "avx512_bf16" not in CPU_FLAGS
+    assert not found or CPU_FLAGS & {"avx512bw", "avx_ne_convert", "amx_bf16"}
 
 
 @pytest.mark.parametrize("backend", ["eager", "matmul", "tiled", "sdpa"])
