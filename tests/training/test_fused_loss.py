@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from training.fused_loss import ROWS, fused_token_losses
 from training.loss import token_losses
@@ -46,3 +48,33 @@ def test_bfloat16_gradients_are_float32_ones_rounded_once():
     torch.nn.functional.cross_entropy(wide, targets).backward()
     assert narrow.grad.dtype == torch.bfloat16
     torch.testing.assert_close(narrow.grad.double(), wide.grad, atol=1e-7, rtol=0.00391)  # 2^-8
+
+
+class LargeMemory(TorchDispatchMode):
+    """Counts the tensors of at least `elements` that come to be in memory of their own."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.elements, self.count = elements, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        given = [x for x in tree_leaves((arguments, options)) if isinstance(x, torch.Tensor)]
+        places = {x.untyped_storage().data_ptr() for x in given}
+        for x in tree_leaves(result):
+            is_new = x.untyped_storage().data_ptr() not in places
+            self.count += is_new and x.numel() >= self.elements
+        return result
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, 2), (torch.bfloat16, 3)])
+def test_all_pieces_use_the_same_memory(dtype, expected):
+    """One piece forward, one backward where the logits are narrow, and the gradient.
+
+    What a single call of PyTorch asks for inside, as logsumexp does, is not seen.
+    """
+    logits = torch.randn(4 * ROWS, 50).to(dtype).requires_grad_()
+    targets = torch.zeros(4 * ROWS, dtype=torch.int64)
+    with LargeMemory(ROWS * 50) as memory:
+        fused_token_losses(logits, targets).sum().backward()
+    assert memory.count == expected
