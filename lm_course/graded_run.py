@@ -181,8 +181,6 @@ class GradedRun:
 
         def check() -> None:
             self.in_child = True
-            if task.module:
-                self._require(assignment, task.module)
             pyfuncitem.obj(**arguments)
 
         def explain(error: BaseException) -> Outcome:
@@ -192,12 +190,13 @@ class GradedRun:
             graded = {name for each in assignment.tasks for name in each.functions}
             return without_return(outcome, function_without_return(check, code, graded))
 
-        outcome = run_check(
-            check,
-            explain,
-            limits.shorter() if task.id in self.endless_tasks else limits,
-            code,
-        )
+        limits = limits.shorter() if task.id in self.endless_tasks else limits
+        try:
+            if task.module:
+                self._require(assignment, task.module)
+            outcome = run_check(check, explain, limits, code)
+        except NotSubmitted as error:  # nothing to run: no process is started
+            outcome = explain(error)
         self.in_child = False
         if outcome.timed_out:
             self.endless_tasks.add(task.id)
