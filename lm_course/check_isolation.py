@@ -82,8 +82,8 @@ def run_check(
     if child == 0:
         os.close(reading)
         _run_in_child(check, outcome_of, limits, writing)
-    os.close(writing)
     try:
+        os.close(writing)
         return _watch(child, reading, limits, code)
     finally:  # also on Ctrl-C
         _end(child)

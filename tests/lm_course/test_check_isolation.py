@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -264,17 +265,31 @@ def test_only_the_warning_of_fork_is_silenced(monkeypatch: pytest.MonkeyPatch) -
         check_isolation._fork()
 
 
-def test_ctrl_c_ends_the_child(bench: Bench, tmp_path: Path) -> None:
-    parent = os.getpid()
+def test_ctrl_c_ends_the_child(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, watch = tmp_path / "pid", check_isolation._watch
 
     def tell_and_wait() -> None:
-        (tmp_path / "pid").write_text(str(os.getpid()))
-        os.kill(parent, signal.SIGINT)
+        (tmp_path / "new").write_text(str(os.getpid()))
+        (tmp_path / "new").rename(told)
         time.sleep(60)
 
+    def interrupt() -> None:
+        while not told.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def watch_and_interrupt(*arguments: Any) -> Outcome:
+        # Only now: what is raised while os.fork runs the functions of os.register_at_fork, as those
+        # of logging, is printed and forgotten.
+        threading.Thread(target=interrupt).start()
+        return watch(*arguments)
+
+    monkeypatch.setattr(check_isolation, "_watch", watch_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run(tell_and_wait, seconds=50)
-    assert not _is_running(int((tmp_path / "pid").read_text()))
+    assert not _is_running(int(told.read_text()))
 
 
 def test_without_fork_a_check_runs_here(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
