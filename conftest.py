@@ -2,7 +2,7 @@
 
 import signal
 
-pytest_plugins = ["lm_course.grading"]
+pytest_plugins = ["lm_course.grading.pytest_plugin"]
 
 
 def pytest_configure() -> None:

@@ -27,8 +27,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alignment.padded_batches import by_length
-from alignment.preference_pairs import EncodedPair, PairBatches, encode_file, pad_pairs
+from alignment.instruction_data.padded_batches import by_length
+from alignment.instruction_data.preference_pairs import (
+    EncodedPair,
+    PairBatches,
+    encode_file,
+    pad_pairs,
+)
 from alignment.supervised_finetuning import check_max_tokens, training_figures
 from alignment.token_log_probs import (
     fused_token_log_probs,
@@ -37,15 +42,15 @@ from alignment.token_log_probs import (
 )
 from lm_core.artifact_paths import file_sha256
 from lm_core.device import pick_device
-from lm_core.metric_log import MetricLog
+from lm_core.formats.metric_log import MetricLog
 from lm_core.settings import Settings
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import Batch
-from training.run_checkpoints import run_fingerprint
+from training.runs.run_checkpoints import run_fingerprint
 from training.training_loop import TrainingRun, TrainingSettings, train
 from transformer_lm.language_model import TransformerLM
-from transformer_lm.pretrained import load_model
 from transformer_lm.token_id_check import check_token_ids
+from transformer_lm.weights.pretrained import load_model
 
 SCORING_BATCH = 16  # pairs at once where nothing is trained
 

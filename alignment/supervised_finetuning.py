@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alignment.instruction_files import encode_rows, read_conversations
-from alignment.padded_batches import (
+from alignment.instruction_data.instruction_files import encode_rows, read_conversations
+from alignment.instruction_data.padded_batches import (
     LengthGroupedOrder,
     MaskedText,
     by_length,
@@ -27,16 +27,16 @@ from alignment.padded_batches import (
 from alignment.token_log_probs import fused_token_log_probs, mean_over_tokens
 from lm_core.artifact_paths import file_sha256
 from lm_core.device import pick_device
-from lm_core.metric_log import MetricLog
+from lm_core.formats.metric_log import MetricLog
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import Batch
-from training.run_checkpoints import run_fingerprint
+from training.runs.run_checkpoints import run_fingerprint
 from training.training_loop import TrainingRun, TrainingSettings, TrainingSummary, train
 from transformer_lm.language_model import TransformerLM
-from transformer_lm.pretrained import load_model
 from transformer_lm.token_id_check import check_token_ids
+from transformer_lm.weights.pretrained import load_model
 
 VALIDATION_BATCH = 32
 

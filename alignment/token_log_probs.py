@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lm_core.user_error import UserError
-from training.fused_loss import fused_token_losses
+from training.engine.fused_loss import fused_token_losses
 
 
 def token_log_probs(
@@ -32,7 +32,7 @@ def token_log_probs(
 def fused_token_log_probs(
     logits: Float[Tensor, "batch seq vocab"], token_ids: Int[Tensor, "batch seq"]
 ) -> Float[Tensor, "batch seq-1"]:
-    """What `token_log_probs` gives, without a float32 copy of the logits (training/fused_loss.py).
+    """What `token_log_probs` gives, without a float32 copy of the logits.
 
     The last column has no target: it is given the first token's, and cut off again, because cutting
     the logits instead would copy them.

@@ -124,7 +124,7 @@ def measure_cpu(rounds: int) -> dict[str, Any]:
 def gpu_contestants() -> dict[str, Attention]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    from transformer_lm.flash_attention import flash_attention
+    from transformer_lm.kernels.flash_attention import flash_attention
 
     def with_backend(backend: SDPBackend) -> Attention:
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ from lm_core.special_tokens import END_OF_TEXT
 from tokenizer_bpe.merge_training import train_bpe_from_counts
 from tokenizer_bpe.pretokenization import count_words, gpt4_pattern
 from tokenizer_bpe.tokenizer import Tokenizer
-from training.fused_loss import fused_token_losses
+from training.engine.fused_loss import fused_token_losses
 from training.loss import bits_per_byte
 from training.optimizers import AdamW, clip_gradients
 from training.schedules import learning_rate_at

@@ -30,13 +30,13 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.fused_loss import fused_token_losses
-from training.fused_optimizer import FusedAdamW
+from training.engine.fused_loss import fused_token_losses
+from training.engine.fused_optimizer import FusedAdamW
 from training.optimizers import clip_gradients
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import count_parameters, flops_per_token
-from transformer_lm.pretrained import from_hugging_face
+from transformer_lm.weights.pretrained import from_hugging_face
 
 HERE = Path(__file__).resolve().parent
 VOCAB = 8192

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from lm_core.checkpoint_files import write_checkpoint
+from lm_core.formats.checkpoint_files import write_checkpoint
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig, RopeScaling
-from transformer_lm.pretrained import hugging_face_family, to_hugging_face
-from transformer_lm.weight_layout import to_their_layout
+from transformer_lm.weights.pretrained import hugging_face_family, to_hugging_face
+from transformer_lm.weights.weight_layout import to_their_layout
 
 SMALL: dict[str, Any] = {
     "vocab_size": 131,

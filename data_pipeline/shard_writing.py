@@ -17,11 +17,11 @@ from typing import Protocol
 import numpy as np
 from pydantic import Field
 
-from lm_core.documents import Document, read_counts, read_documents
+from lm_core.formats.documents import Document, read_counts, read_documents
+from lm_core.formats.token_shards import ShardWriter
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
 from lm_core.special_tokens import END_OF_TEXT
-from lm_core.token_shards import ShardWriter
 from lm_core.user_error import UserError
 
 TRAIN, VALIDATION = "train", "validation"

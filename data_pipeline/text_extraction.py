@@ -20,8 +20,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from data_pipeline.html_tokens import EndTag, StartTag, tokens
-from data_pipeline.page_encoding import decode_page
+from data_pipeline.html.html_tokens import EndTag, StartTag, tokens
+from data_pipeline.html.page_encoding import decode_page
 
 # fmt: off
 ALWAYS_DROPPED_TAGS = frozenset({

@@ -11,14 +11,14 @@ import pydantic
 import torch
 
 from lm_core.artifact_paths import file_sha256
-from lm_core.checkpoint_files import WEIGHTS, checkpoint_step, list_checkpoints
 from lm_core.device import pick_device
+from lm_core.formats.checkpoint_files import WEIGHTS, checkpoint_step, list_checkpoints
+from lm_core.formats.token_shards import TokenShards
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
-from lm_core.token_shards import TokenShards
 from lm_core.user_error import UserError
-from training.validation import ValidationResult, evaluate_bits_per_byte
-from transformer_lm.pretrained import load_model
+from training.runs.validation import ValidationResult, evaluate_bits_per_byte
+from transformer_lm.weights.pretrained import load_model
 
 
 class EvaluationSettings(Settings):

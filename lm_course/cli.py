@@ -19,7 +19,12 @@ import typer
 
 from lm_core.artifact_paths import RunPaths
 from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
-from lm_course import ablation_commands, learner_commands, model_commands, tokenizer_commands
+from lm_course.commands import (
+    ablation_commands,
+    learner_commands,
+    model_commands,
+    tokenizer_commands,
+)
 from lm_course.error_lines import (
     TRACEBACK_VARIABLE,
     explain,
@@ -29,7 +34,7 @@ from lm_course.error_lines import (
 )
 from lm_course.interrupts import Interrupts
 from lm_course.locations import WORKSPACE, in_home, recipe_file
-from lm_course.step_failures import StepsFailed
+from lm_course.pipeline.step_failures import StepsFailed
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 DEMO = Path("recipes/demo_cpu.toml")
@@ -134,10 +139,10 @@ def run_named_steps(
     """Run some steps of a recipe, or all of them when `names` is None."""
     use_implementation(implementation)
     from lm_core.settings import load_settings
-    from lm_course.recipe import Recipe
-    from lm_course.recipe_runner import run_recipe
-    from lm_course.steps import STEPS, steps_named, steps_to_run
-    from lm_course.wandb_mirror import wandb_mirror
+    from lm_course.pipeline.recipe import Recipe
+    from lm_course.pipeline.recipe_runner import run_recipe
+    from lm_course.pipeline.steps import STEPS, steps_named, steps_to_run
+    from lm_course.pipeline.wandb_mirror import wandb_mirror
 
     Interrupts.raise_if_seen()
     recipe = load_settings(Recipe, recipe_file(recipe_path), overrides)
@@ -210,8 +215,8 @@ def list_steps(recipe: RecipePath = DEMO) -> None:
     from rich.table import Table
 
     from lm_core.settings import load_settings
-    from lm_course.recipe import Recipe
-    from lm_course.steps import STEPS
+    from lm_course.pipeline.recipe import Recipe
+    from lm_course.pipeline.steps import STEPS
 
     settings = load_settings(Recipe, recipe_file(recipe))
     table = Table("step", "command", "writes", box=None, pad_edge=False)
@@ -258,8 +263,8 @@ def chat(
 ) -> None:
     """Talk with the aligned model in the terminal."""
     use_implementation(implementation)
+    from inference.engine.terminal_chat import chat_session
     from inference.sampling import SamplingSettings
-    from inference.terminal_chat import chat_session
 
     sampling = SamplingSettings(temperature=temperature, top_p=top_p, seed=seed)
     engine = model_commands.engine_for(checkpoint, model)
@@ -278,7 +283,7 @@ def scaling_fit(
 ) -> None:
     """Fit L(N, D) = E + A/N^a + B/D^b to a table of runs and split a budget."""
     use_implementation(implementation)
-    from lm_course.scaling_table import print_fit
+    from lm_course.commands.scaling_table import print_fit
 
     print_fit(runs, budget)
 

@@ -27,9 +27,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from lm_core.user_error import UserError
-from scaling_laws.fit_doubts import doubts_about
 from scaling_laws.loss_surface import LossSurface
-from scaling_laws.runs_csv import FEWEST_RUNS, FinishedRun, is_usable, usable_range
+from scaling_laws.small_runs.fit_doubts import doubts_about
+from scaling_laws.small_runs.runs_csv import FEWEST_RUNS, FinishedRun, is_usable, usable_range
 
 HUBER_DELTA = 1e-3
 LARGEST_EXPONENT = 2.0  # published ones lie between 0.05 and 1

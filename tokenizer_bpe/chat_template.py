@@ -10,14 +10,11 @@ Source: OpenAI 2023, "Chat Markup Language"; the mask as in Ouyang et al. 2022, 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from lm_core.special_tokens import MESSAGE_END, MESSAGE_START
 from lm_core.user_error import UserError
-from tokenizer_bpe.added_tokens import encode_as_text
-
-if TYPE_CHECKING:
-    from tokenizer_bpe.tokenizer import Tokenizer
+from tokenizer_bpe.templates.added_tokens import encode_as_text
+from tokenizer_bpe.tokenizer_protocol import AnyTokenizer
 
 ROLES = ("system", "user", "assistant")
 
@@ -31,7 +28,7 @@ CHAT_TEMPLATE = (
 
 
 def encode_chat(
-    tokenizer: "Tokenizer",
+    tokenizer: AnyTokenizer,
     messages: Sequence[Mapping[str, str]],
     add_generation_prompt: bool = False,
 ) -> tuple[list[int], list[bool]]:

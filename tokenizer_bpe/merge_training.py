@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
-from tokenizer_bpe.input_checks import check_special_tokens, check_vocab_size
+from tokenizer_bpe.inputs.input_checks import check_special_tokens, check_vocab_size
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, PATTERNS, count_words, gpt4_pattern
 
 LONG_WORD = 500  # tokens

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from tokenizer_bpe.input_checks import check_special_tokens, check_vocab_size
+from tokenizer_bpe.inputs.input_checks import check_special_tokens, check_vocab_size
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, count_words
 
 Word = tuple[bytes, ...]  # the tokens of one word, in order

@@ -21,8 +21,8 @@ from typing import BinaryIO
 import regex
 
 from lm_core.worker_pool import worker_pool
-from tokenizer_bpe.input_checks import check_special_tokens
-from tokenizer_bpe.text_files import check_text_file, decode_text, safe_separator
+from tokenizer_bpe.inputs.input_checks import check_special_tokens
+from tokenizer_bpe.inputs.text_files import check_text_file, decode_text, safe_separator
 
 GPT2_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # openai/gpt-2

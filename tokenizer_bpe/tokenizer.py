@@ -28,8 +28,7 @@ import numpy as np
 
 from lm_core.user_error import UserError
 from tokenizer_bpe import tokenizer_file
-from tokenizer_bpe.added_tokens import control_tokens
-from tokenizer_bpe.input_checks import check_merges, utf8_bytes
+from tokenizer_bpe.inputs.input_checks import check_merges, utf8_bytes
 from tokenizer_bpe.pretokenization import (
     GPT2_PATTERN,
     SPACE_RUNS,
@@ -38,6 +37,7 @@ from tokenizer_bpe.pretokenization import (
     special_token_pattern,
     text_blocks,
 )
+from tokenizer_bpe.templates.added_tokens import control_tokens
 
 LONG_WORD = 400  # tokens; from here on the heap is the faster way
 BLOCK_CHARACTERS = 1 << 12  # 2.2 s for 60 MB of novels; 2.4 with 1 << 14, 2.9 with 1 << 18

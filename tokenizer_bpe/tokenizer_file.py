@@ -18,24 +18,22 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lm_core.artifact_paths import atomic_file
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END, MESSAGE_START
 from lm_core.user_error import UserError
-from tokenizer_bpe.added_tokens import TextToken
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
-from tokenizer_bpe.damaged_files import a_list, added_tokens, check_special_ids, token_ids
-from tokenizer_bpe.declared_tokens import with_declared_tokens
-from tokenizer_bpe.foreign_parts import added_token_ids, adds_no_ids, pattern_of, refuse
-from tokenizer_bpe.input_checks import check_merges, check_order_of_merges
-from tokenizer_bpe.missing_bytes import with_every_byte
-from tokenizer_bpe.pattern_dialects import pattern_to_write
+from tokenizer_bpe.formats.damaged_files import a_list, added_tokens, check_special_ids, token_ids
+from tokenizer_bpe.formats.declared_tokens import with_declared_tokens
+from tokenizer_bpe.formats.foreign_parts import added_token_ids, adds_no_ids, pattern_of, refuse
+from tokenizer_bpe.formats.missing_bytes import with_every_byte
+from tokenizer_bpe.formats.pattern_dialects import pattern_to_write
+from tokenizer_bpe.formats.unicode_tables import KEY, say_where_tables_differ, unicode_tables
+from tokenizer_bpe.inputs.input_checks import check_merges, check_order_of_merges
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
-from tokenizer_bpe.unicode_tables import KEY, say_where_tables_differ, unicode_tables
-
-if TYPE_CHECKING:
-    from tokenizer_bpe.tokenizer import Tokenizer
+from tokenizer_bpe.templates.added_tokens import TextToken
+from tokenizer_bpe.tokenizer_protocol import AnyTokenizer
 
 MAKE_TOKENIZER = "lm tokenizer train RECIPE"
 
@@ -86,7 +84,7 @@ def from_printable(text: str, where: str) -> bytes:
 # Hugging Face tokenizer.json
 
 
-def write_tokenizer_json(tokenizer: "Tokenizer", path: Path) -> None:
+def write_tokenizer_json(tokenizer: AnyTokenizer, path: Path) -> None:
     """Write tokenizer.json at `path`, and merges.txt beside it, each whole or not at all."""
     for target, content in (
         (path, tokenizer_json(tokenizer)),
@@ -96,7 +94,7 @@ def write_tokenizer_json(tokenizer: "Tokenizer", path: Path) -> None:
             file.write(content)
 
 
-def tokenizer_json(tokenizer: "Tokenizer") -> bytes:
+def tokenizer_json(tokenizer: AnyTokenizer) -> bytes:
     """The bytes of a tokenizer.json that `tokenizers` loads.
 
     Raises ValueError where a special token's text is how the format writes an ordinary token, and
@@ -234,7 +232,7 @@ def tokenizer_hash(path: Path) -> str:
 
 
 def hugging_face_files(
-    tokenizer: "Tokenizer",
+    tokenizer: AnyTokenizer,
     chat_template: str | None = CHAT_TEMPLATE,
     roles: Mapping[str, str] | None = None,
 ) -> dict[str, bytes]:
@@ -270,7 +268,7 @@ def hugging_face_files(
 # GPT-2's vocab.json and merges.txt
 
 
-def merges_text(tokenizer: "Tokenizer") -> bytes:
+def merges_text(tokenizer: AnyTokenizer) -> bytes:
     """The merges, one on each line, in printable characters."""
     lines = [f"{to_printable(left)} {to_printable(right)}" for left, right in tokenizer.merges]
     return "\n".join(["#version: 0.2", *lines, ""]).encode()
@@ -305,7 +303,7 @@ def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
 # tiktoken ranks
 
 
-def write_tiktoken_ranks(tokenizer: "Tokenizer", path: Path) -> None:
+def write_tiktoken_ranks(tokenizer: AnyTokenizer, path: Path) -> None:
     """Write a `.tiktoken` file: every token but the special ones; its id is its rank.
 
     Raises ValueError where ids do not follow the order of the merges, since a rank is both; and

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lm_core.formats.token_shards import TokenShards
 from lm_core.random_state import derived_seed
-from lm_core.token_shards import TokenShards
 from lm_core.user_error import UserError
 from transformer_lm.token_id_check import check_token_ids
 

@@ -6,7 +6,7 @@ gradient's size. What this leaves out: Muon, and state split over several proces
 
 The arithmetic is written with `torch._foreach_*`: one call works through the list of all
 parameters, which a loop in Python would do one small tensor at a time. The same in one pass over
-memory: training/fused_optimizer.py.
+memory: training/engine/fused_optimizer.py.
 """
 
 from collections.abc import Iterable

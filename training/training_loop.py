@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lm_core.device import faster_dtype
-from lm_core.metric_log import MetricLog
+from lm_core.formats.metric_log import MetricLog
 from lm_core.progress import progress_bar
 from lm_core.random_state import (
     capture_random_state,
@@ -30,11 +30,11 @@ from lm_core.random_state import (
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from training.batching import Batch
-from training.divergence import check_figures, check_finite
-from training.fused_optimizer import FusedAdamW
+from training.engine.divergence import check_figures, check_finite
+from training.engine.fused_optimizer import FusedAdamW
+from training.engine.queued_figures import QueuedFigures
 from training.optimizers import AdamW, clip_gradients
-from training.queued_figures import QueuedFigures
-from training.run_checkpoints import RunCheckpoints
+from training.runs.run_checkpoints import RunCheckpoints
 from training.schedules import learning_rate_at
 from transformer_lm.language_model import TransformerLM
 

@@ -2,7 +2,7 @@
 
 `scaled_dot_product_attention` is the formula, and builds the whole [queries, keys] table.
 `CausalSelfAttention` adds the projections, the heads, grouped query heads and rotary positions, and
-takes a faster way to the same formula where there is one (transformer_lm/attention_backend.py).
+takes a faster way to the same formula where there is one (kernels/attention_backend.py).
 What this leaves out: sequences of different lengths in one batch.
 
 Vaswani et al., 2017, equation 1. Grouped query heads: Ainslie et al., 2023, section 2.2.
@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from transformer_lm.attention_backend import AttentionBackend, choose_backend
+from transformer_lm.kernels.attention_backend import AttentionBackend, choose_backend
+from transformer_lm.kernels.matmul_attention import matmul_attention
 from transformer_lm.layers import Linear, RMSNorm, softmax
-from transformer_lm.matmul_attention import matmul_attention
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
 from transformer_lm.tiled_attention import tiled_attention
@@ -152,7 +152,9 @@ class CausalSelfAttention(nn.Module):
         if backend == "tiled":
             return tiled_attention(q, k, v, is_causal=True, sliding_window=window)
         if backend == "triton":
-            from transformer_lm.flash_attention import flash_attention  # Triton is on Linux only
+            from transformer_lm.kernels.flash_attention import (
+                flash_attention,  # Triton is on Linux only
+            )
 
             return flash_attention(q, k, v, is_causal=True, sliding_window=window)
         group_size = self.num_heads // self.num_kv_heads

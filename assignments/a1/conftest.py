@@ -17,8 +17,8 @@ import regex
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lm_course.check_outcome import GradedFailure
-from lm_course.graded_checks import check_equal, check_raises, shown
+from lm_course.grading.check_outcome import GradedFailure
+from lm_course.grading.comparisons import check_equal, check_raises, shown
 
 END = "<|endoftext|>"
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lm_course.check_outcome import GradedFailure
-from lm_course.graded_checks import check_true
+from lm_course.grading.check_outcome import GradedFailure
+from lm_course.grading.comparisons import check_true
 
 pytestmark = pytest.mark.task("a1.1")
 OWL = "🦉"

@@ -11,7 +11,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_course.graded_checks import check_true
+from lm_course.grading.comparisons import check_true
 
 MODULE = "tokenizer_bpe.pretokenization"
 COUNT = "count_words"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_course.graded_checks import check_true
+from lm_course.grading.comparisons import check_true
 
 NAIVE = "tokenizer_bpe.naive_training"
 FAST = "tokenizer_bpe.merge_training"

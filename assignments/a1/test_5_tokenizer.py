@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_course.check_outcome import GradedFailure
-from lm_course.graded_checks import check_true
+from lm_course.grading.check_outcome import GradedFailure
+from lm_course.grading.comparisons import check_true
 
 MODULE = "tokenizer_bpe.tokenizer"
 awkward_text = st.text("aethr'slv. !\n\r\t\x1c\u3000é東夜🦉", max_size=40)

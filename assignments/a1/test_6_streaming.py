@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_course.graded_checks import check_true
+from lm_course.grading.comparisons import check_true
 
 MODULE = "tokenizer_bpe.tokenizer"
 LAG = 400  # characters; the handout's bound

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lm_course.check_outcome import GradedFailure
-from lm_course.graded_checks import check_true
+from lm_course.grading.check_outcome import GradedFailure
+from lm_course.grading.comparisons import check_true
 
 TOKENIZER = "tokenizer_bpe.tokenizer"
 FILES = "tokenizer_bpe.tokenizer_file"

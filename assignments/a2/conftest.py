@@ -45,9 +45,9 @@ from parameter_shapes import (
 )
 from torch import Tensor
 
-from lm_course.check_outcome import GradedFailure
-from lm_course.graded_checks import check_true
-from lm_course.tensor_checks import TensorCounter, check_tensor
+from lm_course.grading.check_outcome import GradedFailure
+from lm_course.grading.comparisons import check_true
+from lm_course.grading.tensor_comparisons import TensorCounter, check_tensor
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from attention_formulas import attend, visible
 from torch import Tensor
 
-from lm_course.graded_checks import check_true
-from lm_course.tensor_checks import check_tensor
+from lm_course.grading.comparisons import check_true
+from lm_course.grading.tensor_comparisons import check_tensor
 
 
 def expected_of(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lm_course.graded_checks import check_true
+from lm_course.grading.comparisons import check_true
 
 Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lm_course.graded_checks import check_true
-from lm_course.tensor_checks import TensorCounter, one_rounding
+from lm_course.grading.comparisons import check_true
+from lm_course.grading.tensor_comparisons import TensorCounter, one_rounding
 
 MODULE = "transformer_lm.layers"
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lm_course.graded_checks import check_raises, check_true
-from lm_course.tensor_checks import one_rounding
+from lm_course.grading.comparisons import check_raises, check_true
+from lm_course.grading.tensor_comparisons import one_rounding
 
 MODULE = "transformer_lm.rotary_embedding"
 HALVES = "rotated pairs (i, i + d/2): this lesson rotates (2i, 2i + 1)"

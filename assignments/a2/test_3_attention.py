@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lm_course.graded_checks import check_true
+from lm_course.grading.comparisons import check_true
 
 MODULE = "transformer_lm.attention"
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lm_course.graded_checks import check_raises, check_true
+from lm_course.grading.comparisons import check_raises, check_true
 
 MODULE = "transformer_lm.language_model"
 SHAPES = {

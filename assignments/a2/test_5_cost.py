@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lm_course.graded_checks import check_close, check_equal, check_true
+from lm_course.grading.comparisons import check_close, check_equal, check_true
 
 MODULE = "transformer_lm.model_cost"
 GPT2 = {

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lm_course.graded_checks import check_raises, check_true
-from lm_course.tensor_checks import TensorCounter, one_rounding, saved_values
+from lm_course.grading.comparisons import check_raises, check_true
+from lm_course.grading.tensor_comparisons import TensorCounter, one_rounding, saved_values
 
 MODULE = "transformer_lm.tiled_attention"
 

@@ -5,7 +5,7 @@ from operator import eq as equal
 
 import pytest
 
-from lm_course.graded_checks import check_close, check_equal, check_true
+from lm_course.grading.comparisons import check_close, check_equal, check_true
 
 MODULE = "transformer_lm.attention_cost"
 TILES = "transformer_lm.tiled_attention"

@@ -1,7 +1,7 @@
 """a2.20 and a2.21: the Triton kernels, run by Triton's interpreter on the CPU.
 
-They are called through transformer_lm/flash_attention.py, which is given. Its tiles have 64 rows of
-queries and 32 of keys.
+They are called through transformer_lm/kernels/flash_attention.py, which is given. Its tiles have 64
+rows of queries and 32 of keys.
 """
 
 from unittest import mock
@@ -9,9 +9,9 @@ from unittest import mock
 import pytest
 import torch
 
-from lm_course.graded_checks import check_true
+from lm_course.grading.comparisons import check_true
 
-MODULE = "transformer_lm.flash_attention"
+MODULE = "transformer_lm.kernels.flash_attention"
 FORWARD = "transformer_lm.flash_attention_forward"
 BACKWARD = "transformer_lm.flash_attention_backward"
 pytestmark = pytest.mark.usefixtures("triton")

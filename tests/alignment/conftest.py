@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm_core.checkpoint_files import write_checkpoint
+from lm_core.formats.checkpoint_files import write_checkpoint
 from lm_core.random_state import seed_everything
 from lm_core.special_tokens import SPECIAL_TOKENS
 from tokenizer_bpe.tokenizer import Tokenizer
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
-from transformer_lm.pretrained import load_model, to_hugging_face
+from transformer_lm.weights.pretrained import load_model, to_hugging_face
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from alignment import preference_optimization
-from alignment.padded_batches import MaskedText
+from alignment.instruction_data.padded_batches import MaskedText
+from alignment.instruction_data.preference_pairs import EncodedPair, PairBatches, encode_file
 from alignment.preference_optimization import (
     DPOSettings,
     HeldoutPairs,
@@ -18,12 +19,11 @@ from alignment.preference_optimization import (
     score_pairs,
     share_ranked_rightly,
 )
-from alignment.preference_pairs import EncodedPair, PairBatches, encode_file
-from lm_core.checkpoint_files import latest_checkpoint
-from lm_core.metric_log import MetricLog, read_metrics
+from lm_core.formats.checkpoint_files import latest_checkpoint
+from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.user_error import UserError
 from training.training_loop import TrainingSettings
-from transformer_lm.pretrained import load_model
+from transformer_lm.weights.pretrained import load_model
 
 PAIRS = [
     EncodedPair(

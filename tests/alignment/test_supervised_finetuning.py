@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignment import supervised_finetuning
-from alignment.padded_batches import MaskedText, encode_conversation, pad
+from alignment.instruction_data.padded_batches import MaskedText, encode_conversation, pad
 from alignment.supervised_finetuning import (
     ConversationBatches,
     SFTSettings,
@@ -15,12 +15,12 @@ from alignment.supervised_finetuning import (
     run_sft,
     sft_loss,
 )
-from lm_core.checkpoint_files import latest_checkpoint
-from lm_core.metric_log import MetricLog, read_metrics
+from lm_core.formats.checkpoint_files import latest_checkpoint
+from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.user_error import UserError
 from training.batching import Batch
 from training.training_loop import TrainingSettings
-from transformer_lm.pretrained import load_model
+from transformer_lm.weights.pretrained import load_model
 
 TEXTS = [
     MaskedText([3, 1, 4, 1, 5, 9], [False, False, False, True, True, True]),

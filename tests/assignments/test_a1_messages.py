@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lm_course.assignment_file import load_assignment
-from lm_course.mutants import Mutant, run_mutant
-from tokenizer_bpe import input_checks
+from lm_course.grading.mutants import Mutant, run_mutant
+from lm_course.learning.assignment_file import load_assignment
+from tokenizer_bpe.inputs import input_checks
 
 A1 = load_assignment("a1")
 PROJECT = Path(__file__).parents[2]

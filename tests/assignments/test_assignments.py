@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
-from lm_course.assignment_file import Assignment, assignment_ids, load_assignment
-from lm_course.mutants import Mutant, load_mutants, run_mutants
-from lm_course.stubs import cut_stubs
-from lm_course.written_answers import answers_template
+from lm_course.grading.mutants import Mutant, load_mutants, run_mutants
+from lm_course.grading.written_answers import answers_template
+from lm_course.learning.assignment_file import Assignment, assignment_ids, load_assignment
+from lm_course.learning.stubs import cut_stubs
 
 PROJECT = Path(__file__).parents[2]
 HERE = PROJECT / "tests" / "assignments"

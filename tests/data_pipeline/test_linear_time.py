@@ -20,25 +20,25 @@ import pytest
 import regex
 
 import data_pipeline
-from data_pipeline.docstring_answers import answer_of, simplify_markup
 from data_pipeline.exact_dedup import (
     ExactDedupSettings,
     documents_of_each_line,
     drop_repeated_lines,
 )
-from data_pipeline.http_answers import (
+from data_pipeline.executors.page_time_limit import time_limit
+from data_pipeline.html.page_encoding import decode, decode_page, prescan
+from data_pipeline.instructions.docstring_answers import answer_of, simplify_markup
+from data_pipeline.minhash_dedup import normalize
+from data_pipeline.personal_data import mask_personal_data
+from data_pipeline.quality_rules import RULES, QualitySettings
+from data_pipeline.sources.http_responses import (
     UnreadableAnswer,
     join_chunks,
     parse_answer,
     split_content_type,
 )
-from data_pipeline.minhash_dedup import normalize
-from data_pipeline.page_encoding import decode, decode_page, prescan
-from data_pipeline.page_time_limit import time_limit
-from data_pipeline.personal_data import mask_personal_data
-from data_pipeline.quality_rules import RULES, QualitySettings
+from data_pipeline.sources.warc_records import parse_headers
 from data_pipeline.text_extraction import extract_text
-from data_pipeline.warc_records import parse_headers
 
 SOURCES = sorted(Path(data_pipeline.__path__[-1]).glob("[!_]*.py"))
 LIBRARIES = {"re": re, "regex": regex}

@@ -11,9 +11,9 @@ from data_pipeline.shard_writing import (
     split_of,
     write_token_shards,
 )
-from lm_core.documents import Document, document_id, write_documents
+from lm_core.formats.documents import Document, document_id, write_documents
+from lm_core.formats.token_shards import TokenShards
 from lm_core.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
-from lm_core.token_shards import TokenShards
 
 
 class ByteTokenizer:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.python_documentation import render_batch
+from data_pipeline.sources.python_documentation import render_batch
+from data_pipeline.sources.warc_files import read_warc
 from data_pipeline.text_extraction import (
     Block,
     clean_plain_text,
@@ -14,7 +15,6 @@ from data_pipeline.text_extraction import (
     extract_text,
     is_content,
 )
-from data_pipeline.warc_files import read_warc
 
 REAL_CRAWL = Path(__file__).parents[3] / "shared/data/warc/iana.warc.gz"
 LONG = "A paragraph that is long enough to be judged by itself, with some words more."

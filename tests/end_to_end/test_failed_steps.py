@@ -9,7 +9,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 BROKEN_SCALING = """
 import sys
-from lm_course import scaling_step
+from lm_course.pipeline import scaling_step
 from lm_course.cli import main
 
 def overflowing(*arguments, **options):

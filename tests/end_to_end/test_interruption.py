@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_core.metric_log import read_metrics
+from lm_core.formats.metric_log import read_metrics
 from lm_course import cli
 
 

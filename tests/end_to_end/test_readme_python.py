@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lm_core.checkpoint_files import checkpoint_name, latest_checkpoint
-from lm_core.documents import read_documents
+from lm_core.formats.checkpoint_files import checkpoint_name, latest_checkpoint
+from lm_core.formats.documents import read_documents
 from lm_core.settings import load_settings
-from lm_course.recipe import Recipe
+from lm_course.pipeline.recipe import Recipe
 
 PROJECT = Path(__file__).parents[2]
 # README -> what its reader may expect to hold after its snippet

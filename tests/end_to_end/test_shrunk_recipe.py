@@ -14,11 +14,11 @@ import torch
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from inference.engine import Engine
+from inference.engine.engine import Engine
 from inference.sampling import SamplingSettings
-from lm_core.checkpoint_files import latest_checkpoint
-from lm_core.documents import read_documents
-from lm_core.metric_log import read_metrics
+from lm_core.formats.checkpoint_files import latest_checkpoint
+from lm_core.formats.documents import read_documents
+from lm_core.formats.metric_log import read_metrics
 from tokenizer_bpe.tokenizer import Tokenizer
 
 STAGES = ("pretrain", "sft", "dpo")

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data_pipeline.python_documentation import installed_readmes, render_modules
-from data_pipeline.warc_files import Page, write_warc
+from data_pipeline.sources.python_documentation import installed_readmes, render_modules
+from data_pipeline.sources.warc_files import Page, write_warc
 from lm_core.artifact_paths import RunPaths
 from lm_core.settings import load_settings
-from lm_course.recipe import Recipe
-from lm_course.recipe_runner import run_recipe
-from lm_course.step_failures import StepsFailed, failure_path, read_failure
-from lm_course.steps import STEPS
+from lm_course.pipeline.recipe import Recipe
+from lm_course.pipeline.recipe_runner import run_recipe
+from lm_course.pipeline.step_failures import StepsFailed, failure_path, read_failure
+from lm_course.pipeline.steps import STEPS
 
 IN_EVERY_RUN = (
     "other languages and encodings",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_core.metric_log import read_metrics
+from lm_core.formats.metric_log import read_metrics
 
 STAGES = ("pretrain", "sft", "dpo")
 SHORT = ("steps=3", "warmup_steps=1")

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from evaluation.checkpoint_report import evaluate_checkpoints
-from lm_core.checkpoint_files import write_checkpoint
-from lm_core.token_shards import ShardWriter, TokenShards
+from lm_core.formats.checkpoint_files import write_checkpoint
+from lm_core.formats.token_shards import ShardWriter, TokenShards
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
-from transformer_lm.pretrained import to_hugging_face
+from transformer_lm.weights.pretrained import to_hugging_face
 
 
 def make_checkpoint(folder, seed: int, vocab_size: int = 30) -> TransformerLM:

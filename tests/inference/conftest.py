@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from inference.engine import Engine
+from inference.engine.engine import Engine
 from lm_core.random_state import seed_everything
 from lm_core.special_tokens import SPECIAL_TOKENS
 from tokenizer_bpe.tokenizer import Tokenizer

@@ -10,9 +10,9 @@ from inference import generation
 from inference.generation import generate, generate_steps
 from inference.kv_cache import KVCache
 from inference.sampling import SamplingSettings
-from lm_core.checkpoint_files import write_checkpoint
+from lm_core.formats.checkpoint_files import write_checkpoint
 from lm_core.user_error import UserError
-from transformer_lm.pretrained import to_hugging_face
+from transformer_lm.weights.pretrained import to_hugging_face
 
 GREEDY = SamplingSettings(temperature=0.0)
 PROMPT = torch.tensor([[72, 101, 108, 108, 111]])

@@ -74,7 +74,7 @@ def test_unknown_key_inside_a_list_of_sections(recipe: Path) -> None:
 
 
 def test_the_example_in_the_hint_is_a_setting_of_the_demo(recipe: Path) -> None:
-    from lm_course.recipe import Recipe as WholeRecipe
+    from lm_course.pipeline.recipe import Recipe as WholeRecipe
 
     example = re.search(r"e\.g\. (\S+)", problem(recipe, ["nonsense"]))[1]
     load_settings(WholeRecipe, Path("recipes/demo_cpu.toml"), [example])

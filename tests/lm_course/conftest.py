@@ -98,7 +98,7 @@ SUITE = '''"""The graded suite of t1."""
 
 import pytest
 
-from lm_course.graded_checks import check_equal
+from lm_course.grading.comparisons import check_equal
 
 COUNTING = "toy_stage.counting"
 
@@ -152,7 +152,7 @@ class ToyCourse:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.write("pyproject.toml", PYPROJECT)
-        self.write("conftest.py", 'pytest_plugins = ["lm_course.grading"]\n')
+        self.write("conftest.py", 'pytest_plugins = ["lm_course.grading.pytest_plugin"]\n')
         lines = ['"""Toy."""', "from lm_core.stand_ins import stand_ins_first"]
         lines += ["__path__ = stand_ins_first(__name__, __path__)"]
         self.write("toy_stage/__init__.py", "\n".join(lines))

@@ -164,7 +164,7 @@ def test_a_learners_function_that_leaves_python_or_misuses_a_setting_is_theirs(
         True,
     )
     monkeypatch.setattr(
-        "lm_course.scaling_table.print_fit", lambda runs, budget: learners.leaves(0)
+        "lm_course.commands.scaling_table.print_fit", lambda runs, budget: learners.leaves(0)
     )
     status, error = stopped("scaling", "fit", "x.csv")
     assert status == 1
@@ -180,7 +180,7 @@ def test_a_panic_in_a_library_is_internal(stopped, monkeypatch: pytest.MonkeyPat
     def panic(runs: Path, budget: float) -> None:
         raise PanicException("index out of bounds")
 
-    monkeypatch.setattr("lm_course.scaling_table.print_fit", panic)
+    monkeypatch.setattr("lm_course.commands.scaling_table.print_fit", panic)
     status, error = stopped("scaling", "fit", "x.csv")
     assert status == 1
     assert error.startswith("lm: internal error: ") and "index out of bounds" in error
@@ -231,7 +231,9 @@ def stopped(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
 def test_an_error_outside_a_step_keeps_its_traceback_in_the_temporary_folder(
     stopped, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("lm_course.scaling_table.print_fit", lambda runs, budget: divide(1))
+    monkeypatch.setattr(
+        "lm_course.commands.scaling_table.print_fit", lambda runs, budget: divide(1)
+    )
     status, error = stopped("scaling", "fit", "x.csv")
     assert status == 1
     (kept,) = tmp_path.glob("lm-error-*.txt")
@@ -246,7 +248,9 @@ def test_an_error_is_said_where_no_temporary_folder_can_be_written(
     stopped, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    monkeypatch.setattr("lm_course.scaling_table.print_fit", lambda runs, budget: divide(1))
+    monkeypatch.setattr(
+        "lm_course.commands.scaling_table.print_fit", lambda runs, budget: divide(1)
+    )
     line = "lm: internal error: ZeroDivisionError: division by zero\n"
     assert stopped("scaling", "fit", "x.csv") == (1, line)
 

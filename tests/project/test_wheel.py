@@ -85,8 +85,8 @@ def test_the_course_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
         assert Path(handout).is_file()
     stubs = tmp_path / "workspace"
     assert len(list(stubs.rglob("*.py"))) > 8
-    from lm_course.assignment_file import load_assignment
-    from lm_course.stubs import cut_stubs
+    from lm_course.learning.assignment_file import load_assignment
+    from lm_course.learning.stubs import cut_stubs
 
     for assignment in map(load_assignment, ("a1", "a2")):
         for module, text in cut_stubs(assignment).items():

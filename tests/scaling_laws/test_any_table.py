@@ -12,7 +12,7 @@ from lm_core.user_error import UserError
 from scaling_laws.compute_budget import best_split
 from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
 from scaling_laws.parametric_fit import LARGEST_EXPONENT, fit_surface
-from scaling_laws.runs_csv import FinishedRun, read_runs_csv
+from scaling_laws.small_runs.runs_csv import FinishedRun, read_runs_csv
 
 USABLE = st.floats(1e-30, 1e30)
 NUMBERS = st.one_of(

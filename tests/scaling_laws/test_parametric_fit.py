@@ -18,7 +18,7 @@ from scaling_laws.parametric_fit import (
     huber_objective,
     log_surface,
 )
-from scaling_laws.runs_csv import FinishedRun, read_runs_csv
+from scaling_laws.small_runs.runs_csv import FinishedRun, read_runs_csv
 
 TRUE = LossSurface(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "scaling"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_core.token_shards import ShardWriter, TokenShards
+from lm_core.formats.token_shards import ShardWriter, TokenShards
 from lm_core.user_error import UserError
 from training.batching import Batch, EpochSampler, WindowBatches, epoch_order
 

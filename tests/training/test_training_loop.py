@@ -6,20 +6,20 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from lm_core.checkpoint_files import list_checkpoints, read_training_state
-from lm_core.metric_log import MetricLog, read_metrics
+from lm_core.formats.checkpoint_files import list_checkpoints, read_training_state
+from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.user_error import UserError
 from training import training_loop
 from training.batching import Batch
-from training.divergence import DivergedError
-from training.fused_optimizer import FusedAdamW
+from training.engine.divergence import DivergedError
+from training.engine.fused_optimizer import FusedAdamW
 from training.loss import cross_entropy
 from training.optimizers import AdamW
-from training.pretraining import language_model_loss
+from training.runs.pretraining import language_model_loss
 from training.training_loop import TrainingRun, TrainingSettings, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
-from transformer_lm.pretrained import load_model
+from transformer_lm.weights.pretrained import load_model
 
 CONFIG = ModelConfig(
     vocab_size=40,

@@ -30,7 +30,7 @@ from tokenizer_bpe.compiled.merge_queue import (
 )
 from tokenizer_bpe.compiled.pair_table import PairTable, find_or_add_pair, grown_pairs, pair_table
 from tokenizer_bpe.compiled.word_counting import CountedWords, count_words
-from tokenizer_bpe.input_checks import check_special_tokens, check_vocab_size
+from tokenizer_bpe.inputs.input_checks import check_special_tokens, check_vocab_size
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
 
 NONE = -1

@@ -23,7 +23,7 @@ from tokenizer_bpe.compiled.word_merging import (
     scratch_for,
 )
 from tokenizer_bpe.compiled.word_table import empty, number_words, word_table
-from tokenizer_bpe.input_checks import utf8_bytes
+from tokenizer_bpe.inputs.input_checks import utf8_bytes
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, text_blocks
 
 CACHED_WORDS, CACHED_BYTES = 1 << 19, 1 << 22

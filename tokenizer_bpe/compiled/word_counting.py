@@ -35,9 +35,9 @@ from tokenizer_bpe.compiled.word_table import (
     number_words,
     word_table,
 )
-from tokenizer_bpe.input_checks import check_special_tokens, utf8_bytes
+from tokenizer_bpe.inputs.input_checks import check_special_tokens, utf8_bytes
+from tokenizer_bpe.inputs.text_files import check_text_file, decode_text, text_file_blocks
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
-from tokenizer_bpe.text_files import check_text_file, decode_text, text_file_blocks
 
 TABLE_BYTES = 1 << 29  # of all tables together; past it, words go to disk
 BLOCK_BYTES = 1 << 20

@@ -1,0 +1,3 @@
+"""Where pages come from: WARC files, the web servers' responses in them, and the documentation
+of the Python installation.
+"""

@@ -1,0 +1,233 @@
+"""The answer of a web server as a crawl stored it -> its type, its charset and its body as it was
+before it was packed for the way.
+
+RFC 9112 (HTTP/1.1) for the message and its chunks, RFC 9110 section 8.4 for content codings. Many
+crawlers undo a coding and keep its header, and some servers write there what is no coding: a body
+that cannot be unpacked, has no byte that text never has (the "binary data bytes" of the WHATWG's
+MIME Sniffing) and is markup or UTF-8 is taken as it is. Others drop the header and leave the body
+packed: a body that begins as gzip and zstd do is unpacked. Packed bytes never count as text.
+
+Left out: the codings `compress` and `dcb`/`dcz`, which pages hardly use.
+"""
+
+import codecs
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from data_pipeline.sources.warc_records import Headers, parse_headers
+
+STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]++(\d{3})(?!\d)")
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+MEDIA_TYPE = re.compile(r"\s*+([^\s;,]++)")
+CHARSET_PARAMETER = re.compile(r"(?<![\w-])charset\s*+=\s*+[\"']?([\w.:-]++)", re.IGNORECASE)
+BINARY_BYTES = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+CHUNK_SIZE = re.compile(rb"[ \t]*+([0-9a-fA-F]{1,16})[ \t]*+(?:;[^\n]*+)?\r?\n")
+PIECE_BYTES = 1 << 18  # unpacked at a time, so that a bomb is noticed before memory is full
+MAX_CODINGS = 4
+
+NOT_HTTP, UNKNOWN_CODING, DAMAGED, TOO_LARGE = (
+    "not an HTTP answer",
+    "content coding not known",
+    "damaged body",
+    "too large",
+)
+
+
+class UnreadableAnswer(Exception):
+    """An answer whose body cannot be had; `reason` is one of the four above, `detail` says more."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The parts of a message; `body` is as it was stored."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def parse_answer(message: bytes) -> Answer:
+    """Status, headers and stored body. Raises UnreadableAnswer where there is no status line."""
+    message = message.lstrip(b"\r\n")  # RFC 9112, section 2.2
+    found = STATUS_LINE.match(message)
+    if found is None:
+        start = message[:40].decode("ascii", "replace")
+        raise UnreadableAnswer(NOT_HTTP, f"it begins with {start!r}" if message else "it is empty")
+    start, head_end = 0, HEAD_END.search(message, found.end())
+    while found[1].startswith(b"1") and head_end:  # 100 Continue: the answer comes after it
+        following = STATUS_LINE.match(message, head_end.end())
+        if following is None:
+            break
+        start, found = head_end.end(), following
+        head_end = HEAD_END.search(message, found.end())
+    head = message[start : head_end.start()] if head_end else message[start:]
+    body = message[head_end.end() :] if head_end else b""
+    return Answer(int(found.group(1)), parse_headers(head.split(b"\n")[1:]), body)
+
+
+def split_content_type(header: str) -> tuple[str, str]:
+    """(media type, charset), each "" where the header has none. A missing semicolon between them is
+    forgiven.
+    """
+    found = MEDIA_TYPE.match(header)
+    charset = CHARSET_PARAMETER.search(header, found.end() if found else 0)
+    return found.group(1).lower() if found else "", charset.group(1) if charset else ""
+
+
+def unpacked_body(answer: Answer, max_bytes: int) -> bytes:
+    """The body without chunks and codings. Raises UnreadableAnswer where a coding is not known, the
+    packed bytes are damaged, or there are more than `max_bytes`.
+    """
+    body = answer.body
+    transfer = _listed(answer.headers.get("transfer-encoding", ""))
+    if "chunked" in transfer:
+        body = join_chunks(body)
+    codings = _listed(answer.headers.get("content-encoding", ""))
+    codings += [coding for coding in transfer if coding != "chunked"]
+    codings = [coding for coding in codings if coding not in NO_CODING]
+    if len(codings) > MAX_CODINGS:
+        raise UnreadableAnswer(UNKNOWN_CODING, f"{len(codings)} codings one over the other")
+    for coding in reversed(codings):  # they are listed in the order in which they were applied
+        body = _unpack(body, coding, max_bytes)
+    for start, coding in PACKED_STARTS.items():
+        if body.startswith(start):
+            body = _unpack(body, coding, max_bytes)
+    if len(body) > max_bytes:
+        raise UnreadableAnswer(TOO_LARGE, f"more than {max_bytes:,} bytes")
+    return body
+
+
+def _listed(header: str) -> list[str]:
+    """The names in a header, without quotes and parameters (`gzip;q=1.0`)."""
+    names = (part.partition(";")[0].strip(" \t\"'").lower() for part in header.split(","))
+    return [name for name in names if name]
+
+
+def join_chunks(body: bytes) -> bytes:
+    """The body of `Transfer-Encoding: chunked`; one without chunks is what a crawler joined. What a
+    crawler cut off is left out.
+    """
+    pieces: list[bytes] = []
+    position = 0
+    while found := CHUNK_SIZE.match(body, position):
+        size = int(found.group(1), 16)
+        if size == 0:
+            return b"".join(pieces)
+        pieces.append(body[found.end() : found.end() + size])
+        position = found.end() + size
+        if position >= len(body):
+            return b"".join(pieces)
+        position += 2 if body.startswith(b"\r\n", position) else 1
+    if not pieces:
+        return body
+    if position < len(body):
+        raise UnreadableAnswer(DAMAGED, f"no chunk begins at byte {position:,}")
+    return b"".join(pieces)
+
+
+def _unpack(body: bytes, coding: str, max_bytes: int) -> bytes:
+    """The body without one coding, at most one byte more than `max_bytes`."""
+    if not body:
+        return body
+    if coding not in UNPACKERS:
+        if _is_text(body):
+            return body
+        raise UnreadableAnswer(UNKNOWN_CODING, f"{coding[:40]!r}")
+    try:
+        return UNPACKERS[coding](body, max_bytes)
+    except (zlib.error, EOFError, OSError) as error:  # pyarrow's own are OSErrors
+        if _is_text(body):
+            return body
+        reason = " ".join(str(error).split())[:80] or "it ends too early"
+        raise UnreadableAnswer(DAMAGED, f"not {coding}: {reason}") from None
+
+
+def _is_text(body: bytes) -> bool:
+    """Whether a body is text that a crawler has unpacked: no binary byte, and markup or UTF-8."""
+    if BINARY_BYTES.search(body):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(body)  # it may end inside a character
+    except UnicodeDecodeError:
+        return body.lstrip().startswith(b"<")
+    return True
+
+
+def _too_large(max_bytes: int) -> UnreadableAnswer:
+    return UnreadableAnswer(TOO_LARGE, f"more than {max_bytes:,} bytes when unpacked")
+
+
+def _inflate(body: bytes, max_bytes: int, wbits: int) -> bytes:
+    """One zlib stream after the other; what follows the last one is ignored, as by browsers."""
+    pieces: list[bytes] = []
+    size = 0
+    while body:
+        decompressor = zlib.decompressobj(wbits=wbits)
+        while not decompressor.eof:
+            piece = decompressor.decompress(body, PIECE_BYTES)
+            size += len(piece)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            if not piece and not body and not decompressor.eof:
+                raise EOFError
+            pieces.append(piece)
+            body = decompressor.unconsumed_tail
+        body = decompressor.unused_data
+        if wbits != GZIP or not body.startswith(b"\x1f\x8b"):
+            break
+    return b"".join(pieces)
+
+
+GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for what stands around the stream
+
+
+def _gunzip(body: bytes, max_bytes: int) -> bytes:
+    return _inflate(body, max_bytes, GZIP)
+
+
+def _undo_deflate(body: bytes, max_bytes: int) -> bytes:
+    """RFC 9110 means a zlib stream; some servers send a bare one."""
+    try:
+        return _inflate(body, max_bytes, ZLIB)
+    except (zlib.error, EOFError):
+        return _inflate(body, max_bytes, RAW_DEFLATE)
+
+
+def _by_pyarrow(codec: str) -> Callable[[bytes, int], bytes]:
+    """pyarrow brings brotli and zstd along."""
+
+    def unpack(body: bytes, max_bytes: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        with pa.CompressedInputStream(pa.BufferReader(body), codec) as stream:
+            while piece := stream.read(PIECE_BYTES):
+                size += len(piece)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    return unpack
+
+
+NO_CODING = frozenset({"identity", "none", "utf-8", "binary", "8bit", "7bit"})  # common slips
+PACKED_STARTS = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip": _gunzip,
+    "x-gzip": _gunzip,
+    "deflate": _undo_deflate,
+    "x-deflate": _undo_deflate,
+    "br": _by_pyarrow("brotli"),
+    "brotli": _by_pyarrow("brotli"),
+    "zstd": _by_pyarrow("zstd"),
+    "x-zstd": _by_pyarrow("zstd"),
+}

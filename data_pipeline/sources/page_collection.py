@@ -1,0 +1,71 @@
+"""Where pages come from: this machine's Python documentation, written once into a WARC file.
+
+Other inputs enter as WARC files through `warc_files.read_warc`: name them in the recipe. Left out
+for now: WET, parquet, plain text and folders of HTML.
+"""
+
+import time
+from pathlib import Path
+
+from pydantic import Field
+
+from data_pipeline.sources.python_documentation import (
+    installed_readmes,
+    render_modules,
+    standard_library_modules,
+)
+from data_pipeline.sources.warc_files import write_warc
+from lm_core.progress import progress_bar
+from lm_core.settings import Settings
+from lm_core.user_error import UserError
+
+
+class CollectSettings(Settings):
+    """What `lm data collect` renders and how long it waits."""
+
+    seconds_per_module: float = Field(default=20.0, gt=0, description="a slower import is given up")
+    include_readmes: bool = Field(
+        default=True, description="also the README of every installed distribution"
+    )
+    max_modules: int = Field(
+        default=0, ge=0, description="0: all of them; fewer for a quick try, spread evenly"
+    )
+    num_processes: int = Field(
+        default=2, ge=1, description="child processes at a time; does not change the output"
+    )
+
+
+def _spread_evenly(names: list[str], count: int) -> list[str]:
+    """`count` of the names at equal distances, all of them when count is 0 or too large."""
+    if count == 0 or count >= len(names):
+        return names
+    return [names[position * len(names) // count] for position in range(count)]
+
+
+def write_python_documentation(path: Path, settings: CollectSettings) -> dict[str, object]:
+    """Render the standard library and the installed READMEs into the gzipped WARC file `path`.
+
+    Returns the counts: modules tried, pages, failures by reason, readmes, bytes of the payloads,
+    seconds.
+    """
+    started = time.perf_counter()
+    names = _spread_evenly(standard_library_modules(), settings.max_modules)
+    with progress_bar("render the standard library", len(names), "modules") as bar:
+        pages, failures = render_modules(
+            names, settings.seconds_per_module, settings.num_processes, bar.advance
+        )
+    readmes = installed_readmes() if settings.include_readmes else []
+    if not pages:
+        raise UserError(
+            f"none of {len(names)} standard library modules could be rendered "
+            f"({failures}); check `python -m pydoc os`"
+        )
+    write_warc(path, [*pages, *readmes])
+    return {
+        "modules": len(names),
+        "pages": len(pages),
+        "failed": failures,
+        "readmes": len(readmes),
+        "payload_bytes": sum(len(page.payload) for page in [*pages, *readmes]),
+        "seconds": round(time.perf_counter() - started, 1),
+    }

@@ -1,0 +1,194 @@
+"""The engine: a checkpoint folder or a GGUF file in, text out, whole or as a stream.
+
+It joins the three parts that a prompt passes through: the folder's own tokenizer, the model with a
+key-value cache, and the stream that turns ids into text without ever giving half a character.
+Left out: more than one request at a time, and keeping a chat's cache from one turn to the next.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from inference.engine.text_side import (
+    TOKENIZER_FILE,
+    TextSide,
+    text_side_of_folder,
+    text_side_of_gguf,
+)
+from inference.generation import check_max_new_tokens, check_prompt_fits, generate_steps
+from inference.sampling import SamplingSettings
+from lm_core.device import pick_device
+from lm_core.formats.gguf_container import read_gguf
+from lm_core.special_tokens import END_OF_TEXT, MESSAGE_START, SPECIAL_TOKENS
+from lm_core.user_error import UserError
+from tokenizer_bpe.chat_template import encode_chat
+from tokenizer_bpe.formats.missing_bytes import RARE_BYTES
+from tokenizer_bpe.templates.added_tokens import control_tokens
+from tokenizer_bpe.templates.jinja_template import encode_with_template
+from tokenizer_bpe.tokenizer import Tokenizer
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.weights.gguf_file import load_gguf
+from transformer_lm.weights.pretrained import load_model
+
+Message = dict[str, str]  # {"role": "user" or "assistant", "content": ...}
+
+
+class Engine:
+    """A model with its tokenizer. Not for use from several threads at once.
+
+    Every special token of ours ends a text: what would follow is another document or another
+    message. A model from elsewhere brings its own ids to stop at, and its own chat template; see
+    `text_side`. Raises ValueError for a tokenizer of ours that lacks a special token, and for one
+    with tokens that the model has no row for. Rows without a token are never drawn.
+    """
+
+    def __init__(
+        self, model: TransformerLM, tokenizer: Tokenizer, text_side: TextSide | None = None
+    ) -> None:
+        side = TextSide(tokenizer) if text_side is None else text_side
+        missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.special_tokens]
+        if missing and side.stop_ids is None:
+            raise UserError(
+                f"the tokenizer has no special token {', '.join(missing)}: the engine needs "
+                f"{', '.join(SPECIAL_TOKENS)} to know where a text ends"
+            )
+        check_rows(model, tokenizer, "the tokenizer")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.template = side.template
+        self.first_id = side.first_id
+        ours = frozenset(tokenizer.special_tokens.get(token, -1) for token in SPECIAL_TOKENS)
+        self.stop_ids = ours if side.stop_ids is None else side.stop_ids
+        self.drawable = _rows_with_a_token(model, tokenizer, self.stop_ids)
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, device: str = "cpu") -> "Engine":
+        """Load config.json, model.safetensors and tokenizer.json from one folder.
+
+        `device` is "cpu", "cuda" or "auto". Raises ValueError for a folder that is no checkpoint or
+        whose tokenizer has ids that the model has no row for.
+        """
+        folder = Path(folder)
+        model = load_model(folder, pick_device(device))
+        side = text_side_of_folder(folder)
+        check_rows(model, side.tokenizer, f"{folder / TOKENIZER_FILE}")
+        return cls(model, side.tokenizer, side)
+
+    @classmethod
+    def from_gguf(cls, path: Path, device: str = "cpu") -> "Engine":
+        """Load model, tokenizer and template from one GGUF file; ValueError where it is none."""
+        path = Path(path)
+        file = read_gguf(path)
+        try:
+            side = text_side_of_gguf(file)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        model = load_gguf(path, pick_device(device), file=file)
+        check_rows(model, side.tokenizer, f"the vocabulary of {path}")
+        return cls(model, side.tokenizer, side)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self.model.config.context_length
+
+    def stream(self, text: str, sampling: SamplingSettings, max_new_tokens: int) -> Iterator[str]:
+        """Continue `text`, piece by piece; the pieces are whole characters, without the prompt.
+
+        An empty text is continued from the start of a document. Raises ValueError, before anything
+        is computed, when the text has more tokens than the context.
+        """
+        ids = self.tokenizer.encode(text)
+        if self.first_id is not None:
+            ids = [self.first_id, *ids]
+        if not ids:
+            first = self.tokenizer.special_tokens.get(END_OF_TEXT, min(self.stop_ids, default=None))
+            if first is None:
+                raise UserError("the prompt is empty, and the model names no token to begin with")
+            ids = [first]
+        return self._stream_ids(ids, sampling, max_new_tokens)
+
+    def complete(self, text: str, sampling: SamplingSettings, max_new_tokens: int) -> str:
+        """What `stream` gives, as one string."""
+        return "".join(self.stream(text, sampling, max_new_tokens))
+
+    def stream_chat(
+        self, messages: Sequence[Message], sampling: SamplingSettings, max_new_tokens: int
+    ) -> Iterator[str]:
+        """The assistant's next message, piece by piece. Raises ValueError as `stream` does."""
+        return self._stream_ids(self.chat_ids(messages), sampling, max_new_tokens)
+
+    def chat(
+        self, messages: Sequence[Message], sampling: SamplingSettings, max_new_tokens: int
+    ) -> str:
+        """What `stream_chat` gives, as one string without white space around it."""
+        return "".join(self.stream_chat(messages, sampling, max_new_tokens)).strip()
+
+    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation as token ids, up to where the assistant's next message begins."""
+        if self.template is not None:
+            return encode_with_template(self.tokenizer, self.template, messages)
+        if MESSAGE_START not in self.tokenizer.special_tokens:
+            raise UserError(
+                "the model brings no chat template: it was trained to continue text, not to "
+                "answer; use `lm generate`"
+            )
+        ids, _ = encode_chat(self.tokenizer, list(messages), add_generation_prompt=True)
+        return ids
+
+    def _stream_ids(
+        self, prompt_ids: list[int], sampling: SamplingSettings, max_new_tokens: int
+    ) -> Iterator[str]:
+        # Checked here and not only in generate_steps: a generator would raise at its first piece.
+        check_max_new_tokens(max_new_tokens)
+        check_prompt_fits(len(prompt_ids), self.context_length)
+        lacking = next((i for i in prompt_ids if i >= self.model.config.vocab_size), None)
+        if lacking is not None:
+            byte = self.tokenizer.vocab[lacking][0]
+            raise UserError(f"the text holds byte 0x{byte:02x}, which the model has no token for")
+        device = next(self.model.parameters()).device
+        prompt = torch.tensor([prompt_ids], device=device)
+        drawable = None if self.drawable is None else self.drawable.to(device)
+        steps = generate_steps(
+            self.model, prompt, sampling, max_new_tokens, self.stop_ids, drawable=drawable
+        )
+        # Control tokens are no text; nor is an id that the tokenizer lacks.
+        silent = set(control_tokens(self.tokenizer).values())
+        return self.tokenizer.decode_stream(
+            ids[0] for ids in steps if ids[0] in self.tokenizer.vocab and ids[0] not in silent
+        )
+
+
+def _rows_with_a_token(
+    model: TransformerLM, tokenizer: Tokenizer, stop_ids: Collection[int]
+) -> Bool[Tensor, " vocab"] | None:
+    """Which of the model's rows may be drawn: those with a token, and those that end a text. None
+    for all. Qwen3 has 151,936 rows, so that they divide well, and 151,669 tokens.
+    """
+    rows = model.config.vocab_size
+    known = [token_id for token_id in {*tokenizer.vocab, *stop_ids} if 0 <= token_id < rows]
+    if len(known) == rows:
+        return None
+    drawable = torch.zeros(rows, dtype=torch.bool)
+    drawable[known] = True
+    return drawable
+
+
+def check_rows(model: TransformerLM, tokenizer: Tokenizer, where: str) -> None:
+    """Raise ValueError where the tokenizer has ids that the model has no row for; those of rare
+    bytes are none of the model's (see tokenizer_bpe/formats/missing_bytes.py).
+    """
+    rows = model.config.vocab_size
+    lacking = [
+        token
+        for token_id, token in tokenizer.vocab.items()
+        if token_id >= rows and not (len(token) == 1 and token[0] in RARE_BYTES)
+    ]
+    if lacking:
+        raise UserError(
+            f"{where} has {tokenizer.vocab_size} entries, the model {rows} rows: there is none for "
+            f"{lacking[0]!r}; give the model the tokenizer that it was trained with"
+        )

@@ -1,0 +1,61 @@
+"""Write samples.json: what the checkpoints of a run say to a few prompts, for its report.
+
+The pretrained model goes on from a few words; the aligned ones answer the same questions side by
+side. The file depends on the checkpoints and the settings alone. Left out: judging the samples.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from inference.engine.engine import Engine
+from inference.sampling import SamplingSettings
+from lm_core.artifact_paths import write_json
+from lm_core.random_state import derived_seed
+from lm_core.settings import Settings
+
+
+class SampleSettings(Settings):
+    """What a run is asked, and how its samples are drawn.
+
+    prompts: texts to go on from; questions: each the first message of a chat; max_new_tokens: the
+    longest sample.
+    """
+
+    prompts: list[str] = pydantic.Field(default=["This module provides", "Return the"])
+    questions: list[str] = pydantic.Field(default=["What does `textwrap.dedent` do?"])
+    max_new_tokens: int = pydantic.Field(default=64, gt=0)
+    sampling: SamplingSettings = SamplingSettings()
+
+
+def write_samples(
+    completing: Engine, answering: Mapping[str, Engine], settings: SampleSettings, path: Path
+) -> dict[str, Any]:
+    """Sample every prompt and question, write the file, and return what was written.
+
+    {"completions": [{"prompt", "text"}], "chat": [{"question", "replies": [{"label", "text"}]}]}.
+    `answering` maps a label such as "sft" to an engine; where it is empty, nothing is asked. Each
+    prompt has a seed of its own, made from the settings' seed and its place; all engines answer a
+    question with the same seed.
+    """
+    samples: dict[str, Any] = {"completions": [], "chat": []}
+    for number, prompt in enumerate(settings.prompts):
+        sampling = _seeded(settings.sampling, "completion", number)
+        text = completing.complete(prompt, sampling, settings.max_new_tokens)
+        samples["completions"].append({"prompt": prompt, "text": text})
+    for number, question in enumerate(settings.questions if answering else []):
+        sampling = _seeded(settings.sampling, "chat", number)
+        messages = [{"role": "user", "content": question}]
+        replies = [
+            {"label": label, "text": engine.chat(messages, sampling, settings.max_new_tokens)}
+            for label, engine in answering.items()
+        ]
+        samples["chat"].append({"question": question, "replies": replies})
+    write_json(path, samples)
+    return samples
+
+
+def _seeded(sampling: SamplingSettings, kind: str, number: int) -> SamplingSettings:
+    return sampling.model_copy(update={"seed": derived_seed(sampling.seed, kind, number)})

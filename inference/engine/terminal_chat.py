@@ -1,0 +1,136 @@
+"""A conversation in the terminal: read a line, stream the reply, remember both.
+
+`/reset` forgets the conversation; `/quit`, `exit`, `quit`, Ctrl-D or Ctrl-C at the prompt ends it;
+Ctrl-C during a reply stops that reply. A reply that fails costs that turn and no more. When the
+conversation no longer fits the model's context, its oldest turns are dropped, and said to be. Left
+out: line editing and history (the shell's `rlwrap` gives them).
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+from inference.engine.engine import Engine, Message
+from inference.sampling import SamplingSettings
+from lm_core.user_error import UserError
+
+YOU = "you> "
+MODEL = "model> "
+THOUGHT, END_OF_THOUGHT = "<think>", "</think>"  # Qwen3's templates drop what is between, too
+LEAVE = ("/quit", "/exit", "quit", "exit")
+HELP = "Type a message. /reset forgets the conversation; exit, /quit or Ctrl-D ends it.\n"
+
+
+def write_to_terminal(text: str) -> None:
+    """Show `text` at once, without a line break of its own."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def chat_session(
+    engine: Engine,
+    sampling: SamplingSettings,
+    max_new_tokens: int,
+    read_line: Callable[[str], str] = input,
+    write: Callable[[str], None] = write_to_terminal,
+) -> list[Message]:
+    """Talk until a word of LEAVE or the end of input; returns the conversation as it stood then.
+
+    `read_line(prompt)` gives one line and raises EOFError at the end; `write(text)` shows text
+    without adding a line break. A message that is too long is refused with one line, not a crash.
+
+    Raises ValueError, before anything is shown, where the model brings no chat template, or one
+    that fails.
+    """
+    engine.chat_ids([{"role": "user", "content": "Hello"}])
+    messages: list[Message] = []
+    num_replies = 0
+    write(HELP)
+    while True:
+        try:
+            line = read_line(YOU).strip()
+        except UnicodeDecodeError:
+            write("(that line is not UTF-8; set the terminal to UTF-8)\n")
+            continue
+        except (EOFError, KeyboardInterrupt):
+            write("\n")
+            return messages
+        if line.lower() in LEAVE:
+            return messages
+        if line == "/reset":
+            messages = []
+            write("(forgotten)\n")
+            continue
+        if not line:
+            continue
+        seed = (sampling.seed + num_replies) % 2**63  # the same question twice may get two answers
+        turn_sampling = sampling.model_copy(update={"seed": seed})
+        messages = _take_turn(engine, messages, line, turn_sampling, max_new_tokens, write)
+        num_replies += 1
+
+
+def drop_oldest_turns(
+    engine: Engine, messages: list[Message], reply_room: int
+) -> tuple[list[Message], int]:
+    """Drop whole turns from the front until `reply_room` tokens are free; the last message stays.
+
+    Returns what is left and how many messages went. A turn is a user's message and its reply, so
+    that the conversation always begins with the user.
+    """
+    kept = messages
+    while len(kept) > 1 and len(engine.chat_ids(kept)) + reply_room > engine.context_length:
+        kept = kept[2:]
+    return kept, len(messages) - len(kept)
+
+
+def _take_turn(
+    engine: Engine,
+    messages: list[Message],
+    line: str,
+    sampling: SamplingSettings,
+    max_new_tokens: int,
+    write: Callable[[str], None],
+) -> list[Message]:
+    """One question and its reply; returns the conversation with both, or as it was where the
+    question is refused or the reply fails.
+    """
+    # A quarter of the context at least stays free: a long --max-new-tokens must not cost the memory
+    # of every turn before.
+    reply_room = min(max_new_tokens, engine.context_length // 4)
+    asked = [*messages, {"role": "user", "content": line}]
+    try:
+        asked, num_dropped = drop_oldest_turns(engine, asked, reply_room)
+        pieces = engine.stream_chat(asked, sampling, max_new_tokens)
+    except ValueError as error:
+        write(f"({error})\n")
+        return messages
+    if num_dropped:
+        write(f"(the context is full: the oldest {num_dropped} messages were dropped)\n")
+    write(MODEL)
+    reply = ""
+    try:
+        for piece in pieces:
+            write(piece)
+            reply += piece
+    except KeyboardInterrupt:
+        write(" (stopped)")
+    # Whatever it is, an hour of conversation must not be lost with it.
+    except Exception as error:
+        if os.environ.get("LM_TRACEBACK"):
+            raise
+        what = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        write(f"\n(this reply failed: {what}; the conversation before it is kept)\n")
+        return messages
+    write("\n")
+    return [*asked, {"role": "assistant", "content": _as_said(engine, reply)}]
+
+
+def _as_said(engine: Engine, reply: str) -> str:
+    """The reply as it is remembered: without what the model thought aloud first. Some templates
+    open the thought themselves, so that only its end is in the reply; where that is no token of the
+    model's, it is text like any other.
+    """
+    thinks = END_OF_THOUGHT in engine.tokenizer.special_tokens
+    if thinks or reply.lstrip().startswith(THOUGHT):
+        reply = reply.rpartition(END_OF_THOUGHT)[2]
+    return reply.strip()

@@ -1,0 +1,34 @@
+"""Which checkpoint a person means who names none: the most aligned one of runs/demo."""
+
+from pathlib import Path
+
+from lm_core.artifact_paths import RunPaths
+from lm_core.formats.checkpoint_files import list_checkpoints
+from lm_core.user_error import UserError
+from lm_course.locations import in_home
+
+STAGES = ("dpo", "sft", "pretrain")
+DEFAULT_RUN = "runs/demo"
+
+
+def chosen_checkpoint(given: Path | None) -> Path:
+    """The checkpoint folder to load.
+
+    Args:
+        given: a checkpoint folder (step_000600), a stage's folder or a run's folder, whose last one
+            is taken; None for the last one of runs/demo.
+
+    Raises:
+        ValueError: there is no checkpoint.
+    """
+    folder = given or in_home(DEFAULT_RUN)
+    if (folder / "config.json").is_file():
+        return folder
+    for candidate in [*(RunPaths(folder).checkpoints(stage) for stage in STAGES), folder]:
+        found = list_checkpoints(candidate)
+        if found:
+            return found[-1]
+    raise UserError(
+        f"{folder}: no checkpoint there; make one with `lm run`, change to the folder that holds "
+        "your runs/, or name another with --checkpoint"
+    )

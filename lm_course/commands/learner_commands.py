@@ -1,0 +1,295 @@
+"""The learner's commands: `lm start`, `lm check`, `lm hint` and `lm progress`.
+
+What this leaves out: the work itself (starting, grading, learner_progress). `register` adds them to
+the `lm` command.
+"""
+
+import importlib.util
+import os
+import sys
+import textwrap
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lm_core.user_error import UserError
+from lm_course.commands.plain_console import plain_console
+from lm_course.grading.code_under_test import ANSWERS
+from lm_course.grading.score_table import shown_points
+from lm_course.learning.assignment_file import Assignment, Task, assignment_ids, load_assignment
+from lm_course.learning.learner_progress import (
+    Progress,
+    TaskProgress,
+    progress_file,
+    read_progress,
+    write_progress,
+)
+from lm_course.learning.starting import KEPT, StartedFile, start_assignment
+from lm_course.locations import (
+    ASSIGNMENTS,
+    PROJECT,
+    WORKSPACE,
+    handout,
+    home_folder,
+    shipped,
+    shown,
+)
+
+WIDEST_TITLE = 44  # columns
+GRADER = "lm_course.grading.pytest_plugin"  # a plugin of pytest
+SUITE_OPTIONS = Path(__file__).parents[1] / "grading" / "graded_suite.ini"
+
+AssignmentId = Annotated[str | None, typer.Argument(metavar="ASSIGNMENT", help="For example a1.")]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="ID", help="An assignment, and tasks of it: a1, or a1.3 a1.4, or a1 3 4."
+    ),
+]
+TaskIds = Annotated[
+    list[str] | None, typer.Argument(metavar="TASK", help="One task: a1.3, or a1 3.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the four commands."""
+    app.command("start")(start)
+    app.command("check")(check)
+    app.command("hint")(hint)
+    app.command("progress")(progress)
+
+
+def start(
+    assignment: AssignmentId = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Put fresh stubs in place of your files, kept as .bak-1."),
+    ] = False,
+) -> None:
+    """Put an assignment's stubs into workspace/; what you wrote there stays."""
+    found = _assignment(assignment or _nothing_given("start", "begins with an assignment"))
+    files = start_assignment(found, PROJECT, home_folder(PROJECT), force)
+    minutes = sum(task.minutes for task in found.tasks)
+    console = plain_console()
+    console.print(f"{found.id}: {found.title}", style="bold")
+    size = f"{len(found.tasks)} tasks, {found.points} points, about {_duration(minutes)}"
+    console.print(f"{size}\n")
+    longest = max(len(shown(file.path, PROJECT)) for file in files)
+    for file in files:
+        console.print(_file_line(file, longest))
+    if any(file.what_happened == KEPT for file in files):
+        console.print("\nYour files stay as they are; --force starts them anew, with a backup.")
+    _print_next_step(console, found, read_progress(progress_file(home_folder(PROJECT))))
+
+
+def check(
+    ids: Ids = None,
+    implementation: Annotated[
+        str | None,
+        typer.Option("--impl", metavar="FOLDER", help="reference, workspace or another folder."),
+    ] = None,
+) -> None:
+    """Check an assignment, or some tasks of it, and say what to fix first."""
+    what = "checks an assignment, or a task of it"
+    found, tasks = _assignment_and_tasks(ids or [_nothing_given("check", what)])
+    if importlib.util.find_spec("pytest") is None:
+        raise UserError("pytest is not installed; `pip install pytest` installs it")
+    arguments = [f"--task={task.id}" for task in tasks]
+    if implementation is not None:
+        arguments.append(f"--impl={implementation}")
+    sys.exit(_run_suite(found.id, arguments))
+
+
+def _run_suite(assignment_id: str, arguments: list[str]) -> int:
+    """The exit status of pytest, which runs in this process: the libraries that both need are
+    loaded once, and plugins that happen to be installed are not loaded at all.
+    """
+    import pytest
+
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    # Else Hypothesis would keep its tables in the current folder.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(gettempdir()) / "hypothesis"))
+    suite = shipped(ASSIGNMENTS, PROJECT) / assignment_id
+    options = ["-c", str(SUITE_OPTIONS), f"--rootdir={PROJECT}", "-p", GRADER, str(suite)]
+    status = pytest.main([*options, *arguments])
+    return 130 if status == pytest.ExitCode.INTERRUPTED else int(status)
+
+
+def hint(
+    ids: TaskIds = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Show the hints that you have read, and no new one.")
+    ] = False,
+) -> None:
+    """Give the next of a task's three hints: a nudge, the idea, the code in words."""
+    assignment, tasks = _assignment_and_tasks(ids or [_nothing_given("hint", "is about a task")])
+    if len(tasks) != 1:
+        example = assignment.tasks[0].id
+        raise UserError(f"{' '.join(ids or [])}: expected one task, for example {example}")
+    (found,) = tasks
+    path = progress_file(home_folder(PROJECT))
+    record = read_progress(path)
+    read = record.of(found.id).hints
+    console = plain_console()
+    console.print(f"{found.id} {found.title}", style="bold")
+    if again:
+        numbers = list(range(1, read + 1))
+    else:
+        numbers = [min(read + 1, len(found.hints))]
+        record.take_hint(found.id, numbers[-1])
+        write_progress(path, record)
+    for number in numbers:
+        console.print(f"\nhint {number} of {len(found.hints)}", style="cyan")
+        text = textwrap.indent(textwrap.fill(found.hints[number - 1], console.width - 2), "  ")
+        console.print(text)
+    _print_after_hint(console, found, max([*numbers, 0]), again)
+
+
+def _print_after_hint(console: Console, task: Task, number: int, again: bool) -> None:
+    read = handout(task.id.rpartition(".")[0], task.section, PROJECT)
+    console.print()
+    if number == 0:
+        console.print(f"No hint read yet: lm hint {task.id}")
+    elif number == len(task.hints):
+        earlier = "" if again else f" (all three: lm hint {task.id} --again)"
+        console.print(f"That was the last hint{earlier}.")
+    else:
+        console.print(f"Next hint: lm hint {task.id}")
+    if number:
+        console.print(f"The handout: {read}", soft_wrap=True)
+
+
+def progress(assignment: AssignmentId = None) -> None:
+    """Show what you have passed so far, over all assignments or in one."""
+    ids = [assignment] if assignment else assignment_ids(PROJECT)
+    if not ids:
+        raise UserError(f"{shipped(ASSIGNMENTS, PROJECT)}: no assignment there")
+    assignments = [_assignment(name) for name in ids]
+    record = read_progress(progress_file(home_folder(PROJECT)))
+    console = plain_console()
+    for number, each in enumerate(assignments):
+        if number:
+            console.print()
+        _print_progress(console, each, record)
+    for each in assignments:
+        if any(not record.of(task.id).done for task in each.tasks):
+            _print_next_step(console, each, record)
+            return
+    console.print("Everything is done.")
+
+
+def _print_progress(console: Console, assignment: Assignment, record: Progress) -> None:
+    points = sum(task.points * record.of(task.id).share for task in assignment.tasks)
+    done = sum(record.of(task.id).done for task in assignment.tasks)
+    console.print(f"{assignment.id}: {assignment.title}", style="bold")
+    console.print(
+        f"{done} of {len(assignment.tasks)} tasks, "
+        f"{shown_points(points)} of {assignment.points} points\n"
+    )
+    rows = [_progress_cells(task, record.of(task.id)) for task in assignment.tasks]
+    header = ("task", "title", "best", "reached", "hints")
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    # Only the titles give way where the terminal is narrow.
+    others = sum(widths) - widths[1] + 2 * (len(header) - 1)
+    room = max(len("title"), console.width - others)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        table.add_column(
+            name, no_wrap=True, justify="right" if name in ("best", "hints") else "left"
+        )
+    for task, (name, title, *figures) in zip(assignment.tasks, rows, strict=True):
+        shown = Text(title)
+        shown.truncate(min(room, WIDEST_TITLE), overflow="ellipsis")
+        result = record.of(task.id)
+        style = "green" if result.done else "yellow" if result.passed else ""
+        table.add_row(name, shown, *figures, style=style)
+    console.print(table)
+
+
+def _progress_cells(task: Task, result: TaskProgress) -> tuple[str, ...]:
+    best = f"{shown_points(task.points * result.share)}/{task.points}"
+    reached = result.reached.isoformat() if result.reached else ""
+    return task.id, task.title, best, reached, str(result.hints) if result.hints else ""
+
+
+def _print_next_step(console: Console, assignment: Assignment, record: Progress) -> None:
+    """What to read, write and run next: for the first task that is not done."""
+    waiting = [task for task in assignment.tasks if not record.of(task.id).done]
+    if not waiting:
+        console.print(f"\nAll tasks of {assignment.id} are done.")
+        return
+    task = waiting[0]
+    workspace = home_folder(PROJECT) / WORKSPACE
+    if task.functions:
+        file = shown(workspace / assignment.package / f"{task.module}.py", PROJECT)
+        work = f"{', '.join(task.functions)} in {file}"
+    else:
+        work = f"your answers in {shown(workspace / assignment.id / ANSWERS, PROJECT)}"
+    console.print(f"\nNext: {task.id} {task.title}, about {_duration(task.minutes)}", style="bold")
+    console.print(f"  read    {handout(assignment.id, task.section, PROJECT)}", soft_wrap=True)
+    console.print(f"  write   {work}")
+    console.print(f"  check   lm check {task.id}")
+    console.print(f"  stuck?  lm hint {task.id}")
+
+
+def _file_line(file: StartedFile, longest: int) -> Text:
+    line = Text(f"  {file.what_happened:<12}{shown(file.path, PROJECT):<{longest}}")
+    if file.backup:
+        line.append(f"  (yours: {file.backup.name})")
+    elif file.what_happened != KEPT:
+        what = "answer" if file.path.suffix == ".toml" else "function"
+        line.append(f"  {file.to_do:>2} {what}{'s' if file.to_do > 1 else ''}", style="dim")
+    return line
+
+
+def _assignment_and_tasks(ids: list[str]) -> tuple[Assignment, list[Task]]:
+    """The assignment and its tasks that are named, as in "a1", "a1 a1.3", "a1.3", "a1 3 4" or
+    "a1.3 4"; ValueError for unknown ones.
+    """
+    first = ids[0]
+    name = first.partition(".")[0]
+    ids = [first, *(f"{name}.{each}" if each.isdecimal() else each for each in ids[1:])]
+    names = list(dict.fromkeys(each.partition(".")[0] for each in ids))
+    if len(names) > 1:
+        raise UserError(f"{' and '.join(names)}: check one assignment at a time")
+    assignment = _assignment(names[0], ids[0])
+    tasks = dict.fromkeys(each for each in ids if "." in each)
+    return assignment, [assignment.task(task_id) for task_id in tasks]
+
+
+def _assignment(name: str, given: str = "") -> Assignment:
+    """The assignment of this id; the ValueError for a near miss, "1.2" or "A1.2", names the right
+    one. `given`: the id in which the name stood, if there was more of it.
+    """
+    given = given or name
+    names = assignment_ids(PROJECT)
+    if name not in names:
+        for known in names:
+            if name.lower() in (known, known.lstrip("abcdefghijklmnopqrstuvwxyz")):
+                raise UserError(f"{given}: did you mean {known}{given[len(name) :]}?")
+    return load_assignment(name, PROJECT)
+
+
+def _nothing_given(command: str, what: str) -> NoReturn:
+    known = assignment_ids(PROJECT)
+    example = known[0] if known else "a1"
+    task = "" if command == "start" else f"{example}.2"
+    forms = {
+        "start": f"lm start {example}",
+        "hint": f"lm hint {task}",
+        "check": f"lm check {example} for all of it, or lm check {task}",
+    }
+    further = "" if command == "start" else " (lm progress says which task is next)"
+    raise UserError(f"lm {command} {what}: {forms[command]}{further}")
+
+
+def _duration(minutes: int) -> str:
+    if minutes < 60:
+        return f"{minutes} minutes"
+    halves = round(minutes / 30)
+    return f"{halves / 2:g} hours"

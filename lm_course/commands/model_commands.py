@@ -1,0 +1,234 @@
+"""`lm import` and `lm export`: models of other programs as checkpoint folders of ours, and ours as
+folders that `transformers` loads; and the engine that `lm chat` and `lm generate` talk to.
+
+Nothing is written before all of it has been read and has been found to fit; the folder appears
+whole. What this leaves out: downloading (`huggingface-cli download` does), and training on an
+imported model, for which its folder is a checkpoint like any other.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lm_core.user_error import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from inference.engine.engine import Engine
+
+FOLDER_FILES = (
+    "tokenizer.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+FOLDER_SUFFIXES = (".safetensors", ".json", ".bin", ".pt", ".pth", ".jinja", ".txt")
+ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
+    """The engine of what a person names: --checkpoint, --model, or the last of runs/demo.
+
+    Raises ValueError where both are named, or there is no such thing.
+    """
+    from inference.engine.engine import Engine
+    from lm_course.commands.checkpoint_choice import chosen_checkpoint
+    from lm_course.commands.named_models import model_path
+
+    if model is None:
+        return Engine.from_checkpoint(chosen_checkpoint(checkpoint))
+    if checkpoint is not None:
+        raise UserError("--checkpoint and --model name two models; give one of them")
+    model = model_path(model)
+    check_source(model)
+    if model.is_file():
+        return Engine.from_gguf(model)
+    return Engine.from_checkpoint(model)
+
+
+def check_source(source: Path) -> None:
+    """Raise ValueError for what is neither a GGUF file nor a folder with a model's config.json."""
+    from lm_course.commands.named_models import NAMED_MODELS
+
+    if not source.exists():
+        raise UserError(
+            f"{source}: no such folder or file; known by name: {', '.join(NAMED_MODELS)}"
+        )
+    if source.suffix.lower() in FOLDER_SUFFIXES and not source.is_dir():
+        raise UserError(
+            f"{source}: one file of a model's folder, which has the shape and the tokenizer beside "
+            f"the weights; name the folder: {source.parent}"
+        )
+    if source.is_dir() and not (source / "config.json").is_file():
+        held = sorted(source.glob("*.gguf"))
+        what = (
+            f"the file in it: {held[0]}" if held else "a folder of Hugging Face's, or a GGUF file"
+        )
+        raise UserError(f"{source}: has no config.json; name {what}")
+
+
+def check_target(folder: Path) -> None:
+    """Raise ValueError where something lies that a new folder would take the place of."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder}: exists already; name another, or remove it first")
+
+
+def import_model(source: Path, folder: Path, dtype: str | None = None) -> str:
+    """Read a folder of Hugging Face's or a GGUF file; write a checkpoint folder of ours.
+
+    Args:
+        source: the folder, the file, or a name of NAMED_MODELS.
+        folder: must not exist yet.
+        dtype: one of DTYPES; None for that of the source, float32 where it is quantized.
+
+    Returns:
+        One line: family, parameters, context, number format.
+
+    Raises:
+        ValueError: the source is not read here, or something lies at `folder`.
+    """
+    import torch
+
+    from lm_course.commands.named_models import model_path
+
+    source = model_path(source)
+    check_source(source)
+    check_target(folder)
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: expected {', '.join(DTYPES)}")
+    wanted = None if dtype is None else getattr(torch, dtype)
+    if source.is_file():
+        return _import_gguf(source, folder, wanted or torch.float32)
+    return _import_folder(source, folder, wanted)
+
+
+def _import_gguf(source: Path, folder: Path, dtype: "torch.dtype") -> str:
+    from inference.engine.engine import check_rows
+    from inference.engine.text_side import text_side_of_gguf
+    from lm_core.formats.checkpoint_files import write_checkpoint
+    from lm_core.formats.gguf_container import read_gguf
+    from tokenizer_bpe.formats.gguf_vocabulary import named_tokens
+    from tokenizer_bpe.formats.missing_bytes import without_added_bytes
+    from tokenizer_bpe.tokenizer_file import hugging_face_files
+    from transformer_lm.weights.gguf_file import load_gguf, types_by_size
+    from transformer_lm.weights.pretrained import to_hugging_face
+
+    file = read_gguf(source)
+    try:
+        side = text_side_of_gguf(file)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    model = load_gguf(source, dtype=dtype, file=file)
+    check_rows(model, side.tokenizer, f"the vocabulary of {source}")
+    roles = named_tokens(file)
+    ids = {f"{role}_id": side.tokenizer.special_tokens.get(text) for role, text in roles.items()}
+    ids["eos_token_id"] = sorted(side.stop_ids or ())
+    template = side.template.text if side.template is not None else None
+    files = hugging_face_files(side.tokenizer, template, roles)
+    files["tokenizer.json"] = without_added_bytes(files["tokenizer.json"], model.config.vocab_size)
+    if side.first_id is not None:
+        described = json.loads(files["tokenizer_config.json"]) | {"add_bos_token": True}
+        files["tokenizer_config.json"] = json.dumps(described, indent=2).encode() + b"\n"
+    tensors, config = to_hugging_face(model, ids)
+    write_checkpoint(folder, tensors, config, files, None)
+    return f"{_described(model, config)}, unpacked from {', '.join(types_by_size(file))}"
+
+
+def _import_folder(source: Path, folder: Path, dtype: "torch.dtype | None") -> str:
+    from inference.engine.engine import check_rows
+    from inference.engine.text_side import TOKENIZER_FILE, text_side_of_folder
+    from lm_core.formats.checkpoint_files import write_checkpoint
+    from transformer_lm.weights.pretrained import load_model, to_hugging_face
+
+    model = load_model(source, dtype=dtype)
+    side = text_side_of_folder(source)
+    check_rows(model, side.tokenizer, f"{source / TOKENIZER_FILE}")
+    tensors, config = to_hugging_face(model, _token_ids(source))
+    write_checkpoint(folder, tensors, config, _companions(source), None)
+    return f"{_described(model, config)}, not quantized"
+
+
+def export_model(checkpoint: Path, folder: Path) -> str:
+    """Write a checkpoint as a folder that `transformers` loads as it is.
+
+    Args:
+        checkpoint: a checkpoint folder, or a run's, whose last one is taken.
+        folder: must not exist yet.
+
+    Returns:
+        One line, as `import_model`.
+
+    Raises:
+        ValueError: there is no checkpoint, `transformers` has no family for its shape, or something
+            lies at `folder`.
+    """
+    from lm_core.formats.checkpoint_files import write_checkpoint
+    from lm_course.commands.checkpoint_choice import chosen_checkpoint
+    from transformer_lm.weights.pretrained import hugging_face_family, load_model, to_hugging_face
+
+    check_target(folder)
+    source = chosen_checkpoint(checkpoint)
+    model = load_model(source, dtype=None)
+    try:
+        hugging_face_family(model.config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    tensors, config = to_hugging_face(model, _token_ids(source))
+    write_checkpoint(folder, tensors, config, _companions(source), None)
+    return _described(model, config)
+
+
+def _token_ids(folder: Path) -> dict[str, Any]:
+    """The ids of special tokens that a folder's config.json names."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {key: config[key] for key in ID_KEYS if key in config}
+
+
+def _companions(folder: Path) -> dict[str, bytes]:
+    """The files that go with the weights, as they are."""
+    present = [folder / name for name in FOLDER_FILES if (folder / name).is_file()]
+    return {path.name: path.read_bytes() for path in present}
+
+
+def _described(model: Any, config: dict[str, Any]) -> str:
+    from transformer_lm.model_cost import count_parameters
+
+    shape = model.config
+    return (
+        f"{config['model_type']}: {count_parameters(shape):,} parameters, context "
+        f"{shape.context_length:,} tokens, {config['dtype']}"
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add `lm import` and `lm export`."""
+
+    @app.command("import")
+    def import_command(
+        source: Annotated[
+            Path,
+            typer.Argument(help="A folder of Hugging Face's, a GGUF file, or the name smollm2."),
+        ],
+        folder: Annotated[Path, typer.Argument(help="The checkpoint folder to make.")],
+        dtype: Annotated[
+            str | None, typer.Option(help=f"{', '.join(DTYPES)}; by default the source's.")
+        ] = None,
+    ) -> None:
+        """Make a checkpoint folder of another program's model."""
+        print(import_model(source, folder, dtype))
+        print(f"in {folder}; talk with it: lm chat --model {folder}")
+
+    @app.command("export")
+    def export_command(
+        checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder, or a run's folder.")],
+        folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    ) -> None:
+        """Make a folder that `transformers` loads, of a checkpoint."""
+        print(export_model(checkpoint, folder))

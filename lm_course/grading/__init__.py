@@ -1,0 +1,1 @@
+"""The grader: a learner's code against the checks of an assignment, and points for it."""

@@ -1,0 +1,180 @@
+"""Which code a graded run checks: the reference, the learner's workspace, or any other folder.
+
+The folder is put in front of the stages by LM_STAND_INS (`lm_core.stand_ins`), which must be set
+before any stage is imported. A graded module that the folder lacks is "not submitted"; the
+reference never stands in for it.
+"""
+
+import ast
+import importlib
+import os
+import py_compile
+import sys
+import warnings
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_core.user_error import UserError
+from lm_course.grading.check_outcome import LearnerCode
+from lm_course.learning.assignment_file import Assignment
+from lm_course.locations import WORKSPACE, home_folder, is_stage, shipped
+
+REFERENCE = "reference"
+ANSWERS = "answers.toml"
+REFERENCE_ANSWERS = "tests/assignments"  # in a wheel as well, below lm_course/
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """The code under test.
+
+    Attributes:
+        name: "reference", "workspace", or the folder as it was given.
+        folder: holds <package>/<module>.py and <assignment>/answers.toml.
+        root: the project.
+        started_in: the folder in which the command was given.
+    """
+
+    name: str
+    folder: Path
+    root: Path
+    started_in: Path
+
+    @property
+    def is_reference(self) -> bool:
+        return self.name == REFERENCE
+
+    def module_file(self, assignment: Assignment, module: str) -> Path:
+        return self.folder / assignment.package / f"{module}.py"
+
+    def answers_file(self, assignment: Assignment) -> Path:
+        if self.is_reference:
+            return shipped(REFERENCE_ANSWERS, self.root) / f"{assignment.id}_answers.toml"
+        return self.folder / assignment.id / ANSWERS
+
+    def code(self, assignment: Assignment) -> LearnerCode:
+        """For messages: which files are the learner's."""
+        home = home_folder(self.root, self.started_in)
+        return LearnerCode((self.folder / assignment.package,), home, self.started_in)
+
+
+def choose_implementation(
+    given: str | None, assignments: list[Assignment], root: Path, started_in: Path
+) -> Implementation:
+    """The folder that `--impl` names; without it the workspace if it holds one of the packages.
+
+    Raises:
+        ValueError: the folder does not exist, or holds nothing of these assignments.
+    """
+    workspace = home_folder(root, started_in) / WORKSPACE
+    if given is None:
+        begun = any((workspace / assignment.package).is_dir() for assignment in assignments)
+        given = WORKSPACE if begun else REFERENCE
+    if given == REFERENCE:
+        return Implementation(REFERENCE, root, root, started_in)
+    # "workspace" is that of the home folder, from whatever folder the command was given.
+    folder = workspace if given == WORKSPACE else (started_in / given).resolve()
+    first = assignments[0]
+    if not folder.is_dir():
+        raise UserError(f"--impl {given}: no such folder; `lm start {first.id}` makes workspace")
+    if not any(
+        (folder / assignment.package).is_dir() or (folder / assignment.id).is_dir()
+        for assignment in assignments
+    ):
+        raise UserError(
+            f"--impl {given}: expected {first.package}/ in that folder; name the folder that holds "
+            f"{first.package}/"
+        )
+    name = WORKSPACE if folder == workspace.resolve() else given
+    return Implementation(name, folder, root, started_in)
+
+
+def use_implementation(
+    implementation: Implementation,
+    assignments: list[Assignment],
+    chosen_tasks: Collection[str] = (),
+) -> None:
+    """Set LM_STAND_INS for this process and all that it starts, and load what every check needs.
+
+    Args:
+        implementation: the code under test.
+        assignments: those that are checked.
+        chosen_tasks: the tasks that are checked alone; none for all. What only the modules of
+            other tasks import is not loaded.
+    """
+    for assignment in assignments:
+        assert assignment.package not in sys.modules, (
+            f"{assignment.package} was imported before the implementation was chosen"
+        )
+    os.environ.pop(STAND_INS_VARIABLE, None)
+    if not implementation.is_reference:
+        os.environ[STAND_INS_VARIABLE] = str(implementation.folder)
+    _import_foreign_modules(
+        [
+            f"{assignment.package}.{task.module}"
+            for assignment in assignments
+            for task in assignment.tasks
+            if task.module and (not chosen_tasks or task.id in chosen_tasks)
+        ],
+        [implementation.folder, implementation.root],
+    )
+    for assignment in assignments:
+        _compile_once(sorted((implementation.folder / assignment.package).glob("*.py")))
+
+
+def _import_foreign_modules(modules: Iterable[str], folders: list[Path]) -> None:
+    """Import the libraries that these modules of ours need, directly or through others of ours, so
+    that no check pays for it again: a forked child has them. The modules themselves are imported
+    in the child alone: they may do anything.
+
+    Args:
+        modules: such as "transformer_lm.layers".
+        folders: hold the packages, the learner's and the reference's.
+    """
+    waiting, seen = list(modules), set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        top = name.split(".")[0]
+        if any(is_stage(folder / top) for folder in folders):
+            files = [folder.joinpath(*name.split(".")).with_suffix(".py") for folder in folders]
+            waiting += [needed for file in files for needed in _imports(file)]
+        elif top != "lm_course":
+            with suppress(Exception), _no_warnings():
+                importlib.import_module(name)
+
+
+def _imports(path: Path) -> set[str]:
+    """The modules that a file imports as it is loaded; none where it is missing or not Python."""
+    names: set[str] = set()
+    with suppress(SyntaxError, ValueError, OSError), _no_warnings():
+        for node in ast.parse(path.read_bytes()).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module)
+                if "." not in node.module:  # from package import module, perhaps
+                    names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _compile_once(files: Iterable[Path]) -> None:
+    """Write bytecode that is checked against a hash of the source. By default Python compares
+    times in whole seconds, and would miss a quick edit that leaves the size as it was.
+    """
+    for path in files:
+        with suppress(Exception), _no_warnings():
+            py_compile.compile(
+                str(path),
+                doraise=True,
+                invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH,
+            )
+
+
+def _no_warnings() -> warnings.catch_warnings:
+    return warnings.catch_warnings(action="ignore")

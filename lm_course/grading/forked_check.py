@@ -1,0 +1,237 @@
+"""Run one check in a forked child, so that whatever the learner's code does costs that check only.
+
+The child has a limit on memory (address space over what the process already has) and one on time.
+It sends its outcome through a pipe. A child that ends in any other way (os._exit, a crash, an
+infinite loop, which is killed) is put into words from what is left: the exit status, and the stack
+that `faulthandler` writes into the same pipe when the process dies.
+
+What this leaves out: protection against malice. A learner who wants to cheat can; the aim is that a
+mistake cannot take the whole run down. Where there is no os.fork (Windows), a check runs in this
+process, without limits.
+"""
+
+import faulthandler
+import json
+import os
+import re
+import select
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+from lm_course.grading.check_outcome import FAILING, PASSED, LearnerCode, Outcome
+
+if sys.platform != "win32":
+    import resource
+
+END = b"\0"  # after a whole outcome; a stack of faulthandler's has none
+LARGEST_FILE = 64 << 20  # bytes that a check may write to one file, or print
+SHORTER = 5  # times, once a check of the same task has reached its time limit
+SECONDS_BETWEEN_LOOKS = 0.1  # for a child that died and left the pipe open in its own children
+SECONDS_TO_SAY_WHERE = 1.0  # for faulthandler to write the stack of a child that took too long
+STACK_LINE = re.compile(r'File "(.+)", line (\d+) in (.+)')
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one check may use; memory counts from the size of the process at its start."""
+
+    seconds: float = 10.0
+    memory_mb: int = 2000
+
+    def shorter(self) -> "Limits":
+        """For the other checks of a task with an endless loop: 20 of them would take minutes."""
+        return replace(self, seconds=self.seconds / SHORTER)
+
+
+def can_isolate() -> bool:
+    return hasattr(os, "fork")
+
+
+def can_limit_memory() -> bool:
+    """Only Linux both tells a process its size and holds it to a limit."""
+    return can_isolate() and Path("/proc/self/statm").exists()
+
+
+def run_check(
+    check: Callable[[], object],
+    outcome_of: Callable[[BaseException], Outcome],
+    limits: Limits,
+    code: LearnerCode,
+) -> Outcome:
+    """Run `check` in a child, or here where there is no os.fork.
+
+    Args:
+        check: raises where something is wrong.
+        outcome_of: puts what it raised into words; called in the child.
+        limits: time and memory.
+        code: tells the learner's lines in the stack of a child that died.
+    """
+    if not can_isolate():
+        return _run_here(check, outcome_of)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    child = _fork()
+    if child == 0:
+        os.close(reading)
+        _run_in_child(check, outcome_of, limits, writing)
+    try:
+        os.close(writing)
+        return _watch(child, reading, limits, code)
+    finally:  # also on Ctrl-C
+        _end(child)
+        os.close(reading)
+
+
+def _run_here(
+    check: Callable[[], object], outcome_of: Callable[[BaseException], Outcome]
+) -> Outcome:
+    try:
+        check()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return outcome_of(error)
+    return Outcome(PASSED)
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 warns of locks that other threads may hold. The child runs one check and ends
+        # with os._exit, and what the parent imported was imported before.
+        warnings.filterwarnings(
+            "ignore",
+            message=r"This process .* is multi-threaded, use of fork\(\)",
+            category=DeprecationWarning,
+        )
+        return os.fork()
+
+
+def _run_in_child(
+    check: Callable[[], object],
+    outcome_of: Callable[[BaseException], Outcome],
+    limits: Limits,
+    pipe: int,
+) -> NoReturn:
+    """Run the check, send its outcome, and leave without any of the parent's clean-up."""
+    try:
+        os.setsid()  # its own children die with it, and Ctrl-C reaches the parent alone
+        faulthandler.enable(file=pipe, all_threads=False)
+        unlimited = _set_limits(limits)
+        warnings.simplefilter("ignore")  # a warning is no mistake in the learner's code
+        try:
+            check()
+            outcome = Outcome(PASSED)
+        except BaseException as error:
+            if unlimited is not None:
+                resource.setrlimit(resource.RLIMIT_AS, unlimited)  # room to say what happened
+            outcome = outcome_of(error)
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        message = json.dumps(outcome.as_json()).encode() + END
+        while message:
+            message = message[os.write(pipe, message) :]
+    finally:
+        os._exit(0)
+
+
+def _set_limits(limits: Limits) -> tuple[int, int] | None:
+    """Set the soft limits; return those on memory that held before, None where none is set."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if hard == resource.RLIM_INFINITY or hard > LARGEST_FILE:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, hard))
+    if not can_limit_memory():
+        return None
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    allowed = pages * resource.getpagesize() + (limits.memory_mb << 20)
+    if before[1] != resource.RLIM_INFINITY:
+        allowed = min(allowed, before[1])
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, before[1]))
+    return before
+
+
+def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode) -> Outcome:
+    """Wait for the child's outcome, its death or the time limit, whichever comes first."""
+    deadline = time.monotonic() + limits.seconds
+    received, status = _receive(child, pipe, deadline)
+    if received.endswith(END):
+        return Outcome.from_json(json.loads(received[:-1]))
+    if status is None:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGABRT)  # faulthandler answers with the stack, also from C code
+        stack, _ = _receive(child, pipe, time.monotonic() + SECONDS_TO_SAY_WHERE)
+        message = f"stopped after {limits.seconds:g} seconds: an endless loop, or far too much work"
+        return Outcome(FAILING, message, _where(stack, code), _text(stack), timed_out=True)
+    return Outcome(FAILING, _death(status), _where(received, code), _text(received))
+
+
+def _receive(child: int, pipe: int, deadline: float) -> tuple[bytes, int | None]:
+    """What came through the pipe, and the child's wait status; None while it lives."""
+    received = b""
+    poller = select.poll()
+    poller.register(pipe, select.POLLIN | select.POLLHUP)
+    open_pipe = True
+    while (left := deadline - time.monotonic()) > 0:
+        wait = min(left, SECONDS_BETWEEN_LOOKS if open_pipe else 0.005)
+        ready = poller.poll(1000 * wait)
+        if ready:
+            block = os.read(pipe, 1 << 16)
+            received += block
+            if received.endswith(END):
+                return received, None
+            if block:
+                continue
+            poller.unregister(pipe)
+            open_pipe = False
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return received, status
+    return received, None
+
+
+def _end(child: int) -> None:
+    """Kill the child and all that it started; do nothing where it has been waited for."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(child, 0)
+
+
+def _death(status: int) -> str:
+    if not os.WIFSIGNALED(status):
+        number = os.waitstatus_to_exitcode(status)
+        return (
+            f"your code ended the whole process with os._exit({number}): return, or raise an error"
+        )
+    number = os.WTERMSIG(status)
+    name = signal.Signals(number).name
+    reason = {
+        "SIGSEGV": "compiled code went outside its memory, or a recursion outgrew the stack",
+        "SIGKILL": "the system killed it, most likely for lack of memory",
+        "SIGABRT": "compiled code gave up",
+    }.get(name, "compiled code failed, or your code sent the signal")
+    return f"the process crashed ({name}): {reason}"
+
+
+def _where(stack: bytes, code: LearnerCode) -> tuple[str, ...]:
+    """The innermost learner's line of a stack, which faulthandler writes innermost first."""
+    for file, line, function in STACK_LINE.findall(_text(stack)):
+        if code.holds(file):
+            return (code.line(file, int(line), function),)
+    return ()
+
+
+def _text(stack: bytes) -> str:
+    return stack.decode("utf-8", "backslashreplace")

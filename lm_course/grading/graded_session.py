@@ -1,0 +1,336 @@
+"""One graded pytest session: the checks, each in a child of its own, and what is told at the end.
+
+What this leaves out: options and fixtures (grading), words (check_outcome), points (grade_table).
+"""
+
+from collections import Counter
+from collections.abc import Generator
+from datetime import date
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lm_core.artifact_paths import write_json
+from lm_core.user_error import UserError
+from lm_course.grading.check_outcome import (
+    NOT_SUBMITTED,
+    NOT_WRITTEN,
+    PASSED,
+    SKIPPED,
+    NotSubmitted,
+    Outcome,
+    outcome_of,
+    without_return,
+)
+from lm_course.grading.code_under_test import (
+    REFERENCE,
+    Implementation,
+    choose_implementation,
+    use_implementation,
+)
+from lm_course.grading.forked_check import Limits, can_isolate, can_limit_memory, run_check
+from lm_course.grading.missing_return import function_without_return, is_about_none
+from lm_course.grading.score_table import (
+    AssignmentGrade,
+    CheckResult,
+    TaskGrade,
+    advice_lines,
+    table_lines,
+)
+from lm_course.learning.assignment_file import Assignment, Task, load_assignment
+from lm_course.learning.learner_progress import progress_file, read_progress, write_progress
+from lm_course.locations import WORKSPACE, home_folder, shown
+
+LETTERS = {PASSED: ".", NOT_WRITTEN: "-", NOT_SUBMITTED: "-", SKIPPED: "s"}
+COLOURS = {PASSED: {"green": True}, SKIPPED: {"yellow": True}}
+OUTCOME = pytest.StashKey[Outcome]()
+
+
+class GradedRun:
+    """One pytest session over one or more assignments."""
+
+    def __init__(self, config: pytest.Config, ids: list[str]) -> None:
+        self.config = config
+        self.root = config.rootpath
+        self.assignments = {name: load_assignment(name, self.root) for name in ids}
+        self.chosen_tasks = self._chosen_tasks(config.option.task)
+        listed = list(self.assignments.values())
+        self.implementation: Implementation = choose_implementation(
+            config.option.impl, listed, self.root, config.invocation_params.dir
+        )
+        self.results: dict[str, dict[str, CheckResult]] = {}  # by task, then by check
+        self.collected: Counter[str] = Counter()  # checks of each task
+        self.endless_tasks: set[str] = set()
+        # A part of a task's checks says nothing about its best score.
+        self.whole_tasks = all((self.root / name).is_dir() for name in config.args)
+        self.in_child = False
+        self.quiet = config.option.verbose <= 0
+        if self.quiet:
+            _silence(config)
+        use_implementation(self.implementation, listed, self.chosen_tasks)
+
+    def _chosen_tasks(self, ids: list[str]) -> list[str]:
+        for task_id in ids:
+            self._assignment(task_id).task(task_id)
+        return list(ids)
+
+    def _assignment(self, task_id: str) -> Assignment:
+        name = task_id.rpartition(".")[0]
+        if name not in self.assignments:
+            raise UserError(f"{task_id}: not a task of {', '.join(self.assignments)}")
+        return self.assignments[name]
+
+    def assignment_of(self, item: pytest.Item) -> Assignment:
+        return self._assignment(self.task_of(item).id)
+
+    def task_of(self, item: pytest.Item) -> Task:
+        marker = item.get_closest_marker("task")
+        if marker is None or not marker.args:
+            raise pytest.UsageError(f'{item.nodeid}: mark it with @pytest.mark.task("a1.3")')
+        try:
+            return self._assignment(marker.args[0]).task(marker.args[0])
+        except ValueError as error:
+            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+
+    def import_module(self, item: pytest.Item, name: str) -> ModuleType:
+        """The module under test; NotSubmitted where it would come from the reference instead."""
+        assert self.in_child, (
+            "call implementation(...) inside the test function: it runs their code"
+        )
+        assignment = self.assignment_of(item)
+        package, _, module = name.partition(".")
+        if package == assignment.package and module in assignment.modules:
+            self._require(assignment, module)
+        return import_module(name)
+
+    def _require(self, assignment: Assignment, module: str) -> None:
+        path = self.implementation.module_file(assignment, module)
+        if not path.is_file():
+            name = self.implementation.code(assignment).name(path)
+            raise NotSubmitted(f"{name} is missing: `lm start {assignment.id}` puts its stub there")
+
+    # pytest's hooks, in the order in which they are called.
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if self.quiet and reporter is not None:  # Ctrl-C: where our code was interests nobody
+            reporter._report_keyboardinterrupt = lambda: None
+        names = ", ".join(self.assignments)
+        if self.implementation.name == WORKSPACE:
+            text = (
+                f"{names}: checking your files in {shown(self.implementation.folder, self.root)}/"
+            )
+        elif self.implementation.name != REFERENCE:
+            text = f"{names}: checking the files in {self.implementation.name}"
+        elif self.config.option.impl == REFERENCE:
+            text = f"{names}: checking the reference"
+        else:
+            text = f"{names}: you have no workspace yet: checking the reference instead"
+        self._write(text)
+        if not can_isolate():
+            self._write("this system has no os.fork: no limits on time and memory", yellow=True)
+        elif not can_limit_memory():
+            self._write("this system limits time, but not memory", yellow=True)
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Leave out the files of other tasks: what they import need not be loaded."""
+        if collection_path.suffix != ".py" or not self.chosen_tasks:
+            return None
+        files = collection_path.parent.glob("*.py")
+        texts = {path: path.read_text(encoding="utf-8") for path in files}
+        asked = [f'"{task}"' for task in self.chosen_tasks]
+        if not all(any(task in text for text in texts.values()) for task in asked):
+            return None  # a suite that names its tasks in another way
+        return None if any(task in texts[collection_path] for task in asked) else True
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the chosen tasks, in the handout's order."""
+        order = [task.id for each in self.assignments.values() for task in each.tasks]
+        tasks = {item: self.task_of(item).id for item in items}
+        for item, task_id in tasks.items():
+            item.user_properties.append(("task", task_id))
+        kept = [i for i in items if not self.chosen_tasks or tasks[i] in self.chosen_tasks]
+        items[:] = sorted(kept, key=lambda item: order.index(tasks[item]))
+        self.collected.update(tasks[item] for item in items)
+
+    def pytest_deselected(self) -> None:
+        self.whole_tasks = False  # by -k, -m, --lf: --task does not come by here
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and self.quiet:
+            self.whole_tasks = False
+            self._write(f"\nthe suite itself is broken: {report.nodeid}", red=True)
+            self._write(report.longreprtext)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
+        if self.config.option.usepdb:
+            self.in_child = True
+            return None
+        names = pyfuncitem._fixtureinfo.argnames
+        arguments = {name: pyfuncitem.funcargs[name] for name in names}
+        task, assignment = self.task_of(pyfuncitem), self.assignment_of(pyfuncitem)
+        marker = pyfuncitem.get_closest_marker("limit")
+        limits = Limits(**marker.kwargs) if marker else Limits()
+        code = self.implementation.code(assignment)
+
+        def check() -> None:
+            self.in_child = True
+            pyfuncitem.obj(**arguments)
+
+        def explain(error: BaseException) -> Outcome:
+            outcome = outcome_of(error, code, task.id)
+            if not is_about_none(error):
+                return outcome
+            graded = {name for each in assignment.tasks for name in each.functions}
+            return without_return(outcome, function_without_return(check, code, graded))
+
+        limits = limits.shorter() if task.id in self.endless_tasks else limits
+        try:
+            if task.module:
+                self._require(assignment, task.module)
+            outcome = run_check(check, explain, limits, code)
+        except NotSubmitted as error:  # nothing to run: no process is started
+            outcome = explain(error)
+        self.in_child = False
+        if outcome.timed_out:
+            self.endless_tasks.add(task.id)
+        pyfuncitem.stash[OUTCOME] = outcome
+        if outcome.status == SKIPPED:
+            pytest.skip(outcome.message)
+        if outcome.status != PASSED:
+            lines = [outcome.message, *outcome.where]
+            lines += [] if self.quiet else ["", outcome.traceback]
+            pytest.fail("\n".join(lines), pytrace=False)
+        return True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        outcome = item.stash.get(OUTCOME, None) if report.when == "call" else None
+        if call.excinfo is not None and outcome is None:  # set-up, tear-down, or under --pdb
+            code = self.implementation.code(self.assignment_of(item))
+            outcome = outcome_of(call.excinfo.value, code, self.task_of(item).id)
+        if outcome is None and report.when == "call":
+            outcome = Outcome(PASSED)
+        if outcome is not None:
+            report.graded = outcome  # for the letter
+            name = item.nodeid.split("::", 1)[-1]
+            result = CheckResult(name, outcome, report.capstdout + report.capstderr)
+            self.results.setdefault(self.task_of(item).id, {})[item.nodeid] = result
+        return report
+
+    def pytest_report_teststatus(self, report: Any) -> tuple[str, Any, Any] | None:
+        outcome = getattr(report, "graded", None)
+        if outcome is None:
+            return None
+        category = {PASSED: "passed", SKIPPED: "skipped"}.get(outcome.status, "failed")
+        letter = LETTERS.get(outcome.status, "F")
+        return (
+            category,
+            letter,
+            (outcome.status.upper(), COLOURS.get(outcome.status, {"red": True})),
+        )
+
+    def pytest_terminal_summary(self, exitstatus: int) -> None:
+        if self.config.option.collectonly:
+            return
+        width = self._terminal().fullwidth
+        some_tasks = bool(self.chosen_tasks) or not self.whole_tasks
+        is_reference = self.implementation.name == REFERENCE
+        unasked = is_reference and self.config.option.impl != REFERENCE
+        for grade in self.grades():
+            self._write("")
+            for text, style in table_lines(grade, width):
+                self._write(text, **({style: True} if style else {}))
+            if exitstatus == pytest.ExitCode.INTERRUPTED:
+                self._write("stopped early: what did not run counts as missing")
+                continue
+            self._write("")
+            if unasked and grade.first_to_fix is None:
+                continue  # praise, and what comes next, are for what somebody has written
+            for text, style in advice_lines(grade, width, some_tasks, self.root):
+                self._write(text, **({style: True} if style else {}))
+        if unasked:
+            start = f"lm start {' '.join(self.assignments)}"
+            self._write("You have no workspace yet: this was the reference.", yellow=True)
+            self._write(f"Begin with `{start}`.", yellow=True)
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if self.config.option.collectonly or not self.results:
+            return
+        if self.config.option.grade_json:
+            values = {
+                "implementation": self.implementation.name,
+                "assignments": [grade.as_json() for grade in self.grades()],
+            }
+            write_json(self.config.invocation_params.dir / self.config.option.grade_json, values)
+        finished = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        whole = finished and self.whole_tasks and not self.config.option.maxfail
+        if whole and self.implementation.name == WORKSPACE:
+            self._record_progress()
+
+    def grades(self) -> list[AssignmentGrade]:
+        return [
+            AssignmentGrade(
+                assignment,
+                [
+                    TaskGrade(
+                        task,
+                        list(self.results.get(task.id, {}).values()),
+                        self.collected[task.id],
+                    )
+                    for task in assignment.tasks
+                    if self._is_shown(task)
+                ],
+            )
+            for assignment in self.assignments.values()
+        ]
+
+    def _is_shown(self, task: Task) -> bool:
+        """True for the chosen tasks; for all, unless only a part of the checks was asked for."""
+        if self.chosen_tasks:
+            return task.id in self.chosen_tasks
+        return self.whole_tasks or self.collected[task.id] > 0
+
+    def _record_progress(self) -> None:
+        path = progress_file(home_folder(self.root, self.config.invocation_params.dir))
+        try:
+            progress = read_progress(path)
+        except ValueError as error:
+            self._write(f"not recorded: {error}", yellow=True)
+            return
+        better = [
+            progress.record(task.task.id, task.passed, task.checks, date.today())
+            for grade in self.grades()
+            for task in grade.tasks
+        ]
+        if any(better):
+            write_progress(path, progress)
+
+    def _terminal(self) -> Any:
+        return self.config.get_terminal_writer()
+
+    def _write(self, text: str, **markup: bool) -> None:
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(text, **markup)
+
+
+def _silence(config: pytest.Config) -> None:
+    """Of pytest's own output only the letters stay: the table says the rest."""
+    option = config.option
+    option.verbose = -2
+    option.no_header = True
+    option.tbstyle = "no"
+    option.reportchars = ""
+    option.durations = None
+    option.disable_warnings = True

@@ -1,0 +1,208 @@
+"""Planted mistakes: each must cost points in the task that is meant to catch it.
+
+`python -m lm_course.grading.mutants a1` reads assignments/a1/mutants.toml, plants one mistake at a
+time in a copy of the reference, and grades it. A suite that lets a mistake pass would let a
+learner's pass.
+What this leaves out: finding mistakes worth planting; people do that.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import pydantic
+
+from lm_core.settings import Settings, load_settings
+from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_core.user_error import UserError
+from lm_course.grading.check_outcome import FAILING
+from lm_course.learning.assignment_file import Assignment, load_assignment
+from lm_course.locations import ASSIGNMENTS, PROJECT
+
+FILE_NAME = "mutants.toml"
+SECONDS = 120  # for the checks of one task; each check has its own limit
+# Loaded once, by the process that all graded runs are forked from; none of it is ours, and none a
+# plugin of pytest. Nor torch._dynamo: it loads Triton, which must first be told by a2's conftest.py
+# to interpret kernels; else an error that all kernels give "catches" every mistake planted in one.
+PRELOADED = ["numpy", "regex", "pydantic", "torch"]
+
+
+class Mutant(Settings):
+    """One mistake: `find`, which occurs once in the module, becomes `replace`."""
+
+    name: str
+    task: str  # that must catch it
+    module: str
+    find: str = pydantic.Field(min_length=1)
+    replace: str
+    why: str  # it is wrong
+
+    @pydantic.model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.find == self.replace:
+            raise UserError(f"{self.name}: find and replace are equal")
+        return self
+
+
+class MutantFile(Settings):
+    """mutants.toml."""
+
+    mutants: list[Mutant] = pydantic.Field(alias="mutant", min_length=1)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one mutant: the check that caught it and what it told, or neither."""
+
+    mutant: Mutant
+    check: str = ""
+    message: str = ""
+
+    @property
+    def caught(self) -> bool:
+        return bool(self.check)
+
+
+def load_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Mutant]:
+    """Read the mutants of an assignment.
+
+    Raises:
+        ValueError: `find` does not occur exactly once, what comes out is not Python, or the module
+            or the task does not exist; the message names the mutant.
+    """
+    path = root / ASSIGNMENTS / assignment.id / FILE_NAME
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; it lists the mistakes that {assignment.id} catches")
+    mutants = load_settings(MutantFile, path).mutants
+    names = [mutant.name for mutant in mutants]
+    for mutant in mutants:
+        if names.count(mutant.name) > 1:
+            raise UserError(f"{path}: {mutant.name}: two mutants have this name")
+        try:
+            assignment.task(mutant.task)
+            compile(_planted(mutant, assignment, root), f"{mutant.module}.py", "exec")
+        except (ValueError, SyntaxError) as error:
+            raise UserError(f"{path}: {mutant.name}: {error}") from None
+    return mutants
+
+
+def _planted(mutant: Mutant, assignment: Assignment, root: Path) -> str:
+    """The module's text with the mistake in it."""
+    if mutant.module not in assignment.modules:
+        raise UserError(f"{mutant.module} is not one of {', '.join(assignment.modules)}")
+    source = (root / assignment.package / f"{mutant.module}.py").read_text(encoding="utf-8")
+    times = source.count(mutant.find)
+    if times != 1:
+        raise UserError(
+            f"`find` occurs {times} times in {mutant.module}.py, expected once: {mutant.find!r}"
+        )
+    return source.replace(mutant.find, mutant.replace)
+
+
+def run_mutants(
+    assignment: Assignment, mutants: list[Mutant], root: Path = PROJECT, processes: int = 2
+) -> Iterator[Verdict]:
+    """Grade each mutant in the task that should catch it; verdicts come in the order given."""
+    with ThreadPoolExecutor(processes) as threads:  # each thread waits for a process of its own
+        yield from threads.map(partial(run_mutant, assignment, root=root), mutants)
+
+
+def run_mutant(assignment: Assignment, mutant: Mutant, root: Path = PROJECT) -> Verdict:
+    """Plant one mistake in a copy of the graded modules, and run the task's checks on it until one
+    fails.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / assignment.package).mkdir()
+        for module in assignment.modules:
+            shutil.copy(root / assignment.package / f"{module}.py", folder / assignment.package)
+        target = folder / assignment.package / f"{mutant.module}.py"
+        target.write_text(_planted(mutant, assignment, root), encoding="utf-8")
+        grades = folder / "grades.json"
+        arguments = [f"{ASSIGNMENTS}/{assignment.id}", "-x", f"--impl={folder}"]
+        arguments += [f"--task={mutant.task}", f"--grade-json={grades}"]
+        arguments += ["-p", "no:cacheprovider"]  # two runs at a time would write one cache
+        output = folder / "output.txt"
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        process = context.Process(target=_run_suite, args=(root, arguments, output))
+        process.start()
+        process.join(SECONDS)
+        process.kill()
+        told = output.read_text(encoding="utf-8") if output.exists() else ""
+        assert grades.exists(), f"{mutant.name}: the suite did not run\n{told}"
+        (graded,) = json.loads(grades.read_text(encoding="utf-8"))["assignments"]
+    (task,) = graded["tasks"]
+    for problem in task["problems"]:
+        if problem["status"] == FAILING:
+            return Verdict(mutant, problem["check"], problem["message"].partition("\n")[0])
+    return Verdict(mutant)
+
+
+def _run_suite(root: Path, arguments: list[str], output: Path) -> None:
+    """`python -m pytest` in a process of its own, which has only just been forked."""
+    with output.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.pop(STAND_INS_VARIABLE, None)
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    import pytest
+
+    sys.exit(pytest.main(arguments))
+
+
+def verdict_line(verdict: Verdict, width: int) -> str:
+    """One line of the table: task, name, and who caught it."""
+    mutant = verdict.mutant
+    line = f"{mutant.task:<6} {mutant.name:<{width}}  "
+    return line + (f"caught by {verdict.check}" if verdict.caught else "SURVIVED")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; 0 if every mutant was caught, 1 if one survived, 2 for a wrong file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lm_course.grading.mutants", description=__doc__
+    )
+    parser.add_argument("assignment", help="a1")
+    parser.add_argument(
+        "--only", metavar="NAME", help="run this mutant alone, and say what it does"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        assignment = load_assignment(options.assignment, PROJECT)
+        mutants = load_mutants(assignment, PROJECT)
+        if options.only and options.only not in [mutant.name for mutant in mutants]:
+            raise UserError(f"{options.only}: no such mutant")
+    except ValueError as error:
+        print(f"mutants: {error}", file=sys.stderr)
+        return 2
+    if options.only:
+        mutants = [mutant for mutant in mutants if mutant.name == options.only]
+    width = max(len(mutant.name) for mutant in mutants)
+    survivors = []
+    with closing(run_mutants(assignment, mutants, PROJECT)) as verdicts:
+        for verdict in verdicts:
+            print(verdict_line(verdict, width), flush=True)
+            if options.only:
+                print(f"  why wrong  {verdict.mutant.why}\n  message    {verdict.message}")
+            survivors += [] if verdict.caught else [verdict.mutant]
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} caught")
+    for mutant in survivors:
+        print(f"  {mutant.task} lets {mutant.name} pass: {mutant.why}")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The grader: a pytest plugin that runs the suites under assignments/ against a learner's code.
+
+`pytest assignments/a1` chooses the implementation, runs every check in a child of its own, and ends
+with the table and the first thing to fix. It does nothing for tests anywhere else. `-v` brings back
+pytest's own output, for those who write suites; `--pdb` runs the checks in this process, without
+limits.
+
+What this leaves out: the run itself (graded_run), and what is right (the suites).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lm_course.grading.graded_session import GradedRun
+from lm_course.grading.written_answers import Answers
+from lm_course.learning.assignment_file import FILE_NAME
+from lm_course.locations import ASSIGNMENTS, shipped
+
+PLUGIN = "graded-run"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("assignments", "graded assignments")
+    group.addoption(
+        "--impl",
+        metavar="reference|workspace|FOLDER",
+        help="the code to check; by default your workspace if you have begun, else the reference",
+    )
+    group.addoption(
+        "--task", action="append", default=[], metavar="ID", help="check this task alone (a1.3)"
+    )
+    group.addoption(
+        "--grade-json", type=Path, metavar="FILE", help="also write the grades to this file"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "task(id): the task of assignment.toml that the check is of")
+    config.addinivalue_line(
+        "markers", "limit(seconds=10, memory_mb=2000): what a graded check may use"
+    )
+    folders = _graded_folders(config)
+    if folders:
+        try:
+            run = GradedRun(config, folders)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        config.pluginmanager.register(run, PLUGIN)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A run that is not graded leaves assignments/ out."""
+    inside = collection_path == shipped(ASSIGNMENTS, config.rootpath)
+    return True if inside and not config.pluginmanager.has_plugin(PLUGIN) else None
+
+
+def _graded_folders(config: pytest.Config) -> list[str]:
+    """The ids of the assignments that the command line names; none if it names other tests."""
+    home = shipped(ASSIGNMENTS, config.rootpath)
+    ids: list[str] = []
+    others = False
+    for argument in config.args:
+        path = (config.invocation_params.dir / argument.split("::")[0]).resolve()
+        if path == home:
+            ids += sorted(file.parent.name for file in home.glob(f"*/{FILE_NAME}"))
+        elif path.is_relative_to(home):
+            ids.append(path.relative_to(home).parts[0])
+        else:
+            others = True
+    if ids and others:
+        raise pytest.UsageError(
+            f"{ASSIGNMENTS}/ and other tests in one run: the implementation is chosen once for a "
+            "process; run them apart"
+        )
+    return list(dict.fromkeys(ids))
+
+
+@pytest.fixture
+def implementation(request: pytest.FixtureRequest) -> Callable[[str], ModuleType]:
+    """implementation("tokenizer_bpe.naive_training") imports the module under test; call it inside
+    the test function. The check is "not submitted" where the folder lacks the file.
+    """
+    return partial(_graded_run(request).import_module, request.node)
+
+
+@pytest.fixture
+def answers(request: pytest.FixtureRequest) -> Answers:
+    """The learner's answers.toml: answers["key"], answers.number("key"), answers.text("key")."""
+    run = _graded_run(request)
+    assignment = run.assignment_of(request.node)
+    path = run.implementation.answers_file(assignment)
+    return Answers(path, run.implementation.code(assignment).name(path))
+
+
+def _graded_run(request: pytest.FixtureRequest) -> GradedRun:
+    run = request.config.pluginmanager.get_plugin(PLUGIN)
+    assert run is not None, f"this fixture is for the suites under {ASSIGNMENTS}/"
+    return run

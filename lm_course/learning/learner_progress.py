@@ -1,0 +1,111 @@
+"""workspace/progress.toml: the best score of each task, when it was reached, and the hints taken.
+
+A small text file with one line a task, sorted, so that git shows what changed. What this leaves
+out: a history; git keeps one.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from lm_core.artifact_paths import atomic_file
+from lm_core.user_error import UserError
+from lm_course.learning.assignment_file import read_toml
+from lm_course.locations import WORKSPACE
+
+FILE_NAME = "progress.toml"
+HEADER = """\
+# Written by `lm check` and `lm hint`: the best result of each task, when it was reached, and how
+# many of its three hints have been read. Commit it if you like.
+"""
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """The best result of one task; `reached` is None until a check has passed."""
+
+    passed: int = 0
+    checks: int = 0
+    reached: date | None = None
+    hints: int = 0
+
+    @property
+    def share(self) -> float:
+        return self.passed / self.checks if self.checks else 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.checks > 0 and self.passed == self.checks
+
+
+@dataclass
+class Progress:
+    """All tasks by id; a task that nobody touched is not in it."""
+
+    tasks: dict[str, TaskProgress] = field(default_factory=dict)
+
+    def of(self, task_id: str) -> TaskProgress:
+        return self.tasks.get(task_id, TaskProgress())
+
+    def record(self, task_id: str, passed: int, checks: int, today: date) -> bool:
+        """Keep a result if it is better than the best so far; True if it was."""
+        before = self.of(task_id)
+        result = replace(before, passed=passed, checks=checks, reached=today)
+        if result.share <= before.share:
+            return False
+        self.tasks[task_id] = result
+        return True
+
+    def take_hint(self, task_id: str, number: int) -> None:
+        """Remember that hints up to `number` have been read."""
+        before = self.of(task_id)
+        self.tasks[task_id] = replace(before, hints=max(number, before.hints))
+
+
+def progress_file(home: Path) -> Path:
+    return home / WORKSPACE / FILE_NAME
+
+
+def read_progress(path: Path) -> Progress:
+    """Read the file; no file is no progress.
+
+    Raises:
+        ValueError: it is not what `write_progress` writes; the message names the file and the task.
+    """
+    if not path.exists():
+        return Progress()
+    values = read_toml(path, "the record of your progress")
+    return Progress({task_id: _task(path, task_id, row) for task_id, row in values.items()})
+
+
+def _task(path: Path, task_id: str, row: Any) -> TaskProgress:
+    try:
+        task = TaskProgress(**row)
+        numbers = (task.passed, task.checks, task.hints)
+        whole = all(isinstance(number, int) and number >= 0 for number in numbers)
+        if not whole or task.passed > task.checks or not isinstance(task.reached, date | None):
+            raise TypeError
+    except TypeError:
+        raise UserError(
+            f"{path}: {task_id} = {row!r} is not a line that lm wrote; remove that line"
+        ) from None
+    return task
+
+
+def write_progress(path: Path, progress: Progress) -> None:
+    """Write the file, whole or not at all."""
+    lines = [HEADER]
+    for task_id, task in sorted(progress.tasks.items(), key=lambda item: _order(item[0])):
+        cells = [f"passed = {task.passed}", f"checks = {task.checks}"]
+        cells += [f"reached = {task.reached.isoformat()}"] if task.reached else []
+        cells += [f"hints = {task.hints}"] if task.hints else []
+        lines.append(f'"{task_id}" = {{ {", ".join(cells)} }}\n')
+    with atomic_file(path, "w") as file:
+        file.write("".join(lines))
+
+
+def _order(task_id: str) -> tuple[str, int]:
+    """a1.2 comes before a1.10."""
+    assignment, _, number = task_id.rpartition(".")
+    return assignment, int(number) if number.isdigit() else 0

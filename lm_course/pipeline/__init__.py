@@ -1,0 +1,1 @@
+"""The recipe, its steps, and the runner that repeats none in vain."""

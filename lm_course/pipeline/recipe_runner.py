@@ -1,0 +1,382 @@
+"""Runs the steps of a recipe in order, and none whose inputs, settings and code are what they were.
+
+A step that fails costs that step and those that need it; the others run, and the report says what
+failed.
+
+Like make, with hashes for times: a step's fingerprint is the hash of its sections of the recipe, of
+the code of the packages that it uses, and of the outputs of the steps before it.
+`runs/<name>/steps/<step>.json` records the fingerprint under which it last ended well. What this
+leaves out: running steps in parallel, and deleting what no step needs any more.
+"""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lm_core.artifact_paths import (
+    RunPaths,
+    file_sha256,
+    out_of_space,
+    remove_path,
+    remove_unfinished,
+    write_json,
+)
+from lm_core.formats.metric_log import MetricMirror
+from lm_core.progress import clock
+from lm_core.user_error import UserError
+from lm_course.error_lines import Explanation, show_traceback, shown
+from lm_course.interrupts import Interrupts
+from lm_course.pipeline.code_hash import code_hash
+from lm_course.pipeline.recipe import Recipe
+from lm_course.pipeline.step_failures import (
+    StepFailure,
+    StepsFailed,
+    forget_failure,
+    keep_failure,
+    keep_not_run,
+    read_failure,
+)
+
+RECORDED = {
+    "step", "fingerprint", "outputs_sha256", "outputs_stat", "seconds", "python", "summary",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step is given: the recipe, where things lie, its fingerprint (training resumes only
+    under the same one), the steps that it needs or uses, and which of them have a result.
+    """
+
+    recipe: Recipe
+    paths: RunPaths
+    fingerprint: str
+    code: dict[str, str]
+    inputs: tuple[str, ...] = ()
+    ready: frozenset[str] = frozenset()
+    mirror: MetricMirror | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the table in steps.py.
+
+    Attributes:
+        name: such as "pretrain".
+        command: the command that runs this step alone, such as "lm pretrain".
+        sections: the recipe's sections that decide the result.
+        packages: the packages, or single modules, whose code decides the result.
+        needs: the steps whose outputs it cannot do without.
+        uses: the steps whose outputs it reads where they are there.
+        outputs: what it writes (or, for WARC files of the user's, vouches for).
+        run: does the work and returns a summary (numbers and strings) for the report.
+        describe: one line for people, made from the summary.
+        users_own: files among the outputs that a person brought: never removed.
+    """
+
+    name: str
+    command: str
+    sections: tuple[str, ...]
+    packages: tuple[str, ...]
+    needs: tuple[str, ...]
+    outputs: Callable[[RunPaths, Recipe], list[Path]]
+    run: Callable[[StepContext], dict[str, Any]]
+    describe: Callable[[dict[str, Any]], str]
+    users_own: Callable[[Recipe], list[Path]] = lambda recipe: []
+    uses: tuple[str, ...] = ()
+
+
+def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
+    """The hash of everything that decides what this step writes.
+
+    Raises:
+        ValueError: a step that it needs has not been run.
+    """
+    inputs: dict[str, str | None] = {}
+    for name in step.needs:
+        check_input(step, name, paths)
+        inputs[name] = read_record(paths, name)["outputs_sha256"]
+    for name in step.uses:
+        failure = read_failure(paths, name)
+        found = is_ready(paths, name)
+        inputs[name] = (
+            read_record(paths, name)["outputs_sha256"] if found else failure and failure.reason
+        )
+    described = {
+        "settings": {name: getattr(recipe, name).model_dump(mode="json") for name in step.sections},
+        "code": code_hashes(step),
+        "inputs": inputs,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check_input(step: Step, name: str, paths: RunPaths) -> None:
+    """Raise UserError unless the step `name`, which `step` needs, has the result it recorded."""
+    record = read_record(paths, name)
+    failure = read_failure(paths, name)
+    if failure is not None:
+        how = (
+            f"which failed ({failure.reason})"
+            if failure.outcome == "failed"
+            else (f"which was not run ({failure.reason})")
+        )
+        raise UserError(
+            f"{paths.root}: {step.command} needs the step {name!r}, {how}; mend that, and run "
+            "`lm run RECIPE`"
+        )
+    if record is None:
+        raise UserError(
+            f"{paths.root}: {step.command} needs the step {name!r}, which has not been run; "
+            "run `lm run RECIPE`, or the steps one by one (`lm steps` lists them)"
+        )
+    if not _is_as_recorded(record, paths):
+        raise UserError(
+            f"{paths.root}: the files of the step {name!r} are not those that it finished "
+            "with (was it started again and interrupted?); run it to its end first, or "
+            "`lm run RECIPE`"
+        )
+
+
+def is_ready(paths: RunPaths, name: str) -> bool:
+    """True where the step ended well last, and its files are those that it wrote."""
+    record = read_record(paths, name)
+    return (
+        record is not None and read_failure(paths, name) is None and _is_as_recorded(record, paths)
+    )
+
+
+def _is_as_recorded(record: dict[str, Any], paths: RunPaths) -> bool:
+    """True where every file that the step wrote is there with the contents that it had."""
+    files = [paths.root / name for name, _, _ in record["outputs_stat"]]
+    if not all(path.is_file() for path in files):
+        return False
+    if record["outputs_stat"] == _stat_signature(files, paths):
+        return True
+    return record["outputs_sha256"] == _outputs_sha256(files, paths)
+
+
+def code_hashes(step: Step) -> dict[str, str]:
+    """Package -> hash of its code, for the packages that the step uses."""
+    return {package: code_hash(package) for package in step.packages}
+
+
+def read_record(paths: RunPaths, step: str) -> dict[str, Any] | None:
+    """What was recorded when this step last ended well; None where it never did, or the record is
+    damaged.
+    """
+    try:
+        record = json.loads(paths.step_record(step).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    whole = isinstance(record, dict) and record.keys() >= RECORDED
+    return record if whole else None
+
+
+def is_up_to_date(step: Step, context: StepContext) -> bool:
+    """True where the step ended well under this very fingerprint and its outputs are still what it
+    wrote.
+    """
+    paths = context.paths
+    record = read_record(paths, step.name)
+    if record is None or record["fingerprint"] != context.fingerprint:
+        return False
+    outputs = step.outputs(paths, context.recipe)
+    if not all(path.exists() for path in outputs):
+        return False
+    if record["outputs_stat"] == _stat_signature(outputs, paths):
+        return True
+    return record["outputs_sha256"] == _outputs_sha256(outputs, paths)
+
+
+def run_step(step: Step, context: StepContext) -> dict[str, Any]:
+    """Run one step and record that it ended well. Returns the record."""
+    started = time.monotonic()
+    summary = step.run(context)
+    outputs = step.outputs(context.paths, context.recipe)
+    missing = [path for path in outputs if not path.exists()]
+    assert not missing, f"step {step.name} ended without writing {missing}"
+    record = {
+        "step": step.name,
+        "fingerprint": context.fingerprint,
+        "outputs_sha256": _outputs_sha256(outputs, context.paths),
+        "outputs_stat": _stat_signature(outputs, context.paths),
+        # Training counts the seconds before an interruption as well.
+        "seconds": round(max(time.monotonic() - started, summary.get("seconds", 0)), 2),
+        "python": platform.python_version(),
+        "summary": summary,
+    }
+    write_json(context.paths.step_record(step.name), record)
+    forget_failure(context.paths, step.name)
+    return record
+
+
+def run_recipe(
+    recipe: Recipe,
+    paths: RunPaths,
+    steps: list[Step],
+    force: Collection[str] = (),
+    mirror: MetricMirror | None = None,
+    console: Console | None = None,
+) -> None:
+    """Run `steps` in order, passing over those that are up to date and those that cannot be run.
+
+    Args:
+        recipe: the settings; saved, resolved, as `settings.json` beside the artifacts.
+        paths: where the run lies.
+        steps: the steps to run, in an order in which each comes after those it needs.
+        force: names of steps to run even where they are up to date.
+        mirror: a second place for metrics rows, such as wandb; None for none.
+        console: where to say what happens; standard output by default.
+
+    Raises:
+        UserError: a step needs one that has no result and is not among `steps`; nothing was run.
+        StepsFailed: some steps failed; the others have been run.
+        KeyboardInterrupt, or an OSError for a full disk: at once.
+    """
+    console = console or Console()
+    for step in steps:
+        for name in set(step.needs) - {step.name for step in steps}:
+            check_input(step, name, paths)
+    remove_unfinished(paths.root)
+    write_json(paths.settings, recipe.model_dump(mode="json"))
+    started = time.monotonic()
+    width = max(len(step.name) for step in steps)
+    failures: list[StepFailure] = []
+    explanation = None
+    for number, step in enumerate(steps, start=1):
+        label = f"{number:>{len(str(len(steps)))}}/{len(steps)} {step.name:<{width}}"
+        try:
+            text = _run_or_pass_over(step, recipe, paths, step.name in force, mirror)
+        except BaseException as error:  # sys.exit(), or a panic in Rust
+            Interrupts.raise_if_seen()
+            if isinstance(error, KeyboardInterrupt | BrokenPipeError) or out_of_space(error):
+                raise
+            show_traceback(error)
+            failure, explanation = keep_failure(paths, step.name, error)
+            failures.append(failure)
+            text = f"[red]failed[/red]: {escape(failure.reason)}"
+        else:
+            failure = read_failure(paths, step.name)
+            if failure is not None:
+                failures.append(failure)
+        if len(steps) == 1 and failures:  # its line is the command's
+            break
+        _say(console, label, text)
+    else:
+        _say_the_end(console, recipe, len(steps), len(failures), time.monotonic() - started)
+    if explanation is not None:
+        raise _steps_failed(steps, failures, explanation, paths)
+
+
+def _run_or_pass_over(
+    step: Step, recipe: Recipe, paths: RunPaths, forced: bool, mirror: MetricMirror | None
+) -> str:
+    """Run the step unless it is up to date or cannot be run; returns what to say of it."""
+    missing = [name for name in step.needs if read_failure(paths, name) is not None]
+    if missing:
+        return f"[yellow]not run[/yellow]: {keep_not_run(paths, step.name, missing).reason}"
+    inputs = (*step.needs, *step.uses)
+    context = StepContext(
+        recipe=recipe,
+        paths=paths,
+        fingerprint=fingerprint(step, recipe, paths),
+        code=code_hashes(step),
+        inputs=inputs,
+        ready=frozenset(name for name in inputs if is_ready(paths, name)),
+        mirror=mirror,
+    )
+    if forced:
+        _forget(step, context)
+    elif is_up_to_date(step, context):
+        forget_failure(paths, step.name)
+        return "[green]up to date[/green]"
+    record = run_step(step, context)
+    described = escape(step.describe(record["summary"]))
+    return f"{described}  [cyan]{clock(record['seconds'])}[/cyan]"
+
+
+def _say(console: Console, label: str, text: str) -> None:
+    """A line for a step; on a terminal its text is wrapped in a column of its own."""
+    if not console.is_terminal:
+        console.print(f"{label}  {text}", highlight=False, soft_wrap=True)
+        return
+    line = Table.grid(padding=(0, 2))
+    line.add_column(no_wrap=True)
+    line.add_column()
+    line.add_row(label, text)
+    console.print(line, highlight=False)
+
+
+def _say_the_end(
+    console: Console, recipe: Recipe, num_steps: int, num_failures: int, seconds: float
+) -> None:
+    missing = f"{num_failures} of {num_steps} steps have no result, after"
+    ended = f"{missing if num_failures else 'done in'} {clock(seconds)}"
+    console.print(f"[bold]{recipe.run.name}[/bold]: {ended}", highlight=False)
+
+
+def _steps_failed(
+    steps: list[Step], failures: list[StepFailure], last: Explanation, paths: RunPaths
+) -> StepsFailed:
+    """The one line and the exit status: of the failure itself where only one step failed."""
+    failed = [failure for failure in failures if failure.outcome == "failed"]
+    not_run = [failure.step for failure in failures if failure.outcome == "not run"]
+    if len(steps) == 1:
+        return StepsFailed(failed[0].reason, last.status)
+    if len(failed) == 1:
+        named = last.whose == "internal"
+        line = failed[0].reason if named else f"step {failed[0].step} failed: {failed[0].reason}"
+    else:
+        line = f"{len(failed)} steps failed: {', '.join(failure.step for failure in failed)}"
+    if not_run:
+        line += f"; not run because of that: {', '.join(not_run)}"
+    if len(failed) > 1:
+        written = is_ready(paths, "report") and paths.report.exists()
+        line += f"; {shown(paths.report if written else paths.root / 'errors')} says why"
+    return StepsFailed(line, 1)
+
+
+def _forget(step: Step, context: StepContext) -> None:
+    """Remove what a step left that is now run by force, so that nothing is resumed."""
+    context.paths.step_record(step.name).unlink(missing_ok=True)
+    for path in step.outputs(context.paths, context.recipe):
+        if path not in step.users_own(context.recipe):
+            remove_path(path)
+
+
+def _all_files(outputs: list[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in outputs:
+        files += [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
+    return files
+
+
+def _stat_signature(outputs: list[Path], paths: RunPaths) -> list[list[Any]]:
+    """Names, sizes and times: when none of them moved, the contents are taken to be the same."""
+    rows = []
+    for path in _all_files(outputs):
+        status = path.stat()
+        rows.append([_name(path, paths), status.st_size, status.st_mtime_ns])
+    return rows
+
+
+def _outputs_sha256(outputs: list[Path], paths: RunPaths) -> str:
+    digest = hashlib.sha256()
+    for path in _all_files(outputs):
+        digest.update(f"{_name(path, paths)}\0{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _name(path: Path, paths: RunPaths) -> str:
+    """Relative to the run where it lies inside, so that a run's folder can be moved."""
+    inside = path.is_relative_to(paths.root)
+    return path.relative_to(paths.root).as_posix() if inside else path.absolute().as_posix()

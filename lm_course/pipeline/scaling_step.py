@@ -1,0 +1,110 @@
+"""The step `scaling`: small runs, the surface through them, and what it predicts for the main run.
+
+Whatever the runs came to is a result: a sweep that settles no surface, or too few runs for any, is
+written to fit.json with the reasons in words. What this leaves out: the sweep and the fit
+(scaling_laws), and how the report shows them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lm_core.artifact_paths import write_json
+from lm_core.user_error import UserError
+from lm_course.commands.scaling_table import BOOTSTRAPS
+from lm_course.pipeline.recipe_runner import StepContext, read_record
+from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
+from scaling_laws.parametric_fit import fit_surface
+from scaling_laws.small_runs.runs_csv import FinishedRun
+from scaling_laws.small_runs.sweep import run_sweep
+from tokenizer_bpe.tokenizer_file import tokenizer_hash
+
+CURVE_POINTS = 40
+
+
+@dataclass(frozen=True)
+class FitOrWords:
+    """A surface, or None where the runs allow none, and everything that speaks against it."""
+
+    surface: LossSurface | None
+    doubts: list[str]
+
+
+def scaling(context: StepContext) -> dict[str, Any]:
+    """Train the sweep, fit the surface, write both to fit.json."""
+    paths = context.paths
+    record = read_record(paths, "pretrain")
+    assert record is not None, "the runner has checked that pretraining ended"
+    hashed = tokenizer_hash(paths.tokenizer)
+    sweep = run_sweep(
+        paths.shards, paths.scaling, context.recipe.scaling, hashed, code=context.code
+    )
+    fit = fit_or_words(sweep.runs, sweep.remarks)
+    main_run = _main_run(record["summary"], fit.surface)
+    write_json(
+        paths.scaling / "fit.json",
+        {
+            "doubts": fit.doubts,
+            "surface": fit.surface and {name: getattr(fit.surface, name) for name in NAMES},
+            "runs": [vars(run) for run in sweep.runs],
+            "curves": _curves(fit.surface, sweep.runs),
+            "main_run": main_run,
+        },
+    )
+    return {
+        "runs": len(sweep.runs),
+        "doubts": fit.doubts,
+        "predicted": main_run["predicted"],
+        "measured": main_run["loss"],
+    }
+
+
+def describe_scaling(summary: dict[str, Any]) -> str:
+    """The line in the terminal."""
+    runs = f"{summary['runs']} small runs"
+    predicted = "nothing" if summary["predicted"] is None else f"{summary['predicted']:.2f}"
+    figures = f"predicted {predicted}, measured {summary['measured']:.2f} nats per token"
+    if not summary["doubts"]:
+        return f"{runs}; {figures}"
+    more = len(summary["doubts"]) - 1
+    others = f" (and {more} more in the report)" if more else ""
+    return f"{runs} do not settle a surface: {summary['doubts'][0]}{others}; {figures}"
+
+
+def fit_or_words(runs: list[FinishedRun], remarks: list[str]) -> FitOrWords:
+    """Fit the surface; where the runs allow none, the reason is one more doubt."""
+    try:
+        surface = fit_surface(runs, num_bootstraps=BOOTSTRAPS)
+    except UserError as error:
+        return FitOrWords(None, [*remarks, f"no surface can be fitted: {error}"])
+    return FitOrWords(surface, [*remarks, *surface.doubts])
+
+
+def _main_run(summary: dict[str, Any], surface: LossSurface | None) -> dict[str, Any]:
+    """What the main run reached, what the surface says of it, and the bootstraps' interval."""
+    # A run of before November 2026 was tied, and all its parameters were multiplied.
+    parameters = summary.get("multiplied_parameters", summary["parameters"])
+    size = parameters, summary["tokens"]
+    return {
+        "parameters": parameters,
+        "tokens": summary["tokens"],
+        "loss": summary["validation_loss_after"],
+        "predicted": None if surface is None else predict_loss(surface, *size),
+        "interval": None if surface is None else surface.prediction_interval(*size),
+    }
+
+
+def _curves(surface: LossSurface | None, runs: list[FinishedRun]) -> list[dict[str, Any]]:
+    """The fitted loss along each model size, for the plot."""
+    if surface is None:
+        return []
+    first, last = min(run.tokens for run in runs), max(run.tokens for run in runs)
+    ratio = (1.5 * last / first) ** (1 / (CURVE_POINTS - 1))
+    tokens = [first * ratio**i for i in range(CURVE_POINTS)]
+    return [
+        {
+            "parameters": size,
+            "tokens": tokens,
+            "loss": [predict_loss(surface, size, count) for count in tokens],
+        }
+        for size in sorted({run.parameters for run in runs})
+    ]

@@ -1,0 +1,211 @@
+"""The whole funnel on a small WARC file: counts that add up, and errors that name their step."""
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.executors import document_building
+from data_pipeline.executors.document_building import DocumentSettings, build_documents
+from data_pipeline.language_id import LanguageIdentifier
+from data_pipeline.sources.warc_files import Page, write_warc
+from data_pipeline.text_extraction import extract_text
+from lm_core.formats.documents import document_id, read_counts, read_documents
+
+pytest.importorskip("fasttext")
+SETTINGS = DocumentSettings(num_processes=1)
+SENTENCES = [
+    "The {0} walked slowly along the river and thought of the long winter that was to come.",
+    "Nobody had told the {0} that the bridge was closed, and so it had to turn back.",
+    "In the evening the {0} sat by the fire with a cup of tea and a book about {1}.",
+    "There is no better place to be than here, said the {0}, and everybody agreed with that.",
+    "Write to {0}@example.org or call 283-182-3829 if you want to hear more of {1}.",
+]
+GERMAN = (
+    "Der Hund lief langsam am Fluss entlang und dachte an den langen Winter, der kommen sollte. "
+    * 8
+)
+FOOTER = "This line stands at the end of every single page of the site."
+
+
+def story(number: int) -> str:
+    words = [
+        f"{chr(97 + number % 26)}{chr(97 + number // 26)}{part}"
+        for part in ("bear", "boat", "star")
+    ]
+    paragraphs = [
+        s.format(words[0], words[1]) + f" {words[2].title()} number {number}." for s in SENTENCES
+    ]
+    return "".join(f"<p>{p}</p>" for p in paragraphs)
+
+
+def html(url: str, body: str) -> Page:
+    return Page(
+        url, "text/html", f"<html><body>{body}<p>{FOOTER}</p></body></html>".encode(), "utf-8"
+    )
+
+
+@pytest.fixture
+def warc(tmp_path):
+    pages = [html(f"http://x/{n}", story(n)) for n in range(12)]
+    pages += [
+        html("http://x/copy", story(3)),
+        html("http://x/near", story(4) + "<p>And so on.</p>"),
+        html("http://x/german", f"<p>{GERMAN}</p>"),
+        html(
+            "http://x/short",
+            "<p>The page is too short to be of use to anybody, and that is it.</p>",
+        ),
+        Page("http://x/image", "image/png", b"\x89PNG", ""),
+        Page("http://x/empty", "text/html", b"<html></html>", ""),
+    ]
+    write_warc(tmp_path / "pages.warc.gz", pages)
+    return tmp_path / "pages.warc.gz"
+
+
+def test_counts_add_up_and_name_every_reason(warc, tmp_path):
+    counts = build_documents([warc], tmp_path / "documents", SETTINGS)
+    assert [row["step"] for row in counts] == [
+        "extract text",
+        "identify language",
+        "quality rules",
+        "mask personal data",
+        "drop repeated lines",
+        "exact duplicates",
+        "near duplicates",
+    ]
+    dropped = {row["step"]: row["dropped"] for row in counts}
+    assert dropped["extract text"] == {"not a text format": 1, "no text found": 1}
+    assert dropped["identify language"] == {"other language": 1}
+    assert dropped["quality rules"] == {"number of words": 1}
+    assert dropped["exact duplicates"] == {"same text": 1}
+    assert dropped["near duplicates"] == {"similar text": 1}
+    for row, following in pairwise(counts):
+        assert row["documents_in"] - row["documents_out"] == sum(row["dropped"].values())
+        assert row["documents_out"] == following["documents_in"]
+        assert row["bytes_out"] == following["bytes_in"]
+    assert read_counts(tmp_path / "documents") == counts
+
+
+def test_documents_are_clean_and_in_the_order_of_the_pages(warc, tmp_path):
+    counts = build_documents([warc], tmp_path / "documents", SETTINGS)
+    documents = list(read_documents(tmp_path / "documents"))
+    assert [d.url for d in documents] == [f"http://x/{n}" for n in range(12)]
+    assert counts[-1]["bytes_out"] == sum(len(d.text.encode()) for d in documents)
+    for document in documents:
+        assert document.id == document_id(document.text)
+        assert document.language == "en"
+        assert document.source == "pages.warc.gz"
+        assert document.scores["masks"] == 2
+        assert "|||EMAIL_ADDRESS|||" in document.text
+        assert "example.org" not in document.text
+        assert FOOTER not in document.text
+
+
+def test_two_processes_give_the_same_files(warc, tmp_path):
+    for number in (1, 2):
+        build_documents([warc], tmp_path / str(number), DocumentSettings(num_processes=number))
+    one, two = (sorted((tmp_path / n).iterdir()) for n in "12")
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+
+
+@pytest.mark.parametrize(
+    ("section", "step"),
+    [
+        ({"language": {"languages": ["fi"]}}, "identify language"),
+        ({"quality": {"min_words": 5000}}, "quality rules"),
+    ],
+)
+def test_an_empty_result_names_the_step_and_writes_nothing(warc, tmp_path, section, step):
+    settings = DocumentSettings.model_validate({"num_processes": 1, **section})
+    with pytest.raises(ValueError, match=f"the step '{step}' dropped all"):
+        build_documents([warc], tmp_path / "documents", settings)
+    assert not (tmp_path / "documents").exists()
+
+
+def test_a_cut_file_leaves_the_old_documents_as_they_were(warc, tmp_path):
+    build_documents([warc], tmp_path / "documents", SETTINGS)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "documents").iterdir()}
+    warc.write_bytes(warc.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="is cut off"):
+        build_documents([warc], tmp_path / "documents", SETTINGS)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "documents").iterdir()} == before
+
+
+def test_the_package_imports_without_torch():
+    modules = sorted(
+        p.stem for p in Path(sys.modules[build_documents.__module__].__file__).parent.glob("*.py")
+    )
+    lines = [f"import data_pipeline.{name}" for name in modules if name != "__init__"]
+    code = "\n".join(
+        [*lines, "import sys", "assert 'torch' not in sys.modules, 'torch was imported'"]
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_a_page_after_another_does_not_change_its_language():
+    """The model is loaded once for many pages: no state may pass from page to page."""
+    from data_pipeline.language_id import language_model_path
+
+    identifier = LanguageIdentifier(language_model_path())
+    first = identifier.identify(GERMAN)
+    identifier.identify("The cat sat on the mat.")
+    assert identifier.identify(GERMAN) == first
+
+
+def page_with(words: str) -> Page:
+    return html(f"http://x/{words}", f"<p>{words}</p>" + story(20))
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_page_that_cannot_be_read_costs_that_page_and_is_named(tmp_path, num_processes):
+    pages = [html(f"http://x/{n}", story(n)) for n in range(4)]
+    large = Page("http://x/large", "text/html", b"<p>" + b"word " * 4000, "utf-8")
+    odd_charset = Page("http://x/undefined", "text/html", pages[0].payload, "undefined")
+    write_warc(tmp_path / "a.warc.gz", [*pages[:2], large, *pages[2:], odd_charset])
+    settings = DocumentSettings(num_processes=num_processes, max_page_bytes=10_000)
+    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
+    assert counts[0]["documents_in"] == 6
+    assert counts[0]["dropped"] == {"too large": 1}
+    assert len(counts[0]["named"]) == 1
+    assert "a.warc.gz: record 3 (http://x/large): more than 10,000" in counts[0]["named"][0]
+    assert counts[-1]["documents_out"] == 4, "the page with the odd charset is a copy of the first"
+    assert read_counts(tmp_path / "documents") == counts
+
+
+def test_a_page_that_takes_too_long_costs_that_page(tmp_path, monkeypatch):
+    def slow_on_one(payload, *rest):
+        if b"endless" in payload:
+            while True:
+                re.match(r"(a|a)*b", "a" * 12)
+        return extract_text(payload, *rest)
+
+    monkeypatch.setattr(document_building, "extract_text", slow_on_one)
+    write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), page_with("endless")])
+    settings = DocumentSettings(num_processes=1, max_page_seconds=0.5)
+    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
+    assert counts[0]["dropped"] == {"too slow": 1}
+    assert counts[0]["named"] == ["a.warc.gz: http://x/endless"]
+
+
+def test_an_exception_costs_its_page_unless_every_page_raises_it(tmp_path, monkeypatch):
+    def fails_on(word):
+        def extract(payload, *rest):
+            if word in payload:
+                raise UnicodeError("no such\ncodec")
+            return extract_text(payload, *rest)
+
+        monkeypatch.setattr(document_building, "extract_text", extract)
+
+    write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), page_with("unlucky")])
+    fails_on(b"unlucky")
+    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", SETTINGS)
+    assert counts[0]["dropped"] == {"error (UnicodeError)": 1}
+    [named] = counts[0]["named"]
+    assert "http://x/unlucky: UnicodeError: no such codec (test_document_building.py, li" in named
+    fails_on(b"<p>")
+    with pytest.raises(RuntimeError, match=r"fails on all 2 pages; .*http://x/0: UnicodeError"):
+        build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", SETTINGS)

@@ -1,0 +1,70 @@
+"""Documents come back from parquet as they were, in order; anything else in the folder is an error
+with a command.
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lm_core.formats.documents import (
+    Document,
+    document_id,
+    read_counts,
+    read_documents,
+    write_documents,
+)
+
+COUNTS = [{"step": "extract text", "documents_in": 3, "documents_out": 3, "dropped": {}}]
+
+
+def sample(number: int) -> Document:
+    text = f"Page {number}: naïve 🦉\n\nsecond line\x00"
+    return Document(document_id(text), text, "pydoc", f"pydoc://{number}", "en", {"language": 0.9})
+
+
+@pytest.mark.parametrize("rows_per_file", [1, 2, 3, 100])
+def test_round_trip(tmp_path: Path, rows_per_file: int) -> None:
+    documents = [sample(number) for number in range(3)]
+    assert write_documents(tmp_path / "documents", iter(documents), COUNTS, rows_per_file) == 3
+    assert list(read_documents(tmp_path / "documents")) == documents
+    assert read_counts(tmp_path / "documents") == COUNTS
+
+
+def test_a_hand_computed_id() -> None:
+    # printf 'abc' | sha256sum
+    assert document_id("abc") == "ba7816bf8f01cfea"
+
+
+def test_missing_and_empty_folders_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no documents there; make them with `lm data build"):
+        list(read_documents(tmp_path / "documents"))
+    write_documents(tmp_path / "documents", [], COUNTS)
+    with pytest.raises(ValueError, match="holds no document"):
+        list(read_documents(tmp_path / "documents"))
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    write_documents(folder, [sample(1)], COUNTS)
+    part = folder / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"part-00000.parquet: cannot be read as documents"):
+        list(read_documents(folder))
+    pq.write_table(pa.table({"text": ["a"]}), part)
+    with pytest.raises(ValueError, match=r"columns are \['text'\]"):
+        list(read_documents(folder))
+
+
+def test_a_failure_half_way_keeps_the_old_documents(tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    write_documents(folder, [sample(1)], COUNTS)
+
+    def failing():
+        yield sample(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_documents(folder, failing(), COUNTS, rows_per_file=1)
+    assert [document.url for document in read_documents(folder)] == ["pydoc://1"]

@@ -1,0 +1,19 @@
+"""What the steps up to the shards tell the report."""
+
+from lm_core.special_tokens import SPECIAL_TOKENS
+from lm_course.pipeline.data_steps import TOKENS_SHOWN, longest_tokens
+
+
+def test_the_longest_tokens_are_all_there_and_no_special_one() -> None:
+    """However their lengths compare: here one learned token is longer than each special one, and
+    one is shorter.
+    """
+    learned = [b"a" * 40, b"ab", b" documentation", *(bytes([65 + i]) * 3 for i in range(26))]
+    special = [token.encode() for token in SPECIAL_TOKENS]
+    assert len(b"ab") < min(map(len, special)) < 40
+    shown = longest_tokens(dict(enumerate([*learned, *special])))
+    assert shown[:2] == [b"a" * 40, b" documentation"]
+    assert len(shown) == TOKENS_SHOWN
+    assert not set(shown) & set(special)
+    few = longest_tokens(dict(enumerate([b"x", b"yy", *special])))
+    assert few == [b"yy", b"x"]

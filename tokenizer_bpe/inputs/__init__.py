@@ -1,0 +1,1 @@
+"""What every lesson is handed: arguments checked, and text files read in blocks."""

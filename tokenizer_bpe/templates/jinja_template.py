@@ -1,0 +1,185 @@
+"""A model's own chat template, in the language of Jinja: conversation -> text -> ids.
+
+A folder of Hugging Face's brings it as chat_template.jinja or inside tokenizer_config.json, a GGUF
+file in its metadata. It is somebody else's program, so it runs in Jinja's sandbox, set up as in
+`transformers` (`template_environment`). Our own checkpoints keep to `chat_template.encode_chat`,
+and its rule holds here too: what a message spells is text, or a user could end the message and
+speak for the assistant. What this leaves out: tools, documents, images, and the mask for training.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm_core.user_error import UserError
+from tokenizer_bpe.pretokenization import special_token_pattern
+from tokenizer_bpe.templates.added_tokens import control_tokens, encode_as_text
+from tokenizer_bpe.templates.template_environment import compiled_template
+from tokenizer_bpe.tokenizer_protocol import AnyTokenizer
+
+TEMPLATE_FILE = "chat_template.jinja"
+CONFIG_FILE = "tokenizer_config.json"
+MAP_FILE = "special_tokens_map.json"
+TOKEN_ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters: Unicode keeps them out of texts
+
+
+class JinjaTemplate(NamedTuple):
+    """A template and what it may refer to.
+
+    Attributes:
+        text: the program.
+        tokens: the texts of special tokens by their role, such as {"eos_token": "</s>"}.
+    """
+
+    text: str
+    tokens: dict[str, str]
+
+
+def read_template(folder: Path) -> JinjaTemplate | None:
+    """The chat template that a checkpoint folder brings, or None.
+
+    Raises ValueError where tokenizer_config.json is not what `transformers` writes.
+    """
+    config = tokenizer_config(folder)
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several by name
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        default = [entry.get("template") for entry in entries if entry.get("name") == "default"]
+        template = default[-1] if default else None
+    if (folder / TEMPLATE_FILE).is_file():
+        try:
+            template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{folder / TEMPLATE_FILE}: not UTF-8 (byte {error.start}); fetch it again"
+            ) from None
+    if template is None:
+        return None
+    if not isinstance(template, str):
+        raise UserError(f"{folder / CONFIG_FILE}: chat_template must be text")
+    return JinjaTemplate(template, token_texts(special_roles(folder, config)))
+
+
+def tokenizer_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, or nothing where there is none; ValueError where it is not JSON."""
+    return json_object(folder / CONFIG_FILE)
+
+
+def special_roles(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, with what special_tokens_map.json says of the roles: `transformers` reads that
+    file where the config does not list the added tokens itself.
+    """
+    if "added_tokens_decoder" in config:
+        return dict(config)
+    return dict(config) | json_object(folder / MAP_FILE)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What is in the file, or nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(config, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected an object, found a {type(config).__name__}")
+    return config
+
+
+def token_texts(config: Mapping[str, Any]) -> dict[str, str]:
+    """Role -> text; a token is written as its text, or as an object with it as `content`."""
+    found = {role: config.get(role) for role in TOKEN_ROLES}
+    texts = {r: t.get("content") if isinstance(t, dict) else t for r, t in found.items()}
+    return {role: text for role, text in texts.items() if isinstance(text, str)}
+
+
+def render(
+    template: JinjaTemplate,
+    messages: Sequence[Mapping[str, str]],
+    add_generation_prompt: bool = False,
+) -> str:
+    """The conversation as text; ValueError where the template fails or refuses it."""
+    try:
+        return compiled_template(template.text).render(
+            messages=[dict(message) for message in messages],
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **template.tokens,
+        )
+    # A template is a program that somebody else wrote: it may fail in any way that one can.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the model's chat template fails: {reason}") from None
+
+
+def encode_with_template(
+    tokenizer: AnyTokenizer, template: JinjaTemplate, messages: Sequence[Mapping[str, str]]
+) -> list[int]:
+    """The conversation as ids, up to where the assistant's next message begins.
+
+    Only the template writes control tokens: where a message spells one, it is text.
+
+    Raises:
+        ValueError: no messages, a content that is not text, a template that fails, or one that does
+            more with the name of a control token in a message than to write it.
+    """
+    if not messages:
+        raise UserError("the conversation has no messages; give at least one")
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        if not isinstance(content, str):
+            raise UserError(f"message {number}: content {content!r}, expected text")
+    rendered = render(template, messages, add_generation_prompt=True)
+    contents = "\n".join(message["content"] for message in messages)
+    spelled = [token for token in control_tokens(tokenizer) if token in contents]
+    if not spelled:
+        return tokenizer.encode(rendered)
+    mark = next(mark for mark in MARKS if mark not in contents + template.text)
+    names = re.compile(f"(?={'|'.join(map(re.escape, spelled))})")
+    marked_messages = [
+        {**message, "content": names.sub(mark, message["content"])} for message in messages
+    ]
+    marked = render(template, marked_messages, add_generation_prompt=True)
+    if marked.replace(mark, "") != rendered:
+        raise UserError(
+            f"a message holds {spelled[0]!r}, a control token of the model, and the model's chat "
+            "template does more than write it down; remove it"
+        )
+    return _encode_marked(tokenizer, marked, mark)
+
+
+def _encode_marked(tokenizer: AnyTokenizer, marked: str, mark: str) -> list[int]:
+    """The ids of a text in which a mark stands before every control token that is only text."""
+    found = special_token_pattern(list(tokenizer.special_tokens))
+    assert found is not None, "without control tokens, no message spells one"
+    controls = control_tokens(tokenizer)
+    ids: list[int] = []
+    start = place = 0
+    while match := found.search(marked, place):
+        place = match.end()
+        if match.group() not in controls:
+            continue
+        if marked[match.start() - 1 : match.start()] == mark:
+            place = match.start() + 1
+            continue
+        ids += encode_as_text(tokenizer, marked[start : match.start()].replace(mark, ""))
+        ids.append(controls[match.group()])
+        start = place
+    return ids + encode_as_text(tokenizer, marked[start:].replace(mark, ""))
+
+
+def end_of_message(tokenizer: AnyTokenizer, template: JinjaTemplate) -> int | None:
+    """The id of the special token that follows what the assistant says, if there is one."""
+    said = "what the assistant says"
+    conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
+    after = render(template, conversation).rpartition(said)[2]
+    controls = control_tokens(tokenizer)
+    pattern = special_token_pattern(list(controls))
+    found = pattern.search(after) if pattern else None
+    return controls[found.group()] if found else None

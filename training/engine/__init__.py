@@ -1,0 +1,3 @@
+"""What makes a training step fast, and what stops one that diverges; nothing here changes what
+is computed.
+"""

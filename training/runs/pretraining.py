@@ -1,0 +1,118 @@
+"""Pretraining: shards in, checkpoints out; ties the shards, the model and the loop together.
+
+What this leaves out: the recipe and its paths (lm_course), and the tokenizer itself, of which this
+step needs the hash, the size and the files to put beside the weights.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import pydantic
+from torch import Tensor
+
+from lm_core.artifact_paths import file_sha256
+from lm_core.device import pick_device
+from lm_core.formats.metric_log import MetricLog
+from lm_core.random_state import derived_seed, seed_everything
+from lm_core.settings import Settings
+from lm_core.formats.token_shards import TokenShards
+from training.batching import Batch, WindowBatches
+from training.engine.fused_loss import fused_token_losses
+from training.runs.run_checkpoints import run_fingerprint
+from training.training_loop import TrainingRun, TrainingSettings, TrainingSummary, train
+from training.runs.validation import evaluate_bits_per_byte
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.model_config import ModelConfig, ModelShape
+
+
+class PretrainSettings(Settings):
+    """The `[pretrain]` section of a recipe.
+
+    Attributes:
+        model: the shape to train; the vocabulary is that of the shards.
+        training: how to train it.
+        validation_tokens: how much of the validation split to read each time; None for all of it.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+    """
+
+    model: ModelShape
+    training: TrainingSettings
+    validation_tokens: int | None = pydantic.Field(default=None, gt=1)
+    device: str = "auto"
+
+
+def language_model_loss(model: TransformerLM, batch: Batch) -> Tensor:
+    """The mean loss per token of a batch from `WindowBatches`."""
+    return fused_token_losses(model(batch["token_ids"]), batch["targets"]).mean()
+
+
+def _validation_figures(
+    shards: TokenShards, settings: PretrainSettings, model: TransformerLM
+) -> dict[str, float]:
+    """What the log gets of a validation, by name."""
+    context_length, batch_size = settings.model.context_length, settings.training.batch_size
+    result = evaluate_bits_per_byte(
+        model, shards, context_length, batch_size, settings.validation_tokens
+    )
+    return {
+        "validation_bits_per_byte": result.bits_per_byte,
+        "validation_loss": result.nats_per_token,
+    }
+
+
+def pretrain(
+    settings: PretrainSettings,
+    shards_folder: Path,
+    checkpoint_folder: Path,
+    metric_log: MetricLog,
+    *,
+    tokenizer_hash: str | None = None,
+    companion_files: dict[str, bytes] | None = None,
+    special_token_ids: dict[str, int] | None = None,
+    code: dict[str, str] | None = None,
+) -> TrainingSummary:
+    """Train a model on the "train" split and validate it on the "validation" split.
+
+    Args:
+        settings: the recipe's section.
+        shards_folder: what `lm data shard` wrote.
+        checkpoint_folder: for the checkpoints; one of another run is emptied.
+        metric_log: of the stage "pretrain"; its stage is also the progress bar's title.
+        tokenizer_hash: of the tokenizer whose files are the companions; None does not check.
+        companion_files: tokenizer.json and what else belongs beside the weights.
+        special_token_ids: entries of config.json such as {"eos_token_id": 2}.
+        code: package -> hash of its code; a run is not resumed under other code.
+
+    Raises:
+        ValueError: the shards were made with another tokenizer, or are too small.
+    """
+    training = settings.training
+    train_shards = TokenShards.open(shards_folder, "train", tokenizer_hash)
+    validation_shards = TokenShards.open(shards_folder, "validation", tokenizer_hash)
+    model_config = ModelConfig(vocab_size=train_shards.vocab_size, **settings.model.model_dump())
+    batches = WindowBatches(
+        train_shards, model_config.context_length, training.batch_size, training.seed
+    )
+
+    seed_everything(derived_seed(training.seed, "initial weights"))
+    run = TrainingRun(
+        model=TransformerLM(model_config),
+        loss_of_batch=language_model_loss,
+        batch_at=batches.batch_at,
+        validate=partial(_validation_figures, validation_shards, settings),
+        settings=training,
+        checkpoint_folder=checkpoint_folder,
+        metric_log=metric_log,
+        fingerprint=run_fingerprint(
+            stage="pretrain",
+            code=code,
+            model=model_config.model_dump(),
+            training=training.deciding(),
+            shards=file_sha256(shards_folder),
+        ),
+        companion_files=companion_files or {},
+        special_token_ids=special_token_ids or {},
+        device=pick_device(settings.device),
+        description=metric_log.stage,
+    )
+    return train(run)

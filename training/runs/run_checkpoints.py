@@ -1,0 +1,134 @@
+"""The checkpoints of one training run: written, found again, and kept to a bounded number.
+
+A run is known by its fingerprint, a hash of everything that decides its numbers. Another run's
+checkpoints are never continued: they are set aside with their rows of metrics.jsonl until the new
+run has ended, so that a new run that is interrupted costs nothing that was finished. What this
+leaves out: the file format (lm_core/formats/checkpoint_files.py) and the weights' layout
+(transformer_lm/weights/pretrained.py).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lm_core.artifact_paths import read_json, remove_path, remove_unfinished, write_json
+from lm_core.formats.checkpoint_files import (
+    TrainingState,
+    checkpoint_name,
+    list_checkpoints,
+    read_checkpoint,
+    read_training_state,
+    write_checkpoint,
+)
+from lm_core.formats.metric_log import MetricLog
+from lm_core.random_state import capture_random_state, restore_random_state
+from training.optimizers import AdamW
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.weights.pretrained import from_hugging_face, to_hugging_face
+
+SET_ASIDE = "earlier_run"
+ROWS = "metrics.json"
+
+
+def run_fingerprint(**parts: Any) -> str:
+    """SHA-256 of what decides a run's numbers: anything JSON holds, by name."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunCheckpoints:
+    """The checkpoint folder of one run.
+
+    Attributes:
+        folder: holds step_000000, step_000500 ...
+        fingerprint: of this run.
+        metric_log: with this stage's rows.
+        companion_files: written into every checkpoint, such as tokenizer.json.
+        special_token_ids: entries of config.json such as {"eos_token_id": 2}.
+        keep: how many of the newest to keep. Step 0 stays besides them, as the "before" of every
+            comparison.
+    """
+
+    folder: Path
+    fingerprint: str
+    metric_log: MetricLog
+    companion_files: dict[str, bytes]
+    special_token_ids: dict[str, int] = field(default_factory=dict)
+    keep: int = 2
+
+    def save(
+        self, model: TransformerLM, optimizer: AdamW, step: int, extra: dict[str, Any]
+    ) -> Path:
+        """Write a checkpoint whole, then remove those that are no longer kept.
+
+        Args:
+            extra: what JSON holds and the loop needs again, such as the precision.
+        """
+        tensors, config = to_hugging_face(model, self.special_token_ids)
+        optimizer_state = {name: tensor.cpu() for name, tensor in optimizer.state().items()}
+        random_state = capture_random_state()
+        state = TrainingState(step, self.fingerprint, optimizer_state, random_state, extra)
+        folder = self.folder / checkpoint_name(step)
+        write_checkpoint(folder, tensors, config, self.companion_files, state)
+        after_step_0 = [p for p in list_checkpoints(self.folder) if p.name != checkpoint_name(0)]
+        for old in after_step_0[: -self.keep]:
+            remove_path(old)
+        return folder
+
+    def finish(self) -> None:
+        """The run has ended: what was set aside for it goes."""
+        remove_path(self.folder / SET_ASIDE)
+
+    def resume(self, model: TransformerLM, optimizer: AdamW) -> TrainingState | None:
+        """Put the newest checkpoint's weights, optimizer and random state back.
+
+        The log then ends with the checkpoint's step. Returns None, with no checkpoint and no row
+        left, where there is none of this run.
+        """
+        remove_unfinished(self.folder)
+        earlier = self.folder / SET_ASIDE
+        if self._fingerprint_in(self.folder) != self.fingerprint:
+            if self._fingerprint_in(earlier) == self.fingerprint:
+                self._bring_back(earlier)
+            else:
+                self._set_aside(earlier)
+        found = list_checkpoints(self.folder)
+        if not found:
+            self.metric_log.rewind(-1)
+            return None
+        state = read_training_state(found[-1])
+        self.metric_log.rewind(state.step)
+        saved = from_hugging_face(*read_checkpoint(found[-1]))
+        model.load_state_dict(saved.state_dict())
+        optimizer.load_state(state.optimizer)
+        restore_random_state(state.random)  # last: building `saved` drew random numbers
+        return state
+
+    def _fingerprint_in(self, folder: Path) -> str | None:
+        found = list_checkpoints(folder)
+        return read_training_state(found[-1]).fingerprint if found else None
+
+    def _set_aside(self, earlier: Path) -> None:
+        """Another run's checkpoints make room. Where some are set aside already, these are of a run
+        that never ended, and go.
+        """
+        if not list_checkpoints(earlier) and list_checkpoints(self.folder):
+            earlier.mkdir(exist_ok=True)
+            write_json(earlier / ROWS, self.metric_log.rows())
+            for checkpoint in reversed(list_checkpoints(self.folder)):  # the newest names the run
+                checkpoint.rename(earlier / checkpoint.name)
+        for checkpoint in list_checkpoints(self.folder):
+            remove_path(checkpoint)
+
+    def _bring_back(self, earlier: Path) -> None:
+        """The settings are those of the run that was set aside: it is the current one again."""
+        for checkpoint in list_checkpoints(self.folder):
+            remove_path(checkpoint)
+        rows = read_json(earlier / ROWS, "the rows of the earlier run", "lm pretrain RECIPE")
+        self.metric_log.replace_rows(rows)
+        for checkpoint in list_checkpoints(earlier):  # the newest last: until then, try again
+            checkpoint.rename(self.folder / checkpoint.name)
+        remove_path(earlier)

@@ -1,0 +1,108 @@
+"""Validation: bits per byte on text that was not trained on.
+
+Every token but the very first is predicted exactly once, from the tokens of its own window: windows
+do not slide, so a token at the start of one has little before it, and the figure is a little higher
+than a sliding window would give. What this leaves out: that slower, sliding figure.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lm_core.formats.token_shards import TokenShards
+from lm_core.user_error import UserError
+from training.engine.fused_loss import fused_token_losses
+from training.loss import bits_per_byte
+from transformer_lm.token_id_check import check_token_ids
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """The loss over a text.
+
+    Attributes:
+        bits_per_byte: the whole loss, END_OF_TEXT tokens included, over the bytes of the text.
+        nats_per_token: the mean loss; exp of it is the perplexity.
+        num_tokens: tokens predicted.
+        num_bytes: bytes that those tokens stand for.
+    """
+
+    bits_per_byte: float
+    nats_per_token: float
+    num_tokens: int
+    num_bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token): depends on the tokenizer, bits per byte does not."""
+        return math.exp(self.nats_per_token)
+
+
+def validation_windows(
+    num_tokens: int, context_length: int, batch_size: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Batches of (start, count): inputs start .. start + count - 1, targets one further.
+
+    All windows of a batch have the same count; a shorter last window is a batch of its own.
+    """
+    full = (num_tokens - 1) // context_length
+    windows = [(index * context_length, context_length) for index in range(full)]
+    for first in range(0, full, batch_size):
+        yield windows[first : first + batch_size]
+    rest = num_tokens - 1 - full * context_length
+    if rest:
+        yield [(full * context_length, rest)]
+
+
+@torch.no_grad()
+def evaluate_bits_per_byte(
+    model: nn.Module,
+    shards: TokenShards,
+    context_length: int,
+    batch_size: int = 16,
+    max_tokens: int | None = None,
+) -> ValidationResult:
+    """Predict the text of `shards`, in order, in float32 or in the caller's autocast.
+
+    Args:
+        model: token ids [batch, seq] -> logits [batch, seq, vocab]; put into eval mode, and back.
+        shards: the validation split.
+        context_length: tokens in a window.
+        batch_size: windows at once; changes the speed, and the result only by rounding.
+        max_tokens: read only so many from the start; None for all.
+
+    Raises:
+        ValueError: there is nothing to predict, or an id is outside the shards' vocabulary.
+    """
+    num_tokens = min(shards.num_tokens, max_tokens or shards.num_tokens)
+    if num_tokens < 2:
+        raise UserError(
+            f"{shards.folder}: {shards.split} holds {num_tokens} tokens, at least 2 are needed; "
+            "give more text"
+        )
+    byte_lengths = shards.token_byte_lengths
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total_nats, total_bytes = 0.0, 0
+    for windows in validation_windows(num_tokens, context_length, batch_size):
+        tokens = np.stack([shards.read(start, count + 1) for start, count in windows])
+        token_ids = torch.from_numpy(tokens)
+        check_token_ids(token_ids, len(byte_lengths))  # before they are on a GPU
+        total_nats += _sum_of_losses(model, token_ids.to(device))
+        total_bytes += int(byte_lengths[tokens[:, 1:]].sum())
+    model.train(was_training)
+    predicted = num_tokens - 1
+    nats_per_token = total_nats / predicted
+    return ValidationResult(
+        bits_per_byte(total_nats, total_bytes), nats_per_token, predicted, total_bytes
+    )
+
+
+def _sum_of_losses(model: nn.Module, tokens: Tensor) -> float:
+    """Nats over a batch of windows; summed in float64, as there can be millions of them."""
+    return fused_token_losses(model(tokens[:, :-1]), tokens[:, 1:]).double().sum().item()

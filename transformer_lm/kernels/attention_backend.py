@@ -1,0 +1,107 @@
+"""Which code computes attention here: the one asked for, if it runs on this machine.
+
+That a package imports does not mean that its kernels run: the driver may be too old, the GPU too
+small, the number type unknown to it. So the Triton kernels are tried on one tiny problem whose
+answer is known, once for each device and type, and where they fail, sdpa takes their place and one
+line on stderr says why. What this leaves out: measuring which backend is the fastest. "auto" knows
+one measured case, short sequences on a CPU that multiplies in bfloat16, and takes sdpa for
+everything else; on a GPU that stays so until benchmarks/attention.py has shown that `triton` is
+faster there.
+"""
+
+import functools
+import os
+import sys
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+AttentionBackend = Literal["auto", "eager", "matmul", "tiled", "sdpa", "triton"]
+
+# Longest table of bfloat16 scores that `matmul` fills faster than `sdpa` on a CPU (measured; see
+# transformer_lm/kernels/matmul_attention.py).
+LONGEST_MATMUL = 512
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it; else PyTorch emulates them, and `matmul`
+    takes three times as long as `sdpa` (56 against 180 ms at 256 positions, 2 cores).
+    """
+    has_library = torch.backends.mkldnn.is_available()
+    return has_library and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+HAS_BFLOAT16_PRODUCTS = cpu_multiplies_bfloat16()  # asked once: torch.compile cannot trace it
+
+
+def choose_backend(
+    wanted: AttentionBackend,
+    q: Float[Tensor, "batch heads queries head_dim"],
+    k: Float[Tensor, "batch kv_heads keys head_dim"],
+) -> AttentionBackend:
+    """The backend to use for these tensors: `wanted`, or what stands in for it; never "auto"."""
+    if wanted == "auto":
+        short = q.shape[-2] == k.shape[-2] <= LONGEST_MATMUL
+        on_cpu_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
+        return "matmul" if short and on_cpu_in_bfloat16 and HAS_BFLOAT16_PRODUCTS else "sdpa"
+    if wanted == "triton":
+        return triton_or_sdpa(str(q.device), q.dtype)
+    return wanted
+
+
+def triton_or_sdpa(device: str, dtype: torch.dtype) -> AttentionBackend:
+    reason = why_triton_is_unusable(device, dtype)
+    if reason is None:
+        return "triton"
+    say_once(f"attention: triton is not usable here ({reason}); sdpa is used")
+    return "sdpa"
+
+
+# torch.compile runs it while it compiles, and leaves the probe and the print out of its graph. This
+# is all that torch.compiler.assume_constant_result does, after importing the compiler for 1.4 s.
+triton_or_sdpa._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def why_triton_is_unusable(device: str, dtype: torch.dtype) -> str | None:
+    """Why the kernels of flash_attention.py do not run there; None if they do."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if not device.startswith("cuda") and not interpreted:
+        return "no CUDA device" if device == "cpu" else f"no kernels for {device.split(':')[0]}"
+    try:
+        return wrong_result(device, dtype)
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed"
+    except Exception as error:  # whatever a compiler, driver or GPU may raise, sdpa still works
+        first_line = (str(error).splitlines() or [""])[0]
+        return f"{type(error).__name__}: {first_line}"[:200]
+
+
+def wrong_result(device: str, dtype: torch.dtype) -> str | None:
+    """Forward and backward of one head, against the answer: with keys of 0 a query takes the mean
+    of what it sees, so of the values 0, 2, 4, ... the last takes the mean, and the gradient of its
+    result is spread evenly.
+    """
+    from transformer_lm.kernels.flash_attention import (
+        flash_attention,  # needs Triton: not on every machine
+    )
+
+    rows = torch.arange(16, device=device, dtype=dtype)
+    q, k, v = (x.expand(16, 16).T[None, None].clone() for x in (rows, 0 * rows, 2 * rows))
+    v.requires_grad_()
+    with torch.enable_grad():
+        o = flash_attention(q, k, v, is_causal=True)
+        o[:, :, -1].sum().backward()
+    assert v.grad is not None, "autograd did not reach v"
+    expected = rows[:, None].expand(16, 16), torch.full((16, 16), 1 / 16, device=device)
+    for found, right in zip((o[0, 0], v.grad[0, 0]), expected, strict=True):
+        if not torch.allclose(found.float(), right.float(), atol=1e-2):
+            return "its kernels ran, and gave a wrong result"
+    return None
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    print(message, file=sys.stderr)
