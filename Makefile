@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml
 	@echo "Set-up is done. For the command lm: source $(VENV)/bin/activate"
 
 demo: $(INSTALLED)
-	@echo "The whole path, from raw pages to a model that answers: 12 steps, some minutes. Ctrl-C stops it; make demo continues."
+	@echo "The whole path, from raw pages to a model that answers: 12 steps, from six minutes to three quarters of an hour, depending on the processor. Ctrl-C stops it; make demo continues."
 	@$(VENV)/bin/lm run recipes/demo_cpu.toml
 
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder

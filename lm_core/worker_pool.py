@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -33,11 +33,16 @@ class _Context(SpawnContext):
 
     def __init__(self) -> None:
         super().__init__()
-        self.workers: list[SpawnProcess] = []
+        self._made: list[SpawnProcess] = []
 
     def Process(self, *arguments: Any, **named: Any) -> SpawnProcess:
-        self.workers.append(SpawnProcess(*arguments, **named))
-        return self.workers[-1]
+        self._made.append(SpawnProcess(*arguments, **named))
+        return self._made[-1]
+
+    @property
+    def workers(self) -> list[SpawnProcess]:
+        """Those that the system has started; it may refuse one, or Ctrl-C come first."""
+        return [process for process in self._made if process.pid is not None]
 
     def exit_codes(self) -> list[int | None]:
         """Of all workers, once they have ended; None for one that does not. Not by `join`: the
@@ -52,7 +57,13 @@ class _Context(SpawnContext):
 class WorkerPool(ProcessPoolExecutor):
     """An executor whose `map` never cancels: in Python 3.11, a future that is cancelled when its
     worker dies ends the executor's thread with a traceback on the terminal.
+
+    A job in a worker whose initializer failed raises what that raised, for the same reason: the
+    executor itself would print a traceback from every worker, and say that a process had ended.
     """
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        return super().submit(_call, function, arguments, named)
 
     def map(
         self, function: Callable[[Any], Any], inputs: Iterable[Any], *, chunksize: int = 1
@@ -69,6 +80,15 @@ class WorkerPool(ProcessPoolExecutor):
             yield from waiting.popleft().result()
 
 
+_failure: Exception | None = None  # of a worker process: what its initializer raised
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    if _failure is not None:
+        raise _failure
+    return function(*arguments, **named)
+
+
 def _call_each(function: Callable[[Any], Any], chunk: list[Any]) -> list[Any]:
     return [function(item) for item in chunk]
 
@@ -82,7 +102,11 @@ def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if initializer is not None:
-        initializer(*arguments)
+        try:
+            initializer(*arguments)
+        except Exception as error:
+            global _failure
+            _failure = error
 
 
 @contextmanager
@@ -95,7 +119,8 @@ def worker_pool(
 
     Args:
         num_processes: how many.
-        initializer: called once in each worker with `arguments`; importable by name.
+        initializer: called once in each worker with `arguments`; importable by name. What it
+            raises, the first job raises.
         arguments: see there.
 
     Raises UserError where the system killed a worker, and BrokenProcessPool where one ended
@@ -109,8 +134,8 @@ def worker_pool(
         pool.shutdown(wait=False)
         if -signal.SIGKILL in context.exit_codes():
             raise UserError(
-                "the system killed a worker process, most often for want of memory: run the same "
-                "command again with fewer processes (num_processes = 1 needs least)"
+                "the system killed a worker process, most often for want of memory: use fewer "
+                "processes (--set STEP.num_processes=1 needs the least)"
             ) from error
         raise
     except BaseException:

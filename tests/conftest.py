@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 TESTS = Path(__file__).parent
-SPREAD = ("test_assignments.py", "test_unusual_inputs.py")  # few tests, minutes in all
+SPREAD = ("test_assignments.py", "test_unusual_inputs.py")  # minutes; over all processes
 LONG = ("end_to_end", "assignments")  # begun first, so that no process waits for them at the end
 
 
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """For `pytest -n 2`: what tests share is set up once, because they run in one process."""
+    """For `pytest -n 2`: tests that share a set-up run in one process, but for those of SPREAD."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):

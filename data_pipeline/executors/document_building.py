@@ -177,7 +177,6 @@ def process_pages(
                 yield processor.process(page, source)
                 bar.advance()
             return
-        language_model_path()  # complain here, not from every worker
         with worker_pool(settings.num_processes, _start_worker, (settings,)) as pool:
             for outcome in pool.map(_process_in_worker, pages, chunksize=4):
                 yield outcome

@@ -103,8 +103,14 @@ class ShrunkRun:
 @pytest.fixture(scope="session")
 def shrunk_run(tmp_path_factory: pytest.TempPathFactory) -> ShrunkRun:
     root = tmp_path_factory.mktemp("end_to_end")
-    if "PYTEST_XDIST_WORKER" in os.environ:  # a second process would make it again
-        (tmp_path_factory.getbasetemp().parent / "shrunk_run").touch(exist_ok=False)
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a second process would make it again
+        marker = tmp_path_factory.getbasetemp().parent / "shrunk_run"
+        if marker.exists():
+            pytest.fail(
+                f"{marker.read_text()} has made the shrunk run already: it has crashed, or "
+                "tests/conftest.py no longer keeps these tests in one process"
+            )
+        marker.write_text(worker)
     overrides = [f"--set={key}={value}" for key, value in SHRUNK.items()]
     run = ShrunkRun(root / "runs" / "demo", overrides)
     done = run.lm_recipe("run")

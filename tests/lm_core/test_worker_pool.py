@@ -102,6 +102,32 @@ def test_a_worker_that_ends_by_a_mistake_is_not_blamed_on_the_machine(job) -> No
         list(pool.map(job, [1, 2]))
 
 
+def refuse() -> None:
+    raise UserError("garbage.ftz: not a model")
+
+
+def test_what_an_initializer_raises_is_raised_once_and_printed_by_nobody(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(UserError, match=r"garbage\.ftz"), worker_pool(2, refuse) as pool:
+        list(pool.map(abs, range(8)))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BlockingIOError])
+def test_a_worker_that_was_never_started_hides_no_error(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system refuses a process, or Ctrl-C comes while it starts."""
+
+    def stop(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("multiprocessing.popen_spawn_posix.Popen._launch", stop)
+    with pytest.raises(error), worker_pool(2) as pool:
+        list(pool.map(abs, range(8)))
+
+
 def wait_for_a_worker(others: list[multiprocessing.Process]) -> multiprocessing.Process:
     while not (found := [w for w in multiprocessing.active_children() if w not in others]):
         time.sleep(0.01)

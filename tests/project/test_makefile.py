@@ -68,7 +68,9 @@ def test_when_pip_fails_it_ends_in_words_and_nothing_counts_as_installed(tmp_pat
     assert not (tmp_path / "venv" / "installed").exists()
 
 
-def test_every_process_finds_the_same_tests(request):
-    """pytest -n stops where two processes name a test differently."""
+def test_no_name_of_a_test_is_long_or_holds_packed_bytes(request):
+    """gzip's bytes differ by the second, and pytest -n stops where two processes name a test
+    differently. Looks at the tests of this very run.
+    """
     named = [item.name for item in request.session.items]
     assert [name for name in named if "\\x1f\\x8b" in name or len(name) > 250] == []

@@ -14,6 +14,7 @@ from data_pipeline.language_id import LanguageIdentifier
 from data_pipeline.sources.warc_files import Page, write_warc
 from data_pipeline.text_extraction import extract_text
 from lm_core.formats.documents import document_id, read_counts, read_documents
+from lm_core.user_error import UserError
 
 pytest.importorskip("fasttext")
 SETTINGS = DocumentSettings(num_processes=1)
@@ -209,3 +210,15 @@ def test_an_exception_costs_its_page_unless_every_page_raises_it(tmp_path, monke
     fails_on(b"<p>")
     with pytest.raises(RuntimeError, match=r"fails on all 2 pages; .*http://x/0: UnicodeError"):
         build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", SETTINGS)
+
+
+def test_a_language_model_that_is_none_is_one_line_from_several_processes_too(
+    warc, tmp_path, monkeypatch, capfd
+) -> None:
+    garbage = tmp_path / "garbage.ftz"
+    garbage.write_bytes(b"no model")
+    monkeypatch.setenv("LM_LANGUAGE_MODEL", str(garbage))
+    with pytest.raises(UserError, match=r"garbage\.ftz: not a fastText model"):
+        build_documents([warc], tmp_path / "documents", DocumentSettings(num_processes=2))
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (tmp_path / "documents").exists()

@@ -54,9 +54,13 @@ def test_auto_on_a_cpu(monkeypatch):
 def test_the_processor_is_asked():
     if not CPU_FLAGS:
         pytest.skip("this system does not list the processor's instructions in /proc/cpuinfo")
-    found = attention_backend.cpu_multiplies_bfloat16()
-    assert found or "avx512_bf16" not in CPU_FLAGS
-    assert not found or CPU_FLAGS & {"avx512bw", "avx_ne_convert", "amx_bf16"}
+    assert attention_backend.cpu_multiplies_bfloat16() == ("avx512_bf16" in CPU_FLAGS)
+
+
+@pytest.mark.parametrize("has_them", [True, False])
+def test_what_pytorch_says_of_the_processor_decides(has_them, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_them)
+    assert attention_backend.cpu_multiplies_bfloat16() == has_them
 
 
 @pytest.mark.parametrize("backend", ["eager", "matmul", "tiled", "sdpa"])
