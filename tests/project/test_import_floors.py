@@ -1,11 +1,12 @@
-"""Imports go down the floors only (the table of docs/architecture.md, which this test reads), and
-some floors never touch torch.
+"""Imports go down the floors only (the table of docs/architecture.md, which this test reads) and
+never in a circle, and some floors never touch torch.
 """
 
 import ast
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,72 @@ def test_imports_go_down_only(package: str) -> None:
 def test_a_climbing_import_is_seen() -> None:
     source = "def later():\n    from training.loss import cross_entropy\n"
     assert violations("transformer_lm", source, ALLOWED) == {"training"}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of every module of every package."""
+    found = {}
+    for package in ALLOWED:
+        for path in (PROJECT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported_modules(source: str, known: Collection[str]) -> set[str]:
+    """The modules of `known` that this code imports, also those inside functions and those for
+    types alone.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= parts & set(known) or {node.module}
+    return names & set(known)
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules each of which imports the next, the first one again at the end; empty for none."""
+    done: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(imports[name]):
+            if found := follow(other, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(imports) if (found := follow(name, []))), [])
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = modules()
+    imports = {
+        name: imported_modules(path.read_text(encoding="utf-8"), known) - {name}
+        for name, path in known.items()
+    }
+    assert sum(map(len, imports.values())) > 500
+    assert " -> ".join(circle(imports)) == ""
+
+
+def test_a_circle_is_seen() -> None:
+    late = "def later():\n    from stage import one\n"
+    for_types = "if TYPE_CHECKING:\n    from stage.two import Two\n"
+    known = ("stage", "stage.one", "stage.two", "stage.three")
+    imports = {
+        "stage": set(),
+        "stage.one": imported_modules(for_types, known),
+        "stage.two": imported_modules("import stage.three", known),
+        "stage.three": imported_modules(late, known),
+    }
+    assert circle(imports) == ["stage.one", "stage.two", "stage.three", "stage.one"]
+    assert circle({**imports, "stage.three": {"stage"}}) == []
 
 
 @pytest.mark.parametrize("package", ["lm_core", "tokenizer_bpe", "data_pipeline"])

@@ -75,19 +75,6 @@ def test_ci_runs_what_the_readme_says() -> None:
     assert "make test" in shell_commands((PROJECT / "README.md").read_text(encoding="utf-8"))
 
 
-def test_every_stage_has_a_readme_that_lists_its_files() -> None:
-    stages = [
-        p.parent
-        for p in PROJECT.glob("*/__init__.py")
-        if p.parent.name not in ("lm_core", "lm_course")
-    ]
-    for stage in stages:
-        text = (stage / "README.md").read_text(encoding="utf-8")
-        for path in stage.glob("*.py"):
-            if path.name != "__init__.py":
-                assert path.name in text, f"{stage.name}/README.md does not mention {path.name}"
-
-
 def test_a_wrong_command_is_seen() -> None:
     with pytest.raises(Exception, match="No such option"):
         check_command(["run", "--recipy", "x"])

@@ -20,7 +20,7 @@ from training.batching import Batch, WindowBatches
 from training.engine.fused_loss import fused_token_losses
 from training.runs.run_checkpoints import run_fingerprint
 from training.training_loop import TrainingRun, TrainingSettings, TrainingSummary, train
-from training.runs.validation import evaluate_bits_per_byte
+from training.validation import evaluate_bits_per_byte
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig, ModelShape
 
