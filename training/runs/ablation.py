@@ -9,8 +9,8 @@ leaves out: tuning the learning rate for each variant, which some would need to 
 from pathlib import Path
 from typing import Any
 
-from lm_core.settings import Settings, load_settings
 from lm_core.formats.token_shards import TokenShards
+from lm_core.settings import Settings, load_settings
 from lm_core.user_error import UserError
 from training.runs.finished_runs import RunSeries
 from training.runs.pretraining import PretrainSettings

@@ -13,9 +13,9 @@ from torch import Tensor
 from lm_core.artifact_paths import file_sha256
 from lm_core.device import pick_device
 from lm_core.formats.metric_log import MetricLog
+from lm_core.formats.token_shards import TokenShards
 from lm_core.random_state import derived_seed, seed_everything
 from lm_core.settings import Settings
-from lm_core.formats.token_shards import TokenShards
 from training.batching import Batch, WindowBatches
 from training.engine.fused_loss import fused_token_losses
 from training.runs.run_checkpoints import run_fingerprint

@@ -12,8 +12,8 @@ import pytest
 
 from lm_core.formats.checkpoint_files import list_checkpoints
 from lm_core.formats.metric_log import MetricLog, read_metrics
-from lm_core.settings import load_settings
 from lm_core.formats.token_shards import ShardWriter
+from lm_core.settings import load_settings
 from training.runs.pretraining import PretrainSettings, pretrain
 
 VOCAB = 64
