@@ -77,7 +77,7 @@ ModelPath = Annotated[
 ]
 
 
-def use_implementation(folder: str | None) -> None:
+def set_stand_ins(folder: str | None) -> None:
     """Set LM_STAND_INS, for this process and those that it starts; must come before any stage is
     imported.
     """
@@ -137,7 +137,7 @@ def run_named_steps(
     implementation: str | None,
 ) -> None:
     """Run some steps of a recipe, or all of them when `names` is None."""
-    use_implementation(implementation)
+    set_stand_ins(implementation)
     from lm_core.settings import load_settings
     from lm_course.pipeline.recipe import Recipe
     from lm_course.pipeline.recipe_runner import run_recipe
@@ -240,7 +240,7 @@ def generate(
     implementation: Implementation = None,
 ) -> None:
     """Print the prompt and the model's continuation of it."""
-    use_implementation(implementation)
+    set_stand_ins(implementation)
     from inference.sampling import SamplingSettings
 
     sampling = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -262,7 +262,7 @@ def chat(
     implementation: Implementation = None,
 ) -> None:
     """Talk with the aligned model in the terminal."""
-    use_implementation(implementation)
+    set_stand_ins(implementation)
     from inference.engine.terminal_chat import chat_session
     from inference.sampling import SamplingSettings
 
@@ -282,7 +282,7 @@ def scaling_fit(
     implementation: Implementation = None,
 ) -> None:
     """Fit L(N, D) = E + A/N^a + B/D^b to a table of runs and split a budget."""
-    use_implementation(implementation)
+    set_stand_ins(implementation)
     from lm_course.commands.scaling_table import print_fit
 
     print_fit(runs, budget)

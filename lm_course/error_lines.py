@@ -24,7 +24,7 @@ from lm_core.artifact_paths import atomic_file, out_of_space
 from lm_core.settings import first_problem
 from lm_core.stand_ins import stand_ins_folder
 from lm_core.user_error import UserError
-from lm_course.pipeline.code_hash import PROJECT
+from lm_course.locations import PROJECT
 
 TRACEBACK_VARIABLE = "LM_TRACEBACK"
 DISTRIBUTION = "language-models-from-scratch"
