@@ -20,7 +20,7 @@ Source: Sennrich et al. 2016, algorithm 1; the index is that of the authors' sub
 
 import gc
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -198,59 +198,45 @@ class IndexedWords:
 
     def merge(self, pair: str, merged: str) -> list[str]:
         """Merge `pair` into the token `merged` in every word; return the pairs that came to be."""
-        words, frequencies = self._words, self._frequencies
         counts, places = self.pair_counts, self._places
-        left, right = pair
         new_pairs: list[str] = []
         previous = -1
         for index in places.pop(pair):
             if index == previous:  # a word stands here once for each time that it held the pair
                 continue
             previous = index
-            word, frequency = words[index], frequencies[index]
-            start = word.find(pair)
-            if not word:
-                self._merge_long_word(index, pair, merged, new_pairs)
-            while start >= 0:
-                if start:
-                    counts[word[start - 1] + left] -= frequency
-                    new_pair = word[start - 1] + merged
-                    if new_pair in counts:
-                        counts[new_pair] += frequency
+            frequency = self._frequencies[index]
+            for old_pair, new_pair in self._merge_in_word(index, pair, merged):
+                counts[old_pair] -= frequency
+                if new_pair in counts:
+                    counts[new_pair] += frequency
+                    if places[new_pair][-1] != index:
                         places[new_pair].append(index)
-                    else:
-                        counts[new_pair] = frequency
-                        places[new_pair] = [index]
-                        new_pairs.append(new_pair)
-                after = word[start + 2 : start + 3]
-                if after:
-                    counts[right + after] -= frequency
-                    new_pair = merged + after
-                    if new_pair in counts:
-                        counts[new_pair] += frequency
-                        places[new_pair].append(index)
-                    else:
-                        counts[new_pair] = frequency
-                        places[new_pair] = [index]
-                        new_pairs.append(new_pair)
-                word = word[:start] + merged + word[start + 2 :]
-                start = word.find(pair, start + 1)
-            words[index] = word
+                else:
+                    counts[new_pair] = frequency
+                    places[new_pair] = [index]
+                    new_pairs.append(new_pair)
         del counts[pair]
         return new_pairs
 
-    def _merge_long_word(self, index: int, pair: str, merged: str, new_pairs: list[str]) -> None:
-        counts, places, frequency = self.pair_counts, self._places, self._frequencies[index]
-        for old_pair, new_pair in self._long_words[index].merge(pair, merged):
-            counts[old_pair] -= frequency
-            if new_pair in counts:
-                counts[new_pair] += frequency
-                if places[new_pair][-1] != index:
-                    places[new_pair].append(index)
-            else:
-                counts[new_pair] = frequency
-                places[new_pair] = [index]
-                new_pairs.append(new_pair)
+    def _merge_in_word(self, index: int, pair: str, merged: str) -> Iterable[tuple[str, str]]:
+        """Merge in one word, from left to right; -> (pair that went, pair in its place)."""
+        word = self._words[index]
+        if not word:
+            return self._long_words[index].merge(pair, merged)
+        left, right = pair
+        changes = []
+        start = word.find(pair)
+        while start >= 0:
+            if start:
+                changes.append((word[start - 1] + left, word[start - 1] + merged))
+            after = word[start + 2 : start + 3]
+            if after:
+                changes.append((right + after, merged + after))
+            word = word[:start] + merged + word[start + 2 :]
+            start = word.find(pair, start + 1)
+        self._words[index] = word
+        return changes
 
 
 class LinkedWord:

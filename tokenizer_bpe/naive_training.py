@@ -63,6 +63,7 @@ def train_bpe(
     vocab_size: int,
     special_tokens: Sequence[str],
     pattern: str = GPT2_PATTERN,
+    verbose: bool = False,
 ) -> tuple[dict[int, bytes], list[Pair]]:
     """Train a byte-level BPE vocabulary on a text file.
 
@@ -72,6 +73,7 @@ def train_bpe(
             where the text runs out of pairs.
         special_tokens: never part of a merge; they take the last ids, in the order given.
         pattern: how text is cut into words; no merge crosses a word's border.
+        verbose: print every merge as it is made, with the number of times that the pair occurred.
 
     Returns:
         (id -> bytes, merges in the order in which they were made).
@@ -93,6 +95,8 @@ def train_bpe(
         if not pairs:
             break
         pair = best_pair(pairs)
+        if verbose:
+            print(f"{len(merges) + 1}: {pair[0]!r} + {pair[1]!r}, {pairs[pair]} times")
         merges.append(pair)
         tokens.append(pair[0] + pair[1])
         words = {merge_pair(word, pair): count for word, count in words.items()}

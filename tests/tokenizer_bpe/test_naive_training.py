@@ -71,3 +71,10 @@ def test_bad_input(content, vocab_size, special_tokens, message, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         train_bpe(path, vocab_size, special_tokens)
+
+
+def test_verbose_shows_every_merge(tmp_path, capsys):
+    path = tmp_path / "corpus.txt"
+    path.write_text("ab ab ab b")
+    train_bpe(path, 258, [], verbose=True)
+    assert capsys.readouterr().out == "1: b'a' + b'b', 3 times\n2: b' ' + b'ab', 2 times\n"

@@ -1,10 +1,9 @@
-"""Encoding and decoding, against tiktoken's GPT-2 and against one merge at a time."""
+"""Encoding and decoding, against tiktoken's GPT-2 and against the naive encoder."""
 
 import json
 import random
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenizer_bpe import naive_encoding
 from tokenizer_bpe import tokenizer as tokenizer_module
 from tokenizer_bpe.merge_training import train_bpe, train_bpe_from_counts
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, pretokenize
@@ -54,22 +54,6 @@ def gpt2():
     return ours, theirs
 
 
-def one_merge_at_a_time(tokenizer, word):
-    """The definition: while any merge fits, make the earliest one, at its leftmost place."""
-    tokens = [bytes([byte]) for byte in word.encode()]
-    priority = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
-    while True:
-        fitting = [
-            (priority[pair], i) for i, pair in enumerate(pairwise(tokens)) if pair in priority
-        ]
-        if not fitting:
-            break
-        _, place = min(fitting)
-        tokens[place : place + 2] = [tokens[place] + tokens[place + 1]]
-    ids = {token: token_id for token_id, token in tokenizer.vocab.items()}
-    return [ids[token] for token in tokens]
-
-
 def test_a_word_worked_by_hand():
     """aaab: (a, a) comes before (a, b), and is made from the left: aa, a, b; then aa, ab."""
     vocab = BYTES | {256: b"aa", 257: b"ab", 258: b"aaab"}
@@ -84,7 +68,7 @@ def test_both_ways_of_merging_follow_the_definition(word, seed):
     random.seed(seed)
     corpus = {"".join(random.choices("abcde é", k=6)): 1 for _ in range(30)}
     tokenizer = Tokenizer(*train_bpe_from_counts(corpus, 330, []))
-    expected = [i for piece in pretokenize(word) for i in one_merge_at_a_time(tokenizer, piece)]
+    expected = naive_encoding.encode(word, tokenizer.vocab, tokenizer.merges)
     assert tokenizer.encode(word) == expected
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer_module, "LONG_WORD", 1)
@@ -97,6 +81,7 @@ def test_both_ways_of_merging_follow_the_definition(word, seed):
 def test_decoding_gives_the_text_back(trained, pattern, text):
     tokenizer = trained[pattern]
     ids = tokenizer.encode(text)
+    assert ids == naive_encoding.encode(text, tokenizer.vocab, tokenizer.merges, SPECIAL, pattern)
     assert tokenizer.decode(ids) == text
     assert "".join(tokenizer.decode_stream(ids)) == text
     assert tokenizer.encode_to_array(text).tolist() == ids
