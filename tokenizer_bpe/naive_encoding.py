@@ -1,4 +1,4 @@
-"""Encoding the obvious way: the bytes of a word, then the earliest merge that fits, until none does.
+"""Encoding the obvious way: bytes, then the earliest merge that fits, until none does.
 
 What `tokenizer.Tokenizer` computes, in the words of the definition: its tests compare the two. What
 this leaves out: speed (every merge looks at the whole word again, and no word is remembered),

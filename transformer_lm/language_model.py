@@ -5,6 +5,8 @@ figure 1b), with one more norm before the output head. The variants of `ModelSha
 each. What this leaves out: dropout, and sampling (inference/generation.py).
 """
 
+from typing import assert_never
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -25,13 +27,15 @@ from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
 from transformer_lm.token_id_check import check_token_ids
 
+# A variant is a row of a table; a value of `ModelShape` without a row is an error, never another
+# variant under its name.
+NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm, "none": lambda d_model, eps: NoNorm()}
+FEED_FORWARDS = {"swiglu": SwiGLU, "gelu": GELUMLP}
+
 
 def make_norm(config: ModelConfig) -> nn.Module:
     """The norm that the config names, for vectors of d_model."""
-    if config.norm == "none":
-        return NoNorm()
-    kind = RMSNorm if config.norm == "rmsnorm" else LayerNorm
-    return kind(config.d_model, config.norm_eps)
+    return NORMS[config.norm](config.d_model, config.norm_eps)
 
 
 class TransformerBlock(nn.Module):
@@ -49,8 +53,7 @@ class TransformerBlock(nn.Module):
         self.attention_norm = make_norm(config)
         self.attention = CausalSelfAttention(config, layer, attention_backend)
         self.feed_forward_norm = make_norm(config)
-        feed_forward = SwiGLU if config.mlp == "swiglu" else GELUMLP
-        self.feed_forward = feed_forward(config.d_model, config.d_ff, config.biases)
+        self.feed_forward = FEED_FORWARDS[config.mlp](config.d_model, config.d_ff, config.biases)
 
     def forward(
         self,
@@ -59,11 +62,15 @@ class TransformerBlock(nn.Module):
         positions: Int[Tensor, " seq"],
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        if self.norm_position == "post":
-            x = self.attention_norm(x + self.attention(x, rotary, positions, cache))
-            return self.feed_forward_norm(x + self.feed_forward(x))
-        x = x + self.attention(self.attention_norm(x), rotary, positions, cache)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        match self.norm_position:
+            case "pre":
+                x = x + self.attention(self.attention_norm(x), rotary, positions, cache)
+                return x + self.feed_forward(self.feed_forward_norm(x))
+            case "post":
+                x = self.attention_norm(x + self.attention(x, rotary, positions, cache))
+                return self.feed_forward_norm(x + self.feed_forward(x))
+            case unknown:
+                assert_never(unknown)
 
 
 class TransformerLM(nn.Module):
@@ -79,12 +86,17 @@ class TransformerLM(nn.Module):
         self.config = config
         self.token_embedding = Embedding(config.vocab_size, config.d_model)
         self.rotary: RotaryEmbedding | None = None
-        if config.position == "rotary":
-            self.rotary = RotaryEmbedding(
-                config.head_dim, config.context_length, config.rope_theta, config.rope_scaling
-            )
-        if config.position == "learned":
-            self.position_embedding = Embedding(config.context_length, config.d_model)
+        match config.position:
+            case "rotary":
+                self.rotary = RotaryEmbedding(
+                    config.head_dim, config.context_length, config.rope_theta, config.rope_scaling
+                )
+            case "learned":
+                self.position_embedding = Embedding(config.context_length, config.d_model)
+            case "none":
+                pass
+            case unknown:
+                assert_never(unknown)
         self.blocks = nn.ModuleList(
             TransformerBlock(config, layer, attention_backend) for layer in range(config.num_layers)
         )

@@ -12,15 +12,17 @@ from collections.abc import Mapping
 
 from transformer_lm.model_config import ModelConfig, ModelShape
 
+# Of a feed-forward layer: gate and up, or up alone. One more, down, leads out again.
+INWARD_MATRICES = {"swiglu": 2, "gelu": 1}
+
 
 def _matrices(shape: ModelShape) -> dict[str, list[tuple[int, int]]]:
     """(d_out, d_in) of the linear maps of one block."""
     width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     d, d_ff = shape.d_model, shape.d_ff
-    inward = 2 if shape.mlp == "swiglu" else 1
     return {
         "attention": [(width, d), (kv_width, d), (kv_width, d), (d, width)],
-        "feed-forward": [(d_ff, d)] * inward + [(d, d_ff)],
+        "feed-forward": [(d_ff, d)] * INWARD_MATRICES[shape.mlp] + [(d, d_ff)],
     }
 
 
@@ -119,8 +121,8 @@ def activation_bytes_by_part(
     # Inputs of the four projections (one for the first three), and q, k and v for the products.
     attention = d + width + 2 * kv_width + width
     head_norms = (width + kv_width) * config.qk_norm  # what they read: q and k before them
-    # What down reads, and what it is made from: gate and up, or up alone.
-    feed_forward = d + (3 if config.mlp == "swiglu" else 2) * config.d_ff
+    # What down reads, and what it is made from: the results of gate and up, or of up alone.
+    feed_forward = d + (1 + INWARD_MATRICES[config.mlp]) * config.d_ff
     rows = tokens * config.num_heads
     table = rows * (sequence_length * bytes_per_value if keeps_attention_table else 4)
     per_layer = tokens * bytes_per_value * config.num_layers

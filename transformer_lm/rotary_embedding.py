@@ -15,6 +15,7 @@ What this leaves out: rescaling that changes with the length of the text at hand
 """
 
 import math
+from typing import assert_never
 
 import torch
 from jaxtyping import Float, Int
@@ -47,13 +48,22 @@ def share_kept(
     between the pairs that make beta_fast and beta_slow turns (Peng et al., 2023, equations 16 to
     18).
     """
-    if scaling.kind == "linear":
-        return torch.zeros_like(frequencies)
-    if scaling.kind == "llama3":
-        turns = scaling.original_context_length * frequencies / (2 * math.pi)
-        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-        return ((turns - low) / (high - low)).clamp(0, 1)
-    num_pairs = len(frequencies)
+    match scaling.kind:
+        case "linear":
+            return torch.zeros_like(frequencies)
+        case "llama3":
+            turns = scaling.original_context_length * frequencies / (2 * math.pi)
+            low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+            return ((turns - low) / (high - low)).clamp(0, 1)
+        case "yarn":
+            return _share_kept_by_yarn(len(frequencies), theta, scaling)
+        case unknown:
+            assert_never(unknown)
+
+
+def _share_kept_by_yarn(
+    num_pairs: int, theta: float, scaling: RopeScaling
+) -> Float[Tensor, " pairs"]:
 
     def pair_with(turns: float) -> float:
         within = scaling.original_context_length / (2 * math.pi * turns)
