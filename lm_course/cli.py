@@ -34,6 +34,7 @@ from lm_course.error_lines import (
 )
 from lm_course.interrupts import Interrupts
 from lm_course.locations import WORKSPACE, in_home, recipe_file
+from lm_course.pipeline.step_catalogue import listed_steps
 from lm_course.pipeline.step_failures import StepsFailed
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -139,16 +140,18 @@ def run_named_steps(
     """Run some steps of a recipe, or all of them when `names` is None."""
     set_stand_ins(implementation)
     from lm_core.settings import load_settings
+    from lm_course.pipeline.plan import plan, steps_to_run
     from lm_course.pipeline.recipe import Recipe
     from lm_course.pipeline.recipe_runner import run_recipe
-    from lm_course.pipeline.steps import STEPS, steps_named, steps_to_run
+    from lm_course.pipeline.step_catalogue import named
     from lm_course.pipeline.wandb_mirror import wandb_mirror
 
     Interrupts.raise_if_seen()
     recipe = load_settings(Recipe, recipe_file(recipe_path), overrides)
-    steps = STEPS if names is None else steps_to_run(names, recipe)
-    steps_named(force)
     paths = RunPaths(in_home(recipe.run.folder) / recipe.run.name)
+    planned = plan([named(name) for name in recipe.run.steps], recipe.sections, paths.root)
+    steps_to_run(planned, force)
+    steps = planned if names is None else steps_to_run(planned, names)
     with wandb_mirror(wandb, recipe, paths) as mirror:
         run_recipe(recipe, paths, steps, force, mirror)
 
@@ -191,19 +194,15 @@ def _add_step_command(group: typer.Typer, command: str, step: str, explanation: 
     group.command(command, help=explanation)(step_command)
 
 
-_add_step_command(data_app, "collect", "collect", "The Python documentation here, as a WARC file.")
-_add_step_command(
-    data_app, "instructions", "instructions", "Questions and answers from docstrings."
-)
-_add_step_command(data_app, "build", "documents", "WARC to cleaned, deduplicated documents.")
-_add_step_command(tokenizer_app, "train", "tokenizer", "Train byte-level BPE on the documents.")
-_add_step_command(data_app, "shard", "shards", "Documents to shards of token ids.")
-_add_step_command(app, "pretrain", "pretrain", "Train the model to predict the next token.")
-_add_step_command(app, "sft", "sft", "Supervised fine-tuning on questions and answers.")
-_add_step_command(app, "dpo", "dpo", "Direct preference optimisation against the SFT model.")
-_add_step_command(app, "eval", "evaluation", "Bits per byte of every checkpoint.")
-_add_step_command(scaling_app, "sweep", "scaling", "Train small models and fit the loss surface.")
-_add_step_command(app, "report", "report", "Write report.html.")
+def _add_step_commands() -> None:
+    """`lm pretrain` to `app`, `lm data collect` to the group of its first word."""
+    groups = {"data": data_app, "tokenizer": tokenizer_app, "scaling": scaling_app}
+    for step in listed_steps():
+        *group, command = step.command.split()[1:]
+        _add_step_command(groups[group[0]] if group else app, command, step.name, step.help)
+
+
+_add_step_commands()
 tokenizer_commands.register(tokenizer_app)
 ablation_commands.register(app)
 
@@ -215,15 +214,15 @@ def list_steps(recipe: RecipePath = DEMO) -> None:
     from rich.table import Table
 
     from lm_core.settings import load_settings
+    from lm_course.pipeline.plan import plan
     from lm_course.pipeline.recipe import Recipe
-    from lm_course.pipeline.steps import STEPS
+    from lm_course.pipeline.step_catalogue import named
 
     settings = load_settings(Recipe, recipe_file(recipe))
     table = Table("step", "command", "writes", box=None, pad_edge=False)
-    for step in STEPS:
-        outputs = step.outputs(RunPaths(Path()), settings)
-        written = ", ".join(path.as_posix() for path in outputs)
-        table.add_row(step.name, step.command, written)
+    for one in plan([named(name) for name in settings.run.steps], settings.sections, Path()):
+        written = ", ".join(path.as_posix() for path in one.output_paths)
+        table.add_row(one.name, one.step.command, written)
     Console().print(table)
 
 

@@ -120,3 +120,8 @@ def _read_part(path: Path) -> Iterator[dict[str, Any]]:
 def read_counts(folder: Path) -> list[dict[str, Any]]:
     """The rows of counts.json: documents and bytes in and out of every step, in order."""
     return read_json(folder / COUNTS_FILE, "the table of counts", MAKE_DOCUMENTS)
+
+
+def text_bytes(folder: Path) -> int:
+    """UTF-8 bytes of all documents, as they were counted when they were written."""
+    return read_counts(folder)[-1]["bytes_out"]

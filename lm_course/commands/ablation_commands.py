@@ -18,7 +18,6 @@ from lm_course.report.report_plots import smoothed
 
 ABLATIONS = Path("recipes/ablations")
 FIRST = ("default_again", "post_norm", "no_position", "gelu")
-PACKAGES = ("transformer_lm", "training")
 PICTURE = "loss_curves.png"
 FOLDERS = ("shards", "folder")  # settings
 
@@ -40,7 +39,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Train a small model once for each variant, and compare their loss curves."""
-        from lm_course.pipeline.code_hash import code_hash
+        from lm_course.pipeline.code_hash import code_hashes
         from training.runs.ablation import load_ablations, run_ablations
 
         paths = files or [ABLATIONS / f"{name}.toml" for name in FIRST]
@@ -48,8 +47,7 @@ def register(app: typer.Typer) -> None:
             each.model_copy(update={key: str(in_home(getattr(each, key))) for key in FOLDERS})
             for each in load_ablations([recipe_file(path) for path in paths], overrides)
         ]
-        code = {package: code_hash(package) for package in PACKAGES}
-        results, metrics = run_ablations(ablations, code)
+        results, metrics = run_ablations(ablations, code_hashes("training.runs.ablation"))
         rows = [read_metrics(metrics, result["title"]) for result in results]
         picture = metrics.with_name(PICTURE)
         draw_loss_curves([result["title"] for result in results], rows, picture)

@@ -1,13 +1,17 @@
-"""A hash of what a package *does*: of its syntax trees without docstrings, so that comments and
-formatting do not count.
+"""A hash of what a step's code *does*: of the syntax trees of all modules that it imports, directly
+or by way of others, without docstrings, so that comments and formatting do not count.
 
 A step whose code changed is run again, whether a learner's stand-in took the place of a lesson or
 somebody edited the reference. One mechanism for both: the files are looked up as the import system
-would, stand-ins first.
+would, stand-ins first. A module that the step does not import reruns nothing.
+
+What this leaves out: lm_core, which is file formats, and those carry versions; the pipeline itself;
+and modules that are imported by a name that is made while the program runs.
 """
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,55 +19,86 @@ from lm_core.stand_ins import stand_ins_folder
 from lm_core.user_error import UserError
 from lm_course.locations import PROJECT
 
-
-def package_files(package: str) -> dict[str, Path]:
-    """The files that `import package` would use, by name relative to the package: stand-ins before
-    the reference.
-    """
-    reference = PROJECT / package
-    assert reference.is_dir(), f"{package} is not a package of this project"
-    folders = [reference]
-    stand_ins = stand_ins_folder()
-    if stand_ins is not None:
-        folders.append(stand_ins / package)
-    files = {}
-    for folder in folders:
-        for path in folder.rglob("*.py"):
-            name = path.relative_to(folder).as_posix()
-            if folder == reference or name != "__init__.py":
-                files[name] = path
-    return files
+LEFT_OUT = ("lm_core", "lm_course.pipeline", "lm_course.locations", "lm_course.error_lines")
 
 
-def code_hash(name: str) -> str:
-    """16 hex digits that change when the behaviour of some code may have changed.
+def code_hashes(module: str) -> dict[str, str]:
+    """Package -> 16 hex digits that change when the behaviour of some code may have changed.
 
     Args:
-        name: a package ("training"), or one module of one ("lm_course.report.report_page").
+        module: where to begin, such as "lm_course.model_steps.sft".
     """
-    package, _, module = name.partition(".")
-    files = package_files(package)
-    if module:
-        file = f"{module.replace('.', '/')}.py"
-        files = {file: files[file]}
-    digest = hashlib.sha256()
-    for file, path in sorted(files.items()):
-        digest.update(f"{file}\0{_syntax_tree(path, path.stat().st_mtime_ns)}\n".encode())
-    return digest.hexdigest()[:16]
+    digests: dict[str, hashlib._Hash] = {}
+    for name, path in sorted(reachable_modules(module).items()):
+        tree = _module(path, path.stat().st_mtime_ns).tree
+        digest = digests.setdefault(name.partition(".")[0], hashlib.sha256())
+        digest.update(f"{name}\0{tree}\n".encode())
+    return {package: digest.hexdigest()[:16] for package, digest in digests.items()}
+
+
+def reachable_modules(module: str) -> dict[str, Path]:
+    """Dotted name -> file, of `module` and of all that it imports, itself or by way of others."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = None if name in found or _is_left_out(name) else module_file(name)
+        if path is not None:
+            found[name] = path
+            waiting += _module(path, path.stat().st_mtime_ns).imports
+            waiting.append(name.rpartition(".")[0])  # importing a module runs its package first
+    return found
+
+
+def _is_left_out(name: str) -> bool:
+    return not name or any(name == left or name.startswith(f"{left}.") for left in LEFT_OUT)
+
+
+def module_file(name: str) -> Path | None:
+    """The file that `import name` would run, a stand-in before the reference; None for a name that
+    is not a module of this project.
+    """
+    package, _, rest = name.partition(".")
+    folder = stand_ins_folder()
+    stand_ins = [folder / package] if folder is not None and rest else []
+    for place in (*stand_ins, PROJECT / package):
+        inside = place.joinpath(*rest.split(".")) if rest else place
+        for path in (inside.with_suffix(".py"), inside / "__init__.py"):
+            if path.is_file() and path.parent != PROJECT:
+                return path
+    return None
+
+
+class _Module:
+    """What a file imports, and its tree as text."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        except SyntaxError as error:
+            raise UserError(f"{path}: line {error.lineno}: not valid Python: {error.msg}") from None
+        self.imports = sorted(set(_imported(tree)))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and _is_docstring(body[0]):
+                node.body = body[1:]  # type: ignore[attr-defined]
+        self.tree = ast.dump(tree)
 
 
 @cache
-def _syntax_tree(path: Path, modified: int) -> str:
-    """The tree as text; `modified` is only there so that an edited file is read again."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except SyntaxError as error:
-        raise UserError(f"{path}: line {error.lineno}: not valid Python: {error.msg}") from None
+def _module(path: Path, modified: int) -> _Module:
+    """`modified` is only there so that an edited file is read again."""
+    return _Module(path)
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """Every name that may be a module, also those imported inside functions."""
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            node.body = body[1:]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _is_docstring(statement: ast.AST) -> bool:

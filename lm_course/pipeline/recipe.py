@@ -1,59 +1,68 @@
-"""A recipe: one TOML file whose sections are the settings of the steps, each class beside the code
-that it configures.
+"""A recipe: one TOML file that lists the steps of a run and has a section of settings for each. The
+class of a section stands beside the code that it configures.
 """
+
+from collections.abc import Mapping
+from typing import Any, Self
 
 import pydantic
 
-from alignment.preference_optimization import DPOSettings
-from alignment.supervised_finetuning import SFTSettings
-from data_pipeline.executors.document_building import DocumentSettings
-from data_pipeline.instructions.instruction_mining import InstructionSettings
-from data_pipeline.shard_writing import ShardSettings
-from data_pipeline.sources.page_collection import CollectSettings
-from evaluation.checkpoint_report import EvaluationSettings
-from inference.engine.sample_texts import SampleSettings
 from lm_core.settings import Settings
-from scaling_laws.small_runs.sweep import SweepSettings
-from tokenizer_bpe.merge_training import TokenizerSettings
-from training.runs.pretraining import PretrainSettings
+from lm_core.user_error import UserError
+from lm_course.pipeline.step_catalogue import WHOLE_PATH, load_steps, named
 
 
 class RunSettings(Settings):
-    """The `[run]` section: where the artifacts go.
+    """The `[run]` section: which steps are run, and where the artifacts go.
 
     Attributes:
         name: the run's folder.
         folder: the folder of all runs: in the current folder, or in the root of the checkout for
             whoever is inside it.
+        steps: the steps in their order; `lm steps` shows what each writes.
     """
 
     name: str = pydantic.Field(pattern=r"^[\w.-]+$")
     folder: str = "runs"
+    steps: list[str] = pydantic.Field(default=list(WHOLE_PATH), min_length=1)
 
 
-class PagesSettings(Settings):
-    """The `[pages]` section: which pages the documents are made from.
-
-    Attributes:
-        warc_files: WARC files of your own; empty takes this machine's Python documentation.
-    """
-
-    warc_files: list[str] = pydantic.Field(default_factory=list)
-
-
-class Recipe(Settings):
-    """Every section of a recipe; those with defaults may be left out."""
+class AnyRecipe(Settings):
+    """What every recipe has, whichever steps there are."""
 
     run: RunSettings
-    pages: PagesSettings = PagesSettings()
-    collect: CollectSettings = CollectSettings()
-    instructions: InstructionSettings = InstructionSettings()
-    documents: DocumentSettings = DocumentSettings()
-    tokenizer: TokenizerSettings = TokenizerSettings()
-    shards: ShardSettings = ShardSettings()
-    pretrain: PretrainSettings
-    sft: SFTSettings
-    dpo: DPOSettings
-    evaluation: EvaluationSettings = EvaluationSettings()
-    samples: SampleSettings = SampleSettings()
-    scaling: SweepSettings = SweepSettings()
+
+    @property
+    def sections(self) -> Mapping[str, Settings]:
+        """Name -> settings, of every step's sections."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "run"}
+
+    @pydantic.model_validator(mode="after")
+    def _sections_belong_to_steps(self) -> Self:
+        for name in self.run.steps:
+            named(name)
+        for step in load_steps().values():
+            given = [section for section in step.settings if section in self.model_fields_set]
+            if given and step.name not in (*self.run.steps, *WHOLE_PATH):
+                raise UserError(
+                    f"[{given[0]}] is given, but run.steps does not list {step.name!r}: the step "
+                    "would not be run"
+                )
+        return self
+
+
+def _field(settings: type[Settings]) -> tuple[Any, Any]:
+    """A section that may be left out where all its settings have defaults."""
+    required = any(field.is_required() for field in settings.model_fields.values())
+    return settings, (... if required else pydantic.Field(default_factory=settings))
+
+
+Recipe = pydantic.create_model(
+    "Recipe",
+    __base__=AnyRecipe,
+    **{
+        section: _field(settings)
+        for step in load_steps().values()
+        for section, settings in step.settings.items()
+    },
+)

@@ -13,8 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,10 @@ from lm_core.progress import clock
 from lm_core.user_error import UserError
 from lm_course.error_lines import Explanation, show_traceback, shown
 from lm_course.interrupts import Interrupts
-from lm_course.pipeline.code_hash import code_hash
-from lm_course.pipeline.recipe import Recipe
+from lm_course.pipeline.code_hash import code_hashes
+from lm_course.pipeline.plan import PlannedStep
+from lm_course.pipeline.recipe import AnyRecipe
+from lm_course.pipeline.step import StepContext
 from lm_course.pipeline.step_failures import (
     StepFailure,
     StepsFailed,
@@ -51,51 +52,7 @@ RECORDED = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class StepContext:
-    """What a step is given: the recipe, where things lie, its fingerprint (training resumes only
-    under the same one), the steps that it needs or uses, and which of them have a result.
-    """
-
-    recipe: Recipe
-    paths: RunPaths
-    fingerprint: str
-    code: dict[str, str]
-    inputs: tuple[str, ...] = ()
-    ready: frozenset[str] = frozenset()
-    mirror: MetricMirror | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One row of the table in steps.py.
-
-    Attributes:
-        name: such as "pretrain".
-        command: the command that runs this step alone, such as "lm pretrain".
-        sections: the recipe's sections that decide the result.
-        packages: the packages, or single modules, whose code decides the result.
-        needs: the steps whose outputs it cannot do without.
-        uses: the steps whose outputs it reads where they are there.
-        outputs: what it writes (or, for WARC files of the user's, vouches for).
-        run: does the work and returns a summary (numbers and strings) for the report.
-        describe: one line for people, made from the summary.
-        users_own: files among the outputs that a person brought: never removed.
-    """
-
-    name: str
-    command: str
-    sections: tuple[str, ...]
-    packages: tuple[str, ...]
-    needs: tuple[str, ...]
-    outputs: Callable[[RunPaths, Recipe], list[Path]]
-    run: Callable[[StepContext], dict[str, Any]]
-    describe: Callable[[dict[str, Any]], str]
-    users_own: Callable[[Recipe], list[Path]] = lambda recipe: []
-    uses: tuple[str, ...] = ()
-
-
-def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
+def fingerprint(step: PlannedStep, recipe: AnyRecipe, paths: RunPaths) -> str:
     """The hash of everything that decides what this step writes.
 
     Raises:
@@ -112,14 +69,16 @@ def fingerprint(step: Step, recipe: Recipe, paths: RunPaths) -> str:
             read_record(paths, name)["outputs_sha256"] if found else failure and failure.reason
         )
     described = {
-        "settings": {name: getattr(recipe, name).model_dump(mode="json") for name in step.sections},
-        "code": code_hashes(step),
+        "settings": {
+            name: recipe.sections[name].model_dump(mode="json") for name in step.step.sections
+        },
+        "code": code_hashes(step.step.run.__module__),
         "inputs": inputs,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def check_input(step: Step, name: str, paths: RunPaths) -> None:
+def check_input(step: PlannedStep, name: str, paths: RunPaths) -> None:
     """Raise UserError unless the step `name`, which `step` needs, has the result it recorded."""
     record = read_record(paths, name)
     failure = read_failure(paths, name)
@@ -130,12 +89,12 @@ def check_input(step: Step, name: str, paths: RunPaths) -> None:
             else (f"which was not run ({failure.reason})")
         )
         raise UserError(
-            f"{paths.root}: {step.command} needs the step {name!r}, {how}; mend that, and run "
+            f"{paths.root}: {step.step.command} needs the step {name!r}, {how}; mend that, and run "
             "`lm run RECIPE`"
         )
     if record is None:
         raise UserError(
-            f"{paths.root}: {step.command} needs the step {name!r}, which has not been run; "
+            f"{paths.root}: {step.step.command} needs the step {name!r}, which has not been run; "
             "run `lm run RECIPE`, or the steps one by one (`lm steps` lists them)"
         )
     if not _is_as_recorded(record, paths):
@@ -164,11 +123,6 @@ def _is_as_recorded(record: dict[str, Any], paths: RunPaths) -> bool:
     return record["outputs_sha256"] == _outputs_sha256(files, paths)
 
 
-def code_hashes(step: Step) -> dict[str, str]:
-    """Package -> hash of its code, for the packages that the step uses."""
-    return {package: code_hash(package) for package in step.packages}
-
-
 def read_record(paths: RunPaths, step: str) -> dict[str, Any] | None:
     """What was recorded when this step last ended well; None where it never did, or the record is
     damaged.
@@ -181,15 +135,15 @@ def read_record(paths: RunPaths, step: str) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def is_up_to_date(step: Step, context: StepContext) -> bool:
+def is_up_to_date(step: PlannedStep, context: StepContext) -> bool:
     """True where the step ended well under this very fingerprint and its outputs are still what it
     wrote.
     """
-    paths = context.paths
+    paths = RunPaths(context.root)
     record = read_record(paths, step.name)
     if record is None or record["fingerprint"] != context.fingerprint:
         return False
-    outputs = step.outputs(paths, context.recipe)
+    outputs = step.output_paths
     if not all(path.exists() for path in outputs):
         return False
     if record["outputs_stat"] == _stat_signature(outputs, paths):
@@ -197,32 +151,33 @@ def is_up_to_date(step: Step, context: StepContext) -> bool:
     return record["outputs_sha256"] == _outputs_sha256(outputs, paths)
 
 
-def run_step(step: Step, context: StepContext) -> dict[str, Any]:
+def run_step(step: PlannedStep, context: StepContext) -> dict[str, Any]:
     """Run one step and record that it ended well. Returns the record."""
     started = time.monotonic()
-    summary = step.run(context)
-    outputs = step.outputs(context.paths, context.recipe)
+    summary = step.step.run(context)
+    paths, outputs = RunPaths(context.root), step.output_paths
     missing = [path for path in outputs if not path.exists()]
     assert not missing, f"step {step.name} ended without writing {missing}"
     record = {
         "step": step.name,
         "fingerprint": context.fingerprint,
-        "outputs_sha256": _outputs_sha256(outputs, context.paths),
-        "outputs_stat": _stat_signature(outputs, context.paths),
+        "outputs_sha256": _outputs_sha256(outputs, paths),
+        "outputs_stat": _stat_signature(outputs, paths),
         # Training counts the seconds before an interruption as well.
         "seconds": round(max(time.monotonic() - started, summary.get("seconds", 0)), 2),
         "python": platform.python_version(),
         "summary": summary,
+        "line": step.step.describe(summary),
     }
-    write_json(context.paths.step_record(step.name), record)
-    forget_failure(context.paths, step.name)
+    write_json(paths.step_record(step.name), record)
+    forget_failure(paths, step.name)
     return record
 
 
 def run_recipe(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     paths: RunPaths,
-    steps: list[Step],
+    steps: list[PlannedStep],
     force: Collection[str] = (),
     mirror: MetricMirror | None = None,
     console: Console | None = None,
@@ -278,30 +233,41 @@ def run_recipe(
 
 
 def _run_or_pass_over(
-    step: Step, recipe: Recipe, paths: RunPaths, forced: bool, mirror: MetricMirror | None
+    step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, forced: bool, mirror: MetricMirror | None
 ) -> str:
     """Run the step unless it is up to date or cannot be run; returns what to say of it."""
     missing = [name for name in step.needs if read_failure(paths, name) is not None]
     if missing:
         return f"[yellow]not run[/yellow]: {keep_not_run(paths, step.name, missing).reason}"
-    inputs = (*step.needs, *step.uses)
-    context = StepContext(
-        recipe=recipe,
-        paths=paths,
-        fingerprint=fingerprint(step, recipe, paths),
-        code=code_hashes(step),
-        inputs=inputs,
-        ready=frozenset(name for name in inputs if is_ready(paths, name)),
-        mirror=mirror,
-    )
+    context = context_for(step, recipe, paths, mirror)
     if forced:
-        _forget(step, context)
+        _forget(step, paths)
     elif is_up_to_date(step, context):
         forget_failure(paths, step.name)
         return "[green]up to date[/green]"
     record = run_step(step, context)
-    described = escape(step.describe(record["summary"]))
+    described = escape(record["line"])
     return f"{described}  [cyan]{clock(record['seconds'])}[/cyan]"
+
+
+def context_for(
+    step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, mirror: MetricMirror | None = None
+) -> StepContext:
+    """What the step is given, and nothing else."""
+    ready = [name for name in (*step.needs, *step.uses) if is_ready(paths, name)]
+    failures = [read_failure(paths, name) for name in step.uses]
+    return StepContext(
+        step=step.name,
+        root=paths.root,
+        sections={name: recipe.sections[name] for name in step.step.sections},
+        inputs={a: files for a, files in step.inputs.items() if step.sources[a] in ready},
+        outputs=step.outputs,
+        records={name: read_record(paths, name) for name in ready},
+        failures=tuple(failure for failure in failures if failure is not None),
+        fingerprint=fingerprint(step, recipe, paths),
+        code=code_hashes(step.step.run.__module__),
+        mirror=mirror,
+    )
 
 
 def _say(console: Console, label: str, text: str) -> None:
@@ -317,7 +283,7 @@ def _say(console: Console, label: str, text: str) -> None:
 
 
 def _say_the_end(
-    console: Console, recipe: Recipe, num_steps: int, num_failures: int, seconds: float
+    console: Console, recipe: AnyRecipe, num_steps: int, num_failures: int, seconds: float
 ) -> None:
     missing = f"{num_failures} of {num_steps} steps have no result, after"
     ended = f"{missing if num_failures else 'done in'} {clock(seconds)}"
@@ -325,7 +291,7 @@ def _say_the_end(
 
 
 def _steps_failed(
-    steps: list[Step], failures: list[StepFailure], last: Explanation, paths: RunPaths
+    steps: list[PlannedStep], failures: list[StepFailure], last: Explanation, paths: RunPaths
 ) -> StepsFailed:
     """The one line and the exit status: of the failure itself where only one step failed."""
     failed = [failure for failure in failures if failure.outcome == "failed"]
@@ -345,11 +311,11 @@ def _steps_failed(
     return StepsFailed(line, 1)
 
 
-def _forget(step: Step, context: StepContext) -> None:
+def _forget(step: PlannedStep, paths: RunPaths) -> None:
     """Remove what a step left that is now run by force, so that nothing is resumed."""
-    context.paths.step_record(step.name).unlink(missing_ok=True)
-    for path in step.outputs(context.paths, context.recipe):
-        if path not in step.users_own(context.recipe):
+    paths.step_record(step.name).unlink(missing_ok=True)
+    for path in step.output_paths:
+        if path not in step.users_own:
             remove_path(path)
 
 

@@ -373,11 +373,14 @@ def _times(records: Records) -> Section | None:
             escape(name),
             f'<div class="bar" style="width:{100 * record["seconds"] / longest:.1f}%"></div>',
             clock(record["seconds"]),
+            f'<span class="soft">{escape(record.get("line", ""))}</span>',
         )
         for name, record in records.items()
     ]
-    body = table(("step", "", "time"), rows, "  n").replace("<td><div", '<td class="barcell"><div')
-    return "times", "Where the time went", body
+    body = table(("step", "", "time", "result"), rows, "  n ").replace(
+        "<td><div", '<td class="barcell"><div'
+    )
+    return "times", "The steps, and where the time went", body
 
 
 def _settings(paths: RunPaths) -> Section | None:

@@ -9,13 +9,13 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 BROKEN_SCALING = """
 import sys
-from lm_course.pipeline import scaling_step
+from lm_course.model_steps import scaling
 from lm_course.cli import main
 
 def overflowing(*arguments, **options):
     return 10.0 ** 400
 
-scaling_step.run_sweep = overflowing
+scaling.run_sweep = overflowing
 main(sys.argv[1:])
 """
 

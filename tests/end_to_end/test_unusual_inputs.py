@@ -19,10 +19,11 @@ from data_pipeline.sources.python_documentation import installed_readmes, render
 from data_pipeline.sources.warc_files import Page, write_warc
 from lm_core.artifact_paths import RunPaths
 from lm_core.settings import load_settings
+from lm_course.pipeline.plan import PlannedStep, plan, steps_to_run
 from lm_course.pipeline.recipe import Recipe
 from lm_course.pipeline.recipe_runner import run_recipe
+from lm_course.pipeline.step_catalogue import named
 from lm_course.pipeline.step_failures import StepsFailed, failure_path, read_failure
-from lm_course.pipeline.steps import STEPS
 
 IN_EVERY_RUN = (
     "other languages and encodings",
@@ -238,11 +239,16 @@ class SharedSteps:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedSteps:
     root = tmp_path_factory.mktemp("unusual") / "runs" / "demo"
-    steps = [step for step in STEPS if step.name == "instructions"]
-    run_recipe(recipe_for(root, {}), RunPaths(root), steps, console=Console(quiet=True))
+    recipe = recipe_for(root, {})
+    steps = steps_to_run(planned(recipe, root), ["instructions"])
+    run_recipe(recipe, RunPaths(root), steps, console=Console(quiet=True))
     pages, failures = render_modules(MODULES, 60.0, 2, lambda *arguments: None)
     assert not failures
     return SharedSteps(root, pages)
+
+
+def planned(recipe: Recipe, root: Path) -> list[PlannedStep]:
+    return plan([named(name) for name in recipe.run.steps], recipe.sections, root)
 
 
 def recipe_for(root: Path, settings: dict[str, object]) -> Recipe:
@@ -266,12 +272,14 @@ def test_every_input_ends_with_a_report(
         write_warc(tmp_path / "own.warc.gz", case.pages(shared.pages))
         settings["pages.warc_files"] = json.dumps([str(tmp_path / "own.warc.gz")])
     status, line = 0, ""
+    recipe = recipe_for(paths.root, settings)
+    steps = planned(recipe, paths.root)
     try:
-        run_recipe(recipe_for(paths.root, settings), paths, STEPS)
+        run_recipe(recipe, paths, steps)
     except StepsFailed as error:
         status, line = error.status, str(error)
     said = capfd.readouterr().out
-    failures = [read_failure(paths, step.name) for step in STEPS]
+    failures = [read_failure(paths, step.name) for step in steps]
     failed = {failure.step: failure for failure in failures if failure is not None}
     assert "internal error" not in said, said
     assert tuple(f.step for f in failed.values() if f.outcome == "failed") == case.fails, said
@@ -279,6 +287,6 @@ def test_every_input_ends_with_a_report(
     page = paths.report.read_text(encoding="utf-8")
     assert '<h2 id="settings">' in page
     assert ('<h2 id="failures">' in page) == bool(case.fails)
-    for step in STEPS:
+    for step in steps:
         assert failure_path(paths, step.name).exists() == (step.name in failed)
         assert paths.step_record(step.name).exists() == (step.name not in failed)

@@ -1,4 +1,6 @@
-"""The hash of a package's code sees behaviour and stand-ins, not comments."""
+"""The hash of a step's code sees the behaviour of all that it imports, stand-ins first, and nothing
+else.
+"""
 
 from pathlib import Path
 
@@ -6,67 +8,97 @@ import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_course.pipeline import code_hash as module
-from lm_course.pipeline.code_hash import code_hash, package_files
+from lm_course.pipeline.code_hash import code_hashes, module_file, reachable_modules
+
+LESSON = "def f(x):\n    return x + 1\n"
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """step.py imports a lesson, which imports another inside a function."""
     monkeypatch.setattr(module, "PROJECT", tmp_path)
     monkeypatch.delenv(STAND_INS_VARIABLE, raising=False)
-    (tmp_path / "stage").mkdir()
-    (tmp_path / "stage" / "__init__.py").write_text('"""Stage."""\n')
-    (tmp_path / "stage" / "lesson.py").write_text("def f(x):\n    return x + 1\n")
-    return tmp_path / "stage"
+    for name, text in {
+        "steps/__init__.py": "",
+        "steps/one.py": "import json\nfrom stage.lesson import f\n",
+        "stage/__init__.py": '"""Stage."""\n',
+        "stage/lesson.py": f"import numpy\n{LESSON}def g():\n    from stage.given import table\n",
+        "stage/given/__init__.py": "",
+        "stage/given/table.py": "ROWS = 3\n",
+        "stage/other.py": "x = 1\n",
+        "lm_core/settings.py": "x = 1\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
 
 
-def hash_after(package: Path, source: str) -> str:
-    (package / "lesson.py").write_text(source)
-    return code_hash("stage")
-
-
-def test_comments_docstrings_and_formatting_do_not_count(package: Path) -> None:
-    before = code_hash("stage")
-    source = '"""A file."""\n# why\ndef f( x ):\n    """Add one."""\n    return (x + 1)\n'
-    assert hash_after(package, source) == before
+def test_all_that_is_imported_is_found_and_nothing_else(project: Path) -> None:
+    assert set(reachable_modules("steps.one")) == {
+        "steps", "steps.one", "stage", "stage.lesson", "stage.given", "stage.given.table",
+    }  # fmt: skip
+    assert set(code_hashes("steps.one")) == {"steps", "stage"}
 
 
 @pytest.mark.parametrize(
-    "source",
-    ["def f(x):\n    return x + 2\n", "def f(x, y=0):\n    return x + 1\n", "f = 'a string'\n"],
+    ("file", "text"),
+    [
+        ("stage/lesson.py", LESSON.replace("+ 1", "+ 2")),
+        ("stage/lesson.py", LESSON.replace("x):", "x, y=0):")),
+        ("stage/given/table.py", "ROWS = 4\n"),
+        ("stage/given/__init__.py", "import os\n"),
+    ],
 )
-def test_behaviour_counts(package: Path, source: str) -> None:
-    assert hash_after(package, source) != code_hash_of_original(package, source)
+def test_behaviour_counts(project: Path, file: str, text: str) -> None:
+    before = code_hashes("steps.one")
+    (project / file).write_text(text)
+    after = code_hashes("steps.one")
+    assert after["steps"] == before["steps"]
+    assert after["stage"] != before["stage"]
 
 
-def code_hash_of_original(package: Path, source: str) -> str:
-    (package / "lesson.py").write_text("def f(x):\n    return x + 1\n")
-    original = code_hash("stage")
-    (package / "lesson.py").write_text(source)
-    return original
+def test_what_is_not_imported_does_not_count(project: Path) -> None:
+    before = code_hashes("steps.one")
+    (project / "stage" / "new.py").write_text("x = 1\n")
+    (project / "stage" / "other.py").write_text("x = 2\n")
+    (project / "lm_core" / "settings.py").write_text("x = 2\n")
+    assert code_hashes("steps.one") == before
 
 
-def test_a_stand_in_counts_and_its_init_file_does_not(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_comments_docstrings_and_formatting_do_not_count(project: Path) -> None:
+    (project / "stage" / "lesson.py").write_text(LESSON)
+    before = code_hashes("steps.one")
+    source = '"""A file."""\n# why\ndef f( x ):\n    """Add one."""\n    return (x + 1)\n'
+    (project / "stage" / "lesson.py").write_text(source)
+    assert code_hashes("steps.one") == before
+
+
+def test_a_stand_in_counts_with_what_it_imports_and_its_init_file_does_not(
+    project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = code_hash("stage")
-    workspace = tmp_path / "workspace" / "stage"
+    before = code_hashes("steps.one")
+    workspace = project / "workspace" / "stage"
     workspace.mkdir(parents=True)
-    (workspace / "lesson.py").write_text("def f(x):\n    return x - 1\n")
+    (workspace / "lesson.py").write_text("from stage.mine import f\n")
+    (workspace / "mine.py").write_text(LESSON)
     (workspace / "__init__.py").write_text("never_imported = 1\n")
-    assert code_hash("stage") == before
-    monkeypatch.setenv(STAND_INS_VARIABLE, str(tmp_path / "workspace"))
-    assert package_files("stage")["lesson.py"] == workspace / "lesson.py"
-    assert package_files("stage")["__init__.py"] == package / "__init__.py"
-    assert code_hash("stage") != before
+    assert code_hashes("steps.one") == before
+    monkeypatch.setenv(STAND_INS_VARIABLE, str(project / "workspace"))
+    assert module_file("stage.lesson") == workspace / "lesson.py"
+    assert module_file("stage") == project / "stage" / "__init__.py"
+    assert "stage.mine" in reachable_modules("steps.one")
+    assert code_hashes("steps.one") != before
 
 
-def test_one_module_does_not_depend_on_its_neighbours(package: Path) -> None:
-    before, whole_before = code_hash("stage.lesson"), code_hash("stage")
-    (package / "other.py").write_text("x = 1\n")
-    assert code_hash("stage.lesson") == before
-    assert code_hash("stage") != whole_before
-
-
-def test_a_syntax_error_names_file_and_line(package: Path) -> None:
+def test_a_syntax_error_names_file_and_line(project: Path) -> None:
+    (project / "stage" / "lesson.py").write_text("def f(:\n")
     with pytest.raises(ValueError, match=r"lesson.py: line 1: not valid Python"):
-        hash_after(package, "def f(:\n")
+        code_hashes("steps.one")
+
+
+def test_a_new_file_of_the_data_pipeline_reruns_no_alignment() -> None:
+    packages = {name.partition(".")[0] for name in reachable_modules("lm_course.model_steps.sft")}
+    assert packages == {"alignment", "lm_course", "tokenizer_bpe", "training", "transformer_lm"}
+    found = reachable_modules("lm_course.data_steps.tokenizer")
+    assert "data_pipeline.shard_writing" in found
+    assert "data_pipeline.text_extraction" not in found

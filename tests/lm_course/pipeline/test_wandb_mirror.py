@@ -15,9 +15,9 @@ from lm_core.artifact_paths import RunPaths
 from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.settings import load_settings
 from lm_course import cli
-from lm_course.pipeline import steps
+from lm_course.pipeline import step_catalogue
 from lm_course.pipeline.recipe import Recipe
-from lm_course.pipeline.recipe_runner import Step, StepContext
+from lm_course.pipeline.step import Step, StepContext
 from lm_course.pipeline.wandb_mirror import wandb_mirror
 
 DEMO = Path(__file__).parents[3] / "recipes" / "demo_cpu.toml"
@@ -116,20 +116,15 @@ def test_the_flag_reaches_the_steps(
     fake_wandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ) -> None:
     def train(context: StepContext) -> dict[str, Any]:
-        log = MetricLog(context.paths.metrics, "pretrain", context.mirror)
-        log.append({"step": 1, "loss": 5.5})
+        context.metrics().append({"step": 1, "loss": 5.5})
+        context.output("numbers").write_text("1")
         return {}
 
-    step = Step(
-        name="pretrain", command="lm pretrain", sections=(),
-        packages=("lm_course.pipeline.recipe",),
-        needs=(), outputs=lambda paths, recipe: [paths.metrics], run=train,
-        describe=lambda summary: "trained",
-    )  # fmt: skip
-    monkeypatch.setattr(steps, "STEPS", [step])
+    step = Step("pretrain", "lm pretrain", "", train, lambda s: "trained", writes=("numbers",))
+    monkeypatch.setattr(step_catalogue, "named", lambda name: step)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # it is pytest's here
     monkeypatch.chdir(tmp_path)
-    cli.main(["run", str(DEMO), "--set=run.name=mirrored", *flags])
+    cli.main(["run", str(DEMO), "--set=run.name=mirrored", '--set=run.steps=["pretrain"]', *flags])
     assert fake_wandb.rows == ([{"pretrain/step": 1, "pretrain/loss": 5.5}] if flags else [])
     assert (fake_wandb.started is not None) == bool(flags)
     assert len(read_metrics(Path("runs/mirrored/metrics.jsonl"))) == 1

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from lm_course.pipeline.model_steps import check_tokenizer
+from lm_course.model_steps.checkpoint_companions import check_tokenizer
 from tokenizer_bpe.tokenizer import Tokenizer
 
 BYTES = {byte: bytes([byte]) for byte in range(256)}

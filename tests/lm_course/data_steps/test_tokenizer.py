@@ -1,7 +1,7 @@
-"""What the steps up to the shards tell the report."""
+"""What the step of the tokenizer tells the report."""
 
 from lm_core.special_tokens import SPECIAL_TOKENS
-from lm_course.pipeline.data_steps import TOKENS_SHOWN, longest_tokens
+from lm_course.data_steps.tokenizer import TOKENS_SHOWN, longest_tokens
 
 
 def test_the_longest_tokens_are_all_there_and_no_special_one() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from lm_core.artifact_paths import write_json
 from lm_core.user_error import UserError
 from lm_course.commands.scaling_table import BOOTSTRAPS
-from lm_course.pipeline.recipe_runner import StepContext, read_record
+from lm_course.pipeline.step import Step, StepContext
 from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
 from scaling_laws.parametric_fit import fit_surface
 from scaling_laws.small_runs.runs_csv import FinishedRun
-from scaling_laws.small_runs.sweep import run_sweep
+from scaling_laws.small_runs.sweep import SweepSettings, run_sweep
 from tokenizer_bpe.tokenizer_file import tokenizer_hash
 
 CURVE_POINTS = 40
@@ -31,17 +31,13 @@ class FitOrWords:
 
 def scaling(context: StepContext) -> dict[str, Any]:
     """Train the sweep, fit the surface, write both to fit.json."""
-    paths = context.paths
-    record = read_record(paths, "pretrain")
-    assert record is not None, "the runner has checked that pretraining ended"
-    hashed = tokenizer_hash(paths.tokenizer)
-    sweep = run_sweep(
-        paths.shards, paths.scaling, context.recipe.scaling, hashed, code=context.code
-    )
+    folder = context.output("scaling")
+    hashed = tokenizer_hash(context.input("tokenizer"))
+    sweep = run_sweep(context.input("shards"), folder, context.settings, hashed, code=context.code)
     fit = fit_or_words(sweep.runs, sweep.remarks)
-    main_run = _main_run(record["summary"], fit.surface)
+    main_run = _main_run(context.summary("pretrain"), fit.surface)
     write_json(
-        paths.scaling / "fit.json",
+        folder / "fit.json",
         {
             "doubts": fit.doubts,
             "surface": fit.surface and {name: getattr(fit.surface, name) for name in NAMES},
@@ -108,3 +104,15 @@ def _curves(surface: LossSurface | None, runs: list[FinishedRun]) -> list[dict[s
         }
         for size in sorted({run.parameters for run in runs})
     ]
+
+
+STEP = Step(
+    name="scaling",
+    command="lm scaling sweep",
+    help="Train small models and fit the loss surface.",
+    run=scaling,
+    describe=describe_scaling,
+    settings={"scaling": SweepSettings},
+    reads=("tokenizer", "shards", "checkpoints/pretrain"),
+    writes=("scaling",),
+)

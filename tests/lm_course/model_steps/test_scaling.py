@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_core.artifact_paths import RunPaths, write_json
+from lm_core.artifact_paths import RunPaths
 from lm_core.formats.token_shards import ShardWriter
 from lm_core.settings import load_settings
 from lm_core.user_error import UserError
-from lm_course.pipeline import scaling_step
+from lm_course.model_steps import scaling as scaling_step
+from lm_course.model_steps.scaling import describe_scaling, fit_or_words, scaling
 from lm_course.pipeline.recipe import Recipe
-from lm_course.pipeline.recipe_runner import RECORDED, StepContext
-from lm_course.pipeline.scaling_step import describe_scaling, fit_or_words, scaling
+from lm_course.pipeline.step import StepContext, artifact_files
 from lm_course.report.report_page import write_report
 from scaling_laws.compute_budget import multiplied_parameters
 from scaling_laws.small_runs.runs_csv import FinishedRun
@@ -47,16 +47,24 @@ def context_of(tmp_path):
     def make(train: int = 2000, validation: int = 200, *overrides: str) -> StepContext:
         paths = RunPaths(tmp_path / "run")
         paths.root.mkdir()
-        Tokenizer({byte: bytes([byte]) for byte in range(256)}, []).save(paths.tokenizer)
+        inputs = {name: artifact_files(paths.root, name) for name in ("tokenizer", "shards")}
+        Tokenizer({byte: bytes([byte]) for byte in range(256)}, []).save(inputs["tokenizer"][0])
         lengths = np.ones(256, dtype=np.int32)
-        with ShardWriter(paths.shards, tokenizer_hash(paths.tokenizer), 256, lengths) as writer:
+        hashed = tokenizer_hash(inputs["tokenizer"][0])
+        with ShardWriter(inputs["shards"][0], hashed, 256, lengths) as writer:
             writer.add("train", np.arange(train) % 7)
             writer.add("validation", np.arange(validation) % 7)
         summary = {"parameters": 9900, "multiplied_parameters": 9000}
         summary |= {"tokens": 5000, "validation_loss_after": 3.5}
-        write_json(paths.step_record("pretrain"), dict.fromkeys(RECORDED) | {"summary": summary})
         recipe = load_settings(Recipe, RECIPE, [*TINY, *overrides])
-        return StepContext(recipe, paths, "fingerprint", {})
+        return StepContext(
+            "scaling",
+            paths.root,
+            sections={"scaling": recipe.scaling},
+            inputs=inputs,
+            outputs={"scaling": (paths.scaling,)},
+            records={"pretrain": {"summary": summary}},
+        )
 
     return make
 
@@ -64,9 +72,10 @@ def context_of(tmp_path):
 def result_of(context: StepContext) -> tuple[str, dict, str]:
     """The terminal's line, fit.json, and the section of the report without its markup."""
     summary = scaling(context)
-    fit = json.loads((context.paths.scaling / "fit.json").read_text())
-    write_report(context.paths, {})
-    page = context.paths.report.read_text()
+    paths = RunPaths(context.root)
+    fit = json.loads((paths.scaling / "fit.json").read_text())
+    write_report(paths, {})
+    page = paths.report.read_text()
     section = re.search('<h2 id="scaling">(.*?)(?=<h2 |<footer>)', page, re.DOTALL)[1]
     assert section.count("<svg") == 1
     return describe_scaling(summary), fit, re.sub("<[^>]*>", "", section)

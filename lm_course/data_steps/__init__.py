@@ -1,0 +1,1 @@
+"""The steps from pages to token shards, one module each."""

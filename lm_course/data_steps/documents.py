@@ -1,0 +1,37 @@
+"""The step `documents`: pages to cleaned, deduplicated documents."""
+
+from typing import Any
+
+from data_pipeline.executors.document_building import DocumentSettings, build_documents
+from lm_course.pipeline.step import Step, StepContext
+
+
+def documents(context: StepContext) -> dict[str, Any]:
+    """Pages to documents."""
+    collected = context.summary("collect")
+    num_pages = collected["pages"] + collected["readmes"] if "pages" in collected else None
+    counts = build_documents(
+        list(context.input_files("pages")),
+        context.output("documents"),
+        context.settings,
+        num_pages,
+    )
+    return {
+        "pages": counts[0]["documents_in"],
+        "documents": counts[-1]["documents_out"],
+        "bytes": counts[-1]["bytes_out"],
+    }
+
+
+STEP = Step(
+    name="documents",
+    command="lm data build",
+    help="WARC to cleaned, deduplicated documents.",
+    run=documents,
+    describe=lambda s: (
+        f"{s['documents']:,} of {s['pages']:,} pages kept, {s['bytes'] / 1e6:.1f} MB of text"
+    ),
+    settings={"documents": DocumentSettings},
+    reads=("pages",),
+    writes=("documents",),
+)

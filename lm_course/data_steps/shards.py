@@ -1,0 +1,41 @@
+"""The step `shards`: documents to token ids, in a training and a validation split."""
+
+from typing import Any
+
+from data_pipeline.shard_writing import TRAIN, VALIDATION, ShardSettings, write_token_shards
+from lm_core.formats.documents import text_bytes
+from lm_course.pipeline.step import Step, StepContext
+from tokenizer_bpe.compiled.lesson_or_compiled import tokenizer_for
+from tokenizer_bpe.tokenizer import Tokenizer
+from tokenizer_bpe.tokenizer_file import tokenizer_hash
+
+
+def shards(context: StepContext) -> dict[str, Any]:
+    """Documents to token ids."""
+    documents, tokenizer = context.input("documents"), context.input("tokenizer")
+    summary = write_token_shards(
+        documents,
+        tokenizer_for(Tokenizer.from_hugging_face(tokenizer), text_bytes(documents)),
+        tokenizer_hash(tokenizer),
+        context.output("shards"),
+        context.settings,
+    )
+    return {
+        "train_tokens": summary["tokens"][TRAIN],
+        "validation_tokens": summary["tokens"][VALIDATION],
+        **summary,
+    }
+
+
+STEP = Step(
+    name="shards",
+    command="lm data shard",
+    help="Documents to shards of token ids.",
+    run=shards,
+    describe=lambda s: (
+        f"{s['train_tokens']:,} training and {s['validation_tokens']:,} validation tokens"
+    ),
+    settings={"shards": ShardSettings},
+    reads=("documents", "tokenizer"),
+    writes=("shards",),
+)

@@ -1,0 +1,125 @@
+"""The step `tokenizer`: byte-level BPE, trained on the documents of the training split."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.shard_writing import TRAIN, VALIDATION, check_both_splits, split_of
+from lm_core.formats.documents import read_documents, text_bytes
+from lm_core.progress import progress_bar
+from lm_core.special_tokens import SPECIAL_TOKENS
+from lm_course.pipeline.step import Step, StepContext
+from tokenizer_bpe.compiled.lesson_or_compiled import takes_compiled
+from tokenizer_bpe.merge_training import TokenizerSettings
+from tokenizer_bpe.tokenizer import Tokenizer
+
+MERGES_SHOWN = 48
+TOKENS_SHOWN = 24
+COMPRESSION_SAMPLE = 200_000  # characters of validation text
+COMPRESSION_POINTS = (0, 16, 64, 256, 1024, 4096, 16384, 65536)  # merges
+
+
+def tokenizer(context: StepContext) -> dict[str, Any]:
+    """Train the tokenizer on the documents of the training split."""
+    settings, documents = context.settings, context.input("documents")
+    pattern = settings.word_pattern
+    shards = context.section("shards")
+    share = shards.validation_share
+    splits = Counter(split_of(document.id, share) for document in read_documents(documents))
+    check_both_splits({TRAIN: splits[TRAIN], VALIDATION: splits[VALIDATION]}, shards)
+    texts = _texts_of(documents, TRAIN, share)
+    sample = _first_bytes(texts, settings.max_training_bytes, splits[TRAIN])
+    num_bytes = min(text_bytes(documents), settings.max_training_bytes)
+    vocab, merges = _train(sample, settings, pattern, takes_compiled(num_bytes, pattern))
+    trained = Tokenizer(vocab, merges, SPECIAL_TOKENS, pattern)
+    trained.save(context.output("tokenizer"))
+    text = "\n".join(islice(_texts_of(documents, VALIDATION, share), 200))[:COMPRESSION_SAMPLE]
+    compression = compression_by_merges(trained, text)
+    return {
+        "vocab_size": trained.vocab_size,
+        "merges": len(merges),
+        "bytes_per_token": compression[-1][1],
+        "compression": compression,
+        "first_merges": [[_visible(a), _visible(b)] for a, b in merges[:MERGES_SHOWN]],
+        "longest_tokens": [_visible(token) for token in longest_tokens(vocab)],
+    }
+
+
+def longest_tokens(vocab: dict[int, bytes]) -> list[bytes]:
+    """The longest tokens that were learned, the longest first; special tokens were given."""
+    special = {token.encode() for token in SPECIAL_TOKENS}
+    learned = (token for token in vocab.values() if token not in special)
+    return sorted(learned, key=len, reverse=True)[:TOKENS_SHOWN]
+
+
+def _train(
+    sample: Iterator[str], settings: TokenizerSettings, pattern: str, compiled: bool
+) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
+    """By the lesson or by compiled code: the same merges."""
+    if compiled:
+        from tokenizer_bpe.compiled.merge_training import train_bpe_from_words as train
+        from tokenizer_bpe.compiled.word_counting import count_words as count
+    else:
+        from tokenizer_bpe.merge_training import train_bpe_from_counts as train
+        from tokenizer_bpe.pretokenization import count_words as count
+    counts = count(sample, SPECIAL_TOKENS, pattern, settings.num_processes)
+    wanted = settings.vocab_size - 256 - len(SPECIAL_TOKENS)
+    with progress_bar("train tokenizer", wanted, "merges") as bar:
+        made = 0
+
+        def on_merge(done: int) -> None:
+            nonlocal made
+            bar.advance(done - made)
+            made = done
+
+        return train(counts, settings.vocab_size, SPECIAL_TOKENS, on_merge)
+
+
+def compression_by_merges(trained: Tokenizer, text: str) -> list[tuple[int, float]]:
+    """(merges used, bytes per token) of `text`: the same tokenizer with only its first merges."""
+    size = len(text.encode())
+    numbers = [n for n in COMPRESSION_POINTS if n < len(trained.merges)] + [len(trained.merges)]
+    points = []
+    for number in numbers:
+        vocab = {index: trained.vocab[index] for index in range(256 + number)}
+        smaller = Tokenizer(vocab, trained.merges[:number], None, trained.pattern)
+        points.append((number, size / len(smaller.encode(text))))
+    return points
+
+
+def _texts_of(documents: Path, split: str, validation_share: float) -> Iterator[str]:
+    for document in read_documents(documents):
+        if split_of(document.id, validation_share) == split:
+            yield document.text
+
+
+def _first_bytes(texts: Iterator[str], limit: int, num_texts: int) -> Iterator[str]:
+    """The texts until `limit` bytes of UTF-8 are reached, with a progress bar."""
+    read = 0
+    with progress_bar("count words", num_texts, "documents") as bar:
+        for text in texts:
+            read += len(text.encode())
+            if read > limit:
+                return
+            yield text
+            bar.advance(note=f"{read / 1e6:.1f} MB")
+
+
+def _visible(token: bytes) -> str:
+    text = token.decode("utf-8", errors="replace")
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+
+
+STEP = Step(
+    name="tokenizer",
+    command="lm tokenizer train",
+    help="Train byte-level BPE on the documents.",
+    run=tokenizer,
+    describe=lambda s: f"{s['vocab_size']:,} entries, {s['bytes_per_token']:.2f} bytes a token",
+    settings={"tokenizer": TokenizerSettings},
+    reads_sections=("shards",),  # which documents are for training
+    reads=("documents",),
+    writes=("tokenizer",),
+)

@@ -1,0 +1,1 @@
+"""The steps from token shards to the report, one module each."""
