@@ -134,7 +134,7 @@ def inspect(
 ) -> None:
     """Show the tokens of a text in colours, and count them.
 
-    A space shows as ·, a newline as ↵, a tab as ⇥, bytes that are no whole character as <e2>.
+    A space shows as ␣, a newline as ⏎, a tab as ⇥, bytes that are no whole character as <e2>.
     Without colours, │ stands between tokens.
     """
     from tokenizer_bpe.inspection.token_display import text_counts, token_pieces

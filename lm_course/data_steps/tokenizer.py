@@ -12,6 +12,7 @@ from lm_core.progress import progress_bar
 from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_course.pipeline.step import Step, StepContext
 from tokenizer_bpe.compiled.lesson_or_compiled import takes_compiled
+from tokenizer_bpe.inspection.token_display import visible_text
 from tokenizer_bpe.merge_training import TokenizerSettings
 from tokenizer_bpe.tokenizer import Tokenizer
 
@@ -42,8 +43,8 @@ def tokenizer(context: StepContext) -> dict[str, Any]:
         "merges": len(merges),
         "bytes_per_token": compression[-1][1],
         "compression": compression,
-        "first_merges": [[_visible(a), _visible(b)] for a, b in merges[:MERGES_SHOWN]],
-        "longest_tokens": [_visible(token) for token in longest_tokens(vocab)],
+        "first_merges": [[visible_text(a), visible_text(b)] for a, b in merges[:MERGES_SHOWN]],
+        "longest_tokens": [visible_text(token) for token in longest_tokens(vocab)],
     }
 
 
@@ -105,11 +106,6 @@ def _first_bytes(texts: Iterator[str], limit: int, num_texts: int) -> Iterator[s
                 return
             yield text
             bar.advance(note=f"{read / 1e6:.1f} MB")
-
-
-def _visible(token: bytes) -> str:
-    text = token.decode("utf-8", errors="replace")
-    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
 
 
 STEP = Step(

@@ -19,6 +19,7 @@ from inference.sampling import SamplingSettings
 from lm_core.formats.checkpoint_files import latest_checkpoint
 from lm_core.formats.documents import read_documents
 from lm_core.formats.metric_log import read_metrics
+from tokenizer_bpe.inspection.token_display import visible_text
 from tokenizer_bpe.tokenizer import Tokenizer
 
 STAGES = ("pretrain", "sft", "dpo")
@@ -180,9 +181,7 @@ def test_the_report_shows_what_the_models_said(shrunk_run) -> None:
 
 
 def test_the_report_lists_the_first_merges_of_the_tokenizer(shrunk_run) -> None:
-    def visible(token: bytes) -> str:
-        text = token.decode("utf-8", errors="replace")
-        return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+    visible = visible_text  # the alphabet of `lm tokenizer inspect`
 
     merges = Tokenizer.from_hugging_face(shrunk_run.folder / "tokenizer.json").merges
     first, longest = re.findall('<div class="tokens">(.*?)</div>', section(shrunk_run, "tokenizer"))

@@ -15,8 +15,8 @@ from tokenizer_bpe.pretokenization import pretokenize, split_special_tokens
 from tokenizer_bpe.templates.added_tokens import control_tokens
 from tokenizer_bpe.tokenizer import Tokenizer
 
-NEWLINE_MARK = "↵"
-MARKS = {" ": "·", "\n": NEWLINE_MARK, "\t": "⇥"}
+NEWLINE_MARK = "⏎"
+MARKS = {" ": "␣", "\n": NEWLINE_MARK, "\t": "⇥"}
 NOTHING_TO_SIT_ON = "◌"  # Unicode's carrier for a combining character that stands alone
 
 
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 
 class VisiblePart(NamedTuple):
-    """Characters to show. A mark stands for something that could not be seen: "·" for a space."""
+    """Characters to show. A mark stands for something that could not be seen: "␣" for a space."""
 
     text: str
     is_mark: bool
@@ -90,7 +90,7 @@ def text_counts(pieces: Sequence[Piece]) -> TextCounts:
 def visible_parts(token: bytes) -> list[VisiblePart]:
     """A token as it can be shown, whatever it holds: no part is a control character.
 
-    A space becomes "·", a newline "↵", a tab "⇥". Bytes that are no whole character, and characters
+    A space becomes "␣", a newline "⏎", a tab "⇥". Bytes that are no whole character, and characters
     that do not print, are written in hex: "<e2>". A combining character that the token begins with
     gets a carrier, lest it change the token before.
     """

@@ -146,7 +146,7 @@ def test_encode_gives_ids_before_its_input_ends(folder: Path) -> None:
 
 def test_inspect_shows_tokens_without_colours(lm) -> None:
     assert lm("inspect", f"the  thé\n{END_OF_TEXT}\x1b").splitlines() == [
-        *("the│·│·│th│é│↵│", "<|endoftext|>│<1b>", ""),
+        *("the│␣│␣│th│é│⏎│", "<|endoftext|>│<1b>", ""),
         "8 tokens · 24 bytes · 3.00 bytes per token",
     ]
     assert lm("inspect", "") == "\n0 tokens · 0 bytes\n"
@@ -174,12 +174,12 @@ def test_lines_end_between_tokens_and_after_newlines(folder, width: int, colours
     pieces = token_pieces(chosen_tokenizer(None, None), "the cat 漢字, the hat\n" * 6)
     lines = [line.plain for line in tokenizer_commands.token_lines(pieces, console)]
     assert max(map(cell_len, lines)) <= width
-    assert "".join(lines).replace("│", "") == "the·cat·<e6><bc><a2><e5><ad><97>,·the·hat↵" * 6
-    assert sum(line.rstrip("│").endswith("↵") for line in lines) == 6
+    assert "".join(lines).replace("│", "") == "the␣cat␣<e6><bc><a2><e5><ad><97>,␣the␣hat⏎" * 6
+    assert sum(line.rstrip("│").endswith("⏎") for line in lines) == 6
     borders = 0 if colours else len(pieces) - 1
     assert "".join(lines).count("│") == borders, "also where a line ends"
     assert all(line.endswith("│") for line in lines[:-1]) or colours
-    assert "".join(lines).count("↵") == 6
+    assert "".join(lines).count("⏎") == 6
     assert not any(re.search("<[^>]*$|^[^<]*>", line) for line in lines)
 
 
@@ -192,11 +192,11 @@ def test_the_page_has_each_token_and_its_id(lm, folder: Path) -> None:
     spans = re.findall(r'<span class="(\w+)" title="id (\d+)">(.*?)</span>', body, flags=re.DOTALL)
     assert " ".join(token_id for _, token_id, _ in spans) == lm("encode", text).strip()
     shown = ["".join(re.split("</?i>", content)) for _, _, content in spans]
-    assert [html.unescape(each) for each in shown[:6]] == ["the", "·", "<", "b", ">", "·"]
+    assert [html.unescape(each) for each in shown[:6]] == ["the", "␣", "<", "b", ">", "␣"]
     assert ("special", "261", "&lt;|endoftext|&gt;") in spans
     kinds = [kind for kind, _, _ in spans]
     assert all(a != b for a, b in pairwise(kinds))
-    assert "<i>↵</i>\n</span>" in body
+    assert "<i>⏎</i>\n</span>" in body
     assert html.escape(printed.splitlines()[-2]) in page, "the counts"
     for colour in token_page.LIGHT + token_page.DARK:
         assert colour in page
@@ -208,7 +208,7 @@ def test_merges_of_each_word_in_turn(lm) -> None:
     printed = [line.rstrip() for line in lm("merges", f"the thé{END_OF_TEXT}").splitlines()]
     assert printed == [
         *("the", " rank  tokens", "       t h e", "    0  th e", "    1  the", "  ids  257"),
-        *("", "·thé", " rank  tokens", "       · t h <c3> <a9>", "    0  · th <c3> <a9>"),
+        *("", "␣thé", " rank  tokens", "       ␣ t h <c3> <a9>", "    0  ␣ th <c3> <a9>"),
         *("    4  · th é", "  ids  32 256 260"),
         *("", "<|endoftext|>", " rank  tokens", "       <|endoftext|>", "  ids  261  (special)"),
     ]

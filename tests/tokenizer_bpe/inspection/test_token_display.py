@@ -63,17 +63,17 @@ def test_the_line_of_counts():
 @pytest.mark.parametrize(
     ("token", "shown"),
     [
-        (b" the", "·the"),
-        (b"a\n\n", "a↵↵"),
-        (b"\t\r\n", "⇥<0d>↵"),
+        (b" the", "␣the"),
+        (b"a\n\n", "a⏎⏎"),
+        (b"\t\r\n", "⇥<0d>⏎"),
         ("é漢".encode(), "é漢"),
         ("漢".encode()[:2], "<e6><bc>"),
-        (b"a\xff ", "a<ff>·"),
+        (b"a\xff ", "a<ff>␣"),
         (b"\x1b[31m", "<1b>[31m"),
         ("\u202e\u200b\xa0".encode(), "<e2><80><ae><e2><80><8b><c2><a0>"),
         ("e\u0301".encode(), "e\u0301"),
         ("\u0301e".encode(), "◌\u0301e"),
-        (" \u093e\u0902".encode(), "·◌\u093e\u0902"),
+        (" \u093e\u0902".encode(), "␣◌\u093e\u0902"),
         (b"", ""),
     ],
 )
@@ -82,7 +82,7 @@ def test_what_a_token_looks_like(token, shown):
 
 
 def test_marks_can_be_told_from_the_characters_that_they_look_like():
-    assert visible_parts("· ".encode()) == [VisiblePart("·", False), VisiblePart("·", True)]
+    assert visible_parts("␣ ".encode()) == [VisiblePart("␣", False), VisiblePart("␣", True)]
     assert visible_parts(b"<e2>\xe2") == [VisiblePart("<e2>", False), VisiblePart("<e2>", True)]
 
 
