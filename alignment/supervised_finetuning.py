@@ -33,7 +33,7 @@ from lm_core.user_error import UserError
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import Batch
 from training.runs.run_checkpoints import run_fingerprint
-from training.training_loop import TrainingRun, TrainingSettings, TrainingSummary, train
+from training.training_loop import TrainingRun, TrainingSettings, TrainingState, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.token_id_check import check_token_ids
 from transformer_lm.weights.pretrained import load_model
@@ -144,7 +144,7 @@ def run_sft(
     return counts | training_figures(train(run))
 
 
-def training_figures(done: TrainingSummary) -> dict[str, Any]:
+def training_figures(done: TrainingState) -> dict[str, Any]:
     """What a report says of a finished run; each held-out figure as NAME_before and NAME_after."""
     before, after = done.validation_before, done.validation_after
     return {

@@ -125,8 +125,8 @@ class TrainingRun:
 
 
 @dataclass
-class TrainingSummary:
-    """What came of a run; also what a checkpoint keeps of it, as JSON.
+class TrainingState:
+    """Where a run stands; a checkpoint keeps it, as JSON.
 
     Attributes:
         precision: "float32" or "bfloat16", as chosen.
@@ -152,7 +152,7 @@ class TrainingSummary:
     resumed_from: int | None = None
 
 
-def train(run: TrainingRun) -> TrainingSummary:
+def train(run: TrainingRun) -> TrainingState:
     """Train to the end, from the newest checkpoint of the same fingerprint if there is one.
 
     Raises:
@@ -173,45 +173,48 @@ def train(run: TrainingRun) -> TrainingSummary:
         run.special_token_ids,
         settings.keep_checkpoints,
     )
-    progress = _begin_or_resume(run, optimizer, checkpoints)
-    left = settings.steps - progress.step
-    earlier = f" from step {progress.step}" if progress.step else ""
+    state = _begin_or_resume(run, optimizer, checkpoints)
+    left = settings.steps - state.step
+    earlier = f" from step {state.step}" if state.step else ""
     with progress_bar(run.description + earlier, left, "steps") as bar:
         queue: deque[_Update] = deque()
         read_at = 0.0
-        for step in range(progress.step + 1, settings.steps + 1):
-            queue.append(_begin_update(run, optimizer, step, progress.precision))
+        for step in range(state.step + 1, settings.steps + 1):
+            # Begin an update; its loss and its gradient's norm are read when they have come.
+            queue.append(_begin_update(run, optimizer, step, state.precision))
+            # What is due after it. Both need all updates so far to have ended.
             last = step == settings.steps
             validates = step % settings.validate_every == 0 or last
             saves = step % settings.checkpoint_every == 0 or last
             while len(queue) > (0 if validates or saves else unread_updates(run.device)):
-                row = _end_update(queue.popleft(), progress, read_at)
+                # End the oldest update: one row of the log, with the validation where it is due.
+                row = _end_update(queue.popleft(), state, read_at)
                 read_at = time.perf_counter()
                 if validates and not queue:
-                    progress.validation_after = _validate(run, progress)
-                    row |= progress.validation_after
+                    state.validation_after = _validate(run, state)
+                    row |= state.validation_after
                 run.metric_log.append(row)
-                bar.advance(1, _note(row, progress))
+                bar.advance(1, _note(row, state))
             if saves:
-                checkpoints.save(run.model, optimizer, step, vars(progress))
+                checkpoints.save(run.model, optimizer, step, vars(state))
     checkpoints.finish()
-    return progress
+    return state
 
 
 def _begin_or_resume(
     run: TrainingRun, optimizer: AdamW, checkpoints: RunCheckpoints
-) -> TrainingSummary:
+) -> TrainingState:
     """The state after a resume, or after step 0 (first validation, first checkpoint)."""
-    state = checkpoints.resume(run.model, optimizer)
-    if state is not None:
-        return TrainingSummary(**(state.extra | {"resumed_from": state.step}))
+    saved = checkpoints.resume(run.model, optimizer)
+    if saved is not None:
+        return TrainingState(**(saved.extra | {"resumed_from": saved.step}))
     seed_everything(derived_seed(run.settings.seed, "training loop"))
-    progress = _choose_precision(run)
-    progress.validation_before = progress.validation_after = _validate(run, progress)
-    first_row = {"step": 0, "tokens": 0, "seconds": progress.seconds}
-    run.metric_log.append(first_row | progress.validation_before)
-    checkpoints.save(run.model, optimizer, 0, vars(progress))
-    return progress
+    state = _choose_precision(run)
+    state.validation_before = state.validation_after = _validate(run, state)
+    first_row = {"step": 0, "tokens": 0, "seconds": state.seconds}
+    run.metric_log.append(first_row | state.validation_before)
+    checkpoints.save(run.model, optimizer, 0, vars(state))
+    return state
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,7 @@ def _begin_update(run: TrainingRun, optimizer: AdamW, step: int, precision: str)
     """Put one update into the device's queue. Nothing here may wait for the device."""
     started = time.perf_counter()
     settings = run.settings
+    # 1. what to read, and how large the step is: functions of the step's number alone
     batch = _batch(run, step)
     learning_rate = learning_rate_at(
         step,
@@ -244,9 +248,11 @@ def _begin_update(run: TrainingRun, optimizer: AdamW, step: int, precision: str)
         learning_rate=settings.learning_rate,
         min_learning_rate=settings.min_learning_rate,
     )
+    # 2. forward and backward
     with _precision(run, precision):
         loss = run.loss_of_batch(run.model, batch)
     loss.backward()
+    # 3. clip, step, and forget the gradients
     grad_norm = clip_gradients(run.model.parameters(), settings.max_grad_norm)
     figures = QueuedFigures(loss, grad_norm)
     optimizer.step(learning_rate)
@@ -254,7 +260,7 @@ def _begin_update(run: TrainingRun, optimizer: AdamW, step: int, precision: str)
     return _Update(step, learning_rate, batch.num_tokens, figures, started)
 
 
-def _end_update(update: _Update, progress: TrainingSummary, read_at: float) -> dict[str, Any]:
+def _end_update(update: _Update, state: TrainingState, read_at: float) -> dict[str, Any]:
     """Wait for one update; returns its row for the log.
 
     Its seconds begin with it, or where the one before it ended (`read_at`), if that was later.
@@ -266,14 +272,14 @@ def _end_update(update: _Update, progress: TrainingSummary, read_at: float) -> d
     loss, grad_norm = update.figures.read()
     check_finite(update.step, loss, grad_norm, update.learning_rate)
     seconds = time.perf_counter() - max(update.started, read_at)
-    progress.step, progress.loss = update.step, loss
-    progress.tokens += update.num_tokens
-    progress.seconds += seconds
-    progress.update_seconds += seconds
+    state.step, state.loss = update.step, loss
+    state.tokens += update.num_tokens
+    state.seconds += seconds
+    state.update_seconds += seconds
     return {
         "step": update.step,
-        "tokens": progress.tokens,
-        "seconds": progress.seconds,
+        "tokens": state.tokens,
+        "seconds": state.seconds,
         "loss": loss,
         "learning_rate": update.learning_rate,
         "grad_norm": grad_norm,
@@ -288,31 +294,34 @@ def _batch(run: TrainingRun, step: int) -> Batch:
     return batch.to(run.device)
 
 
+IN_BFLOAT16 = {"float32": False, "bfloat16": True}  # a precision without a row is an error
+
+
 def _precision(run: TrainingRun, name: str) -> torch.autocast:
     """Weights stay float32; inside, matrix products are done in bfloat16 if `name` says so."""
-    return torch.autocast(run.device.type, torch.bfloat16, enabled=name == "bfloat16")
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=IN_BFLOAT16[name])
 
 
-def _validate(run: TrainingRun, progress: TrainingSummary) -> dict[str, float]:
+def _validate(run: TrainingRun, state: TrainingState) -> dict[str, float]:
     """The figures of `run.validate`; whatever it draws from the random generators is undone."""
     if run.validate is None:
         return {}
     started = time.perf_counter()
     before = capture_random_state()
     run.model.eval()
-    with torch.no_grad(), _precision(run, progress.precision):
+    with torch.no_grad(), _precision(run, state.precision):
         figures = run.validate(run.model)
     run.model.train()
     restore_random_state(before)
-    progress.seconds += time.perf_counter() - started
-    check_figures(progress.step, figures)
+    state.seconds += time.perf_counter() - started
+    check_figures(state.step, figures)
     return figures
 
 
-def _choose_precision(run: TrainingRun) -> TrainingSummary:
+def _choose_precision(run: TrainingRun) -> TrainingState:
     """Measure a forward and backward pass of this model, unless the settings say which to use."""
     if run.settings.precision != "auto":
-        return TrainingSummary(run.settings.precision)
+        return TrainingState(run.settings.precision)
     batch = _batch(run, 1)
 
     def forward_and_backward(dtype: torch.dtype) -> None:
@@ -325,12 +334,12 @@ def _choose_precision(run: TrainingRun) -> TrainingSummary:
     dtype, advantage = faster_dtype(forward_and_backward, run.device, repeats=3)
     restore_random_state(before)
     name = "bfloat16" if dtype == torch.bfloat16 else "float32"
-    return TrainingSummary(name, bfloat16_advantage=advantage)
+    return TrainingState(name, bfloat16_advantage=advantage)
 
 
-def _note(row: dict[str, Any], progress: TrainingSummary) -> str:
+def _note(row: dict[str, Any], state: TrainingState) -> str:
     """What the progress bar shows beside the count; of the validation, its first figure."""
     note = f"loss {row['loss']:.2f} · {row['tokens_per_second']:,.0f} tokens/s"
-    for name, value in list(progress.validation_after.items())[:1]:
+    for name, value in list(state.validation_after.items())[:1]:
         note += f" · {name.replace('_', ' ')} {value:.3f}"
     return note

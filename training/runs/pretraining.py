@@ -19,7 +19,7 @@ from lm_core.settings import Settings
 from training.batching import Batch, WindowBatches
 from training.engine.fused_loss import fused_token_losses
 from training.runs.run_checkpoints import run_fingerprint
-from training.training_loop import TrainingRun, TrainingSettings, TrainingSummary, train
+from training.training_loop import TrainingRun, TrainingSettings, TrainingState, train
 from training.validation import evaluate_bits_per_byte
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig, ModelShape
@@ -70,7 +70,7 @@ def pretrain(
     companion_files: dict[str, bytes] | None = None,
     special_token_ids: dict[str, int] | None = None,
     code: dict[str, str] | None = None,
-) -> TrainingSummary:
+) -> TrainingState:
     """Train a model on the "train" split and validate it on the "validation" split.
 
     Args:
