@@ -1,17 +1,18 @@
 """report.html: one self-contained page with every step's figures, plots and samples.
 
-The page needs no network and no script: styles and plots are inside it. What this leaves out:
-figures of its own. All that it shows was written by a step before it; a part whose step failed or
-was not run is left out of the page, and the page says so at its top.
+The page needs no network and no script: styles and plots are inside it. Here its parts are prepared,
+plain values each; report.html.jinja makes the page of them. What this leaves out: figures of its
+own. All that it shows was written by a step before it; a part whose step failed or was not run is
+left out of the page, and the page says so at its top.
 """
 
-import html
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from lm_core.artifact_paths import RunPaths, atomic_file
 from lm_core.formats.documents import read_counts
@@ -21,14 +22,15 @@ from lm_course.error_lines import explain
 from lm_course.pipeline.step_failures import StepFailure
 from lm_course.report import report_plots
 
-Section = tuple[str, str, str]  # anchor, title, body
+FOLDER = Path(__file__).parent
+Part = dict[str, Any]  # "anchor", "title", "kind" (a macro of the template) and what that shows
 Records = dict[str, dict[str, Any]]
 
 
 def write_report(
     paths: RunPaths, records: Records, failures: Sequence[StepFailure] = ()
 ) -> dict[str, Any]:
-    """Write the page. A part of it that cannot be drawn is left out; its error is raised when the
+    """Write the page. A part of it that cannot be prepared is left out; its error is raised when the
     page has been written.
 
     Args:
@@ -37,44 +39,42 @@ def write_report(
         failures: the steps that failed or were not run, in the order of the steps.
 
     Returns:
-        {"sections": number of sections, "bytes": size of the page}.
+        {"sections": number of parts, "bytes": size of the page}.
     """
-    sections, errors = _sections(paths, records, failures)
-    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title, _ in sections)
-    body = "".join(f'<h2 id="{a}">{escape(title)}</h2>{content}' for a, title, content in sections)
-    name = escape(paths.root.name)
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}: from raw pages to a model that answers</title>"
-        f"<style>{files('lm_course.report').joinpath('report.css').read_text()}</style>"
-        "</head><body><main>"
-        "<h1>From raw pages to a model that answers</h1>"
-        f'<p class="soft">{_subtitle(name, records)}</p>'
-        f"{_cards(records)}<nav>{links}</nav>{body}"
-        "<footer>Every figure on this page was written by a step of this run; "
-        "settings.json beside it holds the settings.</footer></main></body></html>"
+    parts, errors = _parts(paths, records, failures)
+    page = _template().render(
+        name=paths.root.name,
+        style=(FOLDER / "report.css").read_text(encoding="utf-8"),
+        num_steps=len(records),
+        time=clock(sum(record["seconds"] for record in records.values())),
+        python=next(iter(records.values()))["python"] if records else "?",
+        cards=_cards(records),
+        parts=parts,
     )
     with atomic_file(paths.report, "w") as file:
         file.write(page)
     if errors:
         raise errors[0]
-    return {"sections": len(sections), "bytes": len(page.encode())}
+    return {"sections": len(parts), "bytes": len(page.encode())}
 
 
-def escape(value: object) -> str:
-    return html.escape(str(value))
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(FOLDER)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("report.html.jinja")
 
 
-def _sections(
+def _parts(
     paths: RunPaths, records: Records, failures: Sequence[StepFailure]
-) -> tuple[list[Section], list[Exception]]:
+) -> tuple[list[Part], list[Exception]]:
     """The parts of the page whose steps have a result, and the errors of those that could not be
-    drawn.
+    prepared.
     """
     left_out = {failure.step for failure in failures}
     stages = [stage for stage in TRAINING_STAGES if stage not in left_out]
-    parts: list[tuple[str, Callable[[], Section | None]]] = [
+    makers: list[tuple[str, Callable[[], Part | None]]] = [
         ("samples", lambda: _samples(paths)),
         ("", lambda: _before_and_after(paths, stages)),
         ("documents", lambda: _funnel(paths)),
@@ -85,52 +85,34 @@ def _sections(
         ("", lambda: _times(records)),
         ("", lambda: _settings(paths)),
     ]
-    sections, errors = [], []
-    for step, part in parts:
+    parts, errors = [], []
+    for step, make in makers:
         if step in left_out:
             continue
         try:
-            section = part()
+            part = make()
         except Exception as error:
             errors.append(error)
             reason = f"its part of this page could not be drawn: {explain(error).line()}"
             failures = [*failures, StepFailure(step or "report", "failed", reason)]
         else:
-            sections += [section] if section is not None else []
-    return ([_failures(failures)] if failures else []) + sections, errors
+            parts += [part] if part is not None else []
+    if failures:
+        parts.insert(0, _part("failures", "What failed", failures=failures))
+    return parts, errors
 
 
-def _failures(failures: Sequence[StepFailure]) -> Section:
-    rows = [
-        (
-            escape(failure.step),
-            f'<span class="outcome {"worse" if failure.outcome == "failed" else "soft"}">'
-            f"{escape(failure.outcome)}</span>",
-            f'<span class="reason">{escape(failure.reason)}</span>',
-        )
-        for failure in failures
-    ]
-    text = (
-        "<p>These steps have no result in this run. The parts of this page that would show them "
-        "are left out; all others are whole.</p>"
-    )
-    return "failures", "What failed", text + table(("step", "", "why"), rows)
+def _part(anchor: str, title: str, kind: str | None = None, **shown: Any) -> Part:
+    return {"anchor": anchor, "title": title, "kind": kind or anchor.replace("-", "_"), **shown}
 
 
-def _subtitle(name: str, records: Records) -> str:
-    seconds = sum(record["seconds"] for record in records.values())
-    python = next(iter(records.values()))["python"] if records else "?"
-    return f"Run <b>{name}</b> · {len(records)} steps in {clock(seconds)} · Python {escape(python)}"
-
-
-def _cards(records: Records) -> str:
+def _cards(records: Records) -> list[dict[str, str]]:
     cards = []
     for step, key, form, label in CARDS:
         value = records.get(step, {}).get("summary", {}).get(key)
         if value is not None:
-            cards.append((form.format(value), label))
-    body = "".join(f'<div class="card"><b>{v}</b><span>{escape(t)}</span></div>' for v, t in cards)
-    return f'<div class="cards">{body}</div>'
+            cards.append({"value": form.format(value), "label": label})
+    return cards
 
 
 CARDS = (
@@ -172,45 +154,12 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: str = "") -> str:
-    """An HTML table; `numbers` has an "n" for each column that is aligned to the right. Cells are
-    HTML.
-    """
-    kinds = [' class="n"' if kind == "n" else "" for kind in numbers.ljust(len(header))]
-    head = "".join(f"<th{kind}>{cell}</th>" for kind, cell in zip(kinds, header, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{k}>{c}</td>" for k, c in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def figure(svg: str, caption: str, half: bool = False) -> str:
-    kind = ' class="half"' if half else ""
-    plots = f'<div class="plots">{svg}</div>'
-    return f"<figure{kind}>{plots}<figcaption>{caption}</figcaption></figure>"
-
-
-def _samples(paths: RunPaths) -> Section | None:
+def _samples(paths: RunPaths) -> Part | None:
     samples = _read(paths.samples)
-    if not samples:
-        return None
-    parts = ["<p>Nothing here was picked by hand: fixed prompts, fixed seeds.</p>"]
-    for row in samples["chat"]:
-        replies = "".join(
-            f'<div class="bubble reply"><small>{escape(reply["label"])}</small>'
-            f"{escape(reply['text'])}</div>"
-            for reply in row["replies"]
-        )
-        question = f'<div class="bubble user">{escape(row["question"])}</div>'
-        parts.append(f'<div class="chat">{question}{replies}</div>')
-    parts.append("<h3>The pretrained model goes on from a few words</h3>")
-    for row in samples["completions"]:
-        parts.append(f"<pre><b>{escape(row['prompt'])}</b>{escape(row['text'])}</pre>")
-    return "samples", "What it says", "".join(parts)
+    return _part("samples", "What it says", **samples) if samples else None
 
 
-def _before_and_after(paths: RunPaths, stages: Sequence[str]) -> Section | None:
+def _before_and_after(paths: RunPaths, stages: Sequence[str]) -> Part | None:
     rows = []
     for stage in stages:
         title, _, key, label = TRAINING_STAGES[stage]
@@ -220,70 +169,54 @@ def _before_and_after(paths: RunPaths, stages: Sequence[str]) -> Section | None:
         before, after = values[0][key], values[-1][key]
         higher_is_better = key == "heldout_ranking"
         form = "{:.1%}" if higher_is_better else "{:.4f}"
+        shown = {"before": form.format(before), "after": form.format(after)}
         mark = "better" if (after > before) == higher_is_better else "worse"
-        cell = form.format(after)
-        if cell != form.format(before):
-            cell = f'<span class="{mark}">{cell}</span>'
-        steps = f"{values[-1]['step']:,}"
-        rows.append((title, escape(label), form.format(before), cell, steps))
-    if not rows:
-        return None
-    header = ("stage", "measured on held-out data", "before", "after", "steps")
-    return "before-after", "Before and after", table(header, rows, "  nnn")
+        shown["mark"] = mark if shown["before"] != shown["after"] else ""
+        rows.append({"stage": title, "label": label, **shown, "steps": values[-1]["step"]})
+    return (
+        _part("before-after", "Before and after", "before_and_after", rows=rows) if rows else None
+    )
 
 
-def _funnel(paths: RunPaths) -> Section | None:
+def _funnel(paths: RunPaths) -> Part | None:
     if not paths.documents.exists():
         return None
     counts = read_counts(paths.documents)
     widest = max(row["documents_in"] for row in counts) or 1
-    rows = []
-    for row in counts:
-        share = 100 * row["documents_out"] / widest
-        reasons = sorted(row["dropped"].items(), key=lambda item: -item[1])
-        dropped = ", ".join(f"{escape(reason)} {number:,}" for reason, number in reasons)
-        bar = f'<div class="bar" style="width:{share:.1f}%"></div>'
-        kept = f"{row['documents_out']:,}", f"{row['bytes_out'] / 1e6:.2f} MB"
-        rows.append((escape(row["step"]), bar, *kept, f'<span class="soft">{dropped}</span>'))
-    header = ("step", "documents that go on", "documents", "text", "why others were dropped")
-    body = table(header, rows, "  nn ").replace("<td><div", '<td class="barcell"><div')
-    text = "<p>Every page goes through the same door as a web crawl: a WARC file.</p>"
-    if named := [escape(name) for row in counts for name in row.get("named", [])]:
-        body += f"<p>Pages that could not be read, among them: {'; '.join(named[:5])}.</p>"
-    return "funnel", "From pages to documents", text + body
+    rows = [
+        {
+            "step": row["step"],
+            "percent": 100 * row["documents_out"] / widest,
+            "documents": row["documents_out"],
+            "bytes": row["bytes_out"],
+            "dropped": sorted(row["dropped"].items(), key=lambda item: -item[1]),
+        }
+        for row in counts
+    ]
+    named = [name for row in counts for name in row.get("named", [])]
+    return _part("funnel", "From pages to documents", rows=rows, named=named[:5])
 
 
-def _tokenizer(records: Records) -> Section | None:
+def _tokenizer(records: Records) -> Part | None:
     summary = records.get("tokenizer", {}).get("summary")
     if not summary:
         return None
-    first = "".join(_token(f"{left} + {right}") for left, right in summary["first_merges"])
-    longest = "".join(_token(text) for text in summary["longest_tokens"])
-    plot = report_plots.compression_curve([tuple(point) for point in summary["compression"]])
-    text = (
-        f"<p>Byte-level BPE: {summary['vocab_size']:,} entries, of them 256 bytes and "
-        f"{summary['merges']:,} merges; {summary['bytes_per_token']:.2f} bytes per token on "
-        "validation text. "
-        "A space is shown as ␣, a line end as ⏎.</p>"
+    shown = {key: summary[key] for key in ("vocab_size", "merges", "bytes_per_token")}
+    return _part(
+        "tokenizer",
+        "Tokenizer",
+        **shown,
+        first_merges=[f"{left} + {right}" for left, right in summary["first_merges"]],
+        longest_tokens=summary["longest_tokens"],
+        plot=report_plots.compression_curve([tuple(point) for point in summary["compression"]]),
     )
-    lists = (
-        f'<h3>The first merges, in order</h3><div class="tokens">{first}</div>'
-        f'<h3>The longest tokens</h3><div class="tokens">{longest}</div>'
-    )
-    caption = "Each merge makes the text shorter; the first few hundred do most of it."
-    return "tokenizer", "Tokenizer", text + lists + figure(plot, caption, half=True)
 
 
-def _token(text: str) -> str:
-    return f'<span class="token">{escape(text)}</span>'
-
-
-def _training(paths: RunPaths, records: Records, stage: str) -> Section | None:
+def _training(paths: RunPaths, records: Records, stage: str) -> Part | None:
     rows = read_metrics(paths.metrics, stage)
     if len(rows) < 2:
         return None
     title, explanation, key, label = TRAINING_STAGES[stage]
-    plot = report_plots.training_curves(rows, stage, key, label)
     summary = records.get(stage, {}).get("summary", {})
     facts = [
         f"{summary[name]:,.0f} {label}" if isinstance(summary[name], float | int) else summary[name]
@@ -296,97 +229,47 @@ def _training(paths: RunPaths, records: Records, stage: str) -> Section | None:
     ]
     if "precision" in summary:
         facts.append(f"{summary['precision']} arithmetic")
-    caption = escape(" · ".join(facts))
-    return stage, title, f"<p>{explanation}</p>" + figure(plot, caption)
+    plots = report_plots.training_curves(rows, stage, key, label)
+    return _part(stage, title, "training", explanation=explanation, facts=facts, plots=plots)
 
 
-def _evaluation(paths: RunPaths) -> Section | None:
+def _evaluation(paths: RunPaths) -> Part | None:
     rows = _read(paths.evaluation)
     if not rows:
         return None
-    cells = [
-        (
-            escape(row["stage"]),
-            f"{row['step']:,}",
-            f"{row['bits_per_byte']:.4f}",
-            "too large" if row["perplexity"] is None else f"{row['perplexity']:,.1f}",
-        )
-        for row in rows
-    ]
-    text = (
-        "<p>The validation documents under every checkpoint that was kept. Fine-tuning on "
-        "answers moves the model away "
-        "from the documents, so these figures rise again after pretraining.</p>"
+    keys = ("stage", "step", "bits_per_byte", "perplexity")
+    return _part(
+        "evaluation", "Every checkpoint", rows=[{key: row[key] for key in keys} for row in rows]
     )
-    header = ("stage", "step", "bits per byte", "perplexity per token")
-    return "evaluation", "Every checkpoint", text + table(header, cells, " nnn")
 
 
-def _scaling(paths: RunPaths) -> Section | None:
+def _scaling(paths: RunPaths) -> Part | None:
     fit = _read(paths.scaling / "fit.json")
     if not fit:
         return None
     plot = report_plots.scaling_curves(fit["runs"], fit["curves"], fit["main_run"])
-    text = f"<p>{len(fit['runs'])} small models, trained for real"
-    if fit["surface"] is not None:
-        text += (
-            ", and the surface <code>L(N, D) = E + A/N^a + B/D^b</code> that is nearest to them: "
-            "E = {E:.3f}, A = {A:.3g}, a = {alpha:.3f}, B = {B:.3g}, b = {beta:.3f}"
-        ).format(**fit["surface"])
-    text += (
-        ". N counts the parameters that are multiplied, not an embedding that is only looked up."
-        f"</p><p>{_main_run(fit['main_run'])}</p>"
-    )
-    if fit["doubts"]:
-        reasons = "".join(f"<li>{escape(doubt)}</li>" for doubt in fit["doubts"])
-        text += (
-            "<p><b>These runs do not settle a surface</b>, so a prediction from it is not to be "
-            f"trusted:</p><ul>{reasons}</ul>"
-        )
-    lines = " Lines: the fitted surface." if fit["curves"] else ""
-    return "scaling", "Scaling", text + figure(plot, f"Points: measured.{lines}", half=True)
+    keys = ("runs", "surface", "main_run", "doubts", "curves")
+    return _part("scaling", "Scaling", plot=plot, **{key: fit[key] for key in keys})
 
 
-def _main_run(main: dict[str, Any]) -> str:
-    """What was predicted of the main run and what it reached."""
-    measured = (
-        f"The main run (N = {main['parameters']:,}, {main['tokens']:,} tokens) reached "
-        f"{main['loss']:.3f} nats per token"
-    )
-    if main["predicted"] is None:
-        return f"{measured}; nothing predicts that."
-    low, high = main["interval"]
-    off = main["predicted"] - main["loss"]
-    return (
-        f"{measured}; the surface predicts {main['predicted']:.3f} "
-        f"(bootstraps: {low:.3f} to {high:.3f}), {abs(off):.3f} "
-        f"{'below' if off < 0 else 'above'} what was reached."
-    )
-
-
-def _times(records: Records) -> Section | None:
+def _times(records: Records) -> Part | None:
     if not records:
         return None
     longest = max(record["seconds"] for record in records.values()) or 1
     rows = [
-        (
-            escape(name),
-            f'<div class="bar" style="width:{100 * record["seconds"] / longest:.1f}%"></div>',
-            clock(record["seconds"]),
-            f'<span class="soft">{escape(record.get("line", ""))}</span>',
-        )
+        {
+            "step": name,
+            "percent": 100 * record["seconds"] / longest,
+            "time": clock(record["seconds"]),
+            "line": record.get("line", ""),  # a run of before November 2026 has none
+        }
         for name, record in records.items()
     ]
-    body = table(("step", "", "time", "result"), rows, "  n ").replace(
-        "<td><div", '<td class="barcell"><div'
-    )
-    return "times", "The steps, and where the time went", body
+    return _part("times", "The steps, and where the time went", rows=rows)
 
 
-def _settings(paths: RunPaths) -> Section | None:
+def _settings(paths: RunPaths) -> Part | None:
     settings = _read(paths.settings)
     if settings is None:
         return None
-    text = escape(json.dumps(settings, indent=2))
-    body = f"<details><summary>settings.json</summary><pre>{text}</pre></details>"
-    return "settings", "Settings", body
+    return _part("settings", "Settings", text=json.dumps(settings, indent=2))
