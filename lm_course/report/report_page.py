@@ -1,9 +1,9 @@
 """report.html: one self-contained page with every step's figures, plots and samples.
 
-The page needs no network and no script: styles and plots are inside it. Here its parts are prepared,
-plain values each; report.html.jinja makes the page of them. What this leaves out: figures of its
-own. All that it shows was written by a step before it; a part whose step failed or was not run is
-left out of the page, and the page says so at its top.
+The page needs no network and no script: styles and plots are inside it. Here its parts are
+prepared, as plain values; report.html.jinja makes the page of them. What this leaves out: figures
+of its own. All that it shows was written by a step before it; a part whose step failed or was not
+run is left out of the page, and the page says so at its top.
 """
 
 import json
@@ -30,8 +30,8 @@ Records = dict[str, dict[str, Any]]
 def write_report(
     paths: RunPaths, records: Records, failures: Sequence[StepFailure] = ()
 ) -> dict[str, Any]:
-    """Write the page. A part of it that cannot be prepared is left out; its error is raised when the
-    page has been written.
+    """Write the page. A part of it that cannot be prepared is left out; its error is raised when
+    the page has been written.
 
     Args:
         paths: the run.
