@@ -9,7 +9,7 @@ Vaswani et al., 2017, equation 1. Grouped query heads: Ainslie et al., 2023, sec
 """
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ from transformer_lm.rotary_embedding import RotaryEmbedding
 from transformer_lm.tiled_attention import tiled_attention
 
 
+@runtime_checkable
 class KeyValueCache(Protocol):
     """What attention needs of a cache: `inference` has one, and this module never imports it."""
 

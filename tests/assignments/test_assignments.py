@@ -131,8 +131,11 @@ def test_the_handout_has_a_section_for_every_task(assignment):
     text_of = {anchor(section.partition("\n")[0]): section for section in sections}
     for task in assignment.tasks:
         section = text_of[task.section]
-        assert f"**{task.id}, {task.points} point" in section, f"{task.id}: id or points differ"
-        assert f"| [{task.id}](#{task.section}) |" in text, f"{task.id}: not in the table"
+        assert re.search(rf"^\*\*{re.escape(task.id)}[,:]", section, re.M), f"{task.id}: no section"
+        row = (
+            rf"^\| \[{re.escape(task.id)}\]\(#{re.escape(task.section)}\) \|.*\| {task.points} \|$"
+        )
+        assert re.search(row, text, re.M), f"{task.id}: not in the table, or with other points"
         assert all(f"`{key}`" in section for key in task.questions), (
             f"{task.id}: a question is missing"
         )
