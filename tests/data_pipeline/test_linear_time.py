@@ -40,7 +40,8 @@ from data_pipeline.sources.http_responses import (
 from data_pipeline.sources.warc_records import parse_headers
 from data_pipeline.text_extraction import extract_text
 
-SOURCES = sorted(Path(data_pipeline.__path__[-1]).glob("[!_]*.py"))
+PACKAGE = Path(data_pipeline.__path__[-1])
+SOURCES = sorted(PACKAGE.rglob("[!_]*.py"))
 LIBRARIES = {"re": re, "regex": regex}
 FIRST_LOOK = 1_500  # characters
 SUSPICIOUS = 0.5e-3  # seconds: what is faster there is not quadratic
@@ -110,7 +111,8 @@ def patterns() -> dict[str, tuple[re.Pattern, set[str]]]:
                 if is_pattern and node.args and isinstance(node.args[0], ast.Constant):
                     pattern = LIBRARIES[name].compile(node.args[0].value)
                     found[f"{path.stem}, line {node.lineno}"] = pattern, {node.func.attr}
-        module = importlib.import_module(f"data_pipeline.{path.stem}")
+        inside = path.relative_to(PACKAGE).with_suffix("").parts
+        module = importlib.import_module(".".join(("data_pipeline", *inside)))
         for name, value in vars(module).items():
             for number, item in enumerate(value if isinstance(value, tuple) else [value]):
                 item = item[0] if isinstance(item, tuple) and item else item
@@ -127,9 +129,9 @@ def test_the_patterns_are_found():
     assert len(PATTERNS) >= 50
     for name in ("text_extraction.MARKUP_PATTERNS[3]", "docstring_answers.ROLE"):
         assert name in PATTERNS
-    assert {module.name for module in pkgutil.iter_modules(data_pipeline.__path__)} == {
-        path.stem for path in SOURCES
-    }
+    modules = pkgutil.walk_packages(data_pipeline.__path__, "data_pipeline.")
+    found = {module.name.rpartition(".")[2] for module in modules if not module.ispkg}
+    assert found == {path.stem for path in SOURCES}
 
 
 @pytest.mark.parametrize("name", PATTERNS)

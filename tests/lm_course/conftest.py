@@ -196,7 +196,8 @@ class ToyCourse:
     def lm(self, folder: Path, *arguments: str) -> str:
         """What `lm` prints on this course, started in a folder."""
         code = (
-            "import sys; from pathlib import Path; from lm_course import cli, learner_commands; "
+            "import sys; from pathlib import Path; "
+            "from lm_course import cli; from lm_course.commands import learner_commands; "
             f"learner_commands.PROJECT = Path({str(self.root)!r}); cli.main(sys.argv[1:])"
         )
         return self.run("-c", code, *arguments, folder=folder).stdout

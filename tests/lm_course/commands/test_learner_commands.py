@@ -184,7 +184,7 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
     toy_course.write("assignments/t1/test_counting.py", suite)
     code = (
         "from pathlib import Path\n"
-        "from lm_course import learner_commands\n"
+        "from lm_course.commands import learner_commands\n"
         "learner_commands.PROJECT = Path.cwd()\n"
         "learner_commands.check(['t1.2'], None)\n"
     )
@@ -285,15 +285,16 @@ def test_a_task_without_triton_loads_no_more_than_it_needs(toy_course) -> None:
     code = (
         "import os, sys\n"
         f"sys.path.insert(0, {str(toy_course.PROJECT)!r})\n"
-        "from lm_course import check_isolation, cli\n"
+        "from lm_course import cli\n"
+        "from lm_course.grading import forked_check\n"
         f"loaded = lambda: sorted(set({HEAVY}) & set(sys.modules))\n"
-        "run, screen = check_isolation.run_check, os.dup(1)\n"  # pytest keeps what a check prints
+        "run, screen = forked_check.run_check, os.dup(1)\n"  # pytest keeps what a check prints
         "def run_and_tell(check, *rest):\n"
         "    def told():\n"
         "        check()\n"
         "        os.write(screen, f'in a check: {loaded()}\\n'.encode())\n"
         "    return run(told, *rest)\n"
-        "check_isolation.run_check = run_and_tell\n"
+        "forked_check.run_check = run_and_tell\n"
         "try:\n"
         "    cli.main(['check', 'a2', '1', '4', '--impl', 'reference'])\n"
         "finally:\n"

@@ -19,6 +19,7 @@ from lm_core import progress
 from lm_core.special_tokens import END_OF_TEXT
 from lm_course.commands import token_page, tokenizer_commands
 from lm_course.commands.tokenizer_choice import chosen_tokenizer
+from tokenizer_bpe.compiled import lesson_or_compiled
 from tokenizer_bpe.inspection import tokenizer_comparison
 from tokenizer_bpe.inspection.sample_sentences import SENTENCES
 from tokenizer_bpe.inspection.token_display import token_pieces
@@ -108,13 +109,13 @@ def test_encode_takes_compiled_code_for_a_large_file(lm, folder: Path, monkeypat
     (folder / "text.txt").write_bytes(text.encode())
     before = lm("encode", "--file", "text.txt")
     calls = []
-    encode_file = implementation.encode_file
+    encode_file = lesson_or_compiled.encode_file
     monkeypatch.setattr(
-        implementation, "encode_file", lambda *a: calls.append(a) or encode_file(*a)
+        lesson_or_compiled, "encode_file", lambda *a: calls.append(a) or encode_file(*a)
     )
     assert lm("encode", "--file", "text.txt") == before
     assert calls == []
-    monkeypatch.setattr(implementation, "COMPILED_FROM_BYTES", len(text.encode()))
+    monkeypatch.setattr(lesson_or_compiled, "COMPILED_FROM_BYTES", len(text.encode()))
     assert lm("encode", "--file", "text.txt") == before
     assert lm("encode", text) == before
     assert len(calls) == 1
@@ -209,7 +210,7 @@ def test_merges_of_each_word_in_turn(lm) -> None:
     assert printed == [
         *("the", " rank  tokens", "       t h e", "    0  th e", "    1  the", "  ids  257"),
         *("", "␣thé", " rank  tokens", "       ␣ t h <c3> <a9>", "    0  ␣ th <c3> <a9>"),
-        *("    4  · th é", "  ids  32 256 260"),
+        *("    4  ␣ th é", "  ids  32 256 260"),
         *("", "<|endoftext|>", " rank  tokens", "       <|endoftext|>", "  ids  261  (special)"),
     ]
 

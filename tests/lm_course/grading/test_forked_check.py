@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lm_course.grading import forked_check
 from lm_course.grading.check_outcome import FAILING, PASSED, LearnerCode, Outcome, outcome_of
 from lm_course.grading.forked_check import Limits, run_check
 
@@ -140,7 +141,7 @@ def test_torch_runs_within_the_limits(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     first, *others = done.stdout.splitlines()
     assert first == f"{PASSED}|"
-    if check_isolation.can_limit_memory():
+    if forked_check.can_limit_memory():
         limit = "your code asked for more memory than this check allows"
         assert [line.partition("|")[2] for line in others] == [limit, limit]
 
@@ -171,7 +172,7 @@ def test_a_check_that_passes_and_one_that_fails(bench: Bench) -> None:
 )
 def test_accidents(bench: Bench, function: str, sentence: str, place: str) -> None:
     if "gigabytes" in function or function == "grow":
-        assert check_isolation.can_limit_memory() or sys.platform != "linux"
+        assert forked_check.can_limit_memory() or sys.platform != "linux"
     outcome = bench.run(function, seconds=0.5 if "endless" in function else 10, memory_mb=200)
     assert outcome.status == FAILING
     assert outcome.message.startswith(sentence)
@@ -258,16 +259,16 @@ def test_only_the_warning_of_fork_is_silenced(monkeypatch: pytest.MonkeyPatch) -
         return 7
 
     monkeypatch.setattr(os, "fork", lambda: fork_that_warns("fork()"))
-    assert check_isolation._fork() == 7
+    assert forked_check._fork() == 7
     monkeypatch.setattr(os, "fork", lambda: fork_that_warns("forkpty()"))
     with pytest.raises(DeprecationWarning):
-        check_isolation._fork()
+        forked_check._fork()
 
 
 def test_ctrl_c_ends_the_child(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, watch = tmp_path / "pid", check_isolation._watch
+    told, watch = tmp_path / "pid", forked_check._watch
 
     def tell_and_wait() -> None:
         (tmp_path / "new").write_text(str(os.getpid()))
@@ -285,14 +286,14 @@ def test_ctrl_c_ends_the_child(
         threading.Thread(target=interrupt).start()
         return watch(*arguments)
 
-    monkeypatch.setattr(check_isolation, "_watch", watch_and_interrupt)
+    monkeypatch.setattr(forked_check, "_watch", watch_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run(tell_and_wait, seconds=50)
     assert not _is_running(int(told.read_text()))
 
 
 def test_without_fork_a_check_runs_here(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_isolation, "can_isolate", lambda: False)
+    monkeypatch.setattr(forked_check, "can_isolate", lambda: False)
     assert "sys.exit(0)" in bench.run("leave").message
     assert bench.run(lambda: None).status == PASSED
 

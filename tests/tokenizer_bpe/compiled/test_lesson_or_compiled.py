@@ -3,6 +3,7 @@
 import pytest
 
 from tokenizer_bpe import merge_training
+from tokenizer_bpe.compiled import lesson_or_compiled
 from tokenizer_bpe.compiled import merge_training as compiled_training
 from tokenizer_bpe.compiled import tokenizer as compiled_tokenizer
 from tokenizer_bpe.compiled.lesson_or_compiled import (
@@ -66,7 +67,7 @@ def test_training_takes_compiled_code_for_a_large_file(path, monkeypatch):
     assert train_bpe(path, 280, ["<|end|>"]) == expected
     assert train_bpe(str(path), 280, ["<|end|>"], num_processes=2) == expected
     assert calls == []
-    monkeypatch.setattr(implementation, "COMPILED_FROM_BYTES", path.stat().st_size)
+    monkeypatch.setattr(lesson_or_compiled, "COMPILED_FROM_BYTES", path.stat().st_size)
     assert train_bpe(path, 280, ["<|end|>"], num_processes=2) == expected
     assert calls == [(path, 280, ["<|end|>"], GPT2_PATTERN, 2)]
     assert train_bpe(path, 280, ["<|end|>"], r"\w+|\W")[1]
@@ -79,11 +80,13 @@ def test_training_takes_compiled_code_for_a_large_file(path, monkeypatch):
 def test_a_file_is_encoded_in_parts(path, monkeypatch, pattern):
     tokenizer = Tokenizer(*train_bpe(path, 280, ["<|end|>"]), ["<|end|>"], pattern)
     expected = tokenizer.encode(path.read_bytes().decode())
-    blocks = implementation.text_file_blocks
-    monkeypatch.setattr(implementation, "text_file_blocks", lambda *a: blocks(*a, block_bytes=100))
+    blocks = lesson_or_compiled.text_file_blocks
+    monkeypatch.setattr(
+        lesson_or_compiled, "text_file_blocks", lambda *a: blocks(*a, block_bytes=100)
+    )
     calls = compiled_calls(monkeypatch, compiled_tokenizer, "text_spans")
     for threshold in (COMPILED_FROM_BYTES, 1):
-        monkeypatch.setattr(implementation, "COMPILED_FROM_BYTES", threshold)
+        monkeypatch.setattr(lesson_or_compiled, "COMPILED_FROM_BYTES", threshold)
         parts = [part.tolist() for part in encode_file(tokenizer, path)]
         assert [token_id for part in parts for token_id in part] == expected
         assert len(parts) > 9
