@@ -10,7 +10,8 @@ SDPA in both. bf16 is autocast over float32 weights. `compiled` wraps each model
 torch.compile; what that takes is outside the clock and reported apart.
 
 Both models live in one process and take turns: A B B A ..., medians of wall seconds, two threads
-each; or, on a machine with other work, of processor seconds on one thread (`--clock processor`). Every cell is checked: from equal weights, both give the same loss. The results go to
+each; or, on a machine with other work, of processor seconds on one thread (`--clock processor`).
+Every cell is checked: from equal weights, both give the same loss. The results go to
 model_step_results.json beside this file, and as a table to the terminal.
 """
 
