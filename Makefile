@@ -24,7 +24,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
 	@echo "Set-up, done once: $$($(PYTHON) --version), torch and the other packages of pyproject.toml go into $(VENV)."
-	@echo "This takes a few minutes and about 3 GB of disk (more where torch comes with CUDA). What follows is pip's own output;"
+	@echo "This takes a few minutes and about 3 GB of disk, or 6 where torch comes with CUDA. What follows is pip's own output;"
 	@echo "after \"Installing collected packages\" it may say nothing for some minutes."
 	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) could not make $(VENV); on Debian and Ubuntu, install the package python3-venv" >&2; exit 2; }
 	@$(PIP) --editable '.[dev]' || { $(PIP_FAILED) }
@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml
 	@echo "Set-up is done. For the command lm: source $(VENV)/bin/activate"
 
 demo: $(INSTALLED)
-	@echo "The whole path, from raw pages to a model that answers: 12 steps, from six minutes to three quarters of an hour, depending on the processor. Ctrl-C stops it; make demo continues."
+	@echo "The whole path, from raw pages to a model that answers: 12 steps, from six minutes to an hour, depending on the processor. Ctrl-C stops it; make demo continues."
 	@$(VENV)/bin/lm run recipes/demo_cpu.toml
 
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder

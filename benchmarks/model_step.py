@@ -10,7 +10,8 @@ SDPA in both. bf16 is autocast over float32 weights. `compiled` wraps each model
 torch.compile; what that takes is outside the clock and reported apart.
 
 Both models live in one process and take turns: A B B A ..., medians of wall seconds, two threads
-each. Every cell is checked: from equal weights, both give the same loss. The results go to
+each; or, on a machine with other work, of processor seconds on one thread (`--clock processor`).
+Every cell is checked: from equal weights, both give the same loss. The results go to
 model_step_results.json beside this file, and as a table to the terminal.
 """
 
@@ -122,16 +123,27 @@ def our_step(model: TransformerLM, compiled: bool, ids: torch.Tensor, dtype: str
     return step
 
 
-def timed(step: Step, synchronize: Callable[[], None] = lambda: None) -> tuple[float, float]:
+CLOCKS = {"wall": (time.perf_counter, 2), "processor": (time.process_time, 1)}  # and threads
+
+
+def timed(
+    step: Step,
+    synchronize: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float]:
     synchronize()
-    started = time.perf_counter()
+    started = clock()
     loss = step()
     synchronize()
-    return time.perf_counter() - started, loss
+    return clock() - started, loss
 
 
-def cell(name: str, length: int, dtype: str, compiled: bool, repeats: int) -> dict[str, Any]:
+def cell(
+    name: str, length: int, dtype: str, compiled: bool, repeats: int, clock_name: str
+) -> dict[str, Any]:
     """Both contestants at one size, length, type and mode."""
+    clock, threads = CLOCKS[clock_name]
+    torch.set_num_threads(threads)
     config = shape(name, length)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, VOCAB, (TOKENS // length, length + 1), generator=generator)
@@ -141,13 +153,13 @@ def cell(name: str, length: int, dtype: str, compiled: bool, repeats: int) -> di
         "ours": our_step(our_model(theirs), compiled, ids, dtype),
         "transformers": their_step(theirs, compiled, ids, dtype),
     }
-    first = {who: timed(step) for who, step in steps.items()}
+    first = {who: timed(step, clock=clock) for who, step in steps.items()}
     losses = [loss for _, loss in first.values()]
     assert abs(losses[0] - losses[1]) < 2e-2, f"not the same model: first losses {losses}"
     seconds: dict[str, list[float]] = {who: [] for who in steps}
     for turn in range(repeats):
         for who in sorted(steps, reverse=turn % 2 == 1):  # neither always runs in the other's wake
-            seconds[who].append(timed(steps[who])[0])
+            seconds[who].append(timed(steps[who], clock=clock)[0])
     medians = {who: statistics.median(values) for who, values in seconds.items()}
     row = {
         "model": name,
@@ -159,6 +171,7 @@ def cell(name: str, length: int, dtype: str, compiled: bool, repeats: int) -> di
         "transformers_ms": round(1e3 * medians["transformers"], 1),
         "ratio": round(medians["transformers"] / medians["ours"], 2),
         "repeats": repeats,
+        "clock": clock_name,
         "first_step_seconds": {who: round(time_, 1) for who, (time_, _) in first.items()},
     }
     print(json.dumps(row), flush=True)
@@ -211,6 +224,7 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=[256, 1024])
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -218,9 +232,8 @@ def main() -> None:
         rows = on_gpu(options.repeats)
         machine = torch.cuda.get_device_name()
     else:
-        torch.set_num_threads(2)
         rows = [
-            cell(name, length, dtype, mode == "compiled", options.repeats)
+            cell(name, length, dtype, mode == "compiled", options.repeats, options.clock)
             for mode in options.modes
             for name in options.sizes
             for length in options.lengths

@@ -10,6 +10,8 @@ leaves out: the layout of a run (`lm_core.artifact_paths`).
 import os
 from pathlib import Path
 
+from lm_core.user_error import UserError
+
 PROJECT = Path(__file__).resolve().parent.parent  # of a checkout; site-packages for a wheel
 ASSIGNMENTS = "assignments"
 RECIPES = "recipes"
@@ -65,11 +67,26 @@ def handout(assignment_id: str, section: str = "", root: Path = PROJECT) -> str:
     return f"{path}#{section}" if section else path
 
 
-def recipe_file(path: Path) -> Path:
-    """The file that a person means by recipes/NAME.toml: theirs, or else the installation's."""
+def below_recipes(path: Path) -> Path:
+    """The file that a person means by recipes/...: theirs, or else the installation's."""
     if path.exists() or path.parts[:1] != (RECIPES,):
         return path
     return Path(shown(shipped(RECIPES).joinpath(*path.parts[1:])))
+
+
+def recipe_file(path: Path) -> Path:
+    """The recipe that a person means by a path, or by the name of a file in recipes/.
+
+    Raises UserError where there is no such file.
+    """
+    if path.exists():
+        return path
+    is_name = not path.suffix and path.parent == Path()
+    found = below_recipes(Path(RECIPES) / f"{path}.toml" if is_name else path)
+    if found.exists():
+        return found
+    there = ", ".join(file.stem for file in sorted(shipped(RECIPES).glob("*.toml")))
+    raise UserError(f"{path}: no such recipe; give a path, or one of these names: {there}")
 
 
 def is_stage(folder: Path) -> bool:

@@ -7,6 +7,7 @@ out: line editing and history (the shell's `rlwrap` gives them).
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ YOU = "you> "
 MODEL = "model> "
 THOUGHT, END_OF_THOUGHT = "<think>", "</think>"  # Qwen3's templates drop what is between, too
 LEAVE = ("/quit", "/exit", "quit", "exit")
+COMMAND = re.compile(r"/[a-z]+")  # one word; a path has more to it
 HELP = "Type a message. /reset forgets the conversation; exit, /quit or Ctrl-D ends it.\n"
 
 
@@ -60,6 +62,9 @@ def chat_session(
         if line == "/reset":
             messages = []
             write("(forgotten)\n")
+            continue
+        if COMMAND.fullmatch(line):
+            write(f"({line} is not a command; {HELP.strip()})\n")
             continue
         if not line:
             continue

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lm_core.artifact_paths import atomic_file
 from lm_core.formats.metric_log import read_metrics
-from lm_course.locations import in_home, recipe_file
+from lm_course.locations import below_recipes, in_home
 from lm_course.report.report_plots import smoothed
 
 ABLATIONS = Path("recipes/ablations")
@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
     def ablate(
         files: Annotated[
             list[Path] | None,
-            typer.Argument(help=f"Files of {ABLATIONS}; by default {', '.join(FIRST)}."),
+            typer.Argument(
+                help=f"Names of files in {ABLATIONS}, or paths; by default {', '.join(FIRST)}."
+            ),
         ] = None,
         overrides: Annotated[
             list[str] | None,
@@ -42,10 +44,10 @@ def register(app: typer.Typer) -> None:
         from lm_course.pipeline.code_hash import code_hashes
         from training.runs.ablation import load_ablations, run_ablations
 
-        paths = files or [ABLATIONS / f"{name}.toml" for name in FIRST]
+        paths = [_file_of(path) for path in files or map(Path, FIRST)]
         ablations = [
             each.model_copy(update={key: str(in_home(getattr(each, key))) for key in FOLDERS})
-            for each in load_ablations([recipe_file(path) for path in paths], overrides)
+            for each in load_ablations([below_recipes(path) for path in paths], overrides)
         ]
         results, metrics = run_ablations(ablations, code_hashes("training.runs.ablation"))
         rows = [read_metrics(metrics, result["title"]) for result in results]
@@ -53,6 +55,11 @@ def register(app: typer.Typer) -> None:
         draw_loss_curves([result["title"] for result in results], rows, picture)
         print_comparison(results, Console())
         print(f"loss curves: {picture}")
+
+
+def _file_of(given: Path) -> Path:
+    """A name stands for its file in recipes/ablations."""
+    return given if given.suffix or given.parent != Path() else ABLATIONS / f"{given}.toml"
 
 
 def print_comparison(results: Sequence[dict[str, Any]], console: Console) -> None:

@@ -102,7 +102,20 @@ def check(
     arguments = [f"--task={task.id}" for task in tasks]
     if implementation is not None:
         arguments.append(f"--impl={implementation}")
+    else:
+        _refuse_an_empty_workspace(found)
     sys.exit(_run_suite(found.id, arguments))
+
+
+def _refuse_an_empty_workspace(assignment: Assignment) -> None:
+    """Nobody's green table is the learner's: without files of theirs there is nothing to check."""
+    workspace = home_folder(PROJECT) / WORKSPACE
+    if not any((workspace / name).is_dir() for name in (assignment.package, assignment.id)):
+        raise UserError(
+            f"{shown(workspace, PROJECT)}: nothing of {assignment.id} is here yet; "
+            f"`lm start {assignment.id}` puts the stubs there (--impl reference checks the "
+            "project's own code)"
+        )
 
 
 def _run_suite(assignment_id: str, arguments: list[str]) -> int:
@@ -254,10 +267,13 @@ def _assignment_and_tasks(ids: list[str]) -> tuple[Assignment, list[Task]]:
     first = ids[0]
     name = first.partition(".")[0]
     ids = [first, *(f"{name}.{each}" if each.isdecimal() else each for each in ids[1:])]
+    assignment = _assignment(name, first)
     names = list(dict.fromkeys(each.partition(".")[0] for each in ids))
-    if len(names) > 1:
+    if len(names) > 1 and set(names) <= set(assignment_ids(PROJECT)):
         raise UserError(f"{' and '.join(names)}: check one assignment at a time")
-    assignment = _assignment(names[0], ids[0])
+    for each in ids[1:]:
+        if not each.startswith(f"{name}."):
+            assignment.task(each)  # which says what tasks there are
     tasks = dict.fromkeys(each for each in ids if "." in each)
     return assignment, [assignment.task(task_id) for task_id in tasks]
 
@@ -271,7 +287,9 @@ def _assignment(name: str, given: str = "") -> Assignment:
     if name not in names:
         for known in names:
             if name.lower() in (known, known.lstrip("abcdefghijklmnopqrstuvwxyz")):
-                raise UserError(f"{given}: did you mean {known}{given[len(name) :]}?")
+                task = f" (a task has its assignment in front: {names[0]} {given})"
+                more = task if given.isdecimal() else ""
+                raise UserError(f"{given}: did you mean {known}{given[len(name) :]}?{more}")
     return load_assignment(name, PROJECT)
 
 

@@ -212,6 +212,8 @@ def _texts(text: str | None, file: Path | None) -> Iterator[str]:
         with file.open("rb") as stream:
             yield from _decoded(stream, str(file))
     else:
+        if sys.stdin.isatty():
+            print("lm: reading from the terminal; Ctrl-D on an empty line ends it", file=sys.stderr)
         yield from _decoded(sys.stdin.buffer, "stdin")
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lm_core.user_error import UserError
 from lm_course.locations import (
     PROJECT,
+    below_recipes,
     handout,
     home_folder,
     in_home,
@@ -96,8 +98,11 @@ def test_runs_and_recipes_from_inside_and_outside(
     monkeypatch.chdir(tmp_path)
     assert in_home("runs") == Path("runs")
     assert recipe_file(demo) == PROJECT / demo
-    assert recipe_file(Path("mine.toml")) == Path("mine.toml")
-    assert recipe_file(Path("recipes/none.toml")) == PROJECT / "recipes/none.toml"
+    assert recipe_file(Path("demo_cpu")) == PROJECT / demo
+    for missing in ("mine.toml", "recipes/none.toml", "demo"):
+        with pytest.raises(UserError, match=f"{missing}: no such recipe; .* names: demo_cpu$"):
+            recipe_file(Path(missing))
+    assert below_recipes(Path("recipes/none.toml")) == PROJECT / "recipes/none.toml"
     (tmp_path / "recipes").mkdir()
     (tmp_path / demo).write_text("")
     assert recipe_file(demo) == demo, "a person's own comes first"

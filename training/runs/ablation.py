@@ -47,7 +47,10 @@ def load_ablations(paths: list[Path], overrides: list[str] | None = None) -> lis
         )
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path}: no such ablation file; expected one beside its {DEFAULT}")
+            there = sorted(file.stem for file in path.parent.glob("*.toml"))
+            raise UserError(
+                f"{path}: no such ablation; {path.parent} has {', '.join(there) or 'none'}"
+            )
     base = folders.pop() / DEFAULT
     ordered = [base, *(path for path in paths if path.name != DEFAULT)]
     settings = [load_settings(AblationSettings, path, overrides, base) for path in ordered]

@@ -191,3 +191,10 @@ def test_ctrl_c_during_a_reply_stops_that_reply_only(engine, monkeypatch) -> Non
     messages, output = talk(engine, ["Hi"])
     assert messages[-1] == {"role": "assistant", "content": "half"}
     assert "half (stopped)" in output
+
+
+def test_a_command_that_there_is_not_is_no_message(engine):
+    messages, output = talk(engine, ["/help", "/qiut", "/etc/hosts"])
+    assert "(/help is not a command; Type a message. /reset forgets" in output
+    assert "(/qiut is not a command; " in output
+    assert [message["content"] for message in messages[::2]] == ["/etc/hosts"]

@@ -1,9 +1,25 @@
 """What `lm ablate` shows: a table against the first run, and a picture."""
 
+from pathlib import Path
+
 import matplotlib.image
+import pytest
 from rich.console import Console
 
-from lm_course.commands.ablation_commands import draw_loss_curves, print_comparison
+from lm_course.commands.ablation_commands import _file_of, draw_loss_curves, print_comparison
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        ("no_position", "recipes/ablations/no_position.toml"),
+        ("mine.toml", "mine.toml"),
+        ("recipes/ablations/gelu.toml", "recipes/ablations/gelu.toml"),
+        ("here/gelu", "here/gelu"),
+    ],
+)
+def test_a_name_stands_for_its_file(given: str, file: str) -> None:
+    assert _file_of(Path(given)) == Path(file)
 
 
 def test_the_table_compares_with_the_first_run():

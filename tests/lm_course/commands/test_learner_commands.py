@@ -162,6 +162,7 @@ def test_in_a_narrow_terminal_titles_give_way(toy_course, lm, monkeypatch, colum
 def test_check_runs_pytest_and_ends_as_it_ends(
     toy_course, lm, monkeypatch: pytest.MonkeyPatch, arguments: list[str], tasks: list[str]
 ) -> None:
+    (toy_course.root / "workspace" / "t1").mkdir(parents=True)
     calls = []
     monkeypatch.setattr(pytest, "main", lambda given: calls.append(given) or 1)
     for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "HYPOTHESIS_STORAGE_DIRECTORY"):
@@ -212,19 +213,25 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
     ("arguments", "complaint"),
     [
         (["start", "t9"], "t9: no such assignment; there are: t1"),
+        (
+            ["check", "t1", "2"],
+            "workspace: nothing of t1 is here yet; `lm start t1` puts the",
+        ),
         (["check", "t9"], "t9: no such assignment"),
         (["check", "t1", "t1.9"], "t1.9: no such task; t1 has t1.1"),
         (["check", "t1", "9"], "t1.9: no such task; t1 has t1.1"),
         (["check", "t1.2", "9"], "t1.9: no such task; t1 has t1.1"),
         (["check", "2"], "2: no such assignment; there are: t1"),
-        (["check", "t1", "t2.1"], "t1 and t2: check one assignment at a time"),
+        (["check", "t1", "t2.1"], "t2.1: no such task; t1 has t1.1, t1.2"),
+        (["check", "t1", "two"], "two: no such task; t1 has t1.1, t1.2"),
+        (["check", "t1", "2.5"], "2.5: no such task; t1 has t1.1, t1.2"),
         (["hint", "t1"], "t1: expected one task, for example t1.1"),
         (["hint", "t1", "2", "3"], "t1 2 3: expected one task, for example t1.1"),
         (["hint", "t1", "9"], "t1.9: no such task"),
         (["hint", "t1.9"], "t1.9: no such task"),
         (["check", "1.2"], "1.2: did you mean t1.2?"),
         (["check", "T1.2"], "T1.2: did you mean t1.2?"),
-        (["check", "1", "2"], "1: did you mean t1?"),
+        (["check", "1", "2"], "1: did you mean t1? (a task has its assignment in front: t1 1)"),
         (["hint", "1.2"], "1.2: did you mean t1.2?"),
         (["progress", "T1"], "T1: did you mean t1?"),
         (["progress", "t9"], "t9: no such assignment"),

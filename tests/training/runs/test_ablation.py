@@ -101,7 +101,7 @@ def test_a_wrong_setting_names_its_file(folder):
     (folder / "twin.toml").write_text('title = "post-norm"\n')
     with pytest.raises(ValueError, match=r"twin\.toml: title is 'post-norm', as in .*post\.toml"):
         load_ablations([folder / "post.toml", folder / "twin.toml"])
-    with pytest.raises(ValueError, match=r"nothing\.toml: no such ablation file"):
+    with pytest.raises(ValueError, match=r"nothing\.toml: no such ablation; .*elsewhere has none"):
         load_ablations([folder.parent / "elsewhere" / "nothing.toml"])
     with pytest.raises(ValueError, match="2 folders"):
         load_ablations([folder / "post.toml", folder.parent / "default.toml"])
