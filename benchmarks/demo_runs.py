@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_core.artifact_paths import RunPaths, write_json
-from lm_core.documents import read_documents
+from lm_core.formats.documents import read_documents
 
 
 def without_white_space(text: str) -> str:
