@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lm_course.grading.check_outcome import GradedFailure
-from lm_course.grading.comparisons import check_equal, check_raises, shown
+from lm_course.grading.comparisons import Causes, check_equal, check_raises, likely_cause, shown
 
 END = "<|endoftext|>"
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -172,20 +172,19 @@ class StepCounter:
         return bool(error) and error[0] is TooMuchWork
 
 
-def expect(got: Any, expected: Any, sentence: str, causes: Sequence[tuple[Any, str]] = ()) -> None:
-    """Fail with `sentence`, and where they part, unless both are equal and of one type.
+def expect(got: Any, expected: Any, sentence: str, causes: Causes | None = None) -> None:
+    """Fail with `sentence` unless both are equal and of one type.
 
-    `causes` pairs a known wrong answer with what leads to it, which then ends the sentence.
+    The likely cause ends the sentence; without one, where they part does.
     """
     try:
         check_equal(got, expected, sentence)
     except GradedFailure as failure:
-        causes = [(wrong, text) for wrong, text in causes if wrong != expected]
-        likely = [text for wrong, text in causes if type(got) is type(wrong) and got == wrong]
-        if not likely:
+        cause = likely_cause(got, expected, causes)
+        if not cause:
             raise
         values = str(failure).split("\n")[1:]
-        raise GradedFailure("\n".join([f"{sentence}: {likely[0]}", *values])) from None
+        raise GradedFailure("\n".join([f"{sentence}: {cause}", *values])) from None
 
 
 def expect_value_error(call: Callable[[], Any], what: str, names: str = "") -> None:

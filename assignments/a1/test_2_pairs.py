@@ -25,7 +25,7 @@ def test_the_pairs_of_one_word(implementation, a1):
     got = implementation(MODULE).count_pairs({letters("hello"): 1})
     expected = {(b"h", b"e"): 1, (b"e", b"l"): 1, (b"l", b"l"): 1, (b"l", b"o"): 1}
     wrong_keys = {left + right: count for (left, right), count in expected.items()}
-    causes = [(wrong_keys, "a pair is a tuple of two tokens, yours are joined")]
+    causes = {"a pair is a tuple of two tokens, yours are joined": wrong_keys}
     a1.expect(a1.dict_of(got, COUNT), expected, "the pairs of 'hello' are wrong", causes)
 
 
@@ -33,11 +33,11 @@ def test_the_pairs_of_one_word(implementation, a1):
 def test_a_word_counts_as_often_as_it_occurs(implementation, a1):
     got = implementation(MODULE).count_pairs({letters("low"): 5, letters("lot"): 2})
     expected = {(b"l", b"o"): 7, (b"o", b"w"): 5, (b"o", b"t"): 2}
-    causes = [
-        ({(b"l", b"o"): 2, (b"o", b"w"): 1, (b"o", b"t"): 1}, "each word was counted once"),
-        ({(b"l", b"o"): 2, (b"o", b"w"): 5, (b"o", b"t"): 2}, "a later word replaced the count"),
-        ({(b"o", b"l"): 7, (b"w", b"o"): 5, (b"t", b"o"): 2}, "your pairs stand the wrong way"),
-    ]
+    causes = {
+        "each word was counted once": {(b"l", b"o"): 2, (b"o", b"w"): 1, (b"o", b"t"): 1},
+        "a later word replaced the count": {(b"l", b"o"): 2, (b"o", b"w"): 5, (b"o", b"t"): 2},
+        "your pairs stand the wrong way": {(b"o", b"l"): 7, (b"w", b"o"): 5, (b"t", b"o"): 2},
+    }
     a1.expect(
         a1.dict_of(got, COUNT), expected, "the pairs of 5 'low' and 2 'lot' are wrong", causes
     )
@@ -46,10 +46,10 @@ def test_a_word_counts_as_often_as_it_occurs(implementation, a1):
 @pytest.mark.task("a1.2")
 def test_overlapping_pairs_all_count(implementation, a1):
     got = implementation(MODULE).count_pairs({letters("aaa"): 3})
-    causes = [
-        ({(b"a", b"a"): 3}, "'aaa' holds (a, a) twice, at places 0 and 1: overlaps count"),
-        ({(b"a", b"a"): 2}, "the word occurs three times"),
-    ]
+    causes = {
+        "'aaa' holds (a, a) twice, at places 0 and 1: overlaps count": {(b"a", b"a"): 3},
+        "the word occurs three times": {(b"a", b"a"): 2},
+    }
     a1.expect(a1.dict_of(got, COUNT), {(b"a", b"a"): 6}, "the pairs of 3 'aaa' are wrong", causes)
 
 
@@ -100,13 +100,15 @@ def test_pairs_as_counted_by_brute_force(implementation, a1):
 )
 def test_one_merge(implementation, a1, word, pair, expected):
     got = implementation(MODULE).merge_pair(letters(word), pair)
-    causes = [(list(expected), "return a tuple, which can be a key of a dictionary")]
-    causes += [(letters(word), "nothing was merged")] if letters(word) != expected else []
+    causes = {
+        "return a tuple, which can be a key of a dictionary": list(expected),
+        "nothing was merged": letters(word),
+    }
     if word == "abcab":
-        causes += [
-            ((b"ab", b"c", b"a", b"b"), "only the first place was merged"),
-            ((b"ab", b"c"), "the end of the word is lost"),
-        ]
+        causes |= {
+            "only the first place was merged": (b"ab", b"c", b"a", b"b"),
+            "the end of the word is lost": (b"ab", b"c"),
+        }
     a1.expect(got, expected, f"merging {pair} in {word!r} is wrong", causes)
 
 
@@ -115,13 +117,11 @@ def test_one_merge(implementation, a1, word, pair, expected):
 def test_from_left_to_right(implementation, a1, length):
     got = implementation(MODULE).merge_pair((b"a",) * length, (b"a", b"a"))
     expected = (b"aa",) * (length // 2) + (b"a",) * (length % 2)
-    from_the_right = expected[::-1]
-    causes = [
-        (from_the_right, "you merge from the right: the leftmost pair comes first"),
-        ((b"aa",) * (length - 1), "a token was used twice: after a merge go on behind it"),
-        ((b"aa",) + (b"a",) * (length - 2), "only the first pair was merged"),
-    ]
-    causes = [cause for cause in causes if cause[0] != expected]
+    causes = {
+        "you merge from the right: the leftmost pair comes first": expected[::-1],
+        "a token was used twice: after a merge go on behind it": (b"aa",) * (length - 1),
+        "only the first pair was merged": (b"aa",) + (b"a",) * (length - 2),
+    }
     a1.expect(got, expected, f"merging (a, a) in {'a' * length!r} is wrong", causes)
 
 
@@ -142,7 +142,7 @@ def test_only_whole_tokens_are_merged(implementation, a1):
 def test_the_border_between_the_two_tokens_counts(implementation, a1, word, pair):
     got = implementation(MODULE).merge_pair(word, pair)
     merged = tuple(b"".join(word).replace(b"abc", b"|abc|").strip(b"|").split(b"|"))
-    causes = [(merged, "you compare the joined bytes: both tokens must be those of the pair")]
+    causes = {"you compare the joined bytes: both tokens must be those of the pair": merged}
     a1.expect(got, word, f"merging {pair} in {word}, which does not hold it, is wrong", causes)
 
 
@@ -199,14 +199,14 @@ def test_ties(implementation, a1, tied, expected, cause):
         elif (got, other_way_round) == (tied[-1], tied[0]):
             cause = LAST
     loser = got if got in tied and got != expected else next(p for p in tied if p != expected)
-    causes = [(loser, f"{cause}, here {expected} over {loser}")]
+    causes = {f"{cause}, here {expected} over {loser}": loser}
     a1.expect(got, expected, "the best of pairs that are equally frequent is wrong", causes)
 
 
 @pytest.mark.task("a1.4")
 def test_frequency_comes_first(implementation, a1):
     got = implementation(MODULE).best_pair({(b"z", b"z"): 2, (b"a", b"b"): 10, (b"y", b"z"): 9})
-    causes = [((b"z", b"z"), "the count decides, bytes only decide between equal counts")]
+    causes = {"the count decides, bytes only decide between equal counts": (b"z", b"z")}
     a1.expect(got, (b"a", b"b"), "the best pair is not the most frequent one", causes)
 
 

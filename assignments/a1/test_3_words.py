@@ -37,11 +37,10 @@ awkward_text = st.text("aZ09'sltrve.!_ \n\r\t\x1c\x85\xa0\u3000é漢٣\U0001f600
 )
 def test_words_under_the_pattern_of_gpt2(implementation, a1, text, expected):
     got = list(implementation(MODULE).pretokenize(text))
-    causes = [
-        (text.split(), "text.split() loses the spaces: every character must stay"),
-        ([word.strip() for word in expected], "the space before a word belongs to the word"),
-    ]
-    causes = [cause for cause in causes if cause[0] != expected]
+    causes = {
+        "text.split() loses the spaces: every character must stay": text.split(),
+        "the space before a word belongs to the word": [word.strip() for word in expected],
+    }
     a1.expect(got, expected, f"the words of {text!r} are wrong", causes)
 
 
@@ -50,7 +49,7 @@ def test_words_under_the_pattern_of_gpt4(implementation, a1):
     module = implementation(MODULE)
     text = "I'LL pay 12345 (dollars).\n\n x"
     expected = ["I", "'LL", " pay", " ", "123", "45", " (", "dollars", ").\n\n", " x"]
-    causes = [(regex.findall(a1.GPT2, text), "the argument `pattern` is ignored")]
+    causes = {"the argument `pattern` is ignored": regex.findall(a1.GPT2, text)}
     got = list(module.pretokenize(text, module.GPT4_PATTERN))
     a1.expect(got, expected, "the words under GPT4_PATTERN are wrong", causes)
 
@@ -58,7 +57,7 @@ def test_words_under_the_pattern_of_gpt4(implementation, a1):
 @pytest.mark.task("a1.5")
 def test_words_under_a_pattern_of_your_own(implementation, a1):
     got = list(implementation(MODULE).pretokenize("a-b 1-2", r"\w|\W"))
-    causes = [(["a", "-", "b", " 1", "-", "2"], "the argument `pattern` is ignored")]
+    causes = {"the argument `pattern` is ignored": ["a", "-", "b", " 1", "-", "2"]}
     a1.expect(got, list("a-b 1-2"), r"the words under the pattern \w|\W are wrong", causes)
 
 
@@ -114,16 +113,15 @@ def with_empty_pieces(text, alternatives):
 )
 def test_pieces(implementation, a1, text, special_tokens, expected):
     got = implementation(MODULE).split_special_tokens(text, special_tokens)
-    causes = [
-        ([piece for piece in expected if piece not in special_tokens], "the tokens are lost"),
-        ([], "without special tokens the whole text is one piece")
-        if text and not special_tokens
-        else (with_empty_pieces(text, map(regex.escape, special_tokens)), "drop empty pieces"),
-    ]
+    causes = {"the tokens are lost": [piece for piece in expected if piece not in special_tokens]}
+    if text and not special_tokens:
+        causes["without special tokens the whole text is one piece"] = []
+    else:
+        causes["drop empty pieces"] = with_empty_pieces(text, map(regex.escape, special_tokens))
     unescaped = with_empty_pieces(text, special_tokens)
-    for pieces in (unescaped, [piece for piece in unescaped if piece]):
-        causes.append((pieces, "escape the tokens in a pattern"))
-    causes = [cause for cause in causes if cause[0] != expected]
+    causes["escape the tokens in a pattern"] = lambda got: (
+        got in (unescaped, [piece for piece in unescaped if piece])
+    )
     sentence = f"the pieces of {text!r} around {special_tokens} are wrong"
     a1.expect(got, expected, sentence, causes)
 
@@ -135,12 +133,11 @@ def test_the_longest_special_token_wins(implementation, a1, order):
     text = "a<|e|><|e|><|e|>b"
     expected = ["a", "<|e|><|e|>", "<|e|>", "b"]
     got = implementation(MODULE).split_special_tokens(text, tokens)
-    causes = [
-        (
-            ["a", "<|e|>", "<|e|>", "<|e|>", "b"],
-            "the shorter of two overlapping special tokens wins: try the longest first",
+    causes = {
+        "the shorter of two overlapping special tokens wins: try the longest first": (
+            ["a", "<|e|>", "<|e|>", "<|e|>", "b"]
         )
-    ]
+    }
     a1.expect(got, expected, f"the pieces of {text!r} around {tokens} are wrong", causes)
 
 
@@ -180,15 +177,14 @@ def test_counts_of_texts(implementation, a1):
     texts = ["low low", f"low{a1.END}er low"]
     got = implementation(MODULE).count_words(texts, [a1.END])
     joined = Counter(a1.words_of("".join(texts), [a1.END]))
-    causes = [
-        (dict(joined), "the texts were joined: each text stands alone"),
-        (
-            {"low": 1, " low": 2, "lower": 1},
-            "the special token was deleted, which joins the words around it: split there",
+    causes = {
+        "the texts were joined: each text stands alone": dict(joined),
+        "the special token was deleted, which joins the words around it: split there": (
+            {"low": 1, " low": 2, "lower": 1}
         ),
-        ({"low": 4, "er": 1}, "the space before a word belongs to the word"),
-        ({"low": 2, " low": 2, "er": 1, a1.END: 1}, "a special token is no word"),
-    ]
+        "the space before a word belongs to the word": {"low": 4, "er": 1},
+        "a special token is no word": {"low": 2, " low": 2, "er": 1, a1.END: 1},
+    }
     a1.expect(
         a1.dict_of(got, COUNT),
         {"low": 2, " low": 2, "er": 1},
@@ -201,19 +197,20 @@ def test_counts_of_texts(implementation, a1):
 def test_no_word_reaches_across_a_special_token(implementation, a1):
     text = f"ab{a1.END}ab<x>{a1.END}cd <x>"
     got = a1.dict_of(implementation(MODULE).count_words([text], [a1.END, "<x>"]), COUNT)
-    causes = [
-        (
-            dict(Counter(regex.findall(a1.GPT2, text))),
-            "the text was not split at its special tokens, so that words hold parts of them",
-        ),
-        (
-            dict(Counter(regex.findall(a1.GPT2, text.replace(a1.END, "").replace("<x>", "")))),
-            "special tokens were deleted, which joins the words around them: split there",
-        ),
+    without_end = text.replace(a1.END, "")
+    deleted = [
+        Counter(regex.findall(a1.GPT2, rest))
+        for rest in (without_end, without_end.replace("<x>", ""))
     ]
+    causes = {
+        "the text was not split at its special tokens, so that words hold parts of them": (
+            dict(Counter(regex.findall(a1.GPT2, text)))
+        ),
+        "special tokens were deleted, which joins the words around them: split there": (
+            lambda got: got in deleted
+        ),
+    }
     expected = {"ab": 2, "cd": 1, " ": 1}
-    deleted = Counter(regex.findall(a1.GPT2, text.replace(a1.END, "")))
-    causes.append((dict(deleted), causes[-1][1]))
     a1.expect(got, expected, f"the words around the special tokens of {text!r} are wrong", causes)
 
 
@@ -221,7 +218,7 @@ def test_no_word_reaches_across_a_special_token(implementation, a1):
 def test_counts_take_the_pattern(implementation, a1):
     got = implementation(MODULE).count_words(["1234 don't"], [], a1.GPT4)
     expected = dict(Counter(regex.findall(a1.GPT4, "1234 don't")))
-    causes = [({"1234": 1, " don": 1, "'t": 1}, "the argument `pattern` is ignored")]
+    causes = {"the argument `pattern` is ignored": {"1234": 1, " don": 1, "'t": 1}}
     a1.expect(
         a1.dict_of(got, COUNT),
         expected,
@@ -239,13 +236,12 @@ def test_counts_of_a_file(implementation, a1, as_type, tmp_path):
     got = a1.dict_of(count_words(path if as_type == "Path" else str(path), ["<x>"]), COUNT)
     expected = dict(Counter(a1.words_of(a1.CORPUS, ["<x>"])))
     without_return = dict(Counter(a1.words_of(a1.CORPUS.replace("\r\n", "\n"), ["<x>"])))
-    causes = [
-        (without_return, LOST_RETURN),
-        (
-            dict(Counter(regex.findall(a1.GPT2, str(path)))),
-            "a path is a str too: the words counted are those of its name",
+    causes = {
+        LOST_RETURN: without_return,
+        "a path is a str too: the words counted are those of its name": (
+            dict(Counter(regex.findall(a1.GPT2, str(path))))
         ),
-    ]
+    }
     a1.expect(got, expected, "the word counts of a file are wrong", causes)
 
 
@@ -256,7 +252,7 @@ def test_counts_of_a_file_with_documents(implementation, a1, tmp_path):
     path.write_bytes(text.encode())
     got = a1.dict_of(implementation(MODULE).count_words(path, ["<x>", a1.END]), COUNT)
     expected = dict(Counter(a1.words_of(text, [a1.END, "<x>"])))
-    causes = [(dict(Counter(a1.words_of(text.replace("\r", ""), [a1.END, "<x>"]))), LOST_RETURN)]
+    causes = {LOST_RETURN: dict(Counter(a1.words_of(text.replace("\r", ""), [a1.END, "<x>"])))}
     a1.expect(got, expected, "the word counts of a file of 60 documents are wrong", causes)
 
 
@@ -323,12 +319,11 @@ def test_boundaries_by_hand(implementation, a1, num_chunks):
     got = list(find(io.BytesIO(content), num_chunks, b"<s>"))
     behind = [0, *(b + 3 for b in expected[1:-1]), 21]
     plain = sorted({21 * share // num_chunks for share in range(num_chunks + 1)})
-    causes = [
-        (behind, "a boundary is where a separator begins, yours are where one ends"),
-        (plain, "these are equal shares: go on from each to the next separator"),
-        ([*expected[:-1]], "the size of the file is the last boundary"),
-    ]
-    causes = [cause for cause in causes if cause[0] != expected]
+    causes = {
+        "a boundary is where a separator begins, yours are where one ends": behind,
+        "these are equal shares: go on from each to the next separator": plain,
+        "the size of the file is the last boundary": expected[:-1],
+    }
     a1.expect(got, expected, f"the boundaries of {content} for {num_chunks} are wrong", causes)
 
 

@@ -36,16 +36,20 @@ def corpus(tmp_path):
     return write
 
 
-def expect_merges(a1, got, expected, counts, sentence, causes=()):
+def expect_merges(a1, got, expected, counts, sentence, beginnings=None):
     """Compare the merges of the words in `counts`, and say what was wrong with the first wrong one.
 
-    `causes`: how the merges begin under a known mistake, and what it is.
+    `beginnings`: likely cause -> how the merges begin under this mistake.
     """
     got = [tuple(pair) for pair in got]
-    likely = next((text for wrong, text in causes if got[: len(wrong)] == wrong), "")
-    if not likely:
-        likely = wrong_merge(a1, got, expected, counts)
-    a1.expect(got, expected, sentence, [(got, likely)] if likely else [])
+    causes = {
+        cause: lambda got, wrong=wrong: got[: len(wrong)] == wrong
+        for cause, wrong in (beginnings or {}).items()
+        if expected[: len(wrong)] != wrong
+    }
+    if likely := wrong_merge(a1, got, expected, counts):
+        causes[likely] = got
+    a1.expect(got, expected, sentence, causes)
 
 
 def wrong_merge(a1, got, expected, counts):
@@ -73,15 +77,12 @@ def test_the_corpus_of_the_handout(implementation, a1, corpus, module):
     _, merges = a1.trained(implementation(module).train_bpe(path, 256 + 4 + 1, [a1.END]))
     counts = {"low": 2, " low": 3, " lower": 1}
     expected = [(b"o", b"w"), (b"l", b"ow"), (b" ", b"low"), (b"e", b"r")]
-    causes = [
-        (
-            [(b"l", b"o")],
-            "your ties go to the smaller pair, or to the one seen first: the larger pair of byte "
-            "strings must win, here (b'o', b'w') over (b'l', b'o')",
-        )
-    ]
+    beginnings = {
+        "your ties go to the smaller pair, or to the one seen first: the larger pair of byte "
+        "strings must win, here (b'o', b'w') over (b'l', b'o')": [(b"l", b"o")]
+    }
     sentence = "the merges of 'low low low ...' are wrong"
-    expect_merges(a1, merges, expected, counts, sentence, causes)
+    expect_merges(a1, merges, expected, counts, sentence, beginnings)
 
 
 @both_trainers
@@ -91,12 +92,12 @@ def test_the_order_of_the_vocabulary(implementation, a1, corpus, module):
     made = [b"ow", b"low", b" low", b"er"]
     special = [a1.END.encode(), b"<x>"]
     single = [bytes([byte]) for byte in range(256)]
-    causes = [
-        (dict(enumerate(single + made)), "the special tokens are missing: they take the last ids"),
-        (dict(enumerate(special + single + made)), "the special tokens come last, not first"),
-        (dict(enumerate(single + special + made)), "the special tokens come after the merges"),
-        (dict(enumerate(single + made + special[::-1])), "keep special tokens in the order given"),
-    ]
+    causes = {
+        "the special tokens are missing: they take the last ids": dict(enumerate(single + made)),
+        "the special tokens come last, not first": dict(enumerate(special + single + made)),
+        "the special tokens come after the merges": dict(enumerate(single + special + made)),
+        "keep special tokens in the order given": dict(enumerate(single + made + special[::-1])),
+    }
     sentence = "the vocabulary is not: 256 bytes in order, merges in order, special tokens"
     a1.expect(dict(vocab), dict(enumerate(single + made + special)), sentence, causes)
 
@@ -141,19 +142,20 @@ def test_ties_in_training(implementation, a1, corpus, module):
     text = "ba-ab-zy-zz-東東-ac-bc-abz-\x01\x02-\x7f\x7f"
     _, merges = a1.trained(implementation(module).train_bpe(corpus(text), 290, []))
     counts = Counter(a1.words_of(text, []))
-    causes = []
-    for key, text in (
-        (lambda pair: str(pair), "you compare how the bytes are printed, not the bytes"),
-        (lambda pair: pair[0] + pair[1], "you compare the joined bytes, not first the left token"),
-        (lambda pair: [-b for b in pair[0]] + [0] + [-b for b in pair[1]], "the smaller pair wins"),
-        (lambda pair: (len(pair[0]), pair), "the longer token wins"),
-    ):
-        causes.append((train_with_ties(counts, 4, key), f"your ties are broken otherwise: {text}"))
+    keys = {
+        "you compare how the bytes are printed, not the bytes": str,
+        "you compare the joined bytes, not first the left token": b"".join,
+        "the smaller pair wins": lambda pair: [-b for b in pair[0]] + [0] + [-b for b in pair[1]],
+        "the longer token wins": lambda pair: (len(pair[0]), pair),
+    }
+    beginnings = {
+        f"your ties are broken otherwise: {rule}": train_with_ties(counts, 4, key)
+        for rule, key in keys.items()
+    }
     first = "your ties go to the pair seen first: the larger pair of byte strings must win"
-    causes.append((train_with_ties(counts, 4, lambda pair: 0), first))
+    beginnings[first] = train_with_ties(counts, 4, lambda pair: 0)
     expected = a1.train(counts, 34)
-    causes = [cause for cause in causes if cause[0] != expected[:4]]
-    expect_merges(a1, merges, expected, counts, "a tie is broken the wrong way", causes)
+    expect_merges(a1, merges, expected, counts, "a tie is broken the wrong way", beginnings)
 
 
 def train_with_ties(counts, num_merges, key):
@@ -263,7 +265,7 @@ def test_vocabulary_from_counts(implementation, a1):
 def test_on_merge_is_called_after_every_merge(implementation, a1):
     seen = []
     implementation(FAST).train_bpe_from_counts({"abcd": 1}, 300, [], on_merge=seen.append)
-    causes = [([0, 1, 2], "it takes the number of merges made so far, the first of which is 1")]
+    causes = {"it takes the number of merges made so far, the first of which is 1": [0, 1, 2]}
     a1.expect(seen, [1, 2, 3], "on_merge was called with other numbers", causes)
 
 

@@ -59,14 +59,10 @@ def test_a_stream_has_the_ids_of_the_whole(make_tokenizer, a1, texts):
     got = list(tokenizer.encode_iterable(texts))
     expected = a1.encode("".join(texts), a1.vocab, a1.merges, [a1.END])
     alone = [i for text in texts for i in a1.encode(text, a1.vocab, a1.merges, [a1.END])]
-    causes = [
-        (
-            alone,
-            "each text is encoded alone, but a word may go on in the next text: hold back what a "
-            "later text can change",
-        )
-    ]
-    causes = [cause for cause in causes if cause[0] != expected]
+    causes = {
+        "each text is encoded alone, but a word may go on in the next text: hold back what a "
+        "later text can change": alone
+    }
     a1.expect(got, expected, f"the ids of the stream {texts} are not those of the whole", causes)
 
 
@@ -88,12 +84,11 @@ def test_a_longer_special_token_across_texts(implementation, a1):
     texts = ["the", a1.END, a1.END, "owl", a1.END, " end"]
     got = list(tokenizer.encode_iterable(texts))
     expected = a1.encode("".join(texts), vocab, a1.merges, tokens)
-    causes = [
-        (
-            a1.encode("".join(texts), vocab, a1.merges, [a1.END]),
-            "a special token may be the beginning of a longer one that the next text completes",
+    causes = {
+        "a special token may be the beginning of a longer one that the next text completes": (
+            a1.encode("".join(texts), vocab, a1.merges, [a1.END])
         )
-    ]
+    }
     a1.expect(got, expected, f"the ids of {texts} with the special tokens {tokens} differ", causes)
 
 
@@ -189,13 +184,12 @@ def test_pieces_of_single_bytes(make_tokenizer, a1, content, expected):
     got = list(tokenizer.decode_stream(list(content)))
     one_by_one = [bytes([byte]).decode("utf-8", "replace") for byte in content]
     ignored = [bytes([byte]).decode("utf-8", "ignore") for byte in content]
-    causes = [
-        (one_by_one, "each token is decoded alone: a character may need the next token"),
-        ([p for p in ignored if p], "the bytes of a character that tokens share are lost"),
-        (["".join(expected)], "the text comes out at the end, not as it becomes certain"),
-    ]
-    causes = [cause for cause in causes if cause[0] != expected]
-    causes.append(([*expected, ""], "do not give out empty pieces"))
+    causes = {
+        "each token is decoded alone: a character may need the next token": one_by_one,
+        "the bytes of a character that tokens share are lost": [p for p in ignored if p],
+        "the text comes out at the end, not as it becomes certain": ["".join(expected)],
+        "do not give out empty pieces": [*expected, ""],
+    }
     a1.expect(got, expected, f"the pieces of the bytes {content}, one at a time, differ", causes)
 
 
@@ -209,11 +203,10 @@ def test_bad_bytes_in_a_stream(make_tokenizer, a1, content):
     tokenizer = make_tokenizer()
     pieces = list(tokenizer.decode_stream(list(content)))
     expected = content.decode("utf-8", errors="replace")
-    causes = [
-        (expected.rstrip("\ufffd"), "bytes that are left at the end are lost: they are U+FFFD"),
-        (expected.replace("\ufffd", ""), "bad bytes become U+FFFD, they are not left out"),
-    ]
-    causes = [cause for cause in causes if cause[0] != expected]
+    causes = {
+        "bytes that are left at the end are lost: they are U+FFFD": expected.rstrip("\ufffd"),
+        "bad bytes become U+FFFD, they are not left out": expected.replace("\ufffd", ""),
+    }
     a1.expect("".join(pieces), expected, f"the pieces of {content} do not join to its text", causes)
     check_true(
         "" not in pieces, "decode_stream gives out an empty piece: wait for a whole character"

@@ -212,12 +212,12 @@ def test_flops_to_train_on_a_token(implementation, name):
     matrices = config.num_layers * (2 * config.d_model * (width + kv) + inner)
     matrices += config.vocab_size * config.d_model
     forward = 2 * matrices + config.num_layers * 4 * 16 * width
-    causes = [
-        (lambda x: x == forward, "this is the forward pass alone"),
-        (lambda x: x == 2 * forward, "backward costs twice what forward does: three in all"),
-        (lambda x: x == 3 * forward * 16, "these are the FLOPs of 16 tokens: divide"),
-        (lambda x: x == 6 * matrices, "the attention scores are missing"),
-    ]
+    causes = {
+        "this is the forward pass alone": forward,
+        "backward costs twice what forward does: three in all": 2 * forward,
+        "these are the FLOPs of 16 tokens: divide": 3 * forward * 16,
+        "the attention scores are missing": 6 * matrices,
+    }
     what = f"flops_per_token of {name} in sequences of 16"
     check_close(got, 3.0 * forward, 0, 1e-12, what, causes)
 

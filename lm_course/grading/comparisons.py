@@ -14,8 +14,9 @@ from lm_course.grading.check_outcome import GradedFailure
 LONGEST_VALUE = 160  # characters of a value in a message
 # What a function raises by mistake where it should have refused its input.
 WRONG_REFUSALS = (AssertionError, LookupError, TypeError, OSError, ArithmeticError)
-Hints = Mapping[str, Any]  # likely cause -> the wrong value that it gives, or a test of the value
-LikelyCauses = Sequence[tuple[Callable[[Any], bool], str]]
+# Likely cause (a sentence) -> the wrong value that this mistake gives, or a test of the value. The
+# first that fits is named; a wrong value that is as good as the expected one never is.
+Causes = Mapping[str, Any]
 
 
 def check_true(
@@ -26,15 +27,14 @@ def check_true(
         raise GradedFailure(_message(sentence, {k: shown(v) for k, v in (details or {}).items()}))
 
 
-def check_equal(got: object, expected: object, what: str, hints: Hints | None = None) -> None:
+def check_equal(got: object, expected: object, what: str, causes: Causes | None = None) -> None:
     """Fail unless `got` equals `expected`, and it and all that it holds are of the same types.
 
     Args:
         got: the learner's value.
         expected: the right one.
         what: the subject of the sentence: 'merge_pair of "aaa" and (a, a)'.
-        hints: likely cause -> the wrong value that this mistake gives, or a function of `got` that
-            recognises it.
+        causes: each with its wrong value, or a test of `got`.
     """
     if _same(got, expected):
         return
@@ -44,10 +44,8 @@ def check_equal(got: object, expected: object, what: str, hints: Hints | None = 
         values["likely"] = "None is what a function without `return` gives"
     elif type(got_part).__module__ == "numpy" and type(expected_part).__module__ == "builtins":
         values["likely"] = "NumPy's own numbers: .tolist() of an array gives Python's"
-    for cause, wrong in (hints or {}).items():
-        if _recognised(wrong, got):
-            values["likely"] = cause
-            break
+    if cause := likely_cause(got, expected, causes):
+        values["likely"] = cause
     raise GradedFailure(_message(f"{what}: {place}", values))
 
 
@@ -57,7 +55,7 @@ def check_close(
     atol: float,
     rtol: float,
     what: str,
-    likely_causes: LikelyCauses = (),
+    causes: Causes | None = None,
 ) -> None:
     """Fail unless every number is within `atol + rtol * |expected|` of the expected one.
 
@@ -67,7 +65,8 @@ def check_close(
         atol: absolute tolerance.
         rtol: relative tolerance.
         what: the subject of the sentence.
-        likely_causes: (test of `got` as a float64 array, what it means if that test is true).
+        causes: each with its wrong value, within the same tolerance, or a test of `got` as a
+            float64 array.
     """
     import numpy as np
 
@@ -83,10 +82,7 @@ def check_close(
         values["expected"] = f"shape {right.shape}"
         sentence = f"{what} has the wrong shape"
     else:
-        with np.errstate(all="ignore"):
-            error = np.abs(numbers - right)
-            allowed = atol + rtol * np.abs(right)
-            close = (error <= allowed) | (numbers == right) | (np.isnan(numbers) & np.isnan(right))
+        error, allowed, close = _distance(numbers, right, atol, rtol)
         if close.all():
             return
         excess = np.where(close, -1.0, np.where(np.isnan(error), np.inf, error - allowed))
@@ -97,11 +93,46 @@ def check_close(
             f"got {numbers[worst]:.6g} (allowed: {allowed[worst]:.1g} off)"
         )
         sentence = f"{what} is wrong"
-    for recognises, cause in likely_causes:
-        if _recognised(recognises, numbers):
-            values["likely"] = cause
-            break
+
+    def alike(numbers: Any, wrong: Any) -> bool:
+        wrong = _float64(wrong)
+        if numbers.shape != wrong.shape:
+            return False
+        *_, close = _distance(numbers, wrong, atol, rtol)
+        return bool(close.all())
+
+    if cause := likely_cause(numbers, right, causes, alike):
+        values["likely"] = cause
     raise GradedFailure(_message(sentence, values))
+
+
+def likely_cause(
+    got: Any,
+    expected: Any,
+    causes: Causes | None,
+    alike: Callable[[Any, Any], bool] | None = None,
+) -> str:
+    """The first of `causes` that fits `got`, or "".
+
+    Args:
+        got: the learner's value.
+        expected: the right one.
+        causes: each with its wrong value, or a test of `got`.
+        alike: compares `got` and `expected` with a wrong value; by default they must be equal and
+            of one type.
+    """
+    alike = alike or _alike
+    for cause, wrong in (causes or {}).items():
+        try:
+            if callable(wrong):
+                recognised = bool(wrong(got))
+            else:
+                recognised = alike(got, wrong) and not alike(expected, wrong)
+        except Exception:  # a test of the value that this value is not fit for
+            recognised = False
+        if recognised:
+            return cause
+    return ""
 
 
 def check_raises(
@@ -210,12 +241,9 @@ def _same_type(got: object, expected: object) -> bool:
     return isinstance(got, type(expected))
 
 
-def _recognised(wrong: object, got: object) -> bool:
-    """True if a wrong value is the one that was got, or if its test says so."""
-    try:
-        return bool(wrong(got)) if callable(wrong) else _same(got, wrong)
-    except Exception:  # a test of the value that this value is not fit for
-        return False
+def _alike(got: object, wrong: object) -> bool:
+    """Equal, and of one type, whatever the types of what they hold."""
+    return _same_type(got, wrong) and _equal(got, wrong)
 
 
 def _first_difference(got: Any, expected: Any) -> tuple[str, Any, Any]:
@@ -284,6 +312,17 @@ def _a(value: object) -> str:
     kind = type(value)
     name = f"numpy.{kind.__name__}" if kind.__module__ == "numpy" else kind.__name__
     return name if value is None else f"{'an' if name[0] in 'aeio' else 'a'} {name}"
+
+
+def _distance(numbers: Any, right: Any, atol: float, rtol: float) -> tuple[Any, Any, Any]:
+    """(how far each number is off, how far it may be, whether it is close enough)."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        error = np.abs(numbers - right)
+        allowed = atol + rtol * np.abs(right)
+        close = (error <= allowed) | (numbers == right) | (np.isnan(numbers) & np.isnan(right))
+    return error, allowed, close
 
 
 def _float64(value: Any) -> Any:

@@ -6,7 +6,7 @@ machine. What this leaves out: numbers and lists (graded_checks).
 """
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lm_course.grading.check_outcome import GradedFailure
-from lm_course.grading.comparisons import check_close, check_true, shown
+from lm_course.grading.comparisons import Causes, check_close, check_true, shown
 
-Causes = Mapping[str, Tensor | Callable[[Tensor], bool]]
 FEW = 8  # values that are shown in full
 
 
@@ -38,8 +37,7 @@ def check_tensor(
         got: the learner's.
         expected: from a float64 reference.
         what: the subject of the sentence.
-        causes: likely cause -> the wrong tensor that this mistake gives, or a test of `got`. One
-            that is as good as right is never named.
+        causes: each with its wrong tensor, within the same tolerance, or a test of `got`.
         dtype: that the result must have; None for any.
         rtol, atol: as in `check_close`; rtol may also be one for each value (`one_rounding`).
     """
@@ -48,13 +46,13 @@ def check_tensor(
     check_true(isinstance(got, Tensor), f"{what}: expected a tensor, got {shown(got)}")
     got = got.detach()
     right = expected.detach().double()
-    likely = [
-        (lambda _, test=test: _is_that(test, got, right, rtol, atol), cause)
-        for cause, test in (causes or {}).items()
-    ]
+    causes = {  # a test gets the tensor, not the float64 array of it
+        cause: (lambda _, test=wrong: test(got)) if callable(wrong) else wrong
+        for cause, wrong in (causes or {}).items()
+    }
     try:
         each = rtol.numpy() if isinstance(rtol, Tensor) else rtol
-        check_close(got, right, atol, each, what, likely)
+        check_close(got, right, atol, each, what, causes)
     except GradedFailure as failure:
         raise GradedFailure(_with_values(str(failure), got, right)) from None
     check_true(
@@ -70,26 +68,6 @@ def one_rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
     exact = exact.detach().double().abs()
     size = torch.exp2(torch.floor(torch.log2(exact)))  # the power of two at or below it
     return torch.where(exact > 0, 0.51 * torch.finfo(dtype).eps * size / exact, 0.0)
-
-
-def _is_that(
-    test: Tensor | Callable[[Tensor], bool],
-    got: Tensor,
-    right: Tensor,
-    rtol: float | Tensor,
-    atol: float,
-) -> bool:
-    if not isinstance(test, Tensor):
-        return bool(test(got))
-    wrong = test.detach().double()
-
-    def near(x: Tensor) -> bool:
-        if x.shape != wrong.shape:
-            return False
-        apart = (x.double() - wrong).abs() > atol + rtol * wrong.abs()
-        return not bool((apart | (x.isnan() != wrong.isnan())).any())
-
-    return near(got) and not near(right)
 
 
 def _with_values(message: str, got: Tensor, right: Tensor) -> str:

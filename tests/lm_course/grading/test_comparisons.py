@@ -73,6 +73,14 @@ def test_the_values_and_the_likely_cause() -> None:
     assert ".tolist()" in message(check_equal, [np.uint16(1)], [1], "f")
 
 
+def test_a_cause_is_recognised_whatever_the_types_inside() -> None:
+    causes = {"never: it equals the expected": [1, 2], "turned round": [2, 1]}
+    got = [np.int64(2), np.int64(1)]
+    assert "likely    turned round" in message(check_equal, got, [1, 2], "f", causes)
+    assert "never" not in message(check_equal, got[::-1], [1, 2], "f", causes)
+    assert "likely" not in message(check_equal, True, 2, "f", {"one less": 1})
+
+
 def test_a_key_too_many_is_not_compared_with_a_size() -> None:
     large = dict.fromkeys(range(65), 1)
     got, without = message(check_equal, large | {"x": 1}, large, "f").splitlines()[2:0:-1]
@@ -88,7 +96,7 @@ def test_close_numbers_pass() -> None:
 
 def test_the_worst_element_is_named() -> None:
     got = np.array([[1.0, 2.0], [3.5, 4.2]], dtype=np.float32)
-    causes = [(lambda x: x.max() > 100, "overflow"), (lambda x: x[1, 0] == 3.5, "half too much")]
+    causes = {"overflow": lambda x: x.max() > 100, "half too much": lambda x: x[1, 0] == 3.5}
     lines = message(check_close, got, [[1, 2], [3, 4]], 0.1, 0, "logits", causes).splitlines()
     assert lines == [
         "logits is wrong",
@@ -97,6 +105,16 @@ def test_the_worst_element_is_named() -> None:
         "  worst    at [1, 0]: expected 3, got 3.5 (allowed: 0.1 off)",
         "  likely   half too much",
     ]
+
+
+@pytest.mark.parametrize("wrong", [[2.0, 4.0], np.array([2.0, 4.0]), (2, 4.001)])
+def test_a_wrong_value_is_recognised_within_the_tolerance(wrong: object) -> None:
+    causes = {"other shape": 2.0, "no numbers": "words", "twice": wrong}
+    assert "likely   twice" in message(check_close, [2.0, 4.0], [1, 2], 0.01, 0, "it", causes)
+    assert "likely" not in message(check_close, [2.0, 4.1], [1, 2], 0.01, 0, "it", causes)
+    assert "likely    twice" in message(check_close, [2.0, 4.0], [1], 0.01, 0, "it", causes)
+    as_good_as_right = {"no": [1, 2.08]}
+    assert "likely" not in message(check_close, [1, 2.15], [1, 2], 0.1, 0, "it", as_good_as_right)
 
 
 def test_not_a_number_is_the_worst_of_all() -> None:
