@@ -70,7 +70,7 @@ def huber_objective(
     unknowns: Float[ndarray, "*starts 5"],
     log_sizes: Float[ndarray, "runs 2"],
     log_losses: Float[ndarray, " runs"],
-) -> Float[ndarray, "*starts"]:
+) -> Float[ndarray, "*starts"] | float:
     """Sum over runs of Huber_delta(predicted - measured log loss), divided by delta squared.
 
     The division changes no optimum. It brings values of 1e-4 to about 100, where the stopping

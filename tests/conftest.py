@@ -1,17 +1,49 @@
 """Modules that lie beside the tests or in benchmarks/, for tests of several packages; how tests are
-named, and which of them `make test` keeps in one process.
+named, which of them `make test` keeps in one process, and types that are checked in every call.
 """
 
 import importlib.util
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import jaxtyping
 import pytest
+from beartype import BeartypeConf, beartype
 
 TESTS = Path(__file__).parent
 SPREAD = ("test_assignments.py", "test_unusual_inputs.py")  # minutes; over all processes
 LONG = ("end_to_end", "assignments")  # begun first, so that no process waits for them at the end
+
+
+TENSOR_PACKAGES = (
+    "transformer_lm", "training", "inference", "alignment", "evaluation", "scaling_laws",
+)  # fmt: skip
+
+
+def check_types() -> None:
+    """From here on, every call of a function of these packages is checked against its signature,
+    the shapes of its tensors included. An int is accepted where a float is asked for.
+    """
+    early = [name for name in TENSOR_PACKAGES if name in sys.modules]
+    assert not early, f"{early} were imported before their types could be checked"
+    checker = ModuleType("type_checker")
+    checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+    sys.modules[checker.__name__] = checker
+    jaxtyping.install_import_hook(TENSOR_PACKAGES, "type_checker.check")
+
+
+check_types()
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """For torch.compile, which cannot trace the check, and for stand-ins of another type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

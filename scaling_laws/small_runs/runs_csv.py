@@ -31,7 +31,7 @@ class FinishedRun:
 
 def is_usable(value: float) -> bool:
     """Whether a run can have this number: not NaN, zero, negative or absurdly large."""
-    return SMALLEST_NUMBER <= value <= LARGEST_NUMBER
+    return bool(SMALLEST_NUMBER <= value <= LARGEST_NUMBER)
 
 
 def usable_range() -> str:

@@ -147,6 +147,7 @@ def test_shares_by_hand():
     assert share_ranked_rightly(scores) == 2.5 / 4
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_heldout_figures_by_hand(monkeypatch):
     sums = torch.tensor([[-4.0, -6.0], [-7.0, -3.0]])
     means = torch.tensor([[-2.0, -1.0], [-1.0, -3.0]])

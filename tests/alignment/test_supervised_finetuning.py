@@ -78,6 +78,7 @@ def test_answer_loss_is_over_tokens_whatever_the_batches(model, monkeypatch):
     assert answer_loss(model, TEXTS) == pytest.approx(together, abs=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_prompt_and_padding_get_no_gradient(model):
     """At the logits: none where the next token is the user's, the template's or padding."""
     ids, mask = pad(TEXTS)

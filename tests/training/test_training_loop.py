@@ -328,6 +328,7 @@ def test_ids_of_another_tokenizer_are_refused_before_they_reach_the_model(tmp_pa
         train(run)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_an_update_never_waits_for_the_device(tmp_path, monkeypatch):
     """A tensor on "meta" has no numbers: to ask for one is an error, as it is a wait on a GPU."""
     run = make_run(tmp_path, language_model_loss)

@@ -105,7 +105,7 @@ def test_state_and_a_stop_give_the_same_bits():
 def test_types_may_be_mixed():
     wide, narrow = make_parameters(torch.float64), make_parameters(torch.bfloat16)
     mixed = {name: (wide if name < "n" else narrow)[name] for name in wide}
-    alone = {name: p.detach().clone().requires_grad_() for name, p in mixed.items()}
+    alone = {name: torch.nn.Parameter(p.detach().clone()) for name, p in mixed.items()}
     optimizer = FusedAdamW(mixed.items())
     set_gradients(mixed, 1)
     optimizer.step(0.1)

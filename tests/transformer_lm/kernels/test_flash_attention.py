@@ -231,6 +231,7 @@ def test_a_gradient_that_is_spread_out_or_transposed(device):
     compare(q, k, v, torch.randn(1, 2, 16, 20, device=device).mT, True)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @devices
 def test_autograd_and_the_compiler_see_one_operator(device):
     q, k, v, _ = inputs(5, 5, 2, 1, 16, torch.float32, device)
@@ -245,6 +246,7 @@ def test_autograd_and_the_compiler_see_one_operator(device):
     assert torch.equal(compiled(*leaves, True), flash_attention(*leaves, True))
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_wrong_inputs_are_refused():
     q, k, v, _ = inputs(4, 4, 4, 2, 16, torch.float32, "cpu")
     with pytest.raises(ValueError, match="float64"):

@@ -206,6 +206,7 @@ def test_a_config_without_a_shape_is_refused(model, tmp_path):
     assert read_checkpoint(tmp_path / "c")[1]["model_type"] == "llama"
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("config", [[], {"model_type": "llama", "hidden_size": "64"}])
 def test_a_config_of_another_form_is_one_line(config):
     with pytest.raises(ValueError, match=r"config\.json: "):

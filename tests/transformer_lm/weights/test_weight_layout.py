@@ -19,9 +19,9 @@ SOURCES = {
     "norm": Source("scale", halves=True),
 }
 OURS = {
-    "query": torch.tensor([[1, 2, 3], [4, 5, 6]]),
-    "key": torch.tensor([[7, 8, 9], [10, 11, 12]]),
-    "norm": torch.tensor([0, 1, 2, 3]),
+    "query": torch.tensor([[1.0, 2, 3], [4, 5, 6]]),
+    "key": torch.tensor([[7.0, 8, 9], [10, 11, 12]]),
+    "norm": torch.tensor([0.0, 1, 2, 3]),
 }
 
 

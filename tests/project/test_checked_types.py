@@ -1,0 +1,27 @@
+"""Signatures are checked in the tests: a wrong shape, and a wrong annotation, are seen."""
+
+import jaxtyping
+import pytest
+import torch
+
+from training.loss import token_losses
+from transformer_lm.attention import scaled_dot_product_attention
+
+
+def test_a_tensor_of_another_shape_is_refused() -> None:
+    q, k = torch.zeros(2, 5, 8), torch.zeros(2, 5, 9)
+    with pytest.raises(jaxtyping.TypeCheckError, match="scaled_dot_product_attention"):
+        scaled_dot_product_attention(q, k, q)
+
+
+def test_axes_of_one_name_have_one_length() -> None:
+    logits, targets = torch.zeros(2, 5, 11), torch.zeros(2, 4, dtype=torch.int64)
+    with pytest.raises(jaxtyping.TypeCheckError, match="token_losses"):
+        token_losses(logits, targets)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_where_it_is_switched_off_torch_speaks() -> None:
+    q, k = torch.zeros(2, 5, 8), torch.zeros(2, 5, 9)
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        scaled_dot_product_attention(q, k, q)
