@@ -1,4 +1,4 @@
-"""The stubs that `lm start` writes: each imports, and its tables know every value of the handout."""
+"""The stubs that `lm start` writes: each imports, and its tables know the values of the handout."""
 
 import json
 import os
