@@ -1,8 +1,8 @@
-"""Given modules that have moved: learners' files name them where they were when `lm start` wrote
-them, and go on working.
+"""Modules that have moved, under the names that learners' files and people's scripts know.
 
 The finder is asked last, after Python's own have found nothing, so a learner's own module of such a
-name is theirs. What this leaves out: every other module that moved.
+name is theirs. What this leaves out: the modules of lm_course, which nobody imports, and a module
+whose name is a folder's now (data_pipeline.sources).
 """
 
 import sys
@@ -11,18 +11,40 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+# folder -> the modules that stood beside it
+MOVED_INTO = {
+    "lm_core.formats": "checkpoint_files documents gguf_container metric_log token_shards",
+    "tokenizer_bpe.formats": (
+        "foreign_parts declared_tokens damaged_files gguf_vocabulary missing_bytes "
+        "pattern_dialects pattern_characters unicode_tables"
+    ),
+    "tokenizer_bpe.templates": "added_tokens jinja_template template_environment",
+    "tokenizer_bpe.inspection": "token_display tokenizer_comparison sample_sentences",
+    "tokenizer_bpe.inputs": "input_checks text_files",
+    "transformer_lm.kernels": (
+        "attention_backend matmul_attention flash_attention flash_attention_tiles"
+    ),
+    "transformer_lm.weights": (
+        "config_values empty_model gguf_blocks gguf_file gguf_keys gguf_layout gguf_rope "
+        "gpt2_layout llama_layout own_layout pretrained weight_layout"
+    ),
+    "training.engine": "fused_loss fused_optimizer queued_figures divergence",
+    "training.runs": "pretraining run_checkpoints finished_runs ablation",
+    "data_pipeline.sources": "warc_files warc_records python_documentation pydoc_child",
+    "data_pipeline.instructions": "instruction_mining docstring_answers",
+    "data_pipeline.html": "html_tokens page_encoding",
+    "data_pipeline.executors": "document_building page_time_limit",
+    "inference.engine": "text_side sample_texts terminal_chat",
+    "alignment.instruction_data": "instruction_files preference_pairs padded_batches",
+    "scaling_laws.small_runs": "sweep runs_csv fit_doubts",
+}
 EARLIER_NAMES = {
-    "tokenizer_bpe.added_tokens": "tokenizer_bpe.templates.added_tokens",
-    "tokenizer_bpe.damaged_files": "tokenizer_bpe.formats.damaged_files",
-    "tokenizer_bpe.declared_tokens": "tokenizer_bpe.formats.declared_tokens",
-    "tokenizer_bpe.foreign_parts": "tokenizer_bpe.formats.foreign_parts",
-    "tokenizer_bpe.input_checks": "tokenizer_bpe.inputs.input_checks",
-    "tokenizer_bpe.missing_bytes": "tokenizer_bpe.formats.missing_bytes",
-    "tokenizer_bpe.pattern_dialects": "tokenizer_bpe.formats.pattern_dialects",
-    "tokenizer_bpe.text_files": "tokenizer_bpe.inputs.text_files",
-    "tokenizer_bpe.unicode_tables": "tokenizer_bpe.formats.unicode_tables",
-    "transformer_lm.attention_backend": "transformer_lm.kernels.attention_backend",
-    "transformer_lm.matmul_attention": "transformer_lm.kernels.matmul_attention",
+    f"{folder.partition('.')[0]}.{module}": f"{folder}.{module}"
+    for folder, modules in MOVED_INTO.items()
+    for module in modules.split()
+} | {
+    "data_pipeline.http_answers": "data_pipeline.sources.http_responses",
+    "tokenizer_bpe.implementation": "tokenizer_bpe.compiled.lesson_or_compiled",
 }
 
 

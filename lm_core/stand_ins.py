@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from lm_core import earlier_names as earlier_names  # its finder, wherever a stage is imported
 from lm_core.user_error import UserError
 
 STAND_INS_VARIABLE = "LM_STAND_INS"
