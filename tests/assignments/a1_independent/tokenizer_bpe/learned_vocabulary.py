@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tokenizer_bpe.inputs.input_checks import BYTE_VALUES
+from tokenizer_bpe.input_checks import BYTE_VALUES
 
 Pair = tuple[bytes, bytes]
 Trained = tuple[dict[int, bytes], list[Pair]]

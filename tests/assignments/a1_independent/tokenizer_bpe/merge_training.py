@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from tokenizer_bpe.inputs.input_checks import room_for_merges
+from tokenizer_bpe.input_checks import room_for_merges
 from tokenizer_bpe.learned_vocabulary import Pair, Trained, single_bytes, vocabulary_of
 from tokenizer_bpe.naive_training import merge_pair
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, count_words

@@ -10,11 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import regex
 
-from tokenizer_bpe.inputs.input_checks import (
-    check_special_tokens,
-    check_text_file,
-    decode_file_text,
-)
+from tokenizer_bpe.input_checks import check_special_tokens, check_text_file, decode_file_text
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT4_PATTERN = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer_bpe.inputs.input_checks import BYTE_VALUES, check_special_tokens
+from tokenizer_bpe.input_checks import BYTE_VALUES, check_special_tokens
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
 from tokenizer_bpe.stream_cutting import StreamCutter, Unit, cut_units
 from tokenizer_bpe.tokenizer_file import (

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tokenizer_bpe.inputs.input_checks import BYTE_VALUES, read_file_text
+from tokenizer_bpe.input_checks import BYTE_VALUES, read_file_text
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 `scaled_dot_product_attention` is the formula, and builds the whole [queries, keys] table.
 `CausalSelfAttention` adds the projections, the heads, grouped query heads and rotary positions, and
-takes a faster way to the same formula where there is one (kernels/attention_backend.py).
+takes a faster way to the same formula where there is one (transformer_lm/attention_backend.py).
 What this leaves out: sequences of different lengths in one batch.
 
 Vaswani et al., 2017, equation 1. Grouped query heads: Ainslie et al., 2023, section 2.2.
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from transformer_lm.kernels.attention_backend import AttentionBackend
+from transformer_lm.attention_backend import AttentionBackend
 from transformer_lm.layers import Linear, RMSNorm, softmax
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding

@@ -3,7 +3,7 @@ proportional to p, so that the product of a query and a key depends only on how 
 
 Su et al., 2021, equations 14, 15 and 34. Pair i of a head is the *adjacent* values (2i, 2i + 1), as
 in the paper; Hugging Face pairs (i, i + head_dim / 2) instead, which is the same function after a
-reordering of the projections' rows (transformer_lm/weights/pretrained.py does it).
+reordering of the projections' rows (transformer_lm/pretrained.py does it).
 
 A pair (a, b) turned by an angle t is (a cos t - b sin t, a sin t + b cos t).
 

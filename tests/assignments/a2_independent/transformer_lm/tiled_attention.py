@@ -8,8 +8,8 @@ softmax). For the backward pass only q, k, v, the result o and one number a row 
 logarithm of the row's sum of exponentials; the weights are computed again from it, tile by tile.
 
 This file says *what* is computed in which order, on any device. It is slow in itself, since every
-line is a library call over a tile; kernels/flash_attention.py is the same loop as a GPU kernel, and
-transformer_lm/attention_cost.py counts the bytes that the order saves. What this leaves
+line is a library call over a tile; transformer_lm/flash_attention.py is the same loop as a GPU
+kernel, and transformer_lm/attention_cost.py counts the bytes that the order saves. What this leaves
 out: dropout, attention biases, second derivatives.
 
 Dao, 2023 (FlashAttention-2), algorithms 1 and 2. Online softmax: Milakov and Gimelshein, 2018.
