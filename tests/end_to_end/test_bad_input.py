@@ -64,7 +64,7 @@ def test_settings(shrunk_run) -> None:
         refused(wrong)
     )
     assert "no such recipe" in refused(shrunk_run.lm("run", "nowhere.toml"))
-    assert "no step 'nostep'; the steps are" in (
+    assert "no step 'nostep' in this recipe; its steps are" in (
         refused(shrunk_run.lm_recipe("run", "--only", "nostep"))
     )
 
