@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lm_course.interrupts import Interrupts
 
 PROJECT = Path(__file__).parents[2]
 
@@ -215,6 +219,17 @@ class ToyCourse:
         assert grades.exists(), done.stdout + done.stderr
         tasks = json.loads(grades.read_text())["assignments"][0]["tasks"]
         return done.stdout, {task["id"]: task for task in tasks}, done
+
+
+@pytest.fixture(autouse=True)
+def own_interrupts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`lm` sets a handler that remembers Ctrl-C; a test that calls it here must not leave that to
+    the next, which would see an interrupt that was never meant for it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Interrupts, "seen", False)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
