@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lm_core.special_tokens import END_OF_TEXT, MESSAGE_END
+from lm_core.special_tokens import END_OF_TEXT
 from lm_core.user_error import UserError
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import hugging_face_files, tokenizer_hash
@@ -18,16 +18,6 @@ def companions(tokenizer: Tokenizer, text_end: str) -> dict[str, Any]:
         "companion_files": hugging_face_files(tokenizer),
         "special_token_ids": {"eos_token_id": ids[text_end], "pad_token_id": ids[END_OF_TEXT]},
     }
-
-
-def companions_of_documents(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Of a model whose texts are documents."""
-    return companions(tokenizer, END_OF_TEXT)
-
-
-def companions_of_answers(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Of a model whose texts are an assistant's messages."""
-    return companions(tokenizer, MESSAGE_END)
 
 
 def check_tokenizer(checkpoint: Path, tokenizer: Path) -> Path:

@@ -3,26 +3,13 @@
 from typing import Any
 
 from alignment.preference_optimization import DPOSettings, run_dpo
-from lm_core.formats.checkpoint_files import latest_checkpoint
-from lm_course.model_steps.checkpoint_companions import check_tokenizer, companions_of_answers
+from lm_course.model_steps.aligning import align
 from lm_course.pipeline.step import Step, StepContext
-from tokenizer_bpe.tokenizer import Tokenizer
 
 
 def run_preference(context: StepContext) -> dict[str, Any]:
     """Go on from the last fine-tuned checkpoint."""
-    start = latest_checkpoint(context.input("checkpoints/sft"), "lm sft RECIPE")
-    tokenizer = Tokenizer.from_hugging_face(context.input("tokenizer"))
-    return run_dpo(
-        context.settings,
-        context.input("instructions"),
-        check_tokenizer(start, context.input("tokenizer")),
-        tokenizer,
-        context.output("checkpoints/dpo"),
-        context.metrics(),
-        code=context.code,
-        **companions_of_answers(tokenizer),
-    )
+    return align(context, "sft", run_dpo)
 
 
 STEP = Step(

@@ -4,7 +4,8 @@ from typing import Any
 
 from alignment.supervised_finetuning import training_figures
 from lm_core.formats.checkpoint_files import latest_checkpoint
-from lm_course.model_steps.checkpoint_companions import companions_of_documents
+from lm_core.special_tokens import END_OF_TEXT
+from lm_course.model_steps.checkpoint_companions import companions
 from lm_course.pipeline.step import Step, StepContext
 from scaling_laws.compute_budget import multiplied_parameters
 from tokenizer_bpe.tokenizer import Tokenizer
@@ -24,7 +25,7 @@ def run_pretrain(context: StepContext) -> dict[str, Any]:
         context.metrics(),
         tokenizer_hash=tokenizer_hash(tokenizer_file),
         code=context.code,
-        **companions_of_documents(Tokenizer.from_hugging_face(tokenizer_file)),
+        **companions(Tokenizer.from_hugging_face(tokenizer_file), END_OF_TEXT),
     )
     config = load_model(latest_checkpoint(folder)).config
     return {

@@ -3,26 +3,13 @@
 from typing import Any
 
 from alignment.supervised_finetuning import SFTSettings, run_sft
-from lm_core.formats.checkpoint_files import latest_checkpoint
-from lm_course.model_steps.checkpoint_companions import check_tokenizer, companions_of_answers
+from lm_course.model_steps.aligning import align
 from lm_course.pipeline.step import Step, StepContext
-from tokenizer_bpe.tokenizer import Tokenizer
 
 
 def run_finetuning(context: StepContext) -> dict[str, Any]:
     """Go on from the last pretrained checkpoint."""
-    start = latest_checkpoint(context.input("checkpoints/pretrain"), "lm pretrain RECIPE")
-    tokenizer = Tokenizer.from_hugging_face(context.input("tokenizer"))
-    return run_sft(
-        context.settings,
-        context.input("instructions"),
-        check_tokenizer(start, context.input("tokenizer")),
-        tokenizer,
-        context.output("checkpoints/sft"),
-        context.metrics(),
-        code=context.code,
-        **companions_of_answers(tokenizer),
-    )
+    return align(context, "pretrain", run_sft)
 
 
 STEP = Step(
