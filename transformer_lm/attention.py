@@ -1,9 +1,9 @@
 """Attention: each position takes a weighted mean of the values at the positions before it.
 
 `scaled_dot_product_attention` is the formula, and builds the whole [queries, keys] table.
-`CausalSelfAttention` adds the projections, the heads, grouped query heads and rotary positions, and
-takes a faster way to the same formula where there is one (kernels/attention_backend.py).
-What this leaves out: sequences of different lengths in one batch.
+`CausalSelfAttention` adds the projections, the heads, grouped query heads and rotary positions.
+What this leaves out: faster ways to the same result (kernels/fast_attention.py), and sequences of
+different lengths in one batch.
 
 Vaswani et al., 2017, equation 1. Grouped query heads: Ainslie et al., 2023, section 2.2.
 """
@@ -15,17 +15,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from transformer_lm.kernels.attention_backend import AttentionBackend, choose_backend
-from transformer_lm.kernels.matmul_attention import matmul_attention
+from transformer_lm.kernels.attention_backend import AttentionBackend
+from transformer_lm.kernels.fast_attention import fast_attention
 from transformer_lm.layers import Linear, RMSNorm, softmax
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
-from transformer_lm.tiled_attention import tiled_attention
 
 
 @runtime_checkable
 class KeyValueCache(Protocol):
-    """What attention needs of a cache: `inference` has one, and this module never imports it."""
+    """The interface that attention needs from a cache. `inference` implements it; this module never
+    imports `inference`.
+    """
 
     @property
     def length(self) -> int:
@@ -49,8 +50,8 @@ class KeyValueCache(Protocol):
 def causal_mask(
     num_queries: int, num_keys: int, device: torch.device, sliding_window: int | None = None
 ) -> Bool[Tensor, "queries keys"]:
-    """True where a query may look: at itself and at what lies before it; with a sliding window, at
-    itself and at the sliding_window - 1 positions before it.
+    """True where a query may look: its own and every position before it; with a sliding window, its
+    own and the sliding_window - 1 positions before it.
 
     The queries are the last `num_queries` of `num_keys` positions, so query i is at position
     num_keys - num_queries + i.
@@ -87,9 +88,9 @@ class CausalSelfAttention(nn.Module):
     Args:
         config: the model's shape.
         layer: this block's number, under which a cache stores its keys.
-        attention_backend: "eager" runs the formula above, "matmul" the same in fewer passes; "sdpa"
-            (PyTorch's), "tiled" (ours) and "triton" (ours, for GPUs) never build the table; "auto"
-            takes "matmul" or "sdpa". The same result to rounding; a test says so.
+        attention_backend: "eager" runs the formula above, "matmul" the same in fewer passes. "sdpa"
+            (PyTorch's), "tiled" (ours) and "triton" (ours, for GPUs) never build the table. "auto"
+            takes "matmul" or "sdpa". All give the same result to rounding.
     """
 
     def __init__(
@@ -146,29 +147,10 @@ class CausalSelfAttention(nn.Module):
         k: Float[Tensor, "batch kv_heads keys head_dim"],
         v: Float[Tensor, "batch kv_heads keys head_dim"],
     ) -> Float[Tensor, "batch heads queries head_dim"]:
-        window = self.sliding_window
-        if window is not None and window >= k.shape[-2]:
-            window = None  # it reaches over all there is
-        backend = choose_backend(self.attention_backend, q, k)
-        if backend == "tiled":
-            return tiled_attention(q, k, v, is_causal=True, sliding_window=window)
-        if backend == "triton":
-            from transformer_lm.kernels.flash_attention import (
-                flash_attention,  # Triton is on Linux only
-            )
-
-            return flash_attention(q, k, v, is_causal=True, sliding_window=window)
+        if self.attention_backend != "eager":
+            return fast_attention(self.attention_backend, q, k, v, self.sliding_window)
         group_size = self.num_heads // self.num_kv_heads
-        if group_size > 1:
-            k = k.repeat_interleave(group_size, dim=1)  # [batch, heads, keys, head_dim]
-            v = v.repeat_interleave(group_size, dim=1)
-        num_queries, num_keys = q.shape[-2], k.shape[-2]
-        if backend == "sdpa" and num_queries == num_keys and window is None:
-            return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        # PyTorch's is_causal lines up the first query with the first key; with a cache it is the
-        # last with the last, so the mask is given.
-        mask = causal_mask(num_queries, num_keys, q.device, window)
-        if backend == "sdpa":
-            return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        attention = matmul_attention if backend == "matmul" else scaled_dot_product_attention
-        return attention(q, k, v, mask)
+        k = k.repeat_interleave(group_size, dim=1)  # [batch, heads, keys, head_dim]
+        v = v.repeat_interleave(group_size, dim=1)
+        mask = causal_mask(q.shape[-2], k.shape[-2], q.device, self.sliding_window)
+        return scaled_dot_product_attention(q, k, v, mask)

@@ -213,9 +213,9 @@ def config_of(implementation, **changes):
     return implementation("transformer_lm.model_config").ModelConfig(**(values | changes))
 
 
-def layer_of(implementation, a2, config, layer=0, **options):
+def layer_of(implementation, a2, config, layer=0, backend="eager"):
     """(the layer, filled, and its weights)."""
-    module = implementation(MODULE).CausalSelfAttention(config, layer, **options)
+    module = implementation(MODULE).CausalSelfAttention(config, layer, attention_backend=backend)
     return module, a2.fill(module, a2.attention_shapes(config), "CausalSelfAttention")
 
 
@@ -246,7 +246,7 @@ HEADS = ["no mask", "no scale", "heads without transpose", "heads joined without
 def test_layer_by_hand(implementation, a2):
     """Queries of 0 make all scores equal, so each position takes the mean of what it sees."""
     config = config_of(implementation, d_model=2, num_heads=1, num_kv_heads=1, head_dim=2)
-    module = implementation(MODULE).CausalSelfAttention(config, 0)
+    module = implementation(MODULE).CausalSelfAttention(config, 0, attention_backend="eager")
     a2.check_parameters(module, a2.attention_shapes(config), "CausalSelfAttention")
     with torch.no_grad():
         module.query.weight.zero_()
@@ -378,14 +378,29 @@ def test_what_the_cache_is_given(implementation, a2):
 
 
 @pytest.mark.task("a2.11")
-@pytest.mark.parametrize("backend", ["auto", "eager", "matmul", "sdpa"])
-def test_every_backend_gives_the_same(implementation, a2, backend):
-    config = config_of(implementation, num_kv_heads=2)
-    module, weights = layer_of(implementation, a2, config, attention_backend=backend)
+@pytest.mark.parametrize("backend", ["auto", "eager", "matmul", "sdpa", "tiled"])
+@pytest.mark.parametrize("window", [None, 3])
+def test_every_backend_gives_the_same(implementation, a2, backend, window):
+    config = config_of(implementation, num_kv_heads=2, sliding_window=window)
+    module, weights = layer_of(implementation, a2, config, backend=backend)
+    rotary, cache = rotary_of(implementation, config), a2.GrowingCache()
     x, positions = a2.random(2, 7, 12), torch.arange(7)
-    got = module(x, rotary_of(implementation, config), positions)
     expected = a2.attention(config, weights, x, positions)
-    a2.check(got, expected, f"attention_backend={backend!r}", rtol=1e-4, atol=1e-5)
+    what = f"attention_backend={backend!r}, sliding_window={window}"
+    mistakes = ["no mask", "no window"] if window else ["no mask"]
+    causes = {
+        a2.ATTENTION_MISTAKES[name]: a2.attention(config, weights, x, positions, name)
+        for name in mistakes
+    }
+    a2.check(module(x, rotary, positions), expected, what, causes, rtol=1e-4, atol=1e-5)
+    module(x[:, :4], rotary, positions[:4], cache)
+    got = module(x[:, 4:], rotary, positions[4:], cache)
+    name = "first with first"
+    causes = {
+        a2.ATTENTION_MISTAKES[name]: a2.attention(config, weights, x, positions, name, last=3)
+    }
+    what += ", the last 3 of 7 positions, behind 4 in the cache"
+    a2.check(got, expected[:, 4:], what, causes, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.task("a2.11")
