@@ -78,7 +78,7 @@ def run_check(
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
-    child = _fork()
+    child = fork()
     if child == 0:
         os.close(reading)
         _run_in_child(check, outcome_of, limits, writing)
@@ -102,7 +102,8 @@ def _run_here(
     return Outcome(PASSED)
 
 
-def _fork() -> int:
+def fork() -> int:
+    """os.fork, for a child that ends with os._exit."""
     with warnings.catch_warnings():
         # Python 3.12 warns of locks that other threads may hold. The child runs one check and ends
         # with os._exit, and what the parent imported was imported before.

@@ -3,8 +3,10 @@
 What this leaves out: options and fixtures (grading), words (check_outcome), points (grade_table).
 """
 
+import os
 from collections import Counter
 from collections.abc import Generator
+from dataclasses import replace
 from datetime import date
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from lm_core.artifact_paths import write_json
+from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
 from lm_course.grading.check_outcome import (
     NOT_SUBMITTED,
@@ -111,6 +114,13 @@ class GradedRun:
         if not path.is_file():
             name = self.implementation.code(assignment).name(path)
             raise NotSubmitted(f"{name} is missing: `lm start {assignment.id}` puts its stub there")
+
+    def switch_to(self, folder: Path) -> None:
+        """From here on, check the code in `folder`; in a process that has imported none yet."""
+        self.implementation = replace(self.implementation, name=folder.name, folder=folder)
+        os.environ[STAND_INS_VARIABLE] = str(folder)
+        self.results.clear()
+        self.endless_tasks.clear()
 
     # pytest's hooks, in the order in which they are called.
 

@@ -7,17 +7,15 @@ What this leaves out: finding mistakes worth planting; people do that.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
 
@@ -26,7 +24,6 @@ import pydantic
 from lm_core.settings import Settings, load_settings
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
-from lm_course.grading.check_outcome import FAILING
 from lm_course.learning.assignment_file import Assignment, load_assignment
 from lm_course.locations import ASSIGNMENTS, PROJECT
 
@@ -113,46 +110,45 @@ def _planted(mutant: Mutant, assignment: Assignment, root: Path) -> str:
 def run_mutants(
     assignment: Assignment, mutants: list[Mutant], root: Path = PROJECT, processes: int = 2
 ) -> Iterator[Verdict]:
-    """Grade each mutant in the task that should catch it; verdicts come in the order given."""
-    with ThreadPoolExecutor(processes) as threads:  # each thread waits for a process of its own
-        yield from threads.map(partial(run_mutant, assignment, root=root), mutants)
+    """Grade each mutant in the task that should catch it; verdicts come in the order given.
 
-
-def run_mutant(assignment: Assignment, mutant: Mutant, root: Path = PROJECT) -> Verdict:
-    """Plant one mistake in a copy of the graded modules, and run the task's checks on it until one
-    fails.
+    Each process collects the suite once and forks itself for every mutant of its share, so the
+    libraries and the checks are loaded `processes` times, however many mutants there are.
     """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / assignment.package).mkdir()
-        for module in assignment.modules:
-            shutil.copy(root / assignment.package / f"{module}.py", folder / assignment.package)
-        target = folder / assignment.package / f"{mutant.module}.py"
-        target.write_text(_planted(mutant, assignment, root), encoding="utf-8")
-        grades = folder / "grades.json"
-        arguments = [f"{ASSIGNMENTS}/{assignment.id}", "-x", f"--impl={folder}"]
-        arguments += [f"--task={mutant.task}", f"--grade-json={grades}"]
-        arguments += ["-p", "no:cacheprovider"]  # two runs at a time would write one cache
-        output = folder / "output.txt"
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        process = context.Process(target=_run_suite, args=(root, arguments, output))
-        process.start()
-        process.join(SECONDS)
-        process.kill()
-        told = output.read_text(encoding="utf-8") if output.exists() else ""
-        assert grades.exists(), f"{mutant.name}: the suite did not run\n{told}"
-        (graded,) = json.loads(grades.read_text(encoding="utf-8"))["assignments"]
-    (task,) = graded["tasks"]
-    for problem in task["problems"]:
-        if problem["status"] == FAILING:
-            return Verdict(mutant, problem["check"], problem["message"].partition("\n")[0])
-    return Verdict(mutant)
+        shares, readers = [], []
+        for number in range(min(processes, len(mutants))):
+            reader, writer = context.Pipe(duplex=False)
+            arguments = (assignment, mutants[number::processes], root, Path(name), number, writer)
+            shares.append(context.Process(target=_grade_share, args=arguments))
+            shares[-1].start()
+            writer.close()  # so that reading ends where the process does
+            readers.append(reader)
+        try:
+            for number, mutant in enumerate(mutants):
+                try:
+                    yield readers[number % processes].recv()
+                except EOFError:
+                    told = (Path(name) / f"output-{number % processes}.txt").read_text("utf-8")
+                    raise AssertionError(f"{mutant.name}: the suite did not run\n{told}") from None
+        finally:
+            for process in shares:
+                process.kill()
+                process.join()
 
 
-def _run_suite(root: Path, arguments: list[str], output: Path) -> None:
-    """`python -m pytest` in a process of its own, which has only just been forked."""
-    with output.open("w", encoding="utf-8") as file:
+def _grade_share(
+    assignment: Assignment,
+    mutants: list[Mutant],
+    root: Path,
+    folder: Path,
+    number: int,
+    verdicts: Connection,
+) -> None:
+    """`python -m pytest` in a process of its own, with one run for each mutant."""
+    with (folder / f"output-{number}.txt").open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.pop(STAND_INS_VARIABLE, None)
@@ -160,7 +156,26 @@ def _run_suite(root: Path, arguments: list[str], output: Path) -> None:
     sys.path.insert(0, str(root))
     import pytest
 
-    sys.exit(pytest.main(arguments))
+    from lm_course.grading.planted_runs import Failure, PlantedRuns
+
+    tasks = [f"--task={task}" for task in dict.fromkeys(mutant.task for mutant in mutants)]
+    arguments = [f"{ASSIGNMENTS}/{assignment.id}", "--impl=reference", *tasks]
+    arguments += ["-p", "no:cacheprovider"]  # two runs at a time would write one cache
+
+    def plant(mutant: Mutant) -> Path:
+        place = folder / mutant.name
+        (place / assignment.package).mkdir(parents=True)
+        for module in assignment.modules:
+            shutil.copy(root / assignment.package / f"{module}.py", place / assignment.package)
+        target = place / assignment.package / f"{mutant.module}.py"
+        target.write_text(_planted(mutant, assignment, root), encoding="utf-8")
+        return place
+
+    def tell(number: int, failure: Failure | None) -> None:
+        verdicts.send(Verdict(mutants[number], *(failure or ("", ""))))
+
+    folders = ((mutant.task, plant(mutant)) for mutant in mutants)
+    sys.exit(pytest.main(arguments, plugins=[PlantedRuns(folders, tell, SECONDS)]))
 
 
 def verdict_line(verdict: Verdict, width: int) -> str:
