@@ -1,1 +1,1 @@
-"""The filters applied to many pages; a slow or broken page costs only itself."""
+"""The filters applied to many pages; a slow or broken page is skipped and counted."""
