@@ -24,7 +24,7 @@ def allowed_imports() -> dict[str, set[str]]:
     for name, cell in rows:
         if cell.strip() == "all of the above":
             allowed[name] = packages
-        elif cell.strip() == "nothing of ours":
+        elif cell.strip() == "no other package":
             allowed[name] = {name}
         else:
             allowed[name] = {name, *(part.strip() for part in cell.split(","))}
