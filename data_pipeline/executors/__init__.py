@@ -1,1 +1,1 @@
-"""All filters over many pages: one page that is slow or broken costs one page."""
+"""The filters applied to many pages; a slow or broken page is skipped and counted."""

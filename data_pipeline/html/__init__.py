@@ -1,1 +1,1 @@
-"""A page's bytes as characters, and its characters as tags and text, as browsers read them."""
+"""HTML as browsers read it: from bytes to characters, then to tags and text."""

@@ -1,3 +1,3 @@
-"""Where pages come from: WARC files, the web servers' responses in them, and the documentation
-of the Python installation.
+"""Sources of pages: WARC files, the HTTP responses in them, and the documentation of the Python
+installation.
 """

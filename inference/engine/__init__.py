@@ -1,3 +1,5 @@
-"""From text to text: the engine that reads a checkpoint, conversations in the terminal, samples."""
+"""Text in, text out: the engine that reads a checkpoint, the terminal chat, and the samples of a
+run.
+"""
 
 from inference.engine.engine import Engine as Engine

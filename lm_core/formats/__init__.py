@@ -1,3 +1,3 @@
-"""The file formats through which the stages meet: documents, token shards, checkpoints, metrics,
-and the container of GGUF.
+"""The file formats that the stages share: documents, token shards, checkpoints, metrics, and the
+GGUF container.
 """

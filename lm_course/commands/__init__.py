@@ -1,1 +1,1 @@
-"""The subcommands of `lm`, one module a group, and what a person may name in place of a path."""
+"""The subcommands of `lm`, one module for each group, and the names that may replace a path."""

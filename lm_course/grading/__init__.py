@@ -1,1 +1,1 @@
-"""The grader: a learner's code against the checks of an assignment, and points for it."""
+"""The grader: it runs a learner's code against the checks of an assignment and awards points."""

@@ -1,1 +1,1 @@
-"""What a learner starts from and comes back to: the list of tasks, the stubs, the progress."""
+"""A learner's starting point and record: the list of tasks, the stubs, the progress."""

@@ -1,1 +1,1 @@
-"""The recipe, its steps, and the runner that repeats none in vain."""
+"""The recipe, its steps, and the runner that skips the steps that have not changed."""

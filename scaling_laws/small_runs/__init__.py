@@ -1,1 +1,3 @@
-"""The small runs that a surface is fitted to: trained, kept in a table, and doubted."""
+"""The small runs that a loss surface is fitted to: training, their table, and reasons to doubt the
+fit.
+"""

@@ -1,4 +1,4 @@
-"""Signatures are checked in the tests: a wrong shape, and a wrong annotation, are seen."""
+"""The tests check signatures: they report a wrong shape and a wrong annotation."""
 
 import jaxtyping
 import pytest

@@ -1,6 +1,4 @@
-"""What one sees on opening a stage is what one will write: the rules for folders in
-docs/architecture.md, and the tables of the READMEs.
-"""
+"""The rules for folders in docs/architecture.md hold, and the READMEs list every file."""
 
 import ast
 import re
@@ -14,7 +12,7 @@ PROJECT = Path(__file__).parents[2]
 PACKAGES = sorted(path.parent for path in PROJECT.glob("*/__init__.py"))
 STAGES = [path for path in PACKAGES if path.name not in ("lm_core", "lm_course")]
 SUBFOLDERS = sorted(path.parent for package in PACKAGES for path in package.glob("*/__init__.py"))
-MOST_FILES = 12  # that a folder shows
+MOST_FILES = 12  # in one folder
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -26,7 +24,7 @@ def modules_in(folder: Path) -> set[str]:
 
 
 def files_of_tables(readme: str) -> dict[str, list[str]]:
-    """Folder -> the files that the README's tables list for it; "" for the top."""
+    """Map each folder ("" for the top level) to the files that the README's tables list for it."""
     found: dict[str, list[str]] = {"": []}
     for table in re.findall(
         r"^\| (?:lesson|file|folder) \|.*\n\|[-|]+\n((?:\|.*\n)+)", readme, re.M
@@ -43,7 +41,7 @@ def files_of_tables(readme: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("folder", PACKAGES + SUBFOLDERS, ids=names(PACKAGES + SUBFOLDERS))
 def test_a_folder_shows_no_more_than_a_dozen_files(folder: Path) -> None:
-    assert len(modules_in(folder)) <= MOST_FILES, "it serves two purposes: make two folders of it"
+    assert len(modules_in(folder)) <= MOST_FILES, "this folder serves two purposes: split it in two"
 
 
 @pytest.mark.parametrize("folder", SUBFOLDERS, ids=names(SUBFOLDERS))
@@ -72,7 +70,7 @@ def test_the_readme_lists_every_file_once(package: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
 def test_the_top_of_a_stage_holds_its_lessons(stage: Path) -> None:
-    """And given files that a lesson there imports, marked as such in the README's table."""
+    """Its only other files are given files that a lesson imports, marked in the README's table."""
     text = (stage / "README.md").read_text(encoding="utf-8")
     given = set(re.findall(r"^\| `(\w+\.py)` \(given\) \|", text, re.M))
     lessons = modules_in(stage) - given

@@ -1,4 +1,4 @@
-"""What `make` says while it sets up, and when that fails. Python and pip are stand-ins here."""
+"""The messages of `make` during installation and after a failure, with a fake Python and pip."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 PYTHON = """#!/bin/sh
-# Makes the environment that it is asked for, of itself; its pip ends as the file says.
+# Creates the requested environment from itself; its pip exits with the given status.
 case "$*" in
   --version) echo "Python 3.11.0" ;;
   "-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 def make(folder: Path, target: str, pip_status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run `make` on the project, with its environment in a folder of the test's.
+    """Run `make` on the project, with its virtual environment in a temporary folder.
 
-    These tests are themselves run by `make test`: a make that sees another one's variables says
-    which directory it enters.
+    `make test` runs these tests itself, so the variables of the outer make are removed: with them,
+    the inner make would also print the directory that it enters.
     """
     python = folder / "python"
     python.write_text(PYTHON.replace("{status}", str(pip_status)))
@@ -69,8 +69,10 @@ def test_when_pip_fails_it_ends_in_words_and_nothing_counts_as_installed(tmp_pat
 
 
 def test_no_name_of_a_test_is_long_or_holds_packed_bytes(request):
-    """gzip's bytes differ by the second, and pytest -n stops where two processes name a test
-    differently. Looks at the tests of this very run.
+    """Check the test names of the current session.
+
+    The bytes that gzip writes change every second, and pytest -n stops if two processes name a test
+    differently.
     """
     named = [item.name for item in request.session.items]
     assert [name for name in named if "\\x1f\\x8b" in name or len(name) > 250] == []

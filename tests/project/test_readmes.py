@@ -1,4 +1,4 @@
-"""The READMEs tell the truth: their `lm` commands parse, and the files that they name exist."""
+"""The `lm` commands in the documents parse, and the files that they link to exist."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ DOCUMENTS = [
 
 
 def shell_commands(text: str) -> list[str]:
-    """The lines of ```sh blocks, without comments."""
+    """Return the lines of ```sh blocks, without comments."""
     blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, flags=re.DOTALL)
     lines = [
         line.split("  #")[0].strip().removeprefix("$ ") for b in blocks for line in b.splitlines()

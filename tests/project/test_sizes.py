@@ -1,4 +1,4 @@
-"""Functions, files and lm_core stay within what a person reads in one sitting."""
+"""Functions, files and lm_core stay short enough to read in one sitting."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ VAGUE_NAMES = {"utils", "util", "common", "helpers", "misc", "base"}
 
 PACKAGES = sorted(path.parent for path in PROJECT.glob("*/__init__.py"))
 CODE = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
-# But for the independent solutions, which are as their writers left them.
+# Except the independent solutions, which stay as their authors wrote them.
 TESTS = sorted(p for p in (PROJECT / "tests").rglob("*.py") if "_independent" not in str(p))
 
 
@@ -42,7 +42,7 @@ def test_functions_and_names(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_files(path: Path) -> None:
-    assert number_of_lines(path) <= LONGEST_FILE, "split it: one idea per file"
+    assert number_of_lines(path) <= LONGEST_FILE, "split this file: one idea per file"
 
 
 def test_a_long_function_is_seen() -> None:
@@ -52,7 +52,7 @@ def test_a_long_function_is_seen() -> None:
 
 def test_lm_core_keeps_its_line_budget() -> None:
     lines = sum(number_of_lines(path) for path in (PROJECT / "lm_core").rglob("*.py"))
-    assert lines <= LM_CORE_BUDGET, f"lm_core has {lines} lines; it is plumbing, not a home"
+    assert lines <= LM_CORE_BUDGET, f"lm_core has {lines} lines: move code to the stage it serves"
 
 
 def test_stage_packages_hold_a_docstring_and_the_stand_in_line() -> None:
@@ -70,4 +70,4 @@ def test_stage_packages_hold_a_docstring_and_the_stand_in_line() -> None:
 
 def test_no_init_file_below_tests() -> None:
     found = list((PROJECT / "tests").rglob("__init__.py"))
-    assert not found, "it would shadow the package of the same name"
+    assert not found, "an __init__.py here would shadow the package of the same name"

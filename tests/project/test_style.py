@@ -1,6 +1,4 @@
-"""ruff formats and lints; every dependency is explained; no machine's paths and no package hosts in
-files.
-"""
+"""ruff passes, every dependency is explained, and no file names a local path or package host."""
 
 import re
 import subprocess
@@ -22,7 +20,7 @@ def tracked_files() -> list[Path]:
         check=True,
     )
     paths = [PROJECT / name for name in listed.stdout.split("\n") if name]
-    return [path for path in paths if path.exists()]  # git still lists one that was just deleted
+    return [path for path in paths if path.exists()]  # git still lists a file that was just deleted
 
 
 @pytest.mark.parametrize("arguments", [["format", "--check"], ["check"]], ids=["format", "lint"])
@@ -45,7 +43,7 @@ def test_every_dependency_is_explained() -> None:
     ]
     text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     missing = [name for name in names if f"| {name} |" not in text]
-    assert not missing, f"CONTRIBUTING.md does not say why these are here: {missing}"
+    assert not missing, f"CONTRIBUTING.md does not explain these dependencies: {missing}"
 
 
 def test_no_machine_paths_and_no_package_hosts() -> None:

@@ -1,4 +1,4 @@
-"""A wheel that is installed elsewhere: everything of the course works, from an empty folder."""
+"""The whole course works from an installed wheel and an empty folder."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ PROJECT = Path(__file__).parents[2]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "-w", str(folder)]
-    if find_spec("hatchling") is not None:  # without it pip fetches it from the package index
+    if find_spec("hatchling") is not None:  # otherwise pip downloads hatchling
         command.append("--no-build-isolation")
     subprocess.run(command, cwd=PROJECT, check=True)
     (built,) = folder.glob("*.whl")
@@ -27,14 +27,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has the wheel, and our libraries, but not the checkout."""
+    """The Python of an environment that has the wheel and our libraries, but not the checkout."""
     folder = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.check_output([python, "-c", ask], text=True).strip())
-    # As a line of a .pth file, a folder is only a place to look in: its own .pth files, such as
-    # that of an editable install, are not read.
+    # Python adds a folder named in a .pth file to the search path, but does not read the .pth files
+    # inside it, such as that of an editable install.
     places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site / "libraries.pth").write_text("\n".join(sorted(places)) + "\n")
     zipfile.ZipFile(wheel).extractall(site)

@@ -1,1 +1,1 @@
-"""The lessons of stage 1 again, compiled with numba: the same functions, the same results."""
+"""The lessons of stage 1 compiled with numba: the same functions, the same results."""

@@ -1,3 +1,3 @@
-"""Tokenizer files of other programs: what they may ask for, how their patterns are read, and
-what is broken in a damaged one.
+"""Tokenizer files of other programs: their supported features, their patterns, and the faults of
+damaged files.
 """

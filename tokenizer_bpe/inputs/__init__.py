@@ -1,1 +1,1 @@
-"""What every lesson is handed: arguments checked, and text files read in blocks."""
+"""Inputs shared by all lessons: checked arguments, and text files read in blocks."""

@@ -1,1 +1,1 @@
-"""A look inside a tokenizer: tokens that a person can read, and tokenizers side by side."""
+"""Tools for looking inside a tokenizer: readable tokens, and comparisons between tokenizers."""

@@ -1,1 +1,1 @@
-"""Control tokens and the chat templates of other models, which are written in Jinja."""
+"""Control tokens, and the chat templates of other models, which are written in Jinja."""

@@ -1,3 +1,1 @@
-"""What makes a training step fast, and what stops one that diverges; nothing here changes what
-is computed.
-"""
+"""Faster training steps, and a stop for runs that diverge; neither changes the computed results."""

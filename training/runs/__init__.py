@@ -1,3 +1,3 @@
-"""Whole training runs: pretraining and ablations, their validation, their checkpoints, and
-finished runs that are not repeated.
+"""Whole training runs: pretraining and ablations, validation, checkpoints, and a record of finished
+runs.
 """

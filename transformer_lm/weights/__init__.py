@@ -1,3 +1,3 @@
-"""Weights of other programs: the layouts of Hugging Face's families and of llama.cpp's GGUF
-files, read and written.
+"""Weights of other programs: reading and writing the layouts of Hugging Face's families and of
+llama.cpp's GGUF files.
 """

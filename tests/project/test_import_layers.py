@@ -1,5 +1,5 @@
-"""Imports go down the floors only (the table of docs/architecture.md, which this test reads) and
-never in a circle, and some floors never touch torch.
+"""Packages import only lower layers (the table in docs/architecture.md, which this test reads),
+modules never import each other in a circle, and some layers never import torch.
 """
 
 import ast
@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def allowed_imports() -> dict[str, set[str]]:
-    """Package -> packages it may import, from the table of docs/architecture.md."""
+    """Map each package to the packages that it may import, from docs/architecture.md."""
     text = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = text[text.index("| package | stage | may import |") :].partition("\n\n")[0]
     rows = re.findall(r"^\| (\w+) \| [-\d] \| ([^|]+) \|$", table, flags=re.MULTILINE)
@@ -24,7 +24,7 @@ def allowed_imports() -> dict[str, set[str]]:
     for name, cell in rows:
         if cell.strip() == "all of the above":
             allowed[name] = packages
-        elif cell.strip() == "nothing of ours":
+        elif cell.strip() == "no other package":
             allowed[name] = {name}
         else:
             allowed[name] = {name, *(part.strip() for part in cell.split(","))}
@@ -32,15 +32,16 @@ def allowed_imports() -> dict[str, set[str]]:
 
 
 def imported_names(source: str) -> set[str]:
-    """Top-level names that this code imports, at any depth of the tree, strings of importlib calls
-    left out.
+    """Return the top-level names that this code imports, at any depth of its syntax tree.
+
+    What this leaves out: names passed to importlib as strings.
     """
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import; this house uses absolute ones"
+            assert node.level == 0, "relative import: use the absolute name of the package"
             names.add(node.module.split(".")[0])
     return names
 
@@ -63,9 +64,8 @@ def test_imports_go_down_only(package: str) -> None:
     for path in (PROJECT / package).rglob("*.py"):
         climbing = violations(package, path.read_text(encoding="utf-8"), ALLOWED)
         assert not climbing, (
-            f"{path.relative_to(PROJECT)} imports {', '.join(climbing)}, which lies on its "
-            "own floor or above it: "
-            "see the table in docs/architecture.md"
+            f"{path.relative_to(PROJECT)} imports {', '.join(climbing)}, which is not in a lower "
+            "layer: see the table in docs/architecture.md"
         )
 
 
@@ -75,7 +75,7 @@ def test_a_climbing_import_is_seen() -> None:
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name -> file, of every module of every package."""
+    """Map the dotted name of every module of every package to its file."""
     found = {}
     for package in ALLOWED:
         for path in (PROJECT / package).rglob("*.py"):
@@ -85,8 +85,8 @@ def modules() -> dict[str, Path]:
 
 
 def imported_modules(source: str, known: Collection[str]) -> set[str]:
-    """The modules of `known` that this code imports, also those inside functions and those for
-    types alone.
+    """Return the modules of `known` that this code imports, including imports inside functions
+    and for types only.
     """
     names = set()
     for node in ast.walk(ast.parse(source)):
@@ -99,7 +99,7 @@ def imported_modules(source: str, known: Collection[str]) -> set[str]:
 
 
 def circle(imports: dict[str, set[str]]) -> list[str]:
-    """Modules each of which imports the next, the first one again at the end; empty for none."""
+    """Return a chain of modules, each importing the next, that ends where it began; else []."""
     done: set[str] = set()
 
     def follow(name: str, path: list[str]) -> list[str]:
@@ -141,7 +141,7 @@ def test_a_circle_is_seen() -> None:
 
 
 @pytest.mark.parametrize("package", ["lm_core", "tokenizer_bpe", "data_pipeline"])
-def test_floors_without_torch(package: str) -> None:
+def test_layers_without_torch(package: str) -> None:
     modules = [
         ".".join(path.relative_to(PROJECT).with_suffix("").parts)
         for path in sorted((PROJECT / package).rglob("*.py"))
