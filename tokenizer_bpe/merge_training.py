@@ -12,6 +12,9 @@ Three ideas, each a few lines:
 
 Slicing copies the word, so a word of n tokens costs n steps per merge. Past LONG_WORD tokens (a
 line of one letter, base64) a word is a linked list instead, and a merge costs what it changes.
+One case stays expensive because its result is large: where every pair occurs once, the rule for
+ties makes one token longer and longer, and the vocabulary grows with the square of the number of
+merges. Words that repeat never do that.
 
 What this leaves out: text that does not fit the table of distinct words, and threads.
 

@@ -4,6 +4,21 @@ Special tokens are cut out first; a pattern cuts the rest into words such as " d
 trainers only need how often each word occurs. A file is counted in parts that begin at a document
 border, so several processes can share it and no part need be large.
 
+How many digits a word may hold (`gpt4_pattern`) decides what a model must learn in order to add.
+`benchmarks/digit_rule.py` measures it:
+
+- 1: ten digits, and to carry. Single digits meet in the same ten shapes in every sum.
+- 2: a table of 100 by 100. 347 is "34", "7", and its ones are not below the ones of 85.
+- 3: a table of 1,000 by 1,000. As one token, an operand of three digits occurs 76 times in the
+  whole training, and what was learned of 347 says little about 348. From four digits on, numbers
+  are cut from the left, so ones are not below ones.
+- 0 (no limit): the same, with cuts that follow no rule. No number of four digits was frequent
+  enough for a token of its own: 1100 became "1", "100", and 1998 "199", "8". GPT-2 cuts numbers
+  this way too.
+
+Large models do add in groups of three digits, and better where these are cut from the right (Singh
+and Strouse, 2024, "Tokenization counts", arXiv 2402.14903).
+
 What this leaves out: normalisation (the text stays as it is, byte for byte) and languages written
 without spaces, where a "word" is a whole clause.
 

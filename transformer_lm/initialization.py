@@ -2,7 +2,10 @@
 
 Three things decide it. The first loss must be ln(vocab_size), whatever the width and the depth: a
 new model knows nothing. The stream must carry its own token: what a branch adds at first is small
-beside it. And a tied head must not take the token that was read for the one that follows.
+beside it. And a tied head must not take the token that was read for the one that follows. Small
+embeddings hide that fault and let the branches drown the token; a small gain in the last norm hides
+it and is learned slowly. Signs in that norm take it away, in weights that every program reads:
+`transformers` computes the same logits.
 
 What this leaves out: learning rates that depend on the width (Yang et al., 2022), and starts that
 look at data.
