@@ -136,7 +136,7 @@ def encode(
 
 
 class TooMuchWork(BaseException):
-    """Stops code whose steps are counted; `except Exception` does not catch a base exception."""
+    """The error that stops code with too many steps; `except Exception` does not catch it."""
 
 
 class StepCounter:
