@@ -1,4 +1,4 @@
-"""What the checks of a1 share: slow, obvious oracles, one small corpus, and a counter of work.
+"""Shared parts of the checks of a1: slow, obvious oracles, one small corpus, a counter of work.
 
 Nothing here imports the code under test. What this leaves out: speed; every oracle recounts.
 """
@@ -35,7 +35,7 @@ CORPUS = (
 
 Pair = tuple[bytes, bytes]
 
-# The same examples for everybody, and one failure at a time.
+# The same examples in every run, and one failure at a time.
 EXAMPLES = settings(
     max_examples=40,
     deadline=None,
@@ -47,7 +47,7 @@ EXAMPLES = settings(
 
 
 def words_of(text: str, special_tokens: list[str], pattern: str = GPT2) -> list[str]:
-    """The words outside the special tokens, the longest special token first."""
+    """Return the words outside the special tokens; split at the longest special token first."""
     pieces = [text]
     for token in sorted(special_tokens, key=len, reverse=True):
         pieces = [part for piece in pieces for part in piece.split(token)]
@@ -66,7 +66,7 @@ def merge_once(tokens: list[bytes], pair: Pair) -> list[bytes]:
 
 
 def train(counts: Mapping[str, int], num_merges: int) -> list[Pair]:
-    """The merges, by counting everything again each time."""
+    """Return the merges; count all pairs again for each of them."""
     merges: list[Pair] = []
     words = [([bytes([byte]) for byte in word.encode()], n) for word, n in counts.items()]
     while len(merges) < num_merges:
@@ -80,7 +80,7 @@ def train(counts: Mapping[str, int], num_merges: int) -> list[Pair]:
 
 
 def pairs_of(words: list[tuple[list[bytes], int]]) -> Counter[Pair]:
-    """The count of every pair."""
+    """Return the count of every pair."""
     pairs: Counter[Pair] = Counter()
     for tokens, count in words:
         for pair in pairwise(tokens):
@@ -89,7 +89,7 @@ def pairs_of(words: list[tuple[list[bytes], int]]) -> Counter[Pair]:
 
 
 def count_pairs(counts: Mapping[str, int], merges: list[Pair]) -> Counter[Pair]:
-    """The count of every pair after these merges."""
+    """Return the count of every pair after these merges."""
     words = []
     for word, count in counts.items():
         tokens = [bytes([byte]) for byte in word.encode()]
@@ -100,7 +100,7 @@ def count_pairs(counts: Mapping[str, int], merges: list[Pair]) -> Counter[Pair]:
 
 
 def vocabulary(merges: list[Pair], special_tokens: list[str]) -> dict[int, bytes]:
-    """256 bytes, merges, special tokens."""
+    """Return the vocabulary: 256 bytes, merges, special tokens."""
     tokens = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
     return dict(enumerate(tokens + [token.encode() for token in special_tokens]))
 
@@ -112,7 +112,7 @@ def encode(
     special_tokens: list[str],
     pattern: str = GPT2,
 ) -> list[int]:
-    """The ids of `text`: every merge in turn, over every word."""
+    """Return the ids of `text`: apply every merge in turn to every word."""
     id_of = {token: token_id for token_id, token in vocab.items()}
     longest_first = sorted(special_tokens, key=len, reverse=True)
     ids: list[int] = []
@@ -136,14 +136,14 @@ def encode(
 
 
 class TooMuchWork(BaseException):
-    """Stops code that is counted; a base exception, which `except Exception` lets through."""
+    """The error that stops code with too many steps; `except Exception` does not catch it."""
 
 
 class StepCounter:
-    """Counts the work of Python code: lines run, calls made, C functions called.
+    """A counter of the work of Python code: lines run, calls made, C functions called.
 
-    Use as a context manager; `steps` can be read while it counts. Past `limit` steps the code that
-    is counted is stopped, so that a failing check is quick too: look at `steps` afterwards.
+    Use it as a context manager. You can read `steps` while it counts. It stops the counted code
+    after `limit` steps, so that a failing check is quick too; read `steps` afterwards.
     """
 
     def __init__(self, limit: float = float("inf")) -> None:
@@ -175,7 +175,7 @@ class StepCounter:
 def expect(got: Any, expected: Any, sentence: str, causes: Causes | None = None) -> None:
     """Fail with `sentence` unless both are equal and of one type.
 
-    The likely cause ends the sentence; without one, where they part does.
+    The sentence ends with the likely cause or, if none is known, with the first difference.
     """
     try:
         check_equal(got, expected, sentence)
@@ -188,50 +188,50 @@ def expect(got: Any, expected: Any, sentence: str, causes: Causes | None = None)
 
 
 def expect_value_error(call: Callable[[], Any], what: str, names: str = "") -> None:
-    """Fail unless `call` raises a ValueError whose message holds `names`."""
+    """Fail unless `call` raises a ValueError whose message contains `names`."""
     check_raises(ValueError, call, what, [names] if names else [])
 
 
 def dict_of(got: Any, name: str) -> dict[Any, Any]:
-    """What the function `name` gave, as a dict; fail where it is no mapping."""
+    """Return the result of the function `name` as a dict; fail if it is not a mapping."""
     if got is None:
         raise GradedFailure(f"{name} returned None; is `return` missing?")
     if not isinstance(got, Mapping):
         kind = type(got).__name__
-        raise GradedFailure(f"{name} gives a {kind}: a dict is asked for\n  got  {shown(got)}")
+        raise GradedFailure(f"{name}: expected a dict, got a {kind}\n  got  {shown(got)}")
     return dict(got)
 
 
 def trained(got: Any) -> tuple[dict[int, bytes], list[Pair]]:
-    """(vocab, merges), as a trainer gives them; fail where they are something else."""
+    """Return (vocab, merges) from the result of a trainer; fail if it is something else."""
     if got is None:
         raise GradedFailure("the trainer returned None; is `return` missing?")
     if not isinstance(got, tuple | list) or len(got) != 2:
-        raise GradedFailure(f"the trainer gives no pair (vocab, merges)\n  got  {shown(got)}")
+        raise GradedFailure(f"the trainer must return (vocab, merges)\n  got  {shown(got)}")
     vocab, merges = got
     if isinstance(merges, Mapping) and not isinstance(vocab, Mapping):
-        raise GradedFailure("the trainer gives (merges, vocab): the vocabulary comes first")
+        raise GradedFailure("the trainer returns (merges, vocab): return the vocabulary first")
     if not isinstance(merges, list | tuple):
         kind = type(merges).__name__
-        raise GradedFailure(f"the second thing that the trainer gives is a {kind}, not the merges")
+        raise GradedFailure(f"the second value of (vocab, merges) is a {kind}: return a list")
     return dict_of(vocab, "the trainer's vocabulary"), list(merges)
 
 
 def processor_seconds(call: Callable[..., object], *arguments: Any, **options: Any) -> float:
-    """Of a call, in this process: what other programs and processes do meanwhile does not count."""
+    """Return the processor time of a call in this process; other processes do not count."""
     start = time.process_time()
     call(*arguments, **options)
     return time.process_time() - start
 
 
 def seconds_of_children() -> float:
-    """Of the processor, by processes that this one started and that have ended."""
+    """Return the processor time of child processes that have ended."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def load_hypothesis() -> None:
-    """It imports much of itself with the first example. Done here, once, no check pays for it."""
+    """Run one example: Hypothesis imports much of itself with it, and no check pays for that."""
 
     @EXAMPLES
     @given(st.text(max_size=2), st.lists(st.integers(0, 3), max_size=2), st.binary(max_size=2))
@@ -243,7 +243,7 @@ def load_hypothesis() -> None:
 
 @pytest.fixture(scope="session")
 def a1() -> Iterator[SimpleNamespace]:
-    """The oracles and the ways to fail."""
+    """Provide the oracles and the comparisons."""
     load_hypothesis()
     special_tokens = [END]
     merges = train(Counter(words_of(CORPUS, special_tokens)), 120)

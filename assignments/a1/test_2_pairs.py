@@ -25,7 +25,7 @@ def test_the_pairs_of_one_word(implementation, a1):
     got = implementation(MODULE).count_pairs({letters("hello"): 1})
     expected = {(b"h", b"e"): 1, (b"e", b"l"): 1, (b"l", b"l"): 1, (b"l", b"o"): 1}
     wrong_keys = {left + right: count for (left, right), count in expected.items()}
-    causes = {"a pair is a tuple of two tokens, yours are joined": wrong_keys}
+    causes = {"a pair is a tuple of two tokens; yours are joined into one": wrong_keys}
     a1.expect(a1.dict_of(got, COUNT), expected, "the pairs of 'hello' are wrong", causes)
 
 
@@ -34,9 +34,21 @@ def test_a_word_counts_as_often_as_it_occurs(implementation, a1):
     got = implementation(MODULE).count_pairs({letters("low"): 5, letters("lot"): 2})
     expected = {(b"l", b"o"): 7, (b"o", b"w"): 5, (b"o", b"t"): 2}
     causes = {
-        "each word was counted once": {(b"l", b"o"): 2, (b"o", b"w"): 1, (b"o", b"t"): 1},
-        "a later word replaced the count": {(b"l", b"o"): 2, (b"o", b"w"): 5, (b"o", b"t"): 2},
-        "your pairs stand the wrong way": {(b"o", b"l"): 7, (b"w", b"o"): 5, (b"t", b"o"): 2},
+        "each word was counted once: add the word's count, not 1": {
+            (b"l", b"o"): 2,
+            (b"o", b"w"): 1,
+            (b"o", b"t"): 1,
+        },
+        "a later word replaced the count: add to it": {
+            (b"l", b"o"): 2,
+            (b"o", b"w"): 5,
+            (b"o", b"t"): 2,
+        },
+        "your pairs are reversed: the left token comes first": {
+            (b"o", b"l"): 7,
+            (b"w", b"o"): 5,
+            (b"t", b"o"): 2,
+        },
     }
     a1.expect(
         a1.dict_of(got, COUNT), expected, "the pairs of 5 'low' and 2 'lot' are wrong", causes
@@ -47,8 +59,8 @@ def test_a_word_counts_as_often_as_it_occurs(implementation, a1):
 def test_overlapping_pairs_all_count(implementation, a1):
     got = implementation(MODULE).count_pairs({letters("aaa"): 3})
     causes = {
-        "'aaa' holds (a, a) twice, at places 0 and 1: overlaps count": {(b"a", b"a"): 3},
-        "the word occurs three times": {(b"a", b"a"): 2},
+        "'aaa' holds (a, a) twice, at positions 0 and 1: overlaps count": {(b"a", b"a"): 3},
+        "the word occurs three times, so each of its pairs counts three times": {(b"a", b"a"): 2},
     }
     a1.expect(a1.dict_of(got, COUNT), {(b"a", b"a"): 6}, "the pairs of 3 'aaa' are wrong", causes)
 
@@ -60,7 +72,7 @@ def test_tokens_longer_than_a_byte(implementation, a1):
     a1.expect(
         a1.dict_of(got, COUNT),
         expected,
-        "the pairs of (l, ow, est) and of the single token (ow) differ",
+        "the pairs of (l, ow, est) and of the single token (ow) are wrong",
     )
 
 
@@ -78,7 +90,7 @@ def test_pairs_as_counted_by_brute_force(implementation, a1):
                 expected[pair] += count
         got = a1.dict_of(count_pairs(words), COUNT)
         a1.expect(got, dict(expected), f"the pairs of {words} are wrong")
-        a1.expect(words, before, "count_pairs changes the words that it is given")
+        a1.expect(words, before, "count_pairs changes the words that it was given")
 
     check()
 
@@ -106,7 +118,7 @@ def test_one_merge(implementation, a1, word, pair, expected):
     }
     if word == "abcab":
         causes |= {
-            "only the first place was merged": (b"ab", b"c", b"a", b"b"),
+            "only the first occurrence was merged": (b"ab", b"c", b"a", b"b"),
             "the end of the word is lost": (b"ab", b"c"),
         }
     a1.expect(got, expected, f"merging {pair} in {word!r} is wrong", causes)
@@ -118,8 +130,9 @@ def test_from_left_to_right(implementation, a1, length):
     got = implementation(MODULE).merge_pair((b"a",) * length, (b"a", b"a"))
     expected = (b"aa",) * (length // 2) + (b"a",) * (length % 2)
     causes = {
-        "you merge from the right: the leftmost pair comes first": expected[::-1],
-        "a token was used twice: after a merge go on behind it": (b"aa",) * (length - 1),
+        "you merge from the right: start with the leftmost pair": expected[::-1],
+        "a token was used twice: after a merge, continue with the token after it": (b"aa",)
+        * (length - 1),
         "only the first pair was merged": (b"aa",) + (b"a",) * (length - 2),
     }
     a1.expect(got, expected, f"merging (a, a) in {'a' * length!r} is wrong", causes)
@@ -130,7 +143,7 @@ def test_only_whole_tokens_are_merged(implementation, a1):
     word = (b"a", b"b", b"ab", b"xa", b"b", b"a", b"ba")
     got = implementation(MODULE).merge_pair(word, (b"a", b"b"))
     expected = (b"ab", b"ab", b"xa", b"b", b"a", b"ba")
-    a1.expect(got, expected, "merging (a, b) where a token only ends with a is wrong")
+    a1.expect(got, expected, "merging (a, b) is wrong where a token only ends with a")
 
 
 @pytest.mark.task("a1.3")
@@ -142,8 +155,8 @@ def test_only_whole_tokens_are_merged(implementation, a1):
 def test_the_border_between_the_two_tokens_counts(implementation, a1, word, pair):
     got = implementation(MODULE).merge_pair(word, pair)
     merged = tuple(b"".join(word).replace(b"abc", b"|abc|").strip(b"|").split(b"|"))
-    causes = {"you compare the joined bytes: both tokens must be those of the pair": merged}
-    a1.expect(got, word, f"merging {pair} in {word}, which does not hold it, is wrong", causes)
+    causes = {"you compare the joined bytes: compare each token with its part of the pair": merged}
+    a1.expect(got, word, f"merging {pair} in {word}, which does not contain it, is wrong", causes)
 
 
 @pytest.mark.task("a1.3")
@@ -166,11 +179,13 @@ FIRST = f"your ties go to the pair seen first: {RULE}"
 LAST = f"your ties go to the pair seen last: {RULE}"
 SMALLEST = f"your ties go to the smaller pair: {RULE}"
 PRINTED = (
-    "you compare how the bytes are printed: compare the bytes themselves, as Python does when it "
-    "compares bytes objects"
+    "you compare the printed form of the bytes: compare the bytes objects themselves, as Python "
+    "compares them"
 )
-JOINED = "you compare the joined bytes: compare the left tokens first, the right ones if need be"
-LENGTH = "you prefer the longer token: compare the bytes one by one"
+JOINED = (
+    "you compare the joined bytes: compare the left tokens, and if they are equal, the right ones"
+)
+LENGTH = "you prefer the longer token: compare the tokens byte by byte"
 
 
 @pytest.mark.task("a1.4")
@@ -200,13 +215,13 @@ def test_ties(implementation, a1, tied, expected, cause):
             cause = LAST
     loser = got if got in tied and got != expected else next(p for p in tied if p != expected)
     causes = {f"{cause}, here {expected} over {loser}": loser}
-    a1.expect(got, expected, "the best of pairs that are equally frequent is wrong", causes)
+    a1.expect(got, expected, "best_pair of equally frequent pairs is wrong", causes)
 
 
 @pytest.mark.task("a1.4")
 def test_frequency_comes_first(implementation, a1):
     got = implementation(MODULE).best_pair({(b"z", b"z"): 2, (b"a", b"b"): 10, (b"y", b"z"): 9})
-    causes = {"the count decides, bytes only decide between equal counts": (b"z", b"z")}
+    causes = {"the count decides first, and the bytes only between equal counts": (b"z", b"z")}
     a1.expect(got, (b"a", b"b"), "the best pair is not the most frequent one", causes)
 
 

@@ -1,4 +1,4 @@
-"""a1.5 to a1.8: cut text into words, protect special tokens, count words, cut a file."""
+"""a1.5 to a1.8: cut text into words, protect special tokens, count words, split a file."""
 
 import io
 import multiprocessing
@@ -15,7 +15,7 @@ from lm_course.grading.comparisons import check_true
 
 MODULE = "tokenizer_bpe.pretokenization"
 COUNT = "count_words"
-# Made of the characters on which the patterns decide.
+# Made of the characters that the patterns distinguish.
 awkward_text = st.text("aZ09'sltrve.!_ \n\r\t\x1c\x85\xa0\u3000é漢٣\U0001f600", max_size=40)
 
 # a1.5
@@ -38,7 +38,7 @@ awkward_text = st.text("aZ09'sltrve.!_ \n\r\t\x1c\x85\xa0\u3000é漢٣\U0001f600
 def test_words_under_the_pattern_of_gpt2(implementation, a1, text, expected):
     got = list(implementation(MODULE).pretokenize(text))
     causes = {
-        "text.split() loses the spaces: every character must stay": text.split(),
+        "text.split() loses the spaces: the words must join to the text": text.split(),
         "the space before a word belongs to the word": [word.strip() for word in expected],
     }
     a1.expect(got, expected, f"the words of {text!r} are wrong", causes)
@@ -113,13 +113,17 @@ def with_empty_pieces(text, alternatives):
 )
 def test_pieces(implementation, a1, text, special_tokens, expected):
     got = implementation(MODULE).split_special_tokens(text, special_tokens)
-    causes = {"the tokens are lost": [piece for piece in expected if piece not in special_tokens]}
+    causes = {
+        "the special tokens are lost: each is a piece of its own": [
+            piece for piece in expected if piece not in special_tokens
+        ]
+    }
     if text and not special_tokens:
         causes["without special tokens the whole text is one piece"] = []
     else:
         causes["drop empty pieces"] = with_empty_pieces(text, map(regex.escape, special_tokens))
     unescaped = with_empty_pieces(text, special_tokens)
-    causes["escape the tokens in a pattern"] = lambda got: (
+    causes["escape the special tokens when you put them into a pattern"] = lambda got: (
         got in (unescaped, [piece for piece in unescaped if piece])
     )
     sentence = f"the pieces of {text!r} around {special_tokens} are wrong"
@@ -134,7 +138,7 @@ def test_the_longest_special_token_wins(implementation, a1, order):
     expected = ["a", "<|e|><|e|>", "<|e|>", "b"]
     got = implementation(MODULE).split_special_tokens(text, tokens)
     causes = {
-        "the shorter of two overlapping special tokens wins: try the longest first": (
+        "the shorter of two special tokens wins: try the longest first": (
             ["a", "<|e|>", "<|e|>", "<|e|>", "b"]
         )
     }
@@ -167,7 +171,7 @@ def test_special_tokens_that_cannot_be(implementation, a1, tokens):
 # a1.7
 
 LOST_RETURN = (
-    "reading in text mode turns \\r\\n into \\n: read bytes and decode them, or open with "
+    "reading in text mode turns \\r\\n into \\n: read bytes and decode them, or open the file with "
     "newline=''"
 )
 
@@ -178,12 +182,12 @@ def test_counts_of_texts(implementation, a1):
     got = implementation(MODULE).count_words(texts, [a1.END])
     joined = Counter(a1.words_of("".join(texts), [a1.END]))
     causes = {
-        "the texts were joined: each text stands alone": dict(joined),
+        "the texts were joined: count each text by itself": dict(joined),
         "the special token was deleted, which joins the words around it: split there": (
             {"low": 1, " low": 2, "lower": 1}
         ),
         "the space before a word belongs to the word": {"low": 4, "er": 1},
-        "a special token is no word": {"low": 2, " low": 2, "er": 1, a1.END: 1},
+        "a special token is not a word: drop it": {"low": 2, " low": 2, "er": 1, a1.END: 1},
     }
     a1.expect(
         a1.dict_of(got, COUNT),
@@ -203,7 +207,7 @@ def test_no_word_reaches_across_a_special_token(implementation, a1):
         for rest in (without_end, without_end.replace("<x>", ""))
     ]
     causes = {
-        "the text was not split at its special tokens, so that words hold parts of them": (
+        "the text was not split at its special tokens, so words contain parts of them": (
             dict(Counter(regex.findall(a1.GPT2, text)))
         ),
         "special tokens were deleted, which joins the words around them: split there": (
@@ -222,7 +226,7 @@ def test_counts_take_the_pattern(implementation, a1):
     a1.expect(
         a1.dict_of(got, COUNT),
         expected,
-        "the words of '1234 don't' under GPT4_PATTERN differ",
+        "the words of '1234 don't' under GPT4_PATTERN are wrong",
         causes,
     )
 
@@ -238,7 +242,7 @@ def test_counts_of_a_file(implementation, a1, as_type, tmp_path):
     without_return = dict(Counter(a1.words_of(a1.CORPUS.replace("\r\n", "\n"), ["<x>"])))
     causes = {
         LOST_RETURN: without_return,
-        "a path is a str too: the words counted are those of its name": (
+        "a str is the path of a file: you counted the words of the path itself": (
             dict(Counter(regex.findall(a1.GPT2, str(path))))
         ),
     }
@@ -262,7 +266,7 @@ def test_files_that_cannot_be_counted(implementation, a1, content, tmp_path):
     path = tmp_path / "corpus.txt"
     if content is not None:
         path.write_bytes(content)
-    what = {None: "a file that is not there", b"": "an empty file"}.get(content, "bytes not UTF-8")
+    what = {None: "a missing file", b"": "an empty file"}.get(content, "a file that is not UTF-8")
     count_words = implementation(MODULE).count_words
     a1.expect_value_error(lambda: count_words(path, [a1.END]), what, names="corpus.txt")
 
@@ -320,11 +324,13 @@ def test_boundaries_by_hand(implementation, a1, num_chunks):
     behind = [0, *(b + 3 for b in expected[1:-1]), 21]
     plain = sorted({21 * share // num_chunks for share in range(num_chunks + 1)})
     causes = {
-        "a boundary is where a separator begins, yours are where one ends": behind,
-        "these are equal shares: go on from each to the next separator": plain,
+        "a boundary is where a separator begins; yours are where one ends": behind,
+        "these are equal shares: move each of them to the next separator": plain,
         "the size of the file is the last boundary": expected[:-1],
     }
-    a1.expect(got, expected, f"the boundaries of {content} for {num_chunks} are wrong", causes)
+    a1.expect(
+        got, expected, f"the boundaries of {content} for {num_chunks} parts are wrong", causes
+    )
 
 
 @pytest.mark.task("a1.8")
@@ -346,7 +352,7 @@ def test_boundaries_as_found_by_brute_force(implementation, a1):
 @pytest.mark.task("a1.8")
 @pytest.mark.parametrize("block", [1024, 4096, 8192, 65536, 1 << 20])
 def test_a_separator_across_the_border_of_two_reads(implementation, a1, block):
-    """Wherever blocks of this size begin, one of these separators lies across a border."""
+    """Wherever blocks of this size begin, one of these separators extends across two of them."""
     find = implementation(MODULE).find_document_boundaries
     half = block + 3000
     for shift in range(1, len(a1.END)):
@@ -358,7 +364,7 @@ def test_a_separator_across_the_border_of_two_reads(implementation, a1, block):
             got,
             [0, half + block - shift, 2 * half],
             f"a separator that begins {shift} bytes before the end of a block of {block} is missed:"
-            " keep the end of each block, and look at it again with the next",
+            " keep the end of each block, and search it again together with the next",
         )
 
 
@@ -370,7 +376,7 @@ def test_only_a_small_part_of_the_file_is_read(implementation, a1):
     check_true(
         file.bytes_read <= 3 * (1 << 18),
         f"find_document_boundaries read {file.bytes_read:,} of {size:,} bytes: seek to each share, "
-        "and read from there in small blocks until the next separator (here never 110 bytes away)",
+        "and read small blocks from there to the next separator (here less than 110 bytes away)",
     )
 
 
@@ -382,12 +388,16 @@ def test_two_processes_count_what_one_counts(implementation, a1, tmp_path):
     path.write_bytes(text.encode())
     got = a1.dict_of(implementation(MODULE).count_words(path, [a1.END], num_processes=2), COUNT)
     expected = dict(Counter(a1.words_of(text, [a1.END])))
-    a1.expect(got, expected, "two processes count other words than one: where is the file cut?")
+    a1.expect(
+        got,
+        expected,
+        "two processes give other counts than one: cut the file only right before a separator",
+    )
 
 
 @pytest.mark.task("a1.8")
 def test_another_process_does_its_part(implementation, a1, tmp_path):
-    """Measured in this process alone: with a second one it has less to do than without."""
+    """Measure only this process: with a second one it must have less to do."""
     random.seed(2)
     words = ["".join(random.choices("abcdé", k=random.randint(1, 6))) for _ in range(300)]
     document = " ".join(random.choices(words, k=2500)) + a1.END
@@ -402,12 +412,12 @@ def test_another_process_does_its_part(implementation, a1, tmp_path):
         helped = a1.seconds_of_children() > before or multiprocessing.active_children()
         check_true(
             number == 1 or helped,
-            "num_processes=2 is not obeyed: no other process computed anything: count the parts "
-            "of the file in other processes",
+            "num_processes=2 has no effect, because no other process computed anything: count the "
+            "parts of the file in other processes",
         )
     alone, shared = (min(measured) for measured in seconds.values())
     check_true(
         shared <= 0.75 * alone,
-        f"num_processes=2 is not obeyed: this process computes {shared / alone:.2f} times as long "
-        "as with num_processes=1: count the parts of the file in other processes",
+        f"num_processes=2 has little effect: this process computes {shared / alone:.2f} times as "
+        "long as with num_processes=1; count the parts of the file in other processes",
     )

@@ -26,7 +26,7 @@ both_trainers = pytest.mark.parametrize(
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Writes a corpus file: text -> path."""
+    """Return a function that writes a corpus file: text -> path."""
 
     def write(text):
         path = tmp_path / "corpus.txt"
@@ -37,9 +37,9 @@ def corpus(tmp_path):
 
 
 def expect_merges(a1, got, expected, counts, sentence, beginnings=None):
-    """Compare the merges of the words in `counts`, and say what was wrong with the first wrong one.
+    """Compare the merges of the words in `counts`, and describe the first wrong one.
 
-    `beginnings`: likely cause -> how the merges begin under this mistake.
+    `beginnings` maps a likely cause to the first merges that this mistake gives.
     """
     got = [tuple(pair) for pair in got]
     causes = {
@@ -53,19 +53,21 @@ def expect_merges(a1, got, expected, counts, sentence, beginnings=None):
 
 
 def wrong_merge(a1, got, expected, counts):
-    """What is wrong with the first merge that differs, from the counts of pairs at that time."""
+    """Describe the first merge that differs, with the counts of pairs at that time."""
     number = next((n for n, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), None)
     if number is None:
         short, many = min(len(got), len(expected)), len(got) > len(expected)
-        return f"they go on after merge {short}" if many else f"they end after merge {short}"
+        return (
+            f"they must end after merge {short}" if many else f"they end early, after merge {short}"
+        )
     mine, right = got[number], expected[number]
     pairs = a1.count_pairs(counts, expected[:number])
     here = f"merge {number + 1} is {mine}"
     if pairs[mine] == pairs[right]:
         return f"{here}: a tie, which the larger pair of byte strings must win, here {right}"
     if pairs[mine] == 0:
-        return f"{here}, which stands in no word then; {right} stands there {pairs[right]} times"
-    return f"{here}, which occurs {pairs[mine]} times then, and {right} {pairs[right]} times"
+        return f"{here}, which no word contains by then; {right} occurs {pairs[right]} times"
+    return f"{here}, which occurs {pairs[mine]} times by then; {right} occurs {pairs[right]} times"
 
 
 # a1.9 and a1.10: the same arguments, the same results
@@ -94,11 +96,13 @@ def test_the_order_of_the_vocabulary(implementation, a1, corpus, module):
     single = [bytes([byte]) for byte in range(256)]
     causes = {
         "the special tokens are missing: they take the last ids": dict(enumerate(single + made)),
-        "the special tokens come last, not first": dict(enumerate(special + single + made)),
-        "the special tokens come after the merges": dict(enumerate(single + special + made)),
+        "the special tokens come first: put them last": dict(enumerate(special + single + made)),
+        "the special tokens come before the merges: put them last": dict(
+            enumerate(single + special + made)
+        ),
         "keep special tokens in the order given": dict(enumerate(single + made + special[::-1])),
     }
-    sentence = "the vocabulary is not: 256 bytes in order, merges in order, special tokens"
+    sentence = "the vocabulary is not 256 bytes, then the merges, then the special tokens, in order"
     a1.expect(dict(vocab), dict(enumerate(single + made + special)), sentence, causes)
 
 
@@ -110,14 +114,14 @@ def test_no_merge_crosses_a_special_token(implementation, a1, corpus, module):
     crossing = [left + right for left, right in merges if set(left + right) - set(b"xy")]
     check_true(
         not crossing,
-        f"the text was not split at its special tokens: {crossing[:1]} was merged, which holds a "
-        f"part of {a1.END}",
+        f"the text was not split at its special tokens: {crossing[:1]} was merged, which contains "
+        f"a part of {a1.END}",
     )
     bordering = [left + right for left, right in merges if left + right != b"xy"]
     check_true(
         not bordering,
-        f"a merge crosses the border of two documents: {bordering[:1]} was merged, but {a1.END} "
-        "stood in between: split there, do not delete it",
+        f"a merge crosses the boundary of two documents: {bordering[:1]} was merged, but {a1.END} "
+        "was in between: split the text there, do not delete it",
     )
     sentence = "the merges of 20 documents 'xy' are wrong"
     expect_merges(a1, merges, [(b"x", b"y")], {"xy": 20}, sentence)
@@ -136,20 +140,20 @@ def test_no_merge_crosses_the_border_of_a_word(implementation, a1, corpus, modul
 
 @both_trainers
 def test_ties_in_training(implementation, a1, corpus, module):
-    """b"\xe4" is above every ASCII letter; printed, it begins with a backslash. A new token has a
-    larger id than any byte, and may still be the smaller byte string.
+    """b"\xe4" is larger than every ASCII letter, but its printed form begins with a backslash. A
+    new token has a larger id than any byte, but may be the smaller byte string.
     """
     text = "ba-ab-zy-zz-東東-ac-bc-abz-\x01\x02-\x7f\x7f"
     _, merges = a1.trained(implementation(module).train_bpe(corpus(text), 290, []))
     counts = Counter(a1.words_of(text, []))
     keys = {
-        "you compare how the bytes are printed, not the bytes": str,
-        "you compare the joined bytes, not first the left token": b"".join,
+        "you compare the printed form of the bytes, not the bytes": str,
+        "you compare the joined bytes, not the left tokens first": b"".join,
         "the smaller pair wins": lambda pair: [-b for b in pair[0]] + [0] + [-b for b in pair[1]],
         "the longer token wins": lambda pair: (len(pair[0]), pair),
     }
     beginnings = {
-        f"your ties are broken otherwise: {rule}": train_with_ties(counts, 4, key)
+        f"your ties are broken by another rule: {rule}": train_with_ties(counts, 4, key)
         for rule, key in keys.items()
     }
     first = "your ties go to the pair seen first: the larger pair of byte strings must win"
@@ -159,7 +163,7 @@ def test_ties_in_training(implementation, a1, corpus, module):
 
 
 def train_with_ties(counts, num_merges, key):
-    """Merges under another tie rule: the pair with the largest `key`, the first seen of equals."""
+    """Return the merges under another tie rule: the largest `key` wins, then the first seen."""
     words = [([bytes([byte]) for byte in word.encode()], count) for word, count in counts.items()]
     merges = []
     while len(merges) < num_merges:
@@ -195,7 +199,9 @@ def test_a_small_corpus_of_many_scripts(implementation, a1, corpus, module, num_
     counts = Counter(a1.words_of(a1.CORPUS, [a1.END]))
     expect_merges(a1, merges, a1.merges[:num_merges], counts, what)
     a1.expect(
-        dict(vocab), a1.vocabulary(a1.merges[:num_merges], [a1.END]), "its vocabulary is wrong"
+        dict(vocab),
+        a1.vocabulary(a1.merges[:num_merges], [a1.END]),
+        "the vocabulary of a small text in many scripts is wrong",
     )
 
 
@@ -245,9 +251,9 @@ def test_merges_as_made_by_recounting(implementation, a1, letters):
         before = dict(counts)
         _, merges = a1.trained(train(counts, 256 + 30, []))
         expected = a1.train(before, 30)
-        sentence = f"the merges of {before} are not those of recounting"
+        sentence = f"the merges of {before} are not those of counting all pairs again"
         expect_merges(a1, merges, expected, before, sentence)
-        a1.expect(counts, before, "train_bpe_from_counts changes the counts that it is given")
+        a1.expect(counts, before, "train_bpe_from_counts changes the counts that it was given")
 
     check()
 
@@ -256,7 +262,7 @@ def test_merges_as_made_by_recounting(implementation, a1, letters):
 def test_vocabulary_from_counts(implementation, a1):
     train = implementation(FAST).train_bpe_from_counts
     vocab, merges = a1.trained(train({"abc": 2}, 259, ["<x>", "<y>"]))
-    sentence = "one merge has room beside two special tokens"
+    sentence = "vocab_size 259 has room for one merge beside two special tokens"
     expect_merges(a1, merges, [(b"b", b"c")], {"abc": 2}, sentence)
     a1.expect(dict(vocab), a1.vocabulary(merges, ["<x>", "<y>"]), "the vocabulary is wrong")
 
@@ -265,28 +271,28 @@ def test_vocabulary_from_counts(implementation, a1):
 def test_on_merge_is_called_after_every_merge(implementation, a1):
     seen = []
     implementation(FAST).train_bpe_from_counts({"abcd": 1}, 300, [], on_merge=seen.append)
-    causes = {"it takes the number of merges made so far, the first of which is 1": [0, 1, 2]}
-    a1.expect(seen, [1, 2, 3], "on_merge was called with other numbers", causes)
+    causes = {"pass the number of merges made so far, which is 1 after the first": [0, 1, 2]}
+    a1.expect(seen, [1, 2, 3], "on_merge was called with the wrong numbers", causes)
 
 
-# a1.11: the work, in lines run and functions called; in time, where one call does it inside of C
+# a1.11: the work, in lines run and functions called; in time, for work inside one C call
 
 
 def steps_per_merge(train, a1, counts, first, last):
-    """The steps from the end of merge `first` to the end of merge `last`, for one merge."""
+    """Return the steps of one merge: the mean from the end of `first` to the end of `last`."""
     steps_after = []
     with a1.StepCounter() as counter:
         train(counts, 256 + last, [], on_merge=lambda number: steps_after.append(counter.steps))
     check_true(
         len(steps_after) == last,
-        f"on_merge was called {len(steps_after)} times in {last} merges: the work between two "
-        "merges cannot be measured",
+        f"on_merge was called {len(steps_after)} times in {last} merges: call it right after each "
+        "merge, so that the work between two merges can be measured",
     )
     return (steps_after[last - 1] - steps_after[first - 1]) / (last - first)
 
 
 def frequent_words():
-    """Forty frequent words in the letters a to h: the first merges all happen in these."""
+    """Return forty frequent words of the letters a to h; the first merges all happen in them."""
     random.seed(4)
     return {"".join(random.choices("abcdefgh", k=8)): 10_000 + n for n in range(40)}
 
@@ -294,7 +300,7 @@ def frequent_words():
 @pytest.mark.task("a1.11")
 @pytest.mark.parametrize("size", [1000, 4000])
 def test_a_merge_visits_only_the_words_that_hold_the_pair(implementation, a1, size):
-    """Many more other words, made of the same few pairs."""
+    """Add many other words, made of the same few pairs."""
     random.seed(5)
     other_words = ["".join(random.choices("stuvw", k=6)) for _ in range(size)]
     train = implementation(FAST).train_bpe_from_counts
@@ -305,14 +311,14 @@ def test_a_merge_visits_only_the_words_that_hold_the_pair(implementation, a1, si
     check_true(
         many <= 2 * few + 50,
         "your trainer looks at words that a merge does not change: one merge takes "
-        f"{few:,.0f} steps beside 100 other words and {many:,.0f} beside {size:,}: keep, for every "
-        "pair, the words that hold it",
+        f"{few:,.0f} steps with 100 other words and {many:,.0f} with {size:,}; keep an index of "
+        "the words that contain each pair",
     )
 
 
 @pytest.mark.task("a1.11")
 def test_a_merge_does_not_look_at_every_pair(implementation, a1):
-    """Many other pairs: Chinese characters are three bytes with thousands of pairs."""
+    """Add many other pairs: Chinese characters are three bytes, with thousands of pairs."""
     random.seed(6)
     characters = [chr(code) for code in range(0x4E00, 0x9F00)]
     other_words = ["".join(random.choices(characters, k=2)) for _ in range(1500)]
@@ -324,8 +330,8 @@ def test_a_merge_does_not_look_at_every_pair(implementation, a1):
     check_true(
         many <= 2 * few + 50,
         "your trainer looks at every pair to find the best one: one merge takes "
-        f"{few:,.0f} steps beside 20 other words and {many:,.0f} beside 1,500 with thousands of "
-        "other pairs: keep the pairs in a priority queue",
+        f"{few:,.0f} steps with 20 other words and {many:,.0f} with 1,500 that have thousands of "
+        "other pairs; keep the pairs in a priority queue",
     )
 
 
@@ -337,35 +343,39 @@ def test_a_long_word_costs_in_proportion_to_its_length(implementation, a1):
         short, long = (steps_per_merge(train, a1, {word[:n]: 1}, 1, 6) for n in (800, 3200))
         check_true(
             long <= 8 * short + 50,
-            "a long word costs more than in proportion to its length: one merge takes "
-            f"{short:,.0f} steps in a word of 800 bytes and {long:,.0f} in one of 3,200: go "
-            "through the word once for a merge, do not begin anew at each place",
+            "the work in a long word grows faster than its length: one merge takes "
+            f"{short:,.0f} steps in a word of 800 bytes and {long:,.0f} in one of 3,200; go "
+            "through the word once for a merge, and do not start over after each replacement",
         )
 
 
 def microseconds_per_merge(train, counts):
-    """The median merge of numbers 6 to 35, in processor time of this process."""
+    """Return the median processor time of merges 6 to 35."""
     times = []
     train(counts, 256 + 35, [], on_merge=lambda number: times.append(time.process_time_ns()))
-    check_true(len(times) == 35, f"on_merge was called {len(times)} times in 35 merges")
+    check_true(
+        len(times) == 35, f"on_merge was called {len(times)} times in 35 merges, not once each"
+    )
     return median(after - before for before, after in pairwise(times[4:])) / 1000
 
 
 @pytest.mark.task("a1.11")
 @pytest.mark.parametrize("other", ["words", "pairs"])
 def test_nor_does_a_merge_look_at_all_inside_of_c(implementation, a1, other):
-    """`max(zip(...))` is one step however much it looks at: so here is the time, relative to the
-    same trainer's beside fewer words.
+    """`max(zip(...))` is one step, however much it looks at, so this check compares times: of one
+    merge with many other words, and with few.
     """
     random.seed(8)
     if other == "words":
         others = {"".join(random.choices("stuvw", k=8)): 1 for _ in range(20_000)}
-        advice = "looks at words that a merge does not change: keep, for every pair, the words"
-        advice += " that hold it"
+        advice = (
+            "looks at words that a merge does not change (keep an index of the words that contain"
+        )
+        advice += " each pair)"
     else:
         letters = [chr(code) for code in range(128) if chr(code) not in "abcdefgh"]
         others = {left + right: 1 for left in letters for right in letters}
-        advice = "looks at every pair to find the best one: keep the pairs in a priority queue"
+        advice = "looks at every pair to find the best one (keep the pairs in a priority queue)"
     train = implementation(FAST).train_bpe_from_counts
     beside = {20: dict(list(others.items())[:20]), len(others): others}
     few, many = (
@@ -374,6 +384,6 @@ def test_nor_does_a_merge_look_at_all_inside_of_c(implementation, a1, other):
     )
     check_true(
         many <= 4 * few + 20,
-        f"your trainer {advice}: one merge takes {many / few:.0f} times as long beside "
-        f"{len(others):,} other words as beside 20",
+        f"your trainer {advice}: one merge takes {many / few:.0f} times as long with "
+        f"{len(others):,} other words as with 20",
     )

@@ -14,13 +14,13 @@ MODULE = "tokenizer_bpe.tokenizer"
 awkward_text = st.text("aethr'slv. !\n\r\t\x1c\u3000é東夜🦉", max_size=40)
 HAND_MERGES = [(b"t", b"h"), (b" ", b"c"), (b" ", b"a"), (b"th", b"e"), (b" a", b"t")]
 PERMUTED = (
-    "this vocabulary gives ids in an order of its own: look every id up in the vocabulary, bytes "
-    "included"
+    "the ids of this vocabulary are in another order: look up every id in the vocabulary, also "
+    "those of single bytes"
 )
 
 
 def permuted(vocab):
-    """The same tokens under other ids."""
+    """Return the same tokens under other ids."""
     ids = list(vocab)
     random.Random(8).shuffle(ids)
     return dict(zip(ids, vocab.values(), strict=True))
@@ -33,9 +33,13 @@ def permuted(vocab):
 def test_the_attributes(implementation, a1):
     before = dict(a1.vocab)
     tokenizer = implementation(MODULE).Tokenizer(a1.vocab, a1.merges, [a1.END])
-    a1.expect(dict(tokenizer.vocab), before, "the attribute vocab is not the vocabulary given")
-    a1.expect(list(tokenizer.merges), a1.merges, "the attribute merges differs from those given")
-    a1.expect(dict(tokenizer.special_tokens), {a1.END: 376}, "special_tokens is not text -> id")
+    a1.expect(dict(tokenizer.vocab), before, "the attribute vocab is not the given vocabulary")
+    a1.expect(list(tokenizer.merges), a1.merges, "the attribute merges is not the given merges")
+    a1.expect(
+        dict(tokenizer.special_tokens),
+        {a1.END: 376},
+        "the attribute special_tokens is not text -> id",
+    )
     a1.expect(tokenizer.vocab_size, 377, "vocab_size is not the largest id plus one")
 
 
@@ -47,17 +51,17 @@ def test_special_tokens_are_appended(implementation, a1):
     added = before | {262: b"<y>", 263: b"<x>"}
     twice = before | {262: b"<y>", 263: a1.END.encode(), 264: b"<x>"}
     causes = {
-        "special tokens that it lacks are never appended": before,
+        "special tokens that the vocabulary lacks are not appended": before,
         f"{a1.END} is appended although the vocabulary has it": twice,
         "append them in the order given": before | {262: b"<x>", 263: b"<y>"},
     }
     a1.expect(
-        dict(tokenizer.vocab), added, "the vocabulary with new special tokens differs", causes
+        dict(tokenizer.vocab), added, "the vocabulary with new special tokens is wrong", causes
     )
     ids = {"<y>": 262, a1.END: 261, "<x>": 263}
-    a1.expect(dict(tokenizer.special_tokens), ids, "special_tokens is not text -> id")
+    a1.expect(dict(tokenizer.special_tokens), ids, "the attribute special_tokens is not text -> id")
     a1.expect(tokenizer.vocab_size, 264, "vocab_size does not count the appended tokens")
-    a1.expect(vocab, before, "the dictionary that was given is changed: work on a copy")
+    a1.expect(vocab, before, "Tokenizer changes the vocabulary that it was given: work on a copy")
 
 
 @pytest.mark.task("a1.12")
@@ -65,7 +69,9 @@ def test_a_vocabulary_with_unused_ids(implementation, a1):
     vocab = a1.vocabulary([], []) | {400: b"th"}
     tokenizer = implementation(MODULE).Tokenizer(vocab, [(b"t", b"h")], ["<x>"])
     a1.expect(
-        dict(tokenizer.special_tokens), {"<x>": 401}, "the next free id is the largest plus 1"
+        dict(tokenizer.special_tokens),
+        {"<x>": 401},
+        "a new special token must get the largest id plus 1",
     )
     a1.expect(tokenizer.vocab_size, 402, "vocab_size is not the largest id plus one")
 
@@ -79,11 +85,15 @@ def test_bytes_of_each_token(implementation, a1):
     expected[300] = 4
     check_true(
         isinstance(got, np.ndarray) and got.dtype == np.int32,
-        f"byte_lengths is {getattr(got, 'dtype', type(got))}, a NumPy array of int32 is asked for",
+        f"byte_lengths: expected a NumPy array of int32, got {getattr(got, 'dtype', type(got))}",
     )
     causes = {
-        "special tokens count 0": [*expected[:261].tolist(), 13, *expected[262:].tolist()],
-        "it has one entry for every id below vocab_size": expected[:262].tolist(),
+        "special tokens count 0, because they have no bytes of text": [
+            *expected[:261].tolist(),
+            13,
+            *expected[262:].tolist(),
+        ],
+        "it must have one entry for every id below vocab_size": expected[:262].tolist(),
     }
     a1.expect(got.tolist(), expected.tolist(), "byte_lengths is wrong", causes)
 
@@ -115,7 +125,7 @@ def test_what_is_no_tokenizer(implementation, a1, which):
 
 
 def check_ids(a1, tokenizer, text, expected, sentence, causes=None):
-    """Compare ids; show those that are wrong as the tokens that they stand for."""
+    """Compare ids; show wrong ids as their tokens too."""
     got = tokenizer.encode(text)
     try:
         a1.expect(got, expected, sentence, causes)
@@ -139,7 +149,10 @@ def test_the_earliest_merge_comes_first(implementation, a1):
     vocab = a1.vocabulary(merges, [])
     tokenizer = implementation(MODULE).Tokenizer(vocab, merges)
     causes = {
-        "you take the longest token that fits: apply the merges, the earliest first": [258, 100],
+        "you take the longest token that fits: apply the merges in order, the earliest first": [
+            258,
+            100,
+        ],
         "you merge from the left: apply the merges in order, the earliest first": [257, 259],
     }
     check_ids(a1, tokenizer, "abcd", [97, 256, 100], "the ids of 'abcd' are wrong", causes)
@@ -147,13 +160,13 @@ def test_the_earliest_merge_comes_first(implementation, a1):
 
 @pytest.mark.task("a1.13")
 def test_a_merge_is_made_in_all_its_places_before_anything_else(implementation, a1):
-    """(a, bc) makes abc, and (abc, a) comes before it in the list: it waits all the same."""
+    """(a, bc) makes abc, and (abc, a) comes before it in the list, but must wait."""
     merges = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c"), (b"abc", b"a"), (b"a", b"bc")]
     vocab = {byte: bytes([byte]) for byte in range(256)}
     vocab |= {256: b"bc", 257: b"ab", 258: b"abc", 259: b"abca"}
     tokenizer = implementation(MODULE).Tokenizer(vocab, merges)
-    cause = "a merge is made in all its places, before the pairs that it brings about"
-    causes = {f"(abc, a) was merged between two places of (a, bc): {cause}": [259, 256]}
+    cause = "apply a merge to all its occurrences before the pairs that it creates"
+    causes = {f"(abc, a) was merged between two occurrences of (a, bc): {cause}": [259, 256]}
     check_ids(a1, tokenizer, "abcabc", [258, 258], "the ids of 'abcabc' are wrong", causes)
 
 
@@ -173,7 +186,9 @@ def test_ids_come_from_the_vocabulary(implementation, a1):
     text = f"the other owl{a1.END}東京"
     expected = a1.encode(text, vocab, a1.merges, [a1.END])
     causes = {PERMUTED: a1.encode(text, a1.vocab, a1.merges, [a1.END])}
-    check_ids(a1, tokenizer, text, expected, "the ids under a permuted vocabulary differ", causes)
+    check_ids(
+        a1, tokenizer, text, expected, "the ids under a permuted vocabulary are wrong", causes
+    )
 
 
 @pytest.mark.task("a1.13")
@@ -193,10 +208,10 @@ def test_special_tokens(implementation, a1, special):
             vocab[max(vocab) + 1] = token.encode()
     expected = a1.encode(text, vocab, a1.merges, tokens or [])
     cause = {
-        "none": "no special tokens were given, so this one is text like any other",
-        "one": f"{a1.END} is one id",
-        "overlapping": "the shorter of two overlapping special tokens wins: try the longest first",
-        "new": "a special token that the vocabulary lacks gets the next free id",
+        "none": "no special tokens were given, so this one is ordinary text",
+        "one": f"{a1.END} must become one id",
+        "overlapping": "the shorter of two special tokens wins: try the longest first",
+        "new": "a special token that the vocabulary lacks gets the largest id plus one",
     }[special]
     shorter = a1.encode(text, vocab, a1.merges, [a1.END] if special != "one" else [])
     sentence = f"the ids of a text with the special tokens {tokens} are wrong"
@@ -208,7 +223,9 @@ def test_the_pattern_of_the_tokenizer(implementation, a1):
     merges = [(b"1", b"2"), (b"12", b"3"), (b"123", b"4")]
     tokenizer = implementation(MODULE).Tokenizer(a1.vocabulary(merges, []), merges, pattern=a1.GPT4)
     causes = {"the argument `pattern` is ignored": [258]}
-    sentence = "the ids of '1234' under GPT4_PATTERN, which ends a word after three digits, differ"
+    sentence = (
+        "the ids of '1234' are wrong under GPT4_PATTERN, which ends a word after three digits"
+    )
     check_ids(a1, tokenizer, "1234", [257, 52], sentence, causes)
 
 
@@ -267,11 +284,11 @@ def test_ids_as_an_array(implementation, a1, largest_id, dtype):
     got = tokenizer.encode_to_array(f"the owl{a1.END}")
     check_true(
         isinstance(got, np.ndarray) and got.dtype == dtype and got.ndim == 1,
-        f"with a largest id of {largest_id:,} encode_to_array gives "
-        f"{getattr(got, 'dtype', type(got))}, {np.dtype(dtype).name} [length] is asked for",
+        f"with a largest id of {largest_id:,} encode_to_array returns "
+        f"{getattr(got, 'dtype', type(got))}, expected {np.dtype(dtype).name} of shape [length]",
     )
     expected = a1.encode(f"the owl{a1.END}", vocab, a1.merges, [a1.END])
-    a1.expect(got.tolist(), expected, "encode_to_array holds other ids than encode")
+    a1.expect(got.tolist(), expected, "encode_to_array and encode give different ids")
 
 
 @pytest.mark.task("a1.13")
@@ -291,24 +308,24 @@ def test_a_long_word_is_no_trap(implementation, a1, letters):
     check_true(
         counter.steps <= 1000 * len(text),
         f"encoding one word of {len(text):,} bytes takes more than {1000 * len(text):,} steps: do "
-        "not look at the whole word again for every single merge; make one merge in all its "
-        "places, or keep what may be merged in a heap",
+        "not look at the whole word again for every replacement; apply a merge to all its "
+        "occurrences at once, or keep the pairs that can be merged in a heap",
     )
 
 
 @pytest.mark.task("a1.13")
 @pytest.mark.parametrize("letters", ["a", "eht"])
 def test_a_long_word_is_no_trap_inside_of_c(implementation, a1, letters):
-    """`min(map(...))` over the word is few steps however long the word is: so here is the time.
-    Four times the letters take 16 times as long where every merge looks at the whole word. There
-    are two comparisons, because one way may take over from another at some length.
+    """`min(map(...))` over the word is few steps, however long the word is, so this check measures
+    time. Four times the letters take 16 times as long if every merge looks at the whole word. It
+    makes two comparisons, because an encoder may use another method from some length on.
     """
     merges = [(b"a" * n, b"a" * n) for n in (1, 2, 4, 8, 16)] if letters == "a" else a1.merges
     tokenizer_class, vocab = implementation(MODULE).Tokenizer, a1.vocabulary(merges, [])
     choose = random.Random(10).choices
 
     def seconds(length):
-        """The best of five: for each a new tokenizer, which has seen no word, and a new word."""
+        """Return the best time of five, each with a new word and a tokenizer that has seen none."""
         taken = []
         for number in range(5):
             tokenizer, text = tokenizer_class(vocab, merges), "".join(choose(letters, k=length))
@@ -321,8 +338,8 @@ def test_a_long_word_is_no_trap_inside_of_c(implementation, a1, letters):
         min(middle / short, long / middle) <= 9,
         f"the time for a word grows with the square of its length: {middle / short:.0f} times from "
         f"240 to 960 bytes, and {long / middle:.0f} times from there to 3,840: do not look at the "
-        "whole word again for every single merge; make one merge in all its places, or keep what "
-        "may be merged in a heap",
+        "whole word again for every replacement; apply a merge to all its occurrences at once, or "
+        "keep the pairs that can be merged in a heap",
     )
 
 
@@ -348,9 +365,9 @@ def test_decode_bytes(implementation, a1, content, expected):
     got = tokenizer.decode(list(content))
     one_by_one = "".join(bytes([byte]).decode("utf-8", "replace") for byte in content)
     causes = {
-        "errors are ignored: put U+FFFD in place of bad bytes": content.decode("utf-8", "ignore"),
+        "errors are ignored: invalid bytes become U+FFFD": content.decode("utf-8", "ignore"),
         "each token is decoded alone: join the bytes of all tokens first": one_by_one,
-        "decoded as Latin-1, UTF-8 is meant": content.decode("latin-1"),
+        "decoded as Latin-1: decode as UTF-8": content.decode("latin-1"),
     }
     a1.expect(got, expected, f"the text of the bytes {content} is wrong", causes)
 
@@ -360,8 +377,10 @@ def test_decode_other_ids_and_special_tokens(implementation, a1):
     vocab = permuted(a1.vocab)
     tokenizer = implementation(MODULE).Tokenizer(vocab, a1.merges, [a1.END])
     ids = a1.encode(a1.CORPUS, vocab, a1.merges, [a1.END])
-    causes = {"special tokens are text too when decoded": a1.CORPUS.replace(a1.END, "")}
-    sentence = "decoding the ids of the small corpus does not give the corpus"
+    causes = {
+        "special tokens are missing: decode them to their text": a1.CORPUS.replace(a1.END, "")
+    }
+    sentence = "decoding the ids of the small corpus does not return the corpus"
     a1.expect(tokenizer.decode(ids), a1.CORPUS, sentence, causes)
     a1.expect(tokenizer.decode(np.array(ids)), a1.CORPUS, f"{sentence}, from a NumPy array")
     a1.expect(tokenizer.decode(i for i in ids), a1.CORPUS, f"{sentence}, from a generator")

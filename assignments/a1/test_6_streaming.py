@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from lm_course.grading.comparisons import check_true
 
 MODULE = "tokenizer_bpe.tokenizer"
-LAG = 400  # characters; the handout's bound
+LAG = 400  # characters; the handout's limit
 
 
 class Pulled:
-    """An iterator that counts what was taken from it."""
+    """An iterator that counts the items taken from it."""
 
     def __init__(self, items):
         self._items = iter(items)
@@ -32,7 +32,7 @@ class Pulled:
 
 @pytest.fixture
 def make_tokenizer(implementation, a1):
-    """Called inside a check: it runs the learner's code."""
+    """Return a function that makes a tokenizer: the learner's code must run inside a check."""
     return lambda: implementation(MODULE).Tokenizer(a1.vocab, a1.merges, [a1.END])
 
 
@@ -60,10 +60,12 @@ def test_a_stream_has_the_ids_of_the_whole(make_tokenizer, a1, texts):
     expected = a1.encode("".join(texts), a1.vocab, a1.merges, [a1.END])
     alone = [i for text in texts for i in a1.encode(text, a1.vocab, a1.merges, [a1.END])]
     causes = {
-        "each text is encoded alone, but a word may go on in the next text: hold back what a "
-        "later text can change": alone
+        "each text is encoded alone, but a word may continue in the next text: hold back the words "
+        "that later text can change": alone
     }
-    a1.expect(got, expected, f"the ids of the stream {texts} are not those of the whole", causes)
+    a1.expect(
+        got, expected, f"the ids of the stream {texts} are not those of the joined text", causes
+    )
 
 
 @pytest.mark.task("a1.15")
@@ -73,7 +75,7 @@ def test_a_special_token_across_texts(make_tokenizer, a1):
         texts = ["the", a1.END[:cut], f"{a1.END[cut:]} owl"]
         got = list(tokenizer.encode_iterable(texts))
         expected = a1.encode("".join(texts), a1.vocab, a1.merges, [a1.END])
-        a1.expect(got, expected, f"a special token cut into two texts is lost, in {texts}")
+        a1.expect(got, expected, f"the ids of {texts} are wrong: a special token is cut in two")
 
 
 @pytest.mark.task("a1.15")
@@ -89,7 +91,7 @@ def test_a_longer_special_token_across_texts(implementation, a1):
             a1.encode("".join(texts), vocab, a1.merges, [a1.END])
         )
     }
-    a1.expect(got, expected, f"the ids of {texts} with the special tokens {tokens} differ", causes)
+    a1.expect(got, expected, f"the ids of {texts} with special tokens {tokens} are wrong", causes)
 
 
 @pytest.mark.task("a1.15")
@@ -104,7 +106,7 @@ def test_any_cuts_give_the_same_ids(make_tokenizer, a1):
     def check(texts):
         got = list(tokenizer.encode_iterable(texts))
         expected = a1.encode("".join(texts), a1.vocab, a1.merges, [a1.END])
-        a1.expect(got, expected, f"the ids of the stream {texts} are not those of the whole")
+        a1.expect(got, expected, f"the ids of the stream {texts} are not those of the joined text")
 
     check()
 
@@ -135,13 +137,13 @@ def test_nothing_is_read_before_an_id_is_asked_for(make_tokenizer):
     iterator = tokenizer.encode_iterable(texts)
     check_true(
         texts.count == 0,
-        f"encode_iterable takes {texts.count} texts before an id is asked for: yield the ids",
+        f"encode_iterable takes {texts.count} texts before an id is asked for: be a generator",
     )
     next(iter(iterator))
     check_true(
         texts.characters <= LAG,
-        f"encode_iterable takes {texts.characters} characters for the first id: it reads the input "
-        f"first; at most {LAG} characters may be held back",
+        f"encode_iterable takes {texts.characters} characters before the first id, at most {LAG} "
+        "are allowed: yield ids as soon as they are certain",
     )
 
 
@@ -150,7 +152,7 @@ def test_nothing_is_read_before_an_id_is_asked_for(make_tokenizer):
     "text", ["the other owls stay\n", "e", f"the{'<|endoftext|>'}"], ids=["line", "word", "special"]
 )
 def test_what_is_read_comes_out_soon(make_tokenizer, a1, text):
-    """An endless stream; every id that comes out is counted in bytes."""
+    """Read an endless stream, and count the bytes of every id that comes out."""
     tokenizer = make_tokenizer()
     endless = itertools.repeat(text) if text != "e" else itertools.cycle("the owl is here. ")
     texts = Pulled(endless)
@@ -159,8 +161,8 @@ def test_what_is_read_comes_out_soon(make_tokenizer, a1, text):
         lag = texts.characters - given_out
         check_true(
             lag <= LAG,
-            f"encode_iterable has taken {texts.characters:,} characters when the ids of only "
-            f"{given_out:,} came out: give out what is settled before you take the next text",
+            f"encode_iterable took {texts.characters:,} characters and yielded the ids of only "
+            f"{given_out:,}: yield all ids that are certain before you take the next text",
         )
         given_out += len(a1.vocab[token_id])
 
@@ -186,11 +188,15 @@ def test_pieces_of_single_bytes(make_tokenizer, a1, content, expected):
     ignored = [bytes([byte]).decode("utf-8", "ignore") for byte in content]
     causes = {
         "each token is decoded alone: a character may need the next token": one_by_one,
-        "the bytes of a character that tokens share are lost": [p for p in ignored if p],
-        "the text comes out at the end, not as it becomes certain": ["".join(expected)],
-        "do not give out empty pieces": [*expected, ""],
+        "a character is lost if its bytes are in several tokens: keep them until it is complete": [
+            p for p in ignored if p
+        ],
+        "the text comes out only at the end: yield each character when it is complete": [
+            "".join(expected)
+        ],
+        "do not yield empty pieces": [*expected, ""],
     }
-    a1.expect(got, expected, f"the pieces of the bytes {content}, one at a time, differ", causes)
+    a1.expect(got, expected, f"the pieces of the bytes {content}, one at a time, are wrong", causes)
 
 
 @pytest.mark.task("a1.16")
@@ -204,13 +210,11 @@ def test_bad_bytes_in_a_stream(make_tokenizer, a1, content):
     pieces = list(tokenizer.decode_stream(list(content)))
     expected = content.decode("utf-8", errors="replace")
     causes = {
-        "bytes that are left at the end are lost: they are U+FFFD": expected.rstrip("\ufffd"),
-        "bad bytes become U+FFFD, they are not left out": expected.replace("\ufffd", ""),
+        "bytes left over at the end are lost: they become U+FFFD": expected.rstrip("\ufffd"),
+        "invalid bytes are dropped: they become U+FFFD": expected.replace("\ufffd", ""),
     }
     a1.expect("".join(pieces), expected, f"the pieces of {content} do not join to its text", causes)
-    check_true(
-        "" not in pieces, "decode_stream gives out an empty piece: wait for a whole character"
-    )
+    check_true("" not in pieces, "decode_stream yields an empty piece: wait for a whole character")
 
 
 @pytest.mark.task("a1.16")
@@ -233,14 +237,17 @@ def test_a_piece_comes_with_the_id_that_completes_it(make_tokenizer):
     content = "ab🦉é".encode()
     ids = Pulled(content)
     pieces = tokenizer.decode_stream(ids)
-    check_true(ids.count == 0, f"decode_stream takes {ids.count} ids before a piece is asked for")
+    check_true(
+        ids.count == 0,
+        f"decode_stream takes {ids.count} ids before a piece is asked for: be a generator",
+    )
     pieces = iter(pieces)
     for piece, taken in (("a", 1), ("b", 2), ("🦉", 6), ("é", 8)):
         got = next(pieces)
         check_true(
             (got, ids.count) == (piece, taken),
             f"the piece {got!r} came out after {ids.count} ids, expected {piece!r} after {taken}: "
-            "give out a character with the id that completes it, and never a part of one",
+            "yield a character with the id that completes it, and never a part of one",
         )
 
 

@@ -12,7 +12,7 @@ FILES = "tokenizer_bpe.tokenizer_file"
 
 
 def printable(token):
-    """GPT-2's `bytes_to_unicode`, by counting: bytes that print stand for themselves."""
+    """Return GPT-2's printable form of a token, as its `bytes_to_unicode` has it, by counting."""
     shown, others = {}, 0
     for byte in range(256):
         if 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or byte >= 0xAE:
@@ -24,7 +24,7 @@ def printable(token):
 
 
 def write_gpt2_files(folder, vocab, merges, special_tokens=(), merge_lines=None):
-    """vocab.json and merges.txt as GPT-2 ships them; returns their paths."""
+    """Write vocab.json and merges.txt in GPT-2's format; return their paths."""
     special = {token.encode() for token in special_tokens}
     named = {
         token.decode() if token in special else printable(token): token_id
@@ -47,7 +47,7 @@ def test_every_byte_has_a_printable_character(implementation, a1):
     a1.expect(to_printable(b" dog"), "Ġdog", "the printable form of b' dog' is wrong")
     for byte in range(256):
         got = to_printable(bytes([byte]))
-        causes = {"this byte is not printable and takes U+0100 or more": chr(byte)}
+        causes = {"this byte is not printable: write it as U+0100 or above": chr(byte)}
         expected = printable(bytes([byte]))
         a1.expect(got, expected, f"the printable form of byte 0x{byte:02x} is wrong", causes)
 
@@ -65,7 +65,7 @@ def test_a_character_that_stands_for_no_byte(implementation, a1):
     from_printable = implementation(FILES).from_printable
     a1.expect_value_error(
         lambda: from_printable("the owl", "vocab.json"),
-        "a space, which stands for no byte",
+        "a space, which represents no byte",
         names="vocab.json",
     )
 
@@ -77,7 +77,7 @@ def test_gpt2_files(implementation, a1, tmp_path):
     tokenizer = implementation(TOKENIZER).Tokenizer.from_files(*paths, [a1.END])
     a1.expect(dict(tokenizer.vocab), ids, "the vocabulary read from vocab.json is wrong")
     a1.expect(list(tokenizer.merges), a1.merges, "the merges read from merges.txt are wrong")
-    a1.expect(dict(tokenizer.special_tokens), {a1.END: 0}, "the special token keeps its id, 0")
+    a1.expect(dict(tokenizer.special_tokens), {a1.END: 0}, "the special token must keep its id, 0")
 
 
 @pytest.mark.task("a1.17")
@@ -91,7 +91,7 @@ def test_gpt2_files_with_other_special_tokens(implementation, a1, tmp_path):
     a1.expect(
         dict(tokenizer.special_tokens),
         expected,
-        "special tokens are wrong: <a b> is in vocab.json as it is written, <new> is appended",
+        "special tokens are wrong: <a b> is in vocab.json as plain text, <new> is appended",
     )
     a1.expect(tokenizer.pattern, a1.GPT4, "the argument `pattern` is ignored")
 
@@ -119,7 +119,7 @@ def test_merge_lines_as_editors_leave_them(implementation, a1, tmp_path):
         ("t h e", "a line with three tokens"),
         ("q z", "a merge whose result the vocabulary lacks"),
         ("ow l", "a merge of a token that no earlier merge makes"),
-        ("t 東", "a character that stands for no byte"),
+        ("t 東", "a character that represents no byte"),
     ],
     ids=["one", "three", "lacking", "unmade", "character"],
 )
@@ -145,7 +145,7 @@ def test_files_that_are_not_there(implementation, a1, which, tmp_path):
 
 @pytest.fixture
 def saved(implementation, a1, tmp_path):
-    """A tokenizer of this vocabulary, saved: the path of its tokenizer.json."""
+    """Return a function that saves a tokenizer and returns the path of its tokenizer.json."""
 
     def save(pattern=a1.GPT2, special_tokens=(a1.END, "<x>")):
         tokenizer = implementation(TOKENIZER).Tokenizer(
@@ -164,14 +164,16 @@ def test_what_the_file_says(saved, a1):
     a1.expect(model.get("type"), "BPE", "model.type is wrong")
     expected = {printable(token): i for i, token in a1.vocab.items()} | {a1.END: 376, "<x>": 377}
     missing = {text: i for text, i in expected.items() if i < 376}
-    causes = {"the special tokens are missing: they stand here too, as plain text": missing}
-    a1.expect(model["vocab"], expected, "model.vocab is not printable token -> id", causes)
+    causes = {"the special tokens are missing: add them here too, as plain text": missing}
+    a1.expect(
+        model["vocab"], expected, "model.vocab is not token in printable characters -> id", causes
+    )
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     expected = [[printable(left), printable(right)] for left, right in a1.merges]
-    a1.expect(pairs, expected, "model.merges is not the printable merges in order")
+    a1.expect(pairs, expected, "model.merges is not the merges in printable characters, in order")
     added = [(t["id"], t["content"], t.get("special")) for t in content["added_tokens"]]
     expected = [(376, a1.END, True), (377, "<x>", True)]
-    a1.expect(added, expected, "added_tokens does not hold each special token, by id")
+    a1.expect(added, expected, "added_tokens is not every special token, in order of id")
 
 
 @pytest.mark.task("a1.18")
@@ -209,9 +211,9 @@ def test_hugging_face_reads_it(saved, a1, pattern):
         theirs = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:
         raise GradedFailure(f"the library `tokenizers` cannot load your file: {error}") from None
-    a1.expect(theirs.encode(text).ids, expected, "`tokenizers` makes other ids from your file")
+    a1.expect(theirs.encode(text).ids, expected, "`tokenizers` gives different ids with your file")
     decoded = theirs.decode(expected, skip_special_tokens=False)
-    a1.expect(decoded, text, "`tokenizers` decodes to another text: is the decoder ByteLevel?")
+    a1.expect(decoded, text, "`tokenizers` decodes to a different text: is the decoder ByteLevel?")
 
 
 @pytest.mark.task("a1.18")
@@ -226,19 +228,23 @@ def test_a_file_as_tokenizers_wrote_it_before(implementation, saved, a1, tmp_pat
     path = tmp_path / "older.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     tokenizer = implementation(TOKENIZER).Tokenizer.from_hugging_face(path)
-    a1.expect(list(tokenizer.merges), a1.merges, 'merges written as "a b" are not read')
+    a1.expect(
+        list(tokenizer.merges),
+        a1.merges,
+        'merges in the older format, "a b" as one string, are read wrongly',
+    )
 
 
 @pytest.mark.task("a1.18")
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"type": "WordPiece"}, "a tokenizer.json of the model WordPiece"),
+        ({"type": "WordPiece"}, "a tokenizer.json whose model is WordPiece"),
         ({"continuing_subword_prefix": "##"}, "a continuing_subword_prefix"),
         ({"end_of_word_suffix": "</w>"}, "an end_of_word_suffix"),
         ({"unk_token": "<unk>"}, "an unk_token"),
         ({"byte_fallback": True}, "byte_fallback"),
-        ({"dropout": 0.1}, "a dropout, which gives other ids each time"),
+        ({"dropout": 0.1}, "a dropout, which gives different ids each time"),
         ({"ignore_merges": True}, "ignore_merges"),
     ],
     ids=["type", "prefix", "suffix", "unknown", "byte-fallback", "dropout", "ignore-merges"],
@@ -266,7 +272,7 @@ def test_files_that_are_not_read_in_silence(implementation, saved, a1, which):
     what = {
         "normalizer": "a tokenizer.json with a normalizer, which would change the text",
         "json": "a file that is not JSON",
-        "missing": "a tokenizer.json that is not there",
+        "missing": "a missing tokenizer.json",
     }[which]
     read = implementation(TOKENIZER).Tokenizer.from_hugging_face
     a1.expect_value_error(lambda: read(path), what, names="tokenizer.json")

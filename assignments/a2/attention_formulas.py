@@ -14,7 +14,7 @@ def softmax(x: Tensor, dim: int) -> Tensor:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """The formula; a query that sees nothing gives 0."""
+    """Compute attention by the formula; a query that sees nothing gives 0."""
     q, k, v = q.double(), k.double(), v.double()
     scores = torch.einsum("...qd,...kd->...qk", q, k)
     scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
@@ -26,7 +26,7 @@ def attend(
 def visible(
     num_queries: int, num_keys: int, is_causal: bool = True, window: int | None = None
 ) -> Tensor:
-    """True where a query may look, place by place."""
+    """Return a mask that is True where a query may look, computed entry by entry."""
     allowed = torch.ones(num_queries, num_keys, dtype=torch.bool)
     for query in range(num_queries):
         for key in range(num_keys):
@@ -44,7 +44,7 @@ def frequencies(head_dim: int, theta: float = 10000.0) -> Tensor:
 def rotate(
     x: Tensor, positions: Tensor, turns: Tensor | float = 10000.0, pairs: str = "adjacent"
 ) -> Tensor:
-    """Every pair turned by its 2 x 2 matrix; `turns` are the frequencies, or theta."""
+    """Rotate every pair by its 2 x 2 matrix; `turns` are the frequencies, or theta."""
     x = x.double()
     if isinstance(turns, float):
         turns = frequencies(x.shape[-1], turns)

@@ -1,5 +1,6 @@
-"""What the checks of a2 share. The oracles are in the files beside this one: attention_formulas.py,
-decoder_oracle.py, parameter_shapes.py, kernel_oracle.py; none imports the code under test.
+"""Shared parts of the checks of a2. The oracles are in other files of this folder, none of which
+imports the code under test: attention_formulas.py, decoder_oracle.py, parameter_shapes.py and
+kernel_oracle.py.
 """
 
 import importlib
@@ -7,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-# Before Triton is imported: its kernels then run in Python, on any machine.
+# Set before Triton is imported: its kernels then run in Python, on any machine.
 os.environ["TRITON_INTERPRET"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))  # the oracles: a folder of tests is no package
+sys.path.insert(0, str(Path(__file__).parent))  # the oracles: a folder of tests is not a package
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace, TracebackType
@@ -55,7 +56,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 
 
 class GrowingCache:
-    """The cache of the handout: keeps what it is given, layer by layer."""
+    """The cache of the handout: it keeps the keys and values that it is given, layer by layer."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -63,13 +64,13 @@ class GrowingCache:
 
     @property
     def length(self) -> int:
-        """It changes with the first `append` of a pass."""
+        """The number of stored tokens; it changes with the first `append` of a forward pass."""
         return max((keys.shape[2] for keys, _ in self.layers.values()), default=0)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         check_true(
             keys.dim() == values.dim() == 4,
-            "cache.append takes keys and values of shape [batch, kv_heads, new, head_dim]",
+            "cache.append takes keys and values of shape [batch, num_kv_heads, new, head_dim]",
             {"got": f"{tuple(keys.shape)} and {tuple(values.shape)}"},
         )
         self.appended.append(layer)
@@ -81,8 +82,8 @@ class GrowingCache:
 
 
 def own_error(call: Callable[[], Any]) -> Any:
-    """What `call` returns. Triton's interpreter wraps what a kernel raises, call by call: this
-    unwraps it, and keeps the lines of all those calls.
+    """Return the result of `call`. Triton's interpreter wraps an error of a kernel, call by call:
+    unwrap it, and keep the lines of all those calls.
     """
     try:
         return call()
@@ -92,13 +93,13 @@ def own_error(call: Callable[[], Any]) -> Any:
         while type(wrapped).__name__ == "InterpreterError" and wrapped.__cause__ is not None:
             wrapped = wrapped.__cause__
             lines = joined(lines, wrapped.__traceback__)
-        if isinstance(wrapped, AssertionError):  # Triton's own: it is no check that failed
+        if isinstance(wrapped, AssertionError):  # Triton's own: no check has failed
             wrapped = TypeError(str(wrapped))
         raise wrapped.with_traceback(lines) from None
 
 
 def joined(outer: TracebackType | None, inner: TracebackType | None) -> TracebackType | None:
-    """One traceback after the other."""
+    """Join two tracebacks, one after the other."""
     if outer is None:
         return inner
     rest = joined(outer.tb_next, inner)
@@ -106,10 +107,10 @@ def joined(outer: TracebackType | None, inner: TracebackType | None) -> Tracebac
 
 
 def load_what_checks_use() -> None:
-    """PyTorch loads some of itself with the first use; done here, once, no check pays for it. The
-    fixtures below load what only some checks use.
+    """Load once the parts that PyTorch loads on first use, so that no check pays for them. The
+    fixtures below load parts that only some checks use.
 
-    Nothing runs backward: its threads would not survive the fork.
+    Do not run a backward pass here: its threads would not survive the fork.
     """
     with TensorCounter():
         torch.ones(2, 2) @ torch.ones(2, 2)
@@ -117,29 +118,27 @@ def load_what_checks_use() -> None:
 
 @pytest.fixture(scope="session")
 def gradients_loaded() -> None:
-    """What PyTorch loads with the first gradient of an autograd.Function (half a second, once)."""
+    """Load the parts for the first gradient of an autograd.Function (half a second, once)."""
     importlib.import_module("torch.fx.experimental.symbolic_shapes")
 
 
 @pytest.fixture(scope="session")
 def compiler_loaded() -> None:
-    """What PyTorch loads with the first operator of one's own, and to count FLOPs (a second or
-    two, once).
-    """
+    """Load the parts for the first custom operator, and to count FLOPs (a second or two, once)."""
     importlib.import_module("torch._dynamo")
 
 
 @pytest.fixture(scope="session")
 def triton(compiler_loaded: None) -> None:
-    """Triton's interpreter."""
+    """Load Triton's interpreter; skip the check where Triton is missing."""
     pytest.importorskip("triton", reason="Triton is on Linux only")
     importlib.import_module("triton.runtime.interpreter")
 
 
 @pytest.fixture(scope="session")
 def a2() -> Iterator[SimpleNamespace]:
-    """The oracles and the ways to fail."""
-    torch.set_num_threads(1)  # small tensors; and threads do not survive a fork
+    """Provide the oracles and the comparisons."""
+    torch.set_num_threads(1)  # tensors are small, and threads do not survive a fork
     load_what_checks_use()
     yield SimpleNamespace(
         ATTENTION_MISTAKES=ATTENTION_MISTAKES,

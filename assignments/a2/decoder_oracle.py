@@ -1,5 +1,5 @@
-"""The decoder in float64, and with one typical mistake wherever a check asks for it, so that it can
-tell what went wrong.
+"""The decoder in float64, with one typical mistake if a check asks for it, so that the check can
+name the likely cause of a wrong result.
 
 What this leaves out: rescaled frequencies other than linear ones, and speed.
 """
@@ -12,28 +12,28 @@ from attention_formulas import attend, frequencies, rms_norm, rotate, visible
 from parameter_shapes import Weights
 from torch import Tensor, nn
 
-# What a mistake in the attention layer does, in words.
+# Mistakes in the attention layer, and the likely causes that a message names.
 ATTENTION_MISTAKES = {
-    "no mask": "positions look ahead: no causal mask",
+    "no mask": "positions see later ones: the causal mask is missing",
     "no scale": "the scores are not divided by sqrt(head_dim)",
-    "heads without transpose": "the width is cut into [seq, heads, head_dim] and only then are the "
-    "two axes exchanged; a view to [heads, seq, head_dim] mixes positions",
-    "heads joined without transpose": "the heads' results go back to [seq, heads, head_dim] before "
-    "they are joined",
-    "key heads tiled": "query head h reads key head h // (num_heads / num_kv_heads): neighbours "
-    "share; yours repeats the key heads as 0, 1, 0, 1 (h % num_kv_heads)",
-    "first key head alone": "every query head reads the first key head",
-    "no rotary": "queries and keys are not turned by their positions",
-    "rotary on queries alone": "the keys are not turned",
-    "rotary on values": "values are not turned, only queries and keys",
-    "positions from 0": "the positions that are given are ignored",
+    "heads without transpose": "split the width into [seq, heads, head_dim] and then transpose the "
+    "two axes; a view to [heads, seq, head_dim] mixes positions",
+    "heads joined without transpose": "transpose the heads' results back to [seq, heads, head_dim] "
+    "before you join them",
+    "key heads tiled": "query head h reads key-value head h // (num_heads / num_kv_heads), so "
+    "adjacent query heads share one; yours read them as 0, 1, 0, 1 (h % num_kv_heads)",
+    "first key head alone": "every query head reads the first key-value head",
+    "no rotary": "queries and keys are not rotated by their positions",
+    "rotary on queries alone": "the keys are not rotated",
+    "rotary on values": "the values are rotated: rotate only queries and keys",
+    "positions from 0": "the given positions are ignored",
     "no head norm": "qk_norm is ignored",
-    "head norm after rotary": "the norms of queries and keys come before the rotation",
-    "window one longer": "a window of w is the position itself and w - 1 before it",
+    "head norm after rotary": "apply the norms of queries and keys before the rotation",
+    "window one longer": "the window is one too long: w counts the position and w - 1 before it",
     "no window": "sliding_window is ignored",
     "no biases": "the biases are missing",
-    "first with first": "the mask lines up the first query with the first key (as PyTorch's "
-    "is_causal does); with a cache the last query stands at the last key",
+    "first with first": "the mask aligns the first query with the first key (as PyTorch's "
+    "is_causal does); with a cache the last query is at the position of the last key",
 }
 
 
@@ -51,7 +51,7 @@ def linear(weights: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def heads_of(config: Any, weights: Weights, x: Tensor, mistake: str) -> dict[str, Tensor]:
-    """Queries, keys and values, [batch, heads, seq, head_dim]."""
+    """Return queries, keys and values, [batch, heads, seq, head_dim]."""
     batch, seq, _ = x.shape
     heads = {}
     shape = {"query": config.num_heads, "key": config.num_kv_heads, "value": config.num_kv_heads}
@@ -67,7 +67,7 @@ def heads_of(config: Any, weights: Weights, x: Tensor, mistake: str) -> dict[str
 def turned_heads(
     config: Any, heads: dict[str, Tensor], positions: Tensor, mistake: str, has_rotary: bool
 ) -> dict[str, Tensor]:
-    """Those that positions turn, turned."""
+    """Return the heads, with queries and keys rotated by their positions."""
     turn = ["query", "key"]
     if not has_rotary or mistake == "no rotary":
         turn = []
@@ -78,13 +78,13 @@ def turned_heads(
     where = torch.arange(len(positions)) if mistake == "positions from 0" else positions
     turns = frequencies(config.head_dim, config.rope_theta)
     if turn and config.rope_scaling is not None and mistake != "no scaling":
-        assert config.rope_scaling.kind == "linear", "no other kind is worked out here"
+        assert config.rope_scaling.kind == "linear", "no other kind is implemented here"
         turns = turns / config.rope_scaling.factor
     return heads | {name: rotate(heads[name], where, turns) for name in turn}
 
 
 def normed_heads(config: Any, weights: Weights, heads: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Queries and keys after their norms."""
+    """Return the heads, with the norms applied to queries and keys."""
     return heads | {
         name: rms_norm(heads[name], weights[f"{name}_norm.weight"], config.norm_eps)
         for name in ("query", "key")
@@ -92,7 +92,7 @@ def normed_heads(config: Any, weights: Weights, heads: dict[str, Tensor]) -> dic
 
 
 def serving_heads(config: Any, mistake: str) -> list[int]:
-    """The key head that each query head reads."""
+    """Return the key-value head that each query head reads."""
     if mistake == "key heads tiled":
         return [h % config.num_kv_heads for h in range(config.num_heads)]
     if mistake == "first key head alone":
@@ -102,7 +102,7 @@ def serving_heads(config: Any, mistake: str) -> list[int]:
 
 
 def attention_mask(config: Any, seq: int, mistake: str) -> Tensor:
-    """Over whole sequences."""
+    """Return the mask over whole sequences."""
     window = config.sliding_window
     if mistake == "window one longer" and window is not None:
         window += 1
@@ -118,8 +118,8 @@ def attention(
     has_rotary: bool = True,
     last: int | None = None,
 ) -> Tensor:
-    """The attention layer over whole sequences, or its `last` positions, with or without a
-    mistake.
+    """Compute the attention layer over whole sequences, or their `last` positions, with or without
+    a mistake.
     """
     if mistake == "no biases":
         weights = {name: value for name, value in weights.items() if not name.endswith("bias")}
@@ -154,13 +154,13 @@ def feed_forward(config: Any, weights: Weights, x: Tensor) -> Tensor:
 
 
 def part(weights: Weights, prefix: str) -> Weights:
-    """The weights of a submodule, under their names there."""
+    """Return the weights of a submodule, under their names in it."""
     start = f"{prefix}."
     return {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
 
 
 def block(config: Any, weights: Weights, x: Tensor, positions: Tensor, mistake: str = "") -> Tensor:
-    """One block over whole sequences."""
+    """Compute one block over whole sequences."""
     has_rotary = config.position == "rotary"
 
     def attended(y: Tensor) -> Tensor:
@@ -194,17 +194,17 @@ def block(config: Any, weights: Weights, x: Tensor, positions: Tensor, mistake: 
 
 
 BLOCK_MISTAKES = {
-    "other norm position": "norm_position is ignored: pre normalises what a branch reads, post the "
-    "sum",
-    "norm in the stream": "what is added to must be the stream itself, not its norm",
-    "no residual": "the input is not added to what each branch gives",
-    "side by side": "the feed-forward must read the stream after the attention was added",
-    "norms exchanged": "the two norms are exchanged",
+    "other norm position": "norm_position is ignored: 'pre' normalizes the input of a branch, "
+    "'post' the sum",
+    "norm in the stream": "add each branch to the residual stream itself, not to its norm",
+    "no residual": "the residual is missing: add the input to the result of each branch",
+    "side by side": "the feed-forward layer must read the stream after attention was added",
+    "norms exchanged": "the two norms are swapped",
 }
 
 
 def decoder(config: Any, weights: Weights, token_ids: Tensor, mistake: str = "") -> Tensor:
-    """Logits over whole sequences."""
+    """Compute the logits of whole sequences."""
     positions = torch.arange(token_ids.shape[1])
     x = weights["token_embedding.weight"][token_ids]
     if config.position == "learned" and mistake != "no positions":
@@ -220,11 +220,11 @@ def decoder(config: Any, weights: Weights, token_ids: Tensor, mistake: str = "")
 
 
 MODEL_MISTAKES = {
-    "no final norm": "the norm in front of the output head is missing",
+    "no final norm": "the norm before the output head is missing",
     "one block": "the first block is used for all layers",
     "no positions": "the position embedding is not added",
     "no rotary": ATTENTION_MISTAKES["no rotary"],
-    "no scaling": "config.rope_scaling is not given to RotaryEmbedding",
+    "no scaling": "config.rope_scaling is not passed to RotaryEmbedding",
     "no mask": ATTENTION_MISTAKES["no mask"],
 }
 
@@ -232,5 +232,5 @@ MODEL_MISTAKES = {
 def wrong_by(
     oracle: Callable[..., Tensor], mistakes: dict[str, str], names: Sequence[str], *args: Any
 ) -> dict[str, Tensor]:
-    """likely cause -> what the oracle gives with this mistake."""
+    """Return likely cause -> the oracle's result with this mistake."""
     return {mistakes[name]: oracle(*args, mistake=name) for name in names}

@@ -1,4 +1,4 @@
-"""The parameters by name and shape, as the handout lists them; and known values for them."""
+"""The parameters by name and shape, as in the handout, and known values for them."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -69,23 +69,27 @@ def check_parameters(module: nn.Module, shapes: Shapes, what: str) -> None:
     extra = [name for name in found if name not in shapes]
     details = {"expected": ", ".join(shapes), "got": ", ".join(found) or "no parameters"}
     if missing:
-        sentence = f"{what} has no parameter {missing[0]}, of shape {shapes[missing[0]]}"
+        sentence = f"{what} has no parameter {missing[0]} of shape {shapes[missing[0]]}"
         close = get_close_matches(missing[0], extra, n=1)
         if not found:
             sentence += ": make it with nn.Parameter, and call super().__init__() first"
         elif close:
             sentence += f"; yours is called {close[0]}"
         check_true(False, sentence, details)
-    check_true(not extra, f"{what} has a parameter too many: {', '.join(extra)}", details)
+    check_true(
+        not extra,
+        f"{what} has parameters that the handout does not list: {', '.join(extra)}",
+        details,
+    )
     for name, shape in shapes.items():
         check_true(
             found[name] == shape,
-            f"{what}: the parameter {name} has the shape {found[name]}, expected {shape}",
+            f"{what}: the parameter {name} has shape {found[name]}, expected {shape}",
         )
 
 
 def fill(module: nn.Module, shapes: Shapes, what: str, seed: int = 0) -> Weights:
-    """Give every parameter a known value that nothing cancels out; return float64 copies."""
+    """Give every parameter a known value that does not cancel out; return float64 copies."""
     check_parameters(module, shapes, what)
     generator = torch.Generator().manual_seed(seed)
     weights = {}

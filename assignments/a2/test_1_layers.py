@@ -19,10 +19,9 @@ MODULE = "transformer_lm.layers"
 def test_softmax_by_hand(implementation, a2):
     x = torch.tensor([0.0, math.log(2), math.log(3)])
     causes = {
-        "these are the exponentials; divide by their sum": torch.tensor([1.0, 2, 3]),
-        "this is the logarithm of it": torch.log(torch.tensor([1.0, 2, 3]) / 6),
-        "yours is divided by the largest exponential; divide by the sum": torch.tensor([1, 2, 3])
-        / 3,
+        "these are the exponentials: divide them by their sum": torch.tensor([1.0, 2, 3]),
+        "this is the logarithm of the softmax": torch.log(torch.tensor([1.0, 2, 3]) / 6),
+        "you divide by the largest exponential: divide by the sum": torch.tensor([1, 2, 3]) / 3,
     }
     got = implementation(MODULE).softmax(x, 0)
     a2.check(got, torch.tensor([1, 2, 3]) / 6, "softmax of [0, ln 2, ln 3]", causes)
@@ -46,7 +45,7 @@ def test_softmax_along_a_dimension(implementation, a2, dim):
 @pytest.mark.task("a2.1")
 def test_softmax_of_large_logits(implementation, a2):
     x = torch.tensor([[1000.0, 1001], [-1001, -1000], [0, 88], [3e38, -3e38]])
-    hint = "exp(1000) is infinite: take the largest value of each row off before exp"
+    hint = "exp(1000) is infinite: subtract the largest value of each row before exp"
     causes = {hint: lambda got: bool(got.isnan().any())}
     got = implementation(MODULE).softmax(x, dim=-1)
     a2.check(got, a2.softmax(x, -1), "softmax of large logits", causes)
@@ -56,8 +55,8 @@ def test_softmax_of_large_logits(implementation, a2):
 def test_softmax_of_rows_far_apart(implementation, a2):
     x = torch.tensor([[0.0, 1], [1000, 1001]])
     hint = (
-        "the largest value of the whole tensor was taken off, and exp(-1000) is 0: take off each "
-        "slice's own"
+        "the largest value of the whole tensor was subtracted, and exp(-1000) is 0: subtract the "
+        "largest value of each slice"
     )
     causes = {hint: lambda got: not bool(got[0].isfinite().all())}
     got = implementation(MODULE).softmax(x, dim=-1)
@@ -86,7 +85,9 @@ def test_softmax_has_a_gradient(implementation, a2):
     x = a2.random(3, 5, dtype=torch.float64).requires_grad_()
     weights = a2.random(3, 5, seed=1, dtype=torch.float64)
     got = implementation(MODULE).softmax(x, 0)
-    check_true(got.requires_grad, "the result has no gradient: stay with tensor operations")
+    check_true(
+        got.requires_grad, "the result of softmax has no gradient: use only tensor operations"
+    )
     (gradient,) = torch.autograd.grad((got * weights).sum(), x)
     (expected,) = torch.autograd.grad((torch.softmax(x, 0) * weights).sum(), x)
     a2.check(gradient, expected, "the gradient of softmax", dtype=torch.float64)
@@ -100,7 +101,7 @@ def test_silu_by_hand(implementation, a2):
     x = torch.tensor([0.0, math.log(3), -math.log(3)])
     expected = torch.tensor([0, 0.75 * math.log(3), -0.25 * math.log(3)])
     causes = {
-        "this is the sigmoid; multiply it by x": torch.tensor([0.5, 0.75, 0.25]),
+        "this is the sigmoid: multiply it by x": torch.tensor([0.5, 0.75, 0.25]),
         "this is ReLU": functional.relu(x),
     }
     a2.check(implementation(MODULE).silu(x), expected, "silu of [0, ln 3, -ln 3]", causes)
@@ -111,12 +112,12 @@ def test_gelu_by_formula(implementation, a2):
     x = torch.linspace(-4, 4, 33, dtype=torch.float64)
     inner = x + 0.044715 * x**3
     causes = {
-        "this is the exact GELU, by erf; GPT-2's approximation by tanh is asked for": (
+        "this is the exact GELU, with erf: use GPT-2's approximation with tanh": (
             functional.gelu(x)
         ),
         "this is x sigmoid(1.702 x), another approximation": x * torch.sigmoid(1.702 * x),
         "the factor sqrt(2 / pi) inside tanh is missing": 0.5 * x * (1 + torch.tanh(inner)),
-        "0.044715 belongs to x cubed": 0.5
+        "0.044715 multiplies x cubed, not x squared": 0.5
         * x
         * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2))),
         "this is SiLU": functional.silu(x),
@@ -180,7 +181,7 @@ def test_linear_of_any_leading_axes(implementation, a2, bias):
 
 
 def check_start(weight, std, what, causes):
-    """A normal distribution of this deviation, cut off at three of it."""
+    """Fail unless new weights are normal with this deviation, cut off at three of it."""
     found = float(weight.detach().std())
     details = {"expected": f"{std:.4g} (2 % less, cut off)", "got": f"{found:.4g}"}
     for cause, wrong in causes.items():
@@ -191,13 +192,13 @@ def check_start(weight, std, what, causes):
     largest = float(weight.detach().abs().max())
     check_true(
         largest <= 3.001 * std,
-        f"{what}: new weights reach {largest / std:.2f} standard deviations, and are to be cut off "
-        "at 3",
+        f"{what}: new weights reach {largest / std:.2f} standard deviations: cut them off at 3 "
+        "(the limits of trunc_normal_ are values)",
     )
     check_true(
         largest > 2.6 * std,
-        f"{what}: no new weight lies beyond {largest / std:.2f} standard deviations: is it a "
-        "normal distribution, cut off at 3?",
+        f"{what}: no new weight is beyond {largest / std:.2f} standard deviations: draw from a "
+        "normal distribution, cut off at 3",
     )
     mean = float(weight.detach().mean())
     check_true(abs(mean) < 0.05 * std, f"{what}: the mean of new weights is {mean:.2g}, expected 0")
@@ -210,15 +211,16 @@ def test_linear_starts_at_random(implementation, d_in, d_out):
     layer = implementation(MODULE).Linear(d_in, d_out, bias=True)
     std = math.sqrt(2 / (d_in + d_out))
     causes = {
-        "2 / (d_in + d_out) is the variance; trunc_normal_ takes the deviation": 2 / (d_in + d_out),
+        "2 / (d_in + d_out) is the variance, and trunc_normal_ takes the standard deviation": 2
+        / (d_in + d_out),
         "this is sqrt(1 / d_in)": math.sqrt(1 / d_in),
         "this is sqrt(2 / d_in)": math.sqrt(2 / d_in),
-        "this is PyTorch's own start, uniform": math.sqrt(1 / 3 / d_in),
+        "this is PyTorch's own initialization, which is uniform": math.sqrt(1 / 3 / d_in),
         "this is 1": 1.0,
-        "this is the embedding's": 0.5 / math.sqrt(d_out),
+        "this is the standard deviation of an embedding": 0.5 / math.sqrt(d_out),
     }
     check_start(layer.weight, std, f"Linear({d_in}, {d_out})", causes)
-    check_true(not layer.bias.detach().any(), "the bias of a new Linear is to be 0")
+    check_true(not layer.bias.detach().any(), "the bias of a new Linear must be 0")
 
 
 @pytest.mark.task("a2.3")
@@ -229,7 +231,7 @@ def test_embedding_by_hand(implementation, a2):
         layer.weight.copy_(torch.tensor([[0.0, 0], [1, 10], [2, 20], [3, 30]]))
     got = layer(torch.tensor([[3, 1], [0, 3]]))
     expected = torch.tensor([[[3.0, 30], [1, 10]], [[0, 0], [3, 30]]])
-    a2.check(got, expected, "the rows of ids [[3, 1], [0, 3]]")
+    a2.check(got, expected, "Embedding of ids [[3, 1], [0, 3]]")
 
 
 @pytest.mark.task("a2.3")
@@ -237,7 +239,9 @@ def test_embedding_adds_the_gradients_of_equal_ids(implementation, a2):
     layer = implementation(MODULE).Embedding(5, 3)
     weights = torch.arange(12.0).view(4, 3)
     got = layer(torch.tensor([2, 0, 2, 2]))
-    check_true(got.requires_grad, "the rows have no gradient: index the parameter, not its .data")
+    check_true(
+        got.requires_grad, "the rows have no gradient: index the parameter itself, not its .data"
+    )
     (got * weights).sum().backward()
     expected = torch.zeros(5, 3)
     expected[2], expected[0] = weights[0] + weights[2] + weights[3], weights[1]
@@ -253,8 +257,8 @@ def test_embedding_looks_rows_up(implementation):
         layer(ids)
     check_true(
         counter.peak_bytes <= 4 * 8 * 64 * 2,
-        f"64 rows of 8 are 2,048 bytes; {counter.peak_bytes:,} were made: no product with a table "
-        "of zeros and ones, only the rows that are asked for",
+        f"64 rows of 8 are 2,048 bytes, but Embedding creates {counter.peak_bytes:,}: look up the "
+        "rows instead of multiplying with a one-hot matrix",
     )
 
 
@@ -263,8 +267,8 @@ def test_embedding_starts_small(implementation):
     torch.manual_seed(0)
     layer = implementation(MODULE).Embedding(500, 64)
     causes = {
-        "this is 1, PyTorch's own start": 1.0,
-        "0.5 / sqrt(d_model) is the deviation, not the variance": 0.25,
+        "this is 1, PyTorch's own initialization": 1.0,
+        "0.5 / sqrt(d_model) is the standard deviation, not the variance": 0.25,
         "this is 0.5 / d_model: the root is missing": 0.5 / 64,
         "this is 0.02, whatever the width": 0.02,
     }
@@ -281,8 +285,8 @@ def test_rms_norm_by_hand(implementation, a2):
     x = torch.tensor([3.0, 4])
     root = math.sqrt(12.5)
     causes = {
-        "the squares are averaged, not summed: yours has length 1": x / 5,
-        "nothing is subtracted: RMSNorm leaves the mean": torch.tensor([-1.0, 1]),
+        "you sum the squares: take their mean": x / 5,
+        "you subtract the mean: RMSNorm does not": torch.tensor([-1.0, 1]),
         "the root is missing": x / 12.5,
     }
     a2.check(layer(x), x / root, "RMSNorm of [3, 4]: the mean square is 12.5", causes)
@@ -298,15 +302,17 @@ def test_rms_norm_by_formula(implementation, a2):
         wide = x.double()
         square = wide.square().mean(-1, keepdim=True)
         causes = {
-            "`weight` is not used": wide / (square + 1e-5).sqrt(),
+            "`weight` is not used: multiply by it": wide / (square + 1e-5).sqrt(),
             "eps goes inside the root": wide / (square.sqrt() + 1e-5) * weight,
             "eps is missing; by default it is 1e-5": wide / square.sqrt() * weight,
             "eps is 1e-6; by default it is 1e-5": a2.rms_norm(x, weight, 1e-6),
             "eps is 1e-8; by default it is 1e-5": a2.rms_norm(x, weight, 1e-8),
-            "the mean is over the last axis alone": wide
+            "the mean is over all axes: take it over the last axis only": wide
             / (wide.square().mean() + 1e-5).sqrt()
             * weight,
-            "weight starts at 1, and multiplies as it is": a2.rms_norm(x, 1 + weight),
+            "you multiply by 1 + weight: multiply by weight, which starts at 1": a2.rms_norm(
+                x, 1 + weight
+            ),
         }
         what = f"RMSNorm of a [2, 3, 6] tensor of size {size:g}"
         a2.check(layer(x), a2.rms_norm(x, weight), what, causes)
@@ -344,16 +350,16 @@ def test_norms_compute_in_float32(implementation, a2, name):
         early = functional.layer_norm(x.float(), (512,)).bfloat16()
     weight, bias = layer.weight.detach(), weights.get("bias", torch.zeros(512)).float()
     causes = {
-        "computed in bfloat16: take x.float() first, and go back to x's type at the end": (
+        "computed in bfloat16: convert to x.float() first, and back to x's type at the end": (
             narrow * weight.bfloat16() + bias.bfloat16()
         ),
-        "computed in bfloat16 (square and mean): take x.float() first": (
+        "computed in bfloat16 (square and mean): convert to x.float() first": (
             narrow * weight + bias
         ).bfloat16(),
-        "rounded before `weight` came in: go back to x's type last": (
+        "rounded before `weight` was applied: convert back to x's type last": (
             early * weight + bias
         ).bfloat16(),
-        "rounded before `weight` came in: go back to x's type at the very end": (
+        "rounded before `weight` was applied: convert back to x's type at the very end": (
             early * weight.bfloat16() + bias.bfloat16()
         ),
     }
@@ -374,7 +380,7 @@ def test_rms_norm_of_float16_does_not_overflow(implementation, a2):
     layer = implementation(MODULE).RMSNorm(64)
     x = (400 * a2.random(4, 64)).half()
     causes = {
-        "400^2 is more than a float16 holds (65,504): take x.float() before the square": (
+        "400^2 is more than a float16 holds (65,504): convert to x.float() before the square": (
             lambda got: bool((got == 0).sum() > 30)
         )
     }
@@ -388,7 +394,7 @@ def test_layer_norm_by_hand(implementation, a2):
     layer = implementation(MODULE).LayerNorm(2, eps=0.0)
     x = torch.tensor([3.0, 7])
     causes = {
-        "the mean is not taken off": x / 2,
+        "the mean is not subtracted": x / 2,
         "the variance is the mean over n, not n - 1": torch.tensor([-1.0, 1]) / math.sqrt(2),
         "this is RMSNorm": x / math.sqrt(29),
     }
@@ -421,14 +427,14 @@ def test_layer_norm_by_formula(implementation, a2):
 
 @pytest.mark.task("a2.4")
 def test_layer_norm_far_from_zero(implementation, a2):
-    """The squares are near a million, where neighbouring float32 numbers are 0.06 apart."""
+    """The squares are near a million, where adjacent float32 numbers are 0.06 apart."""
     layer = implementation(MODULE).LayerNorm(64)
     weights = a2.fill(layer, {"weight": (64,), "bias": (64,)}, "LayerNorm(64)")
     x = a2.random(8, 64, seed=1) + 1000
     expected = functional.layer_norm(x.double(), (64,), weights["weight"], weights["bias"])
     squares = x.square().mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2
     scaled = (x - x.mean(-1, keepdim=True)) * torch.rsqrt(squares + 1e-5)
-    hint = "mean(x^2) - mean(x)^2 takes two large numbers from each other: square x - mean(x)"
+    hint = "mean(x^2) - mean(x)^2 is a difference of two large numbers: square x - mean(x) instead"
     causes = {
         hint: scaled * layer.weight.detach() + layer.bias.detach(),
         f"{hint} (the result is not finite)": lambda y: not bool(y.isfinite().all()),
@@ -463,13 +469,13 @@ def test_swiglu_by_hand(implementation, a2):
     expected = torch.tensor([2 * 0.75 * math.log(3) * 4])
     silu_4 = functional.silu(torch.tensor([4.0]))
     causes = {
-        "SiLU is applied to gate(x), not to up(x)": 2 * math.log(3) * silu_4,
+        "you apply SiLU to up(x): apply it to gate(x)": 2 * math.log(3) * silu_4,
         "this is the sigmoid of gate(x); SiLU is x sigmoid(x)": torch.tensor(
             [2 * 0.75 * 4 + 7 * 2.5]
         ),
-        "the up projection is not used": torch.tensor([2 * 0.75 * math.log(3)]),
+        "the up projection is not used: multiply by up(x)": torch.tensor([2 * 0.75 * math.log(3)]),
     }
-    a2.check(layer(torch.ones(1)), expected, "SwiGLU of 1 (the handout has it by hand)", causes)
+    a2.check(layer(torch.ones(1)), expected, "SwiGLU of 1 (the handout's example)", causes)
 
 
 @pytest.mark.task("a2.5")
@@ -491,17 +497,21 @@ def test_feed_forward_by_formula(implementation, a2, name, bias):
         gate = apply("gate", x)
         expected = apply("down", functional.silu(gate) * up)
         causes = {
-            "SiLU is applied to gate(x), not to up(x)": apply("down", gate * functional.silu(up)),
-            "gate and up are multiplied, not added": apply("down", functional.silu(gate) + up),
+            "you apply SiLU to up(x): apply it to gate(x)": apply(
+                "down", gate * functional.silu(up)
+            ),
+            "you add gate and up: multiply them": apply("down", functional.silu(gate) + up),
             "this is the sigmoid of gate(x)": apply("down", torch.sigmoid(gate) * up),
-            "GELU in place of SiLU": apply("down", functional.gelu(gate, approximate="tanh") * up),
+            "this is GELU instead of SiLU": apply(
+                "down", functional.gelu(gate, approximate="tanh") * up
+            ),
         }
     else:
         expected = apply("down", functional.gelu(up, approximate="tanh"))
         causes = {
-            "SiLU in place of GELU": apply("down", functional.silu(up)),
-            "ReLU in place of GELU": apply("down", functional.relu(up)),
-            "there is no function between the two matrices": apply("down", up),
-            "the exact GELU; your gelu of a2.2 is asked for": apply("down", functional.gelu(up)),
+            "this is SiLU instead of GELU": apply("down", functional.silu(up)),
+            "this is ReLU instead of GELU": apply("down", functional.relu(up)),
+            "the activation between the two matrices is missing": apply("down", up),
+            "this is the exact GELU: use your gelu of a2.2": apply("down", functional.gelu(up)),
         }
     a2.check(layer(x), expected, f"{name} of a [2, 3, 6] tensor", causes, rtol=1e-5, atol=1e-5)

@@ -9,8 +9,8 @@ from lm_course.grading.comparisons import check_raises, check_true
 from lm_course.grading.tensor_comparisons import one_rounding
 
 MODULE = "transformer_lm.rotary_embedding"
-HALVES = "rotated pairs (i, i + d/2): this lesson rotates (2i, 2i + 1)"
-OFF_BY_ONE = "the exponent is off by one pair: pair 0 turns by 1 radian a position, theta^0"
+HALVES = "your pairs are (i, i + head_dim / 2): rotate the adjacent values (2i, 2i + 1)"
+OFF_BY_ONE = "the exponent is off by one pair: pair 0 rotates by theta^0 = 1 radian per position"
 
 
 # a2.6
@@ -21,9 +21,10 @@ def test_frequencies_by_hand(implementation, a2):
     got = implementation(MODULE).rotary_frequencies(8, 10000.0)
     causes = {
         OFF_BY_ONE: torch.tensor([0.1, 0.01, 0.001, 0.0001]),
-        "theta^(-i / d) for pair i: the exponent is 2i / d": 10.0 ** -(torch.arange(4) / 2),
-        "these are not inverted: theta^(2i / d) is the radians of nothing": 10.0 ** torch.arange(4),
-        "there is one frequency for each pair, head_dim / 2 in all": lambda x: x.numel() == 8,
+        "this is theta^(-i / d) for pair i: the exponent is -2i / d": 10.0
+        ** -(torch.arange(4) / 2),
+        "this is theta^(2i / d): the exponent must be negative": 10.0 ** torch.arange(4),
+        "return one frequency for each pair, head_dim / 2 in total": lambda x: x.numel() == 8,
     }
     expected = torch.tensor([1, 0.1, 0.01, 0.001], dtype=torch.float64)
     what = "rotary_frequencies(8, 10000)"
@@ -39,7 +40,7 @@ def test_frequencies_by_formula(implementation, a2, head_dim, theta):
         OFF_BY_ONE: expected * theta ** (-2 / head_dim),
         "theta is ignored": a2.frequencies(head_dim, 10000.0),
         "the slowest pair comes first": expected.flip(0),
-        "computed in float32: ask torch.arange for float64": expected.float(),
+        "computed in float32: create torch.arange(..., dtype=torch.float64)": expected.float(),
     }
     what = f"rotary_frequencies({head_dim}, {theta:g})"
     a2.check(got, expected, what, causes, dtype=torch.float64, rtol=1e-12, atol=0)
@@ -58,14 +59,14 @@ def test_rotation_by_hand(implementation, a2):
     )
     causes = {
         HALVES: a2.rotate(x, position, pairs="halves"),
-        "turned the other way round: (a, b) becomes (a cos - b sin, a sin + b cos)": (
+        "rotated in the other direction: (a, b) becomes (a cos - b sin, a sin + b cos)": (
             a2.rotate(x, -position)
         ),
         OFF_BY_ONE: a2.rotate(x, position, a2.frequencies(4) / 100),
-        "the positions that are given are ignored": a2.rotate(x, torch.tensor([0])),
-        "positions count from 0": a2.rotate(x, position + 1),
+        "the given positions are ignored": a2.rotate(x, torch.tensor([0])),
+        "rotated by position + 1: positions count from 0": a2.rotate(x, position + 1),
     }
-    a2.check(rotary(x, position), expected, "[1, 0, 0, 2] at position 3", causes)
+    a2.check(rotary(x, position), expected, "the rotation of [1, 0, 0, 2] at position 3", causes)
 
 
 @pytest.mark.task("a2.7")
@@ -76,17 +77,17 @@ def test_rotation_by_formula(implementation, a2, head_dim):
     positions = torch.tensor([7, 0, 49, 7, 12])
     causes = {
         HALVES: a2.rotate(x, positions, 1000.0, pairs="halves"),
-        "the positions that are given are ignored: row i was turned by i": (
+        "the given positions are ignored: row i was rotated by i": (
             a2.rotate(x, torch.arange(5), 1000.0)
         ),
-        "turned the other way round": a2.rotate(x, -positions, 1000.0),
+        "rotated in the other direction": a2.rotate(x, -positions, 1000.0),
         OFF_BY_ONE: a2.rotate(
             x, positions, a2.frequencies(head_dim, 1000.0) * 1000 ** (-2 / head_dim)
         ),
         "theta is ignored": a2.rotate(x, positions, 10000.0),
-        "turned along the axis of the heads, not of the sequence": lambda got: False,
+        "rotated along the axis of the heads, not of the sequence": lambda got: False,
     }
-    what = f"vectors of {head_dim} values at positions [7, 0, 49, 7, 12]"
+    what = f"the rotation of vectors of {head_dim} values at positions [7, 0, 49, 7, 12]"
     a2.check(rotary(x, positions), a2.rotate(x, positions, 1000.0), what, causes, atol=1e-5)
 
 
@@ -97,7 +98,7 @@ def test_every_sequence_may_have_its_own_positions(implementation, a2):
     positions = torch.tensor([[0, 1, 2, 3], [30, 31, 40, 41]])[:, None]  # [batch, 1, seq]
     first = a2.rotate(x, positions[:1])
     causes = {"the first sequence's positions are used for all": first}
-    what = "positions of shape [2, 1, 4] for x of shape [2, 3, 4, 8]"
+    what = "the rotation with positions of shape [2, 1, 4] and x of shape [2, 3, 4, 8]"
     a2.check(rotary(x, positions), a2.rotate(x, positions), what, causes, atol=1e-5)
 
 
@@ -114,9 +115,9 @@ def test_products_depend_on_the_distance_alone(implementation, a2):
         what = f"q k at positions {second} (equal to that at {first})"
         a2.check(product(*second), product(*first).double(), what, atol=1e-4)
     size = rotary(q, torch.tensor([77])).norm()
-    a2.check(size, q.norm().double(), "the length of a turned vector", atol=1e-5)
+    a2.check(size, q.norm().double(), "the length of a rotated vector", atol=1e-5)
     apart = abs(product(5, 2) - product(5, 3))
-    check_true(apart > 1e-3, "q k is the same at distances 2 and 3: is anything turned?")
+    check_true(apart > 1e-3, "q k is the same at distances 2 and 3: is anything rotated?")
 
 
 @pytest.mark.task("a2.7")
@@ -127,11 +128,11 @@ def test_far_positions_are_exact(implementation, a2):
     in_float32 = positions.float()[:, None] * a2.frequencies(8).float()
     cos, sin = in_float32.cos(), in_float32.sin()
     causes = {
-        "the angles were computed in float32, which is off by 0.01 radian here: in float64": (
+        "the angles were computed in float32, which is off by 0.01 radian here: use float64": (
             lambda got: (got[:, 0::2] - (cos - sin)).abs().max() < 0.02
         )
     }
-    what = "vectors at positions beyond 99,999"
+    what = "the rotation of vectors at positions from 99,999 on"
     a2.check(rotary(x, positions), a2.rotate(x, positions), what, causes, atol=2e-6)
 
 
@@ -141,9 +142,9 @@ def test_the_type_stays(implementation, a2):
     x = a2.random(2, 200, 64).bfloat16()
     positions = torch.arange(300, 500)
     got = rotary(x, positions)
-    what = "turned bfloat16, which must be right to one rounding,"
+    what = "RotaryEmbedding of bfloat16, which must be right to one rounding,"
     causes = {
-        "computed in bfloat16: turn x.float(), and go back to x's type at the end": (
+        "computed in bfloat16: rotate x.float(), and convert back to x's type at the end": (
             lambda got: (got.double() - a2.rotate(x, positions)).abs().max() < 0.1
         )
     }
@@ -164,7 +165,7 @@ def test_a_module_in_bfloat16_keeps_its_tables(implementation, a2):
     rotary = implementation(MODULE).RotaryEmbedding(64, 4096).bfloat16()
     x = a2.random(2, 50, 64)
     positions = torch.arange(4000, 4050)
-    what = "float32 vectors, turned by a module on which .bfloat16() was called,"
+    what = "the rotation of float32 vectors by a module on which .bfloat16() was called"
     causes = {
         "the tables were rounded to bfloat16 with the module: keep them where .bfloat16() does not "
         "reach, as plain attributes": lambda got: (
@@ -179,7 +180,7 @@ def test_tables_are_neither_parameters_nor_saved(implementation, a2):
     rotary = implementation(MODULE).RotaryEmbedding(8, 16)
     a2.check_parameters(rotary, {}, "RotaryEmbedding")
     saved = ", ".join(rotary.state_dict())
-    check_true(not saved, f"state_dict holds {saved}: register_buffer(..., persistent=False)")
+    check_true(not saved, f"state_dict holds {saved}: keep the tables as plain attributes")
 
 
 @pytest.mark.task("a2.7")
@@ -196,7 +197,7 @@ def scaling_of(implementation, **values):
 
 
 def rescaled(turns, kind, theta, factor, original, low_and_high):
-    """Pair by pair, as the handout has it."""
+    """Rescale the frequencies pair by pair, as in the handout."""
     low, high = low_and_high
     pairs = len(turns)
 
@@ -244,11 +245,12 @@ def test_rescaled_frequencies(implementation, a2, kind, head_dim, theta, factor,
     inverse = plain + plain / factor - expected
     causes = {
         "`scaling` is ignored": plain,
-        "all pairs are slowed: the fast ones stay": plain / factor,
-        "fast and slow are exchanged: the fast pairs stay, the slow ones are slowed": inverse,
-        "multiplied by the factor: a longer context needs slower turns": expected * factor**2,
+        "all pairs are slowed: the fast ones must stay": plain / factor,
+        "fast and slow are swapped: keep the fast pairs, and slow the slow ones": inverse,
+        "multiplied by the factor: divide, because a longer context needs slower rotation": expected
+        * factor**2,
     }
-    what = f"{kind} frequencies for head_dim {head_dim} and factor {factor:g}"
+    what = f"rotary_frequencies with {kind}, head_dim {head_dim} and factor {factor:g}"
     a2.check(got, expected, what, causes, dtype=torch.float64, rtol=1e-9, atol=0)
 
 
@@ -269,12 +271,13 @@ def test_yarn_stretches_queries_and_keys(implementation, a2, given):
     turned = a2.rotate(x, positions, turns)
     factor = 0.1 * math.log(4) + 1 if given is None else given
     causes = {
-        "not multiplied by the attention factor": turned,
-        "multiplied by its square: cosines and sines are multiplied once": turned * factor**2,
-        "multiplied by its root": turned * factor**0.5,
-        "the attention factor that was given is ignored": turned * (0.1 * math.log(4) + 1),
+        "the cosines and sines are not multiplied by the attention factor": turned,
+        "multiplied by the square of the attention factor: multiply cosines and sines once": turned
+        * factor**2,
+        "multiplied by the root of the attention factor": turned * factor**0.5,
+        "the given attention factor is ignored": turned * (0.1 * math.log(4) + 1),
     }
-    what = "vectors turned by a yarn table of factor 4"
+    what = "the rotation of vectors with yarn and factor 4"
     a2.check(rotary(x, positions), turned * factor, what, causes, atol=1e-5)
 
 

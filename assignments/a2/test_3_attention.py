@@ -15,28 +15,30 @@ CPU = torch.device("cpu")
 
 
 def mask_causes(expected, num_queries, num_keys, window):
-    """likely cause -> a wrong mask."""
+    """Return likely cause -> the wrong mask that it gives."""
     diagonal = num_keys - num_queries
     whole = torch.ones(num_queries, num_keys, dtype=torch.bool)
     causes = {
-        "the meaning is turned round: True is where a query MAY look": ~expected,
-        "rows and columns are exchanged: query i looks at keys before it": whole.triu(diagonal),
+        "the meaning is inverted: True is where a query MAY look": ~expected,
+        "rows and columns are swapped: query i looks at the keys before it": whole.triu(diagonal),
         "a query also looks at itself: yours stops one key before": whole.tril(diagonal - 1),
-        "one key too far: position p looks at keys 0 to p": whole.tril(diagonal + 1),
-        "the queries are the LAST positions of the keys: query i stands at position "
+        "yours goes one key too far: position p looks at keys 0 to p": whole.tril(diagonal + 1),
+        "the queries are the LAST positions of the keys: query i has position "
         "num_keys - num_queries + i": whole.tril(0),
         "sliding_window is ignored": whole.tril(diagonal),
     }
     if window:
         causes |= {
-            "a window of w is the position itself and w - 1 before it: yours has w before it": (
+            "the window is one too long: w counts the position itself and w - 1 before it": (
                 whole.tril(diagonal).triu(diagonal - window)
             ),
-            "the window is one too short: the position itself counts, w - 1 before it": (
+            "the window is one too short: w counts the position itself and w - 1 before it": (
                 whole.tril(diagonal).triu(diagonal - window + 2)
             ),
-            "the window does not shift with the cached keys": whole.tril(diagonal).triu(1 - window),
-            "the window hides what lies outside, but what is ahead shows": (
+            "the window ignores the cached keys: shift it by num_keys - num_queries": (
+                whole.tril(diagonal).triu(1 - window)
+            ),
+            "the window is right, but later positions are visible: mask them too": (
                 whole.triu(diagonal - window + 1)
             ),
         }
@@ -90,7 +92,7 @@ def test_mask_is_made_on_the_device(implementation):
     got = implementation(MODULE).causal_mask(2, 3, torch.device("meta"))
     check_true(
         got.device.type == "meta",
-        f"causal_mask(2, 3, device=meta) lies on {got.device}: give `device` to what you create",
+        f"causal_mask(2, 3, device=meta) is on {got.device}: create every tensor on `device`",
     )
 
 
@@ -98,7 +100,7 @@ def test_mask_is_made_on_the_device(implementation):
 
 
 def by_hand(a2):
-    """Scores 0 and ln 3 after the division by sqrt(4), so weights 1/4 and 3/4."""
+    """Return q, k, v with scores 0 and ln 3 (after the division by sqrt(4)): weights 1/4, 3/4."""
     q = torch.tensor([[2.0, 0, 0, 0]])
     k = torch.tensor([[0.0, 5, 5, 5], [math.log(3), 0, 0, 0]])
     v = torch.tensor([[0.0, 4], [8, 0]])
@@ -111,12 +113,12 @@ def test_attention_by_hand(implementation, a2):
     got = implementation(MODULE).scaled_dot_product_attention(q, k, v)
     causes = {
         "the scores are not divided by sqrt(d_k)": a2.attend(q, k, v, scale=1.0),
-        "divided by d_k; its root is asked for": a2.attend(q, k, v, scale=0.25),
-        "multiplied by sqrt(d_k)": a2.attend(q, k, v, scale=2.0),
+        "divided by d_k: divide by its root": a2.attend(q, k, v, scale=0.25),
+        "the scores are multiplied by sqrt(d_k): divide": a2.attend(q, k, v, scale=2.0),
         "divided by the root of the number of keys or of d_v": a2.attend(q, k, v, scale=0.5**0.5),
-        "these are the weights and sums before the division": torch.tensor([[24.0, 4]]),
+        "the weights are not divided by their sum": torch.tensor([[24.0, 4]]),
     }
-    what = "attention with weights 1/4 and 3/4 (the handout has it by hand)"
+    what = "attention with weights 1/4 and 3/4 (the handout's example)"
     a2.check(got, torch.tensor([[6.0, 1]]), what, causes)
 
 
@@ -128,14 +130,14 @@ def test_the_mask_says_where_a_query_may_look(implementation, a2):
     after = torch.softmax(q.double() @ k.double().T / 2, -1) * mask @ v.double()
     causes = {
         "the mask is ignored": a2.attend(q, k, v),
-        "True is where a query MAY look; yours hides those places": a2.attend(q, k, v, ~mask),
-        "hidden weights were set to 0 after the softmax, so the rest does not sum to 1: give "
-        "hidden scores -inf before it": after,
-        "False and True were added to the scores as 0 and 1": (
+        "True is where a query MAY look: you mask these positions": a2.attend(q, k, v, ~mask),
+        "weights were set to 0 after the softmax, so the rest does not sum to 1: set masked "
+        "scores to -inf before it": after,
+        "the mask was added to the scores as 0 and 1: set masked scores to -inf": (
             torch.softmax(q.double() @ k.double().T / 2 + mask, -1) @ v.double()
         ),
     }
-    causes["a score of 0 is no hidden place, exp(0) is 1: give hidden scores -inf"] = (
+    causes["masked scores are 0, and exp(0) is 1: set them to -inf"] = (
         torch.softmax(q.double() @ k.double().T / 2 * mask, -1) @ v.double()
     )
     a2.check(got, a2.attend(q, k, v, mask), "attention with a mask", causes)
@@ -149,7 +151,7 @@ def test_what_is_hidden_does_not_count(implementation, a2):
     before = attention(q, k, v, mask)
     hidden = (~mask).any(0)  # of some query; the last sees all
     k[:, hidden], v[:, hidden] = 50.0, -1e4
-    what = "the result of queries that do not see the keys that were changed"
+    what = "the result of a query, after a change of keys that it does not see,"
     a2.check(attention(q, k, v, mask)[:, 0], before[:, 0].double(), what)
 
 
@@ -170,7 +172,9 @@ def test_attention_by_formula(implementation, a2, leading, mask_shape):
         "the scores are not divided by sqrt(d_k)": a2.attend(q, k, v, mask, scale=1.0),
         "the mask is ignored": a2.attend(q, k, v),
         "True is where a query MAY look": a2.attend(q, k, v, ~mask),
-        "divided by sqrt(d_v), not sqrt(d_k)": a2.attend(q, k, v, mask, scale=7**-0.5),
+        "the scores are divided by sqrt(d_v), not by sqrt(d_k)": a2.attend(
+            q, k, v, mask, scale=7**-0.5
+        ),
     }
     what = f"attention of q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     a2.check(got, a2.attend(q, k, v, mask), what, causes)
@@ -214,7 +218,7 @@ def config_of(implementation, **changes):
 
 
 def layer_of(implementation, a2, config, layer=0, backend="eager"):
-    """(the layer, filled, and its weights)."""
+    """Return the layer with known weights, and these weights."""
     module = implementation(MODULE).CausalSelfAttention(config, layer, attention_backend=backend)
     return module, a2.fill(module, a2.attention_shapes(config), "CausalSelfAttention")
 
@@ -235,7 +239,7 @@ def check_layer(implementation, a2, config, mistakes, positions=None, rotary=Tru
         for name in mistakes
     }
     expected = a2.attention(config, weights, x, positions, has_rotary=rotary)
-    changed = f"{config.num_heads} query heads, {config.num_kv_heads} key heads"
+    changed = f"{config.num_heads} query heads, {config.num_kv_heads} key-value heads"
     a2.check(got, expected, f"CausalSelfAttention ({changed})", causes, rtol=1e-4, atol=1e-5)
 
 
@@ -244,7 +248,7 @@ HEADS = ["no mask", "no scale", "heads without transpose", "heads joined without
 
 @pytest.mark.task("a2.11")
 def test_layer_by_hand(implementation, a2):
-    """Queries of 0 make all scores equal, so each position takes the mean of what it sees."""
+    """Queries of 0 make all scores equal, so each position gets the mean of those that it sees."""
     config = config_of(implementation, d_model=2, num_heads=1, num_kv_heads=1, head_dim=2)
     module = implementation(MODULE).CausalSelfAttention(config, 0, attention_backend="eager")
     a2.check_parameters(module, a2.attention_shapes(config), "CausalSelfAttention")
@@ -257,7 +261,7 @@ def test_layer_by_hand(implementation, a2):
         a2.ATTENTION_MISTAKES["no mask"]: torch.full((1, 3, 2), 2.0),
     }
     expected = torch.tensor([[[2.0, 0], [1, 2], [2, 2]]])
-    a2.check(got, expected, "the means of [2, 0], [0, 4], [4, 2] so far", causes)
+    a2.check(got, expected, "the mean of [2, 0], [0, 4], [4, 2] up to each position", causes)
 
 
 @pytest.mark.task("a2.11")
@@ -316,9 +320,10 @@ def test_no_position_sees_what_follows(implementation, a2):
         moved = (after - before).abs().amax(-1)[0]
         check_true(
             bool((moved[:place] < 1e-6).all()),
-            f"position {int(moved.argmax())} changes when only the positions from {place} on do",
+            f"position {int(moved.argmax())} changes when only those from {place} on do: mask "
+            "later positions",
         )
-        check_true(bool(moved[place] > 1e-4), f"position {place} does not see itself")
+        check_true(bool(moved[place] > 1e-4), f"position {place} does not see itself: unmask it")
 
 
 @pytest.mark.task("a2.11")
@@ -333,10 +338,10 @@ def test_with_a_cache_as_without(implementation, a2, pieces):
     for size in pieces:
         positions = torch.arange(start, start + size)
         got = module(x[:, start : start + size], rotary, positions, cache)
-        what = f"{size} positions behind {start} in the cache"
+        what = f"the result of {size} positions after {start} in the cache"
         end = start + size
         causes = {
-            "what cache.append returns is not used: it gives all keys and values": a2.attention(
+            "the result of cache.append, all keys and values, is not used": a2.attention(
                 config, weights, x[:, start:end], positions
             )
         }
@@ -349,7 +354,7 @@ def test_with_a_cache_as_without(implementation, a2, pieces):
         start += size
     check_true(
         cache.appended == [1] * len(pieces),
-        "cache.append is called once a pass, with the layer's number",
+        "cache.append must be called once per forward pass, with the layer's number",
         {"expected": [1] * len(pieces), "got": cache.appended},
     )
 
@@ -368,13 +373,13 @@ def test_what_the_cache_is_given(implementation, a2):
         for name in ("key", "value")
     }
     turned = a2.rotate(projected["key"], positions, 100.0)
-    repeated = "the keys are stored before they are repeated for the query heads"
+    repeated = "the cache must get the keys before they are repeated for the query heads"
     causes = {
-        "keys go into the cache already turned by their positions": projected["key"],
+        "the cache must get the keys after they are rotated by their positions": projected["key"],
         repeated: lambda got: got.shape[1] == 4,
     }
-    a2.check(keys, turned, "the keys in the cache", causes, atol=1e-5)
-    a2.check(values, projected["value"], "the values in the cache", atol=1e-5)
+    a2.check(keys, turned, "the tensor of keys in the cache", causes, atol=1e-5)
+    a2.check(values, projected["value"], "the tensor of values in the cache", atol=1e-5)
 
 
 @pytest.mark.task("a2.11")
@@ -386,7 +391,7 @@ def test_every_backend_gives_the_same(implementation, a2, backend, window):
     rotary, cache = rotary_of(implementation, config), a2.GrowingCache()
     x, positions = a2.random(2, 7, 12), torch.arange(7)
     expected = a2.attention(config, weights, x, positions)
-    what = f"attention_backend={backend!r}, sliding_window={window}"
+    what = f"the result with attention_backend={backend!r}, sliding_window={window}"
     mistakes = ["no mask", "no window"] if window else ["no mask"]
     causes = {
         a2.ATTENTION_MISTAKES[name]: a2.attention(config, weights, x, positions, name)
@@ -399,7 +404,7 @@ def test_every_backend_gives_the_same(implementation, a2, backend, window):
     causes = {
         a2.ATTENTION_MISTAKES[name]: a2.attention(config, weights, x, positions, name, last=3)
     }
-    what += ", the last 3 of 7 positions, behind 4 in the cache"
+    what += ", the last 3 of 7 positions, with 4 in the cache"
     a2.check(got, expected[:, 4:], what, causes, rtol=1e-4, atol=1e-5)
 
 

@@ -64,11 +64,11 @@ def test_block_whose_branches_give_nothing(implementation, a2):
     once = a2.rms_norm(x, torch.ones(12))
     causes = {
         a2.BLOCK_MISTAKES["norm in the stream"]: once,
-        "this is post-norm; config.norm_position is pre": a2.rms_norm(once, torch.ones(12)),
+        "this is post-norm, but config.norm_position is 'pre'": a2.rms_norm(once, torch.ones(12)),
         a2.BLOCK_MISTAKES["no residual"]: torch.zeros(2, 6, 12),
     }
     got = module(x, rotary_of(implementation, config), torch.arange(6))
-    what = "a block whose two branches end in zeros (equal to its input)"
+    what = "the result of a block whose two branches end in zeros (equal to its input)"
     a2.check(got, x, what, causes)
 
 
@@ -95,11 +95,11 @@ def test_block_hands_the_cache_on(implementation, a2):
     expected = a2.block(config, weights, x, torch.arange(6))
     for start, end in ((0, 4), (4, 5), (5, 6)):
         got = module(x[:, start:end], rotary, torch.arange(start, end), cache)
-        what = f"the block at positions {start} to {end - 1}, with a cache"
+        what = f"the result of the block at positions {start} to {end - 1}, with a cache,"
         a2.check(got, expected[:, start:end], what, rtol=1e-4, atol=1e-4)
     check_true(
         cache.appended == [1, 1, 1],
-        "cache.append is called once a pass with the block's layer number, 1",
+        "cache.append must be called once per forward pass, with the block's layer number, 1",
         {"got": cache.appended},
     )
 
@@ -108,7 +108,7 @@ def test_block_hands_the_cache_on(implementation, a2):
 
 
 def model_of(implementation, a2, config, what="TransformerLM"):
-    """(the model, filled, and its weights)."""
+    """Return the model with known weights, and these weights."""
     model = implementation(MODULE).TransformerLM(config)
     return model, a2.fill(model, a2.model_shapes(config), what)
 
@@ -121,13 +121,13 @@ def test_logits_by_formula(implementation, a2, shape):
     ids = some_ids(2, 9)
     names = list(a2.MODEL_MISTAKES)
     causes = a2.wrong_by(a2.decoder, a2.MODEL_MISTAKES, names, config, weights, ids)
-    what = f"logits of {shape}"
+    what = f"the result of TransformerLM ({shape})"
     a2.check(model(ids), a2.decoder(config, weights, ids), what, causes, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.task("a2.13")
 def test_logits_by_hand(implementation, a2):
-    """Branches of zeros: what is left is embedding, norm and head."""
+    """With branches of zeros, only the embedding, the norm and the head are left."""
     config = config_of(implementation, "tied", qk_norm=False, d_model=4, vocab_size=3)
     model = implementation(MODULE).TransformerLM(config)
     a2.check_parameters(model, a2.model_shapes(config), "TransformerLM")
@@ -141,7 +141,7 @@ def test_logits_by_hand(implementation, a2):
     expected = torch.tensor([[[6.0, 0, 2], [0, 4 * 2**0.5, 2 * 2**0.5], [3, 4, 4]]])
     got = model(torch.tensor([[0, 1, 2]]))
     causes = {a2.MODEL_MISTAKES["no final norm"]: (rows @ rows.T)[None]}
-    what = "logits of a model whose blocks add nothing (the handout has it by hand)"
+    what = "the result of a model whose blocks add nothing (the handout's example)"
     a2.check(got, expected, what, causes, rtol=1e-3, atol=1e-3)
 
 
@@ -152,20 +152,20 @@ def test_a_tied_head_is_the_embedding(implementation, a2):
     for name, parameter in model.named_parameters():
         check_true(
             parameter.grad is not None and bool(parameter.grad.any()),
-            f"the parameter {name} gets no gradient: it is not used",
+            f"the parameter {name} gets no gradient: is it used?",
         )
     before = model(some_ids(1, 4)).detach()
     with torch.no_grad():
         model.token_embedding.weight[22] = 0
     got = model(some_ids(1, 4)).detach()[..., 22]
-    what = "logits of a token whose embedding was set to 0, with a tied head,"
-    causes = {"the head is a copy: use the embedding's own weight": before[..., 22]}
+    what = "the logit of a token whose embedding was set to 0, with a tied head,"
+    causes = {"the head is a copy: multiply by the embedding's own weight": before[..., 22]}
     check_true(22 not in some_ids(1, 4), "the check has token 22 in its text")
     a2.check(got, torch.zeros(1, 4), what, causes)
 
 
 def table_std(name, config, weight):
-    """The handout's table: the standard deviation of a new matrix, before it is cut off."""
+    """Return the standard deviation of a new matrix by the handout's table, before the cut-off."""
     d_out, d_in = weight.shape
     tied, post = config.tie_embeddings, config.norm_position == "post"
     small = 0.5 / math.sqrt(config.d_model)
@@ -180,27 +180,33 @@ def table_std(name, config, weight):
 
 
 def likely_start(name, found, config):
-    """What is wrong with a start, from the deviation as a multiple of the right one."""
+    """Return the likely cause of a wrong deviation, given as a multiple of the right one."""
     layers, width = config.num_layers, config.d_model
     is_branch = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
     stream = 0.5 / math.sqrt(width) if config.tie_embeddings else 1.0
     causes = {}
     if is_branch:
         causes = {
-            "nothing was scaled: Linear's start, times the stream's, over 2 num_layers": 2 * layers,
-            "this is over the root of 2 num_layers": math.sqrt(2 * layers),
-            "each block has two branches: over 2 num_layers": 2,
-            "these branches are in no proportion to the stream that they are added to": 1 / stream,
-            "nothing was scaled: Linear's start, not in proportion to the stream": 2
+            "nothing is scaled: multiply Linear's deviation by s / (2 num_layers)": 2 * layers,
+            "you divide by the root of 2 num_layers: divide by 2 num_layers": math.sqrt(2 * layers),
+            "each block has two branches: divide by 2 num_layers": 2,
+            "the size s of the stream is missing": 1 / stream,
+            "nothing is scaled: multiply Linear's deviation by s / (2 num_layers), with s here": 2
             * layers
             / stream,
         }
         if config.norm_position == "post":
-            causes |= {"behind a norm the stream has the size 1": 0.5 / math.sqrt(width)}
+            causes |= {
+                "after a norm the stream has size 1, so s is 1 in a post-norm model": 0.5
+                / math.sqrt(width)
+            }
     elif "embedding" in name and not config.tie_embeddings:
-        causes = {"an embedding that is no output head starts at 1": 0.5 / math.sqrt(width)}
+        causes = {
+            "an embedding that is not the output head has standard deviation 1": 0.5
+            / math.sqrt(width)
+        }
     elif not any(part in name for part in ("embedding", "output_head")):
-        causes = {"output and down alone are made smaller": 1 / (2 * layers)}
+        causes = {"only output and down are divided by 2 num_layers": 1 / (2 * layers)}
     return next((text for text, wrong in causes.items() if abs(found / wrong - 1) < 0.1), None)
 
 
@@ -217,19 +223,22 @@ def test_a_new_model_starts_by_the_table(implementation, a2, shape):
         weight = parameter.detach()
         if weight.ndim == 2:
             found = float(weight.std()) / table_std(name, config, weight)
-            details = {"expected": "0.99, as it is cut off", "got": f"{found:.3f}"}
+            details = {"expected": "0.99, because of the cut-off", "got": f"{found:.3f}"}
             if likely := likely_start(name, found, config):
                 details["likely"] = likely
-            sentence = f"new weights of {name} ({shape}), as a multiple of the handout's deviation"
+            sentence = f"new weights of {name} ({shape}): wrong multiple of the handout's deviation"
             check_true(0.9 < found < 1.08, sentence, details)
         elif name == f"{last}.weight" and config.tie_embeddings:
             signs = weight.tolist() == [1.0, -1.0] * 32
             check_true(
-                signs, f"{name} before a tied head ({shape}) is to start as 1, -1, 1, -1 ..."
+                signs,
+                f"{name} before a tied head ({shape}) must be initialized to 1, -1, 1, -1, ...",
             )
         else:
             start = 0.0 if name.endswith("bias") else 1.0
-            check_true(bool((weight == start).all()), f"{name} ({shape}) is to start at {start:g}")
+            check_true(
+                bool((weight == start).all()), f"{name} ({shape}) must be initialized to {start:g}"
+            )
 
 
 @pytest.mark.task("a2.13")
@@ -247,7 +256,9 @@ def test_a_new_model_guesses_evenly(implementation, a2, shape, d_model):
         loss = float(torch.nn.functional.cross_entropy(logits, targets))
         details = {"expected": f"{0.95 * even:.2f} to {1.05 * even:.2f}", "got": f"{loss:.2f}"}
         if targets is not random_text and loss < even:
-            details["likely"] = "a token's logit for itself is large: the signs of the last norm"
+            details["likely"] = (
+                "a token's logit for itself is large: check the signs of the last norm"
+            )
         check_true(
             abs(loss - even) < 0.05 * even,
             f"the first loss of a new model ({shape}, width {d_model}) on {what} is not ln(500)",
@@ -267,14 +278,14 @@ def test_model_with_a_cache_as_without(implementation, a2, shape, pieces):
     for size in pieces:
         got = model(ids[:, start : start + size], cache)
         alone = a2.decoder(config, weights, ids[:, start : start + size])
-        causes = {"the cached tokens are not seen, and positions begin at 0 again": alone}
-        what = f"logits of {size} tokens behind {start} in the cache ({shape})"
+        causes = {"the cached tokens are not used, and positions begin at 0 again": alone}
+        what = f"the result of {size} tokens after {start} in the cache ({shape})"
         right = expected[:, start : start + size]
         a2.check(got, right, what, causes, rtol=1e-4, atol=1e-4)
         start += size
     check_true(
         cache.appended == [0, 1] * len(pieces),
-        "cache.append is called once for each layer in a pass, in order",
+        "cache.append must be called once for each layer in a forward pass, in order",
         {"expected": [0, 1] * len(pieces), "got": cache.appended},
     )
 
@@ -283,10 +294,15 @@ def test_model_with_a_cache_as_without(implementation, a2, shape, pieces):
 def test_the_config_is_kept(implementation):
     config = config_of(implementation)
     model = implementation(MODULE).TransformerLM(config)
-    check_true(getattr(model, "config", None) == config, "the model keeps `config` as an attribute")
+    check_true(
+        getattr(model, "config", None) == config, "the model must keep `config` as an attribute"
+    )
     saved = set(model.state_dict())
     named = {name for name, _ in model.named_parameters()}
-    check_true(saved == named, f"state_dict also holds {', '.join(sorted(saved - named))}")
+    check_true(
+        saved == named,
+        f"state_dict also holds {', '.join(sorted(saved - named))}: it may hold only parameters",
+    )
 
 
 @pytest.mark.task("a2.13")
@@ -300,7 +316,7 @@ def test_a_text_longer_than_the_context_is_refused(implementation, a2, cached):
     cache = a2.GrowingCache()
     if cached:
         model(some_ids(1, cached), cache)
-    what = f"{17 - cached} tokens behind {cached} in the cache, for a context of 16,"
+    what = f"{17 - cached} tokens after {cached} in the cache, for a context of 16,"
     names = ["17", "16"]
     check_raises(ValueError, lambda: model(some_ids(1, 17 - cached), cache), what, names)
 

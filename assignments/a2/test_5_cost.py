@@ -61,7 +61,7 @@ def config_of(implementation, name, **changes):
 
 
 def part_of(parameter):
-    """The part that a parameter counts for, by its name."""
+    """Return the part that a parameter belongs to, by its name."""
     if "norm" in parameter:
         return "norms"
     for start, part in (("token_", "token embedding"), ("position_", "positions")):
@@ -73,7 +73,7 @@ def part_of(parameter):
 
 
 def parameters(shapes):
-    """Part -> parameters, from the list of shapes."""
+    """Return part -> number of parameters, from the list of shapes."""
     counts = dict.fromkeys(PARTS, 0)
     for name, shape in shapes.items():
         counts[part_of(name)] += math.prod(shape)
@@ -85,7 +85,7 @@ def parameters(shapes):
 
 @pytest.mark.task("a2.14")
 def test_parameters_by_hand(implementation):
-    """One layer of width 2 with 1 head, d_ff 3 and 5 tokens; the handout counts it."""
+    """One layer of width 2 with 1 head, d_ff 3 and 5 tokens: the handout's example."""
     values = {"vocab_size": 5, "d_model": 2, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1}
     config = config_of(implementation, "small", **(values | {"d_ff": 3}))
     got = implementation(MODULE).parameters_by_part(config)
@@ -126,7 +126,7 @@ def test_parameters_of_each_part(implementation, a2, name):
         hints = {
             cause: counts[part] for cause, counts in wrong.items() if counts[part] != expected[part]
         }
-        hints["one layer was counted"] = expected[part] // config.num_layers
+        hints["only one layer was counted"] = expected[part] // config.num_layers
         check_equal(got[part], expected[part], f"parameters of the {part} of {name}", hints)
 
 
@@ -143,7 +143,7 @@ def test_all_parameters(implementation, a2, name):
 
 
 def flops_of(a2, config, length):
-    """Counted by PyTorch, while the float64 oracle runs."""
+    """Return the FLOPs that PyTorch counts while the float64 oracle runs."""
     weights = {name: torch.zeros(shape).double() for name, shape in a2.model_shapes(config).items()}
     with FlopCounterMode(display=False) as counter:
         a2.decoder(config, weights, torch.zeros(1, length, dtype=torch.long))
@@ -169,9 +169,11 @@ def test_flops_by_hand(implementation):
             "these are the FLOPs of training; forward is a third of it": right * 3,
         }
         if part == "attention scores":
-            hints["there are two products with the table: q k^T, and weights times v"] = right // 2
+            hints["there are two products with the score matrix: q k^T, and weights times v"] = (
+                right // 2
+            )
             del hints["a multiplication and its addition are two FLOPs"]
-            hints["the whole table is counted, what the mask hides included"] = lambda got: (
+            hints["count the whole score matrix, masked entries included"] = lambda got: (
                 400 <= got < 800
             )
         what = f"FLOPs of the {part} over 10 tokens of the handout's smallest model"
@@ -188,13 +190,13 @@ def test_flops_as_counted_by_pytorch(implementation, a2, name, length):
     expected = flops_of(a2, config, length)
     table = config.num_layers * 4 * length**2 * config.head_dim
     hints = {
-        "every QUERY head has a table of scores: grouping shares keys, not scores": (
+        "every QUERY head has a score matrix: grouping shares keys, not scores": (
             expected - table * (config.num_heads - config.num_kv_heads)
         ),
-        "a tied output head multiplies all the same": (
+        "a tied output head multiplies too": (
             expected - 2 * length * config.vocab_size * config.d_model
         ),
-        "the scores of one layer were counted": (
+        "only the scores of one layer were counted": (
             expected - table * config.num_heads * (config.num_layers - 1) // config.num_layers
         ),
     }
@@ -213,9 +215,9 @@ def test_flops_to_train_on_a_token(implementation, name):
     matrices += config.vocab_size * config.d_model
     forward = 2 * matrices + config.num_layers * 4 * 16 * width
     causes = {
-        "this is the forward pass alone": forward,
-        "backward costs twice what forward does: three in all": 2 * forward,
-        "these are the FLOPs of 16 tokens: divide": 3 * forward * 16,
+        "this is only the forward pass": forward,
+        "the backward pass costs twice the forward pass: three times in total": 2 * forward,
+        "these are the FLOPs of 16 tokens: divide by their number": 3 * forward * 16,
         "the attention scores are missing": 6 * matrices,
     }
     what = f"flops_per_token of {name} in sequences of 16"
@@ -244,13 +246,13 @@ def test_cache_bytes(implementation, name, bytes_per_value):
     config = config_of(implementation, name)
     values = 2 * config.num_layers * config.num_kv_heads * config.head_dim
     hints = {
-        "a cache holds a key and a value": values * bytes_per_value // 2,
-        "only the key heads are cached, num_kv_heads of them": (
+        "a cache holds a key and a value for each token": values * bytes_per_value // 2,
+        "only num_kv_heads heads are cached": (
             values * bytes_per_value * config.num_heads // config.num_kv_heads
         ),
         "every layer has a cache": values * bytes_per_value // config.num_layers,
         "bytes_per_value is ignored": values * 2,
-        "these are values; each has bytes_per_value bytes": values,
+        "this is the number of values: each has bytes_per_value bytes": values,
     }
     hints = {cause: wrong for cause, wrong in hints.items() if wrong != values * bytes_per_value}
     got = implementation(MODULE).kv_cache_bytes_per_token(config, bytes_per_value)
@@ -262,7 +264,12 @@ def test_cache_bytes(implementation, name, bytes_per_value):
 def test_cache_bytes_are_of_bfloat16_unless_told(implementation):
     config = config_of(implementation, "llama3-8b")
     got = implementation(MODULE).kv_cache_bytes_per_token(config)
-    check_equal(got, 131_072, "kv_cache_bytes_per_token of llama3-8b", {"float32": 262_144})
+    check_equal(
+        got,
+        131_072,
+        "kv_cache_bytes_per_token of llama3-8b",
+        {"this is for float32: bytes_per_value is 2 by default": 262_144},
+    )
 
 
 # a2.16: GPT-2 has 12 * 768^2 weights in the matrices of a layer, Llama 3 8B 218,103,808.
@@ -278,7 +285,7 @@ LLAMA_TABLE = 32 * 8192**2 * 2
 
 
 def check_number(answers, key, expected, causes, relative=0.0):
-    """`causes`: what leads to a wrong number -> that number."""
+    """Compare an answer; `causes` maps a likely cause to the wrong number that it gives."""
     found = answers.number(key)
     likely = [
         cause
@@ -290,9 +297,9 @@ def check_number(answers, key, expected, causes, relative=0.0):
     if likely:
         sentence += f": {likely[0]}"
     elif 0 < abs(found - expected) < 0.02 * expected:
-        sentence += ", though less than 2 % off: a small part is missing or counted twice"
+        sentence += ", but less than 2 % off: a small part is missing or counted twice"
     elif found > 0:
-        sentence += f": it is {'more' if found > expected else 'less'} than that"
+        sentence += f": the answer is {'smaller' if found > expected else 'larger'}"
     check_true(abs(found - expected) <= relative * expected, sentence)
 
 
@@ -301,18 +308,16 @@ def test_gpt2_parameters(answers):
     right, positions, norms = GPT2_PARAMETERS, 1024 * 768, 25 * 2 * 768
     biases = 12 * (4 * 768 + 3072 + 768)
     causes = {
-        "the output head is the embedding, and is not counted again": right + GPT2_HEAD,
+        "the output head is the embedding: do not count it again": right + GPT2_HEAD,
         "the embedding of 1,024 positions is missing": right - positions,
         "the biases of the linear layers are missing": right - biases,
         "the norms are missing": right - norms,
         "the norm after the last block is missing": right - 2 * 768,
-        "a LayerNorm has a bias beside its weight": right - 25 * 768,
+        "a LayerNorm has a bias in addition to its weight": right - 25 * 768,
         "biases and norms are missing": right - biases - norms,
-        "these are the blocks alone": right - positions - GPT2_HEAD - 2 * 768,
-        "these are the matrices of the blocks alone": GPT2_MATRICES,
-        "embeddings and matrices are there; biases, norms and positions are missing": (
-            GPT2_MATRICES + GPT2_HEAD
-        ),
+        "these are only the blocks": right - positions - GPT2_HEAD - 2 * 768,
+        "these are only the matrices of the blocks": GPT2_MATRICES,
+        "biases, norms and position embeddings are missing": (GPT2_MATRICES + GPT2_HEAD),
     }
     check_number(answers, "gpt2_parameters", right, causes)
 
@@ -322,11 +327,11 @@ def test_llama3_8b_parameters(answers):
     right, head = LLAMA_PARAMETERS, 128256 * 4096
     causes = {
         "the output head is not tied here: it has its own weight": right - head,
-        "keys and values have 8 heads of 128, not 32": right + 32 * 2 * 3072 * 4096,
+        "keys and values have 8 heads of 128 each, not 32": right + 32 * 2 * 3072 * 4096,
         "SwiGLU has three matrices": right - 32 * 4096 * 14336,
         "the norms are missing": right - 65 * 4096,
         "the norm after the last block is missing": right - 4096,
-        "these are the blocks alone": right - 2 * head - 4096,
+        "these are only the blocks": right - 2 * head - 4096,
     }
     check_number(answers, "llama3_8b_parameters", right, causes)
 
@@ -334,15 +339,15 @@ def test_llama3_8b_parameters(answers):
 @pytest.mark.task("a2.16")
 def test_gpt2_training_flops(answers):
     causes = {
-        "this is the forward pass alone": GPT2_FORWARD,
-        "backward costs twice the forward pass, so training three times": 2 * GPT2_FORWARD,
+        "this is only the forward pass": GPT2_FORWARD,
+        "the backward pass costs twice the forward pass: three times in total": 2 * GPT2_FORWARD,
         "the attention scores are missing": 6 * (GPT2_MATRICES + GPT2_HEAD),
-        "the output head multiplies too, though it is tied": 3 * (GPT2_FORWARD - 2 * GPT2_HEAD),
+        "the output head multiplies too, although it is tied": 3 * (GPT2_FORWARD - 2 * GPT2_HEAD),
         "a multiplication and its addition are two FLOPs": 3 * GPT2_FORWARD // 2,
         "this is 6 N, the rule of thumb": 6 * GPT2_PARAMETERS,
         "these are the FLOPs of all 1,024 tokens": 3 * GPT2_FORWARD * 1024,
-        "q k^T and weights times v are two products, and the whole table is counted, what the mask "
-        "hides included": 3 * (GPT2_FORWARD - GPT2_SCORES // 2),
+        "q k^T and weights times v are two products, both counted over the whole score matrix, "
+        "masked entries included": 3 * (GPT2_FORWARD - GPT2_SCORES // 2),
     }
     check_number(answers, "gpt2_training_flops_per_token", 3 * GPT2_FORWARD, causes)
 
@@ -355,7 +360,7 @@ def test_gpt2_six_n(answers):
             6 * (GPT2_PARAMETERS - GPT2_HEAD - 1024 * 768)
         ),
         "this is 2 N, the forward pass": 2 * GPT2_PARAMETERS,
-        "the output head is the embedding, and is not counted again": (
+        "the output head is the embedding: do not count it again": (
             6 * (GPT2_PARAMETERS + GPT2_HEAD)
         ),
     }
@@ -369,11 +374,13 @@ def test_gpt2_share_of_scores(answers):
         "q k^T and weights times v are two products": 100
         * (GPT2_SCORES / 2)
         / (GPT2_FORWARD - GPT2_SCORES / 2),
-        "this is the share of the rest": 100 * GPT2_SCORES / (GPT2_FORWARD - GPT2_SCORES),
+        "this is the ratio of the scores to the rest, not their share in the total": 100
+        * GPT2_SCORES
+        / (GPT2_FORWARD - GPT2_SCORES),
         "the output head belongs to the forward pass": 100
         * GPT2_SCORES
         / (GPT2_FORWARD - 2 * GPT2_HEAD),
-        "in percent, please": right / 100,
+        "this is a fraction: give it in percent": right / 100,
         "a multiplication and its addition are two FLOPs outside the scores, too": (
             100 * GPT2_SCORES / (GPT2_MATRICES + GPT2_HEAD + GPT2_SCORES)
         ),
@@ -389,7 +396,7 @@ def test_gpt2_length_where_scores_cost_as_much(answers):
         "q k^T and weights times v are two products": 2 * right,
         "a multiplication and its addition are two FLOPs, in the matrices as in the scores": right
         / 2,
-        "scores cost a token FLOPs that grow with T, not with T^2": right**0.5,
+        "the FLOPs of one token's scores grow with T, not with T^2": right**0.5,
     }
     check_number(answers, "gpt2_length_of_equal_cost", right, causes, relative=0.002)
 
@@ -397,12 +404,12 @@ def test_gpt2_length_where_scores_cost_as_much(answers):
 @pytest.mark.task("a2.16")
 def test_llama3_8b_cache(answers):
     causes = {
-        "a cache holds a key and a value, of 2 bytes each number": LLAMA_CACHE / 2,
-        "8 key heads are cached, not 32": 4 * LLAMA_CACHE,
+        "a cache holds a key and a value, and each number has 2 bytes": LLAMA_CACHE / 2,
+        "8 key-value heads are cached, not 32": 4 * LLAMA_CACHE,
         "a bfloat16 has 2 bytes, not 4": 2 * LLAMA_CACHE,
         "every one of the 32 layers has a cache": LLAMA_CACHE / 32,
         "these are the bytes of one token": LLAMA_CACHE / 8192,
-        "8k is 8,192 here": LLAMA_CACHE / 8192 * 8000,
+        "this is for 8,000 tokens; the question asks for 8,192": LLAMA_CACHE / 8192 * 8000,
     }
     check_number(answers, "llama3_8b_cache_bytes", LLAMA_CACHE, causes)
 
@@ -410,10 +417,10 @@ def test_llama3_8b_cache(answers):
 @pytest.mark.task("a2.16")
 def test_llama3_8b_score_table(answers):
     causes = {
-        "this is the table of one head; a layer has 32": LLAMA_TABLE / 32,
-        "a table for each QUERY head: grouping shares keys, not scores": LLAMA_TABLE / 4,
+        "this is the score matrix of one head; a layer has 32": LLAMA_TABLE / 32,
+        "every QUERY head has a score matrix: grouping shares keys, not scores": LLAMA_TABLE / 4,
         "a bfloat16 has 2 bytes": LLAMA_TABLE / 2,
-        "4 bytes are a float32": 2 * LLAMA_TABLE,
-        "one layer, not 32": 32 * LLAMA_TABLE,
+        "this is for float32, with 4 bytes; a bfloat16 has 2": 2 * LLAMA_TABLE,
+        "this is for 32 layers; the question asks for one": 32 * LLAMA_TABLE,
     }
     check_number(answers, "llama3_8b_table_bytes", LLAMA_TABLE, causes)

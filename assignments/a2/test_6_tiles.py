@@ -12,7 +12,7 @@ MODULE = "transformer_lm.tiled_attention"
 
 pytestmark = pytest.mark.usefixtures("gradients_loaded")
 
-# (queries, keys, heads, key heads, head_dim, width of v, causal, query tile, key tile, window)
+# (queries, keys, heads, kv heads, head_dim, width of v, causal, query tile, key tile, window)
 CASES = {
     "whole-tiles": (32, 32, 2, 2, 16, 16, False, 16, 16, None),
     "causal": (32, 32, 2, 2, 16, 16, True, 16, 16, None),
@@ -34,7 +34,7 @@ cases = pytest.mark.parametrize("case", CASES)
 
 
 def inputs_of(a2, case, dtype=torch.float32, batch=2):
-    """q, k, v, and the other arguments of tiled_attention."""
+    """Return q, k, v, and the other arguments of tiled_attention."""
     queries, keys, heads, kv_heads, width, d_v, causal, *tiles, window = CASES[case]
     q = a2.random(batch, heads, queries, width, seed=1, dtype=dtype)
     k = a2.random(batch, kv_heads, keys, width, seed=2, dtype=dtype)
@@ -48,7 +48,7 @@ def inputs_of(a2, case, dtype=torch.float32, batch=2):
 
 @pytest.mark.task("a2.17")
 def test_tiles_by_hand(implementation, a2):
-    """Three keys in tiles of one, each score larger than the one before: 0, ln 3, ln 12."""
+    """Three keys in tiles of one, with growing scores: 0, ln 3, ln 12."""
     q = torch.tensor([2.0, 0, 0, 0]).view(1, 1, 1, 4)
     k = torch.zeros(1, 1, 3, 4)
     k[0, 0, :, 0] = torch.tensor([1, 3, 12]).log()
@@ -56,7 +56,7 @@ def test_tiles_by_hand(implementation, a2):
     options = {"is_causal": False, "query_tile": 1, "key_tile": 1}
     got = implementation(MODULE).tiled_attention(q, k, v, **options)
     causes = a2.forward_causes(q, k, v, options)
-    what = "three keys with weights 1/16, 3/16 and 12/16 (the handout has it by hand)"
+    what = "tiled_attention of three keys with weights 1/16, 3/16, 12/16 (the handout's example)"
     a2.check(got, torch.tensor([[[[4.5, 6.25]]]]), what, causes)
 
 
@@ -81,7 +81,7 @@ def test_scores_that_grow_and_fall(implementation, a2):
         options = {"is_causal": False, "query_tile": 8, "key_tile": 8}
         got = implementation(MODULE).tiled_attention(q, k, v, **options)
         causes = a2.forward_causes(q, k, v, options)
-        hint = "exp overflows: take the largest score so far off first"
+        hint = "exp overflows: subtract the largest score so far first"
         causes[hint] = lambda x: not bool(x.isfinite().all())
         what = f"tiled_attention where scores {name} from tile to tile, to 400"
         a2.check(got, a2.attend(q, k, v), what, causes, rtol=1e-4, atol=1e-5)
@@ -92,11 +92,11 @@ def test_queries_that_see_nothing(implementation, a2):
     q, k, v = a2.random(1, 1, 7, 4), a2.random(1, 1, 3, 4, seed=1), a2.random(1, 1, 3, 4, seed=2)
     got = implementation(MODULE).tiled_attention(q, k, v, is_causal=True, query_tile=2, key_tile=2)
     causes = {
-        "-inf - -inf is NaN: a row that has seen nothing yet has no largest score": (
+        "-inf - -inf is NaN: subtract 0 while a row has not seen any key": (
             lambda x: bool(x.isnan().any())
         )
     }
-    what = "7 causal queries over 3 keys: the first 4 see nothing and give 0; the result"
+    what = "the result of 7 causal queries over 3 keys, where the first 4 see nothing and give 0,"
     a2.check(got, a2.attend(q, k, v, a2.visible(7, 3)), what, causes, atol=1e-5)
 
 
@@ -105,14 +105,14 @@ def memory_case(a2, length=1024, batch=1):
 
 
 def check_no_table(counter, rows, what):
-    """`rows` is the number of values of q."""
+    """Fail if a tensor is larger than twice q, or PyTorch's attention ran; `rows` is q's size."""
     check_true(
         not any("scaled_dot_product" in name for name in counter.operations),
-        f"{what} calls PyTorch's own attention: write the loop over tiles",
+        f"{what} calls PyTorch's own attention: write the loop over tiles yourself",
     )
     check_true(
         counter.largest <= 2 * rows,
-        f"{what} makes a tensor of shape {counter.largest_shape} (by {counter.largest_operation}): "
+        f"{what} creates a tensor of shape {counter.largest_shape} ({counter.largest_operation}): "
         "with tiles of 64 by 64, nothing larger than q, k and v is needed",
         {"expected": f"at most {2 * rows:,} values", "got": f"{counter.largest:,} values"},
     )
@@ -129,8 +129,8 @@ def test_the_table_is_never_built(implementation, a2, causal):
     limit = 8 * q.numel() * 4
     check_true(
         counter.peak_bytes <= limit,
-        "tiled_attention of 1,024 tokens keeps too much alive at one time: a tile of weights is "
-        "done with when its values are added",
+        "tiled_attention of 1,024 tokens keeps too many tensors alive at once: drop a tile of "
+        "weights after you have added its values",
         {"expected": f"at most {limit:,} bytes", "got": f"{counter.peak_bytes:,} bytes"},
     )
 
@@ -148,18 +148,18 @@ def test_tiles_that_nobody_sees_are_skipped(implementation, a2):
     check_true(
         share <= 0.65,
         "causal attention over 8 by 8 tiles needs 36 of the 64 pairs of tiles, 56 % of the "
-        "products; yours skips too few",
+        "products: skip tiles in which no query sees any key",
         {"expected": "at most 65 %", "got": f"{share:.0%}"},
     )
 
 
 def check_window_skips(flops):
-    """`flops` of 512 causal tokens in tiles of 64: window (None for all) -> number."""
+    """Fail if the window saves too little; `flops` maps a window (None for all) to the FLOPs."""
     share = flops[64] / max(1, flops[None])
     check_true(
         share <= 0.5,
-        "a window of 64 leaves 15 of the 36 pairs of tiles of causal attention, 42 %: tiles that "
-        "lie wholly before the window are skipped, too",
+        "a window of 64 leaves 15 of the 36 pairs of tiles of causal attention, 42 %: also skip "
+        "tiles that are wholly before the window",
         {"expected": "at most 50 %", "got": f"{share:.0%}"},
     )
 
@@ -184,7 +184,7 @@ def test_sums_are_kept_in_float32(implementation, a2):
     got = implementation(MODULE).tiled_attention(q, k, v, **options)
     expected = a2.expected_of(q, k, v, options)
     causes = {
-        "computed in bfloat16: turn each tile into float32, and round the result once": (
+        "computed in bfloat16: convert each tile to float32, and round the result once": (
             lambda x: (x.double() - expected).abs().max() < 0.3
         )
     }
@@ -198,7 +198,11 @@ def test_float64_stays_float64(implementation, a2):
     q, k, v, options = inputs_of(a2, "ragged-causal", torch.float64)
     got = implementation(MODULE).tiled_attention(q, k, v, **options)
     expected = a2.expected_of(q, k, v, options)
-    causes = {"computed in float32": lambda x: (x.double() - expected).abs().max() < 1e-5}
+    causes = {
+        "computed in float32: keep float64 sums for float64": lambda x: (
+            (x.double() - expected).abs().max() < 1e-5
+        )
+    }
     what = "tiled_attention of float64"
     a2.check(got, expected, what, causes, dtype=torch.float64, rtol=1e-10, atol=1e-12)
 
@@ -207,7 +211,9 @@ def test_float64_stays_float64(implementation, a2):
 def test_arguments_that_cannot_be(implementation, a2):
     tiled_attention = implementation(MODULE).tiled_attention
     q, k = a2.random(1, 3, 4, 8), a2.random(1, 2, 4, 8)
-    check_raises(ValueError, lambda: tiled_attention(q, k, k), "3 query heads for 2 key heads")
+    check_raises(
+        ValueError, lambda: tiled_attention(q, k, k), "3 query heads for 2 key-value heads"
+    )
     q = a2.random(1, 2, 4, 8)
     check_raises(
         ValueError,
@@ -239,7 +245,7 @@ def test_gradients_by_hand(implementation, a2):
     expected[1][0, 0, :, 0] = torch.tensor([-1.5, 1.5])
     expected[2][0, 0, :, 0] = torch.tensor([0.25, 0.75])
     wrong = a2.wrong_gradients(q, k, v, options, grad)
-    a2.check_gradients(found, expected, wrong, "the handout's example by hand")
+    a2.check_gradients(found, expected, wrong, "the handout's example")
 
 
 @pytest.mark.task("a2.18")
@@ -278,20 +284,20 @@ def test_what_is_kept_for_the_backward_pass(implementation, a2):
     rows = tensors[0].numel()
     listed = ", ".join(f"{count} of {shape}" for shape, count in sorted(kept.items())[:6])
     sentence = (
-        "the forward pass of 512 tokens keeps too much for the backward pass: q, k, v, the result, "
+        "the forward pass of 512 tokens keeps too much for the backward pass: q, k, v, the result "
         "and one number for each query are enough"
     )
     if total > 512 * 512 / 2:
         sentence += (
-            "; what is kept grows with T x T: automatic differentiation keeps the weights of "
-            "every tile, so write a torch.autograd.Function"
+            "; it grows with T x T, because automatic differentiation keeps the weights of every "
+            "tile: write a torch.autograd.Function"
         )
     details = {"expected": f"at most {5 * rows:,} values", "got": f"{total:,}: {listed}"}
     check_true(total <= 5 * rows, sentence, details)
     check_true(
         total >= 3 * rows,
-        "the forward pass keeps nothing for the backward pass: use ctx.save_for_backward, so that "
-        "PyTorch knows of it",
+        "the forward pass keeps too little for the backward pass: keep q, k and v with "
+        "ctx.save_for_backward, so that PyTorch knows them",
         details,
     )
 
@@ -307,7 +313,8 @@ def test_backward_builds_no_table(implementation, a2):
     limit = 16 * rows * 4
     check_true(
         counter.peak_bytes <= limit,
-        "forward and backward of 1,024 tokens keep too much alive at one time",
+        "forward and backward of 1,024 tokens keep too many tensors alive at once: drop each tile "
+        "after its products",
         {"expected": f"at most {limit:,} bytes", "got": f"{counter.peak_bytes:,} bytes"},
     )
 
@@ -325,7 +332,8 @@ def test_backward_skips_tiles_too(implementation, a2):
     share = flops[True] / max(1, flops[False])
     check_true(
         share <= 0.65,
-        "the causal backward pass needs 36 of 64 pairs of tiles, 56 % of the products",
+        "the causal backward pass needs 36 of 64 pairs of tiles, 56 % of the products: skip tiles "
+        "in which no query sees any key",
         {"expected": "at most 65 %", "got": f"{share:.0%}"},
     )
 
@@ -345,8 +353,8 @@ def test_backward_skips_tiles_before_the_window(implementation, a2):
 
 @pytest.mark.task("a2.18")
 def test_dq_is_summed_in_float32(implementation, a2):
-    """512 tiles of one key, each of which adds 1/512 to dq: in bfloat16 the sum of equal parts
-    stands still at 256 of them.
+    """512 tiles of one key each add 1/512 to dq. In bfloat16 such a sum of equal parts stops
+    growing at 256 of them.
     """
     signs = torch.tensor([1.0, -1]).repeat(256).view(1, 1, 512, 1)
     k = (signs * torch.eye(16)[0]).bfloat16()
@@ -361,7 +369,7 @@ def test_dq_is_summed_in_float32(implementation, a2):
             lambda x: x.double().abs().max() < 0.2
         )
     }
-    what = "the gradient of q, which 512 tiles of keys add up to"
+    what = "the gradient of q, a sum over 512 tiles of keys,"
     a2.check(found[0], expected, what, causes, dtype=torch.bfloat16, rtol=0.01, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""a2.19: the bytes that attention moves and the FLOPs it does, counted."""
+"""a2.19: the bytes that attention moves, and its FLOPs."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def visible_of(implementation, case):
 
 
 def pairs_of(a2, case):
-    """Pairs of tiles with a place that is seen, from the mask."""
+    """Return the pairs of tiles in which the mask has a visible entry."""
     queries, keys, causal, window, query_tile, key_tile = CASES[case]
     mask = a2.visible(queries, keys, causal, window)
     return [
@@ -43,7 +43,7 @@ def numbers(cost):
 
 
 def check_cost(got, expected, what, causes):
-    """`causes`: likely cause -> (which number, its wrong value)."""
+    """Compare costs; `causes` maps a likely cause to (which number, its wrong value)."""
     for name, right in expected.items():
         hints = {cause: wrong for cause, (which, wrong) in causes.items() if which == name != wrong}
         hints = {cause: wrong for cause, wrong in hints.items() if wrong != right}
@@ -52,17 +52,17 @@ def check_cost(got, expected, what, causes):
 
 @pytest.mark.task("a2.19")
 def test_traffic_by_hand(implementation):
-    """Four causal queries in tiles of 2 by 2, a head of 8, bfloat16: the handout counts it."""
+    """Four causal queries in tiles of 2 by 2, a head of 8, bfloat16: the handout's example."""
     visible = implementation(TILES).VisibleKeys(4, 4, True)
     module = implementation(MODULE)
     got = module.flash_forward(visible, 8, 2, 2, 2)
     causes = {
-        "k AND v are read": ("read", 64 + 96),
-        "k and v are read once for each tile of queries, not once": ("read", 64 + 128),
-        "the tile that nobody sees is skipped, and not read": ("read", 64 + 256),
-        "lse is written too, 4 bytes a row": ("written", 64),
+        "read both k and v": ("read", 64 + 96),
+        "k and v are read once for each tile of queries, not only once": ("read", 64 + 128),
+        "the tile that no query sees is skipped: do not read it": ("read", 64 + 256),
+        "write lse too, 4 bytes a row": ("written", 64),
         "the skipped tile costs no FLOPs": ("flops", 512),
-        "there are two products, of two FLOPs each place": ("flops", 192),
+        "there are two products, with two FLOPs for each entry": ("flops", 192),
     }
     expected = {"read": 256, "written": 80, "flops": 384}
     check_cost(got, expected, "flash_forward of the handout's example", causes)
@@ -75,7 +75,7 @@ def test_pairs_of_tiles(implementation, a2, case):
     got = [tuple(map(tuple, pair)) for pair in implementation(MODULE).tile_pairs(visible, *tiles)]
     expected = pairs_of(a2, case)
     hints = {
-        "these are all pairs: leave out those in which nobody sees anything": (
+        "these are all pairs: skip those in which no query sees any key": (
             lambda got: len(got) > len(expected)
         )
     }
@@ -93,17 +93,20 @@ def test_traffic_of_the_formula(implementation, queries, keys, width, size):
         "flops": 4 * table * width,
     }
     causes = {
-        "the mask's bytes are missing": ("read", expected["read"] - 2 * table),
-        "the inverted mask is written": ("written", expected["written"] - table),
-        "the largest value and the sum of each row are read again": (
+        "the reads of the mask, 1 byte for each entry, are missing": (
+            "read",
+            expected["read"] - 2 * table,
+        ),
+        "write the inverted mask too": ("written", expected["written"] - table),
+        "read the maximum and the sum of each row again": (
             "read",
             expected["read"] - 2 * queries * size,
         ),
-        "the largest value and the sum of each row are written": (
+        "write the maximum and the sum of each row": (
             "written",
             expected["written"] - 2 * queries * size,
         ),
-        "k and v are both read": ("read", expected["read"] - k * size),
+        "read both k and v": ("read", expected["read"] - k * size),
         "there are two products": ("flops", 2 * table * width),
     }
     what = f"eager_forward({queries}, {keys}, {width}, {size})"
@@ -123,15 +126,18 @@ def test_traffic_of_the_forward_pass(implementation, a2, case, size):
         flops += 2 * 2 * (q_end - q_start) * (k_end - k_start) * 16
     expected = {"read": read, "written": queries * (16 * size + 4), "flops": flops}
     causes = {
-        "the queries are read too": ("read", read - queries * 16 * size),
-        "k AND v are read": ("read", (read + queries * 16 * size) // 2),
-        "k and v are read again for each tile of queries": (
+        "read the queries too": ("read", read - queries * 16 * size),
+        "read both k and v": ("read", (read + queries * 16 * size) // 2),
+        "read k and v again for each tile of queries": (
             "read",
             (queries + 2 * keys) * 16 * size,
         ),
-        "lse is written too, 4 bytes a row": ("written", queries * 16 * size),
-        "lse has 4 bytes a row, whatever the values have": ("written", queries * 17 * size),
-        "pairs that nobody sees are skipped": ("flops", 4 * queries * keys * 16),
+        "write lse too, 4 bytes a row": ("written", queries * 16 * size),
+        "lse always has 4 bytes a row, whatever bytes_per_value is": (
+            "written",
+            queries * 17 * size,
+        ),
+        "skip pairs of tiles in which no query sees any key": ("flops", 4 * queries * keys * 16),
     }
     check_cost(got, expected, f"flash_forward ({case}, {size} bytes)", causes)
 
@@ -154,15 +160,15 @@ def test_traffic_of_the_backward_pass(implementation, a2, case, size):
     rounding = (queries * 16 * 4, queries * 16 * size) if size != 4 else (0, 0)
     expected = {"read": read + rounding[0], "written": written + rounding[1], "flops": flops}
     causes = {
-        "dq is rounded at the end: read once more in float32": ("read", read),
-        "dq is rounded at the end, and written as such": ("written", written),
-        "do and o are read for delta": ("read", expected["read"] - 2 * queries * 16 * size),
-        "delta is written": ("written", expected["written"] - queries * 4),
-        "dq is written as zeros before the loop": (
+        "dq is rounded at the end: read it once more, in float32": ("read", read),
+        "dq is rounded at the end: write it once more, with bytes_per_value": ("written", written),
+        "read do and o for delta": ("read", expected["read"] - 2 * queries * 16 * size),
+        "write delta": ("written", expected["written"] - queries * 4),
+        "write dq as zeros before the loop": (
             "written",
             expected["written"] - queries * 16 * 4,
         ),
-        "there are five products a pair of tiles": ("flops", flops * 4 // 5),
+        "there are five products for each pair of tiles": ("flops", flops * 4 // 5),
     }
     check_cost(got, expected, f"flash_backward ({case}, {size} bytes)", causes)
 
@@ -171,15 +177,15 @@ def test_traffic_of_the_backward_pass(implementation, a2, case, size):
 def test_intensity_and_least_time(implementation):
     cost = implementation(MODULE).AttentionCost(bytes_read=300, bytes_written=100, flops=8000)
     causes = {
-        "bytes written cross the border as well": 8000 / 300,
+        "bytes written are moved too: count them": 8000 / 300,
         "this is bytes per FLOP": 0.05,
     }
     check_close(cost.intensity, 20.0, 0, 1e-9, "8,000 FLOPs with 400 bytes: intensity", causes)
     for flops_per_second, expected, bound in ((100.0, 80.0, "FLOPs"), (10_000.0, 4.0, "bytes")):
         computing = 8000 / flops_per_second
         causes = {
-            "they overlap: the slower counts alone": computing + 4,
-            "the slower counts, not the faster": min(computing, 4),
+            "computing and moving overlap: take the longer time, not the sum": computing + 4,
+            "take the longer of the two times, not the shorter": min(computing, 4),
         }
         what = f"least_seconds({flops_per_second:g}, 100), bound by {bound}"
         check_close(cost.least_seconds(flops_per_second, 100.0), expected, 0, 1e-9, what, causes)
@@ -189,10 +195,12 @@ def test_intensity_and_least_time(implementation):
 def test_what_must_fit_on_the_chip(implementation):
     on_chip_bytes = implementation(MODULE).on_chip_bytes
     hints = {
-        "k AND v lie there": (64 + 32) * 16 * 2 + 64 * (16 + 32 + 2) * 4,
-        "the sums and scores are float32": (64 + 2 * 32) * 16 * 2 + 64 * (16 + 32 + 2) * 2,
-        "the scores lie there, too": (64 + 2 * 32) * 16 * 2 + 64 * (16 + 2) * 4,
-        "two numbers a row: the largest score and the sum": 4096 + 64 * (16 + 32) * 4,
+        "a tile of k and a tile of v are both on the chip": (64 + 32) * 16 * 2
+        + 64 * (16 + 32 + 2) * 4,
+        "sums and scores are in float32": (64 + 2 * 32) * 16 * 2 + 64 * (16 + 32 + 2) * 2,
+        "the scores are on the chip too": (64 + 2 * 32) * 16 * 2 + 64 * (16 + 2) * 4,
+        "two numbers for each row are missing: the largest score and the sum": 4096
+        + 64 * (16 + 32) * 4,
     }
     what = "on_chip_bytes(64, 32, 16, 2)"
     check_equal(on_chip_bytes(64, 32, 16, 2), 4096 + 64 * 50 * 4, what, hints)
@@ -206,8 +214,11 @@ def test_larger_tiles_of_queries_move_less(implementation):
     moved = [module.flash_forward(visible, 64, tile, 64, 2).bytes_moved for tile in (16, 64, 256)]
     check_true(
         moved[0] > moved[1] > moved[2],
-        "k and v are read once for each tile of queries: larger tiles must move fewer bytes",
+        "larger tiles of queries must move fewer bytes: k and v are read once for each of them",
         {"got for tiles of 16, 64, 256": moved},
     )
     eager = module.eager_forward(1024, 1024, 64, 2).bytes_moved
-    check_true(eager > 10 * moved[1], "the formula moves over ten times as much at 1,024 tokens")
+    check_true(
+        eager > 10 * moved[1],
+        "eager_forward must move over ten times as many bytes at 1,024 tokens",
+    )

@@ -1,7 +1,7 @@
 """a2.20 and a2.21: the Triton kernels, run by Triton's interpreter on the CPU.
 
-They are called through transformer_lm/kernels/flash_attention.py, which is given. Its tiles have 64
-rows of queries and 32 of keys.
+The checks call them through transformer_lm/kernels/flash_attention.py, which is given. Its tiles
+have 64 rows of queries and 32 of keys.
 """
 
 from unittest import mock
@@ -16,7 +16,7 @@ FORWARD = "transformer_lm.flash_attention_forward"
 BACKWARD = "transformer_lm.flash_attention_backward"
 pytestmark = pytest.mark.usefixtures("triton")
 
-# (queries, keys, heads, key heads, head_dim, causal, window)
+# (queries, keys, heads, kv heads, head_dim, causal, window)
 CASES = {
     "one-tile": (64, 32, 1, 1, 16, False, None),
     "whole-tiles": (128, 64, 1, 1, 16, False, None),
@@ -42,7 +42,7 @@ def inputs_of(a2, case, batch=1):
 
 
 def lse_of(a2, q, k, options):
-    """ln(sum(exp(scores))) of every row; -inf where nothing is seen."""
+    """Return ln(sum(exp(scores))) of every row; -inf if it sees nothing."""
     group = q.shape[1] // k.shape[1]
     wide = k.double().repeat_interleave(group, 1)
     mask = a2.visible(q.shape[2], k.shape[2], options["is_causal"], options["sliding_window"])
@@ -51,7 +51,7 @@ def lse_of(a2, q, k, options):
 
 
 def settings_of(q, k, options):
-    """What follows the tensors in a call of the operators."""
+    """Return the arguments after the tensors in a call of the operators."""
     lengths = q.shape[2], k.shape[2]
     return None, None, *lengths, options["is_causal"], options["sliding_window"] or 0
 
@@ -60,8 +60,8 @@ def settings_of(q, k, options):
 
 
 def run_forward(implementation, a2, q, k, v, options):
-    """(o, lse), with the kernel of the module under test. Behind o lies memory that nobody may
-    write: it would be somebody else's, and the process might die of it, or might not.
+    """Return (o, lse) from the kernel of the module under test. The memory after o must stay
+    unwritten: on a GPU it would belong to another tensor, and writing to it may crash or not.
     """
     implementation(FORWARD)
     module = implementation(MODULE)
@@ -80,7 +80,7 @@ def run_forward(implementation, a2, q, k, v, options):
     if any(not rest.isnan().all() for rest in behind):
         raise a2.GradedFailure(
             "the kernel stored beyond the end of o: mask the columns from head_dim on, and the "
-            "rows from the last query on"
+            "rows after the last query"
         )
     return result
 
@@ -98,7 +98,9 @@ def test_kernel_by_hand(implementation, a2):
     expected = torch.zeros(1, 1, 1, 16)
     expected[..., :2] = torch.tensor([4.5, 6.25])
     a2.check(o, expected, "o for weights 1/16, 3/16 and 12/16", causes)
-    a2.check(lse[0, 0], torch.tensor([16.0]).log(), "lse for scores 0, ln 3, ln 12: ln 16")
+    a2.check(
+        lse[0, 0], torch.tensor([16.0]).log(), "lse for scores 0, ln 3, ln 12 (it must be ln 16)"
+    )
 
 
 @pytest.mark.task("a2.20")
@@ -110,17 +112,17 @@ def test_kernel_by_formula(implementation, a2, case):
         del options["sliding_window"]
     expected = a2.expected_of(q, k, v, options)
     causes = a2.forward_causes(q, k, v, options)
-    causes["nothing was stored, or only a part: every program stores its tile of o"] = lambda x: (
+    causes["o was not stored, or only in part: every program stores its tile of o"] = lambda x: (
         not bool(x.isfinite().all()) and bool(expected.isfinite().all())
     )
     a2.check(o, expected, f"the forward kernel's o ({case})", causes, rtol=1e-4, atol=1e-5)
     options.setdefault("sliding_window", None)
     right = lse_of(a2, q, k, options)
     causes = {
-        "this is the logarithm to base 2: exp2 and log2 need a factor on the way out": (
+        "this is the logarithm to base 2: convert it to the natural logarithm (times ln 2)": (
             right / 0.6931471805599453
         ),
-        "this is the largest score, without the logarithm of the sum": lambda x: bool(
+        "this is the largest score: add the logarithm of the sum": lambda x: bool(
             (x.double() <= right + 1e-4).all()
         ),
     }
@@ -134,7 +136,7 @@ def test_kernel_with_large_scores(implementation, a2):
     o, _ = run_forward(implementation, a2, q, k, v, options)
     del options["sliding_window"]
     causes = a2.forward_causes(q, k, v, options)
-    hint = "exp overflows: take the largest score so far off first"
+    hint = "exp overflows: subtract the largest score so far first"
     causes[hint] = lambda x: not bool(x.isfinite().all())
     expected = a2.expected_of(q, k, v, options)
     a2.check(o, expected, "o with scores of 1,000", causes, rtol=1e-3, atol=1e-3)
@@ -150,15 +152,16 @@ def differently_laid(a2, width=16):
 @pytest.mark.task("a2.20")
 @pytest.mark.parametrize("width", [16, 24])
 def test_kernel_reads_tensors_as_they_lie(implementation, a2, width):
-    """Heads made by a transpose have other strides, and a batch has another first axis; k and v
-    need not lie in the same way. Behind the last head of a row lies the first of the next row,
-    which was stored before: with 24 columns in a tile of 32, storing too many overwrites it.
+    """Heads made by a transpose have other strides, and a batch adds a first axis; k and v need not
+    have the same strides. The last head of a row is followed in memory by the first head of the
+    next row, which was stored before: with 24 columns in a tile of 32, storing too many columns
+    overwrites it.
     """
     q, k, v, options = differently_laid(a2, width)
     o, _ = run_forward(implementation, a2, q, k, v, options)
     del options["sliding_window"]
     causes = a2.forward_causes(q, k, v, options)
-    hint = "the tensor was read as if its rows lay one after the other: use the strides given"
+    hint = "the tensor was read as if it were contiguous: use the given strides"
     if width == 24:
         hint = f"{hint}; or columns from head_dim on were stored too"
     causes[hint] = lambda x: True
@@ -175,7 +178,7 @@ packed = pytest.mark.parametrize("name", PACKED)
 
 
 def packed_case(a2, name):
-    """q, k, v as [1, heads, rows, 16], the borders of queries and of keys, and the longest."""
+    """Return q, k, v as [1, heads, rows, 16], the boundaries of both, and the longest lengths."""
     counts = PACKED[name]
     q, k, v = (
         a2.random(1, heads, sum(counts[which]), 16, seed=seed)
@@ -186,7 +189,7 @@ def packed_case(a2, name):
 
 
 def sequence_by_sequence(function, q, k, v, borders):
-    """function(q, k, v) of each packed sequence, joined along the rows."""
+    """Return function(q, k, v) of each packed sequence, joined along the rows."""
     queries, keys = (x.tolist() for x in borders)
     parts = []
     for number in range(len(queries) - 1):
@@ -208,7 +211,7 @@ def test_kernel_on_packed_sequences(implementation, a2, name):
     expected = sequence_by_sequence(
         lambda *x: a2.expected_of(*x, {"is_causal": True}), q, k, v, borders
     )
-    what = f"packed sequences of {PACKED[name][0]} queries and {PACKED[name][1]} keys"
+    what = f"o of packed sequences of {PACKED[name][0]} queries and {PACKED[name][1]} keys"
     a2.check(got, expected[0].transpose(0, 1), what, rtol=1e-4, atol=1e-5)
 
 
@@ -259,7 +262,7 @@ def test_gradient_kernels_read_tensors_as_they_lie(implementation, a2):
     implementation(BACKWARD)
     module = implementation(MODULE)
     found = a2.own_error(lambda: module.backward_operator(grad, q, k, v, o, lse, *settings))
-    what = "q and k transposed, v not (each tensor has strides of its own)"
+    what = "q and k transposed, v not: each tensor has its own strides"
     a2.check_gradients(found, expected, wrong, what, rtol=1e-4, atol=1e-4)
 
 
@@ -291,7 +294,7 @@ def test_gradient_kernels_on_packed_sequences(implementation, a2, name):
 
 @pytest.mark.task("a2.21")
 def test_backward_from_end_to_end(implementation, a2):
-    """Through the operator that autograd knows, from the given forward kernel or yours."""
+    """Use the operator that autograd knows, with your forward kernel."""
     implementation(BACKWARD)
     module = implementation(MODULE)
     q, k, v, options = inputs_of(a2, "grouped", batch=2)

@@ -1,4 +1,4 @@
-"""What assignment a1 says of common mistakes, and what its handout shows of given code."""
+"""The messages of assignment a1 about common mistakes, and the given code in its handout."""
 
 import inspect
 import re
@@ -40,7 +40,7 @@ RULE = "the larger pair of byte strings must win"
         ),
         (
             *("a1.2", "naive_training", "    return pairs\n", "    return pairs.items()\n"),
-            "count_pairs gives a dict_items: a dict is asked for",
+            "count_pairs: expected a dict, got a dict_items",
         ),
         (
             *("a1.2", "naive_training", "    return pairs\n", ""),
@@ -48,7 +48,10 @@ RULE = "the larger pair of byte strings must win"
         ),
         (
             *("a1.9", "naive_training", "return dict(enumerate(tokens)), merges"),
-            *("return merges, dict(enumerate(tokens))", "gives (merges, vocab): the vocabulary"),
+            *(
+                "return merges, dict(enumerate(tokens))",
+                "returns (merges, vocab): return the vocabulary",
+            ),
         ),
         (
             *("a1.9", "naive_training", "return dict(enumerate(tokens)), merges"),
