@@ -15,9 +15,9 @@ PROJECT = Path(__file__).parents[2]
 RECIPE = PROJECT / "recipes" / "demo_cpu.toml"
 LM = ("-m", "lm_course")
 SHRUNK = {
-    "collect.max_modules": 120,
+    "collect.max_modules": 80,
     "collect.include_readmes": "false",
-    "instructions.max_pairs_per_package": 60,
+    "instructions.include_installed_packages": "false",
     "tokenizer.vocab_size": 1024,
     "pretrain.model.d_model": 64,
     "pretrain.model.num_layers": 2,
@@ -25,20 +25,25 @@ SHRUNK = {
     "pretrain.model.num_kv_heads": 2,
     "pretrain.model.d_ff": 176,
     "pretrain.model.context_length": 128,
-    "pretrain.training.steps": 200,
+    "pretrain.training.steps": 120,
     "pretrain.training.warmup_steps": 10,
-    "pretrain.training.checkpoint_every": 100,
-    "pretrain.training.validate_every": 100,
+    "pretrain.training.checkpoint_every": 60,
+    "pretrain.training.validate_every": 60,
     "sft.max_tokens": 128,
-    "sft.training.steps": 100,
+    "sft.training.steps": 60,
     "sft.training.batch_size": 16,
     "sft.training.warmup_steps": 5,
     "dpo.max_tokens": 128,
-    "dpo.training.steps": 30,
+    "dpo.training.steps": 20,
     "dpo.training.batch_size": 16,
     "dpo.training.warmup_steps": 5,
     "scaling.context_length": 128,
     "scaling.token_budgets": "[4_000, 8_000, 16_000]",
+    "scaling.sizes": (
+        "[{d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=48},"
+        " {d_model=32, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=96},"
+        " {d_model=64, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=176}]"
+    ),
 }
 
 

@@ -149,9 +149,9 @@ def test_the_report_shows_before_and_after_in_this_order(shrunk_run) -> None:
     ranking = figures(shrunk_run, "dpo", "heldout_ranking")
     rows = table_rows(section(shrunk_run, "before-after"))
     assert [row[2:] for row in rows] == [
-        [f"{bits[0]:.4f}", f"{bits[-1]:.4f}", "200"],
-        [f"{answers[0]:.4f}", f"{answers[-1]:.4f}", "100"],
-        [f"{ranking[0]:.1%}", f"{ranking[-1]:.1%}", "30"],
+        [f"{bits[0]:.4f}", f"{bits[-1]:.4f}", "120"],
+        [f"{answers[0]:.4f}", f"{answers[-1]:.4f}", "60"],
+        [f"{ranking[0]:.1%}", f"{ranking[-1]:.1%}", "20"],
     ]
 
 
