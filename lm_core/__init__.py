@@ -1,3 +1,3 @@
-"""Floor 0: the file formats through which the stages meet, and the plumbing that they share."""
+"""Layer 0: the file formats that connect the stages, and the infrastructure that they share."""
 
-from lm_core import earlier_names as earlier_names  # its finder, wherever anything of ours is used
+from lm_core import earlier_names as earlier_names  # installs its finder
