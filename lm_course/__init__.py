@@ -1,1 +1,1 @@
-"""Floor 4: the `lm` command, the recipe runner and the report."""
+"""Layer 4: the `lm` command, the recipe runner and the report."""
