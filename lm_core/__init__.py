@@ -1,3 +1,3 @@
-"""Layer 0: the file formats and the plumbing that all stages share."""
+"""Layer 0: the file formats that connect the stages, and the infrastructure that they share."""
 
-from lm_core import earlier_names as earlier_names  # installs its finder on any import
+from lm_core import earlier_names as earlier_names  # installs its finder

@@ -1,8 +1,8 @@
-"""Where a run keeps its artifacts, and how a file comes to be there: whole or not at all.
+"""The paths of a run's artifacts, and atomic writes: a file is there complete or not at all.
 
-Everything is written to a temporary name in the same folder, flushed to the disk, and renamed. A
-crash, a full disk or Ctrl-C leaves the old file as it was and no new one. What this leaves out:
-locking; two runs that write the same folder at the same time are the user's mistake.
+Everything is written to a temporary name in the same folder, flushed to the disk, and renamed.
+After a crash, a full disk or Ctrl-C, the old file is unchanged and there is no new one. What this
+leaves out: locking; two runs that write the same folder at the same time are the user's mistake.
 """
 
 import errno
@@ -84,10 +84,10 @@ class RunPaths:
 
 
 def out_of_space(error: BaseException) -> bool:
-    """True if this exception, or one that led to it, says that the disk is full.
+    """Return True if this exception, or one that led to it, says that the disk is full.
 
     Libraries wrap the error number (safetensors, pyarrow and torch each in their own exception), so
-    the text of the chain is read as well.
+    the texts in the chain are also searched.
     """
     link: BaseException | None = error
     while link is not None:
@@ -100,11 +100,9 @@ def out_of_space(error: BaseException) -> bool:
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file, a link, or a folder with all that is in it; nothing happens where there is
-    none.
-    """
+    """Remove a file, a link, or a folder with its contents; do nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
-        # Under another name first: a kill in between leaves nothing that looks whole.
+        # Rename it first: if the process is killed in between, nothing looks complete.
         if not path.name.startswith(TEMPORARY_PREFIX):
             path = path.rename(path.with_name(TEMPORARY_PREFIX + path.name))
         shutil.rmtree(path, ignore_errors=True)
@@ -114,15 +112,15 @@ def remove_path(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; rename it to `path` if the block ends well, else remove
+    """Open a temporary file beside `path`; rename it to `path` if the block succeeds, else remove
     it.
 
     Args:
-        path: the file to make or to replace; its folder is made where it is missing.
+        path: the file to create or to replace; its folder is created if it is missing.
         mode: "wb" or "w" (UTF-8, `\\n` line ends).
 
     Raises:
-        OSError: as the file system says; `path` is then untouched.
+        OSError: from the file system; `path` is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=path.name, dir=path.parent)
@@ -142,11 +140,10 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; let it take the place of `path` if the block
-    ends well.
+    """Yield an empty temporary folder beside `path`; let it replace `path` if the block succeeds.
 
-    The old folder is moved aside before the new one takes its name, and removed after: at no moment
-    does `path` hold a part of either.
+    The old folder is moved aside before the new one takes its name, and removed afterwards, so
+    `path` never holds a part of either.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, suffix=path.name, dir=path.parent))
@@ -183,8 +180,8 @@ def _take_the_place_of(path: Path, new: Path) -> None:
 
 
 def _current_umask() -> int:
-    """mkstemp and mkdtemp make private files; an artifact gets the permissions that open() would
-    have given.
+    """Return the umask. mkstemp and mkdtemp make private files; an artifact gets the permissions
+    that open() would give it.
     """
     mask = os.umask(0o022)
     os.umask(mask)
@@ -192,8 +189,8 @@ def _current_umask() -> int:
 
 
 def remove_unfinished(folder: Path) -> int:
-    """Delete what a process that was killed (SIGKILL leaves no time to clean up) left behind;
-    returns how many.
+    """Delete what a killed process left behind (SIGKILL leaves no time to clean up), and return how
+    many items there were.
     """
     leftovers = list(folder.rglob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []
     for path in leftovers:
@@ -202,8 +199,8 @@ def remove_unfinished(folder: Path) -> int:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of the names and bytes of every file below a folder, as 64 hex
-    digits.
+    """Return the SHA-256 of a file's bytes, or of the names and bytes of all files below a folder,
+    as 64 hex digits.
     """
     digest = hashlib.sha256()
     if path.is_dir():
@@ -217,7 +214,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinity, not being JSON, are refused."""
+    """Write `value` atomically as indented JSON. NaN and infinity are not JSON, so are refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_file(path, "w") as file:
         file.write(text + "\n")
@@ -228,9 +225,9 @@ def read_json(path: Path, what: str, make_it: str, next_step: str = "") -> Any:
 
     Args:
         path: the file.
-        what: what it is, for the message ("the evaluation").
+        what: its name in the message ("the evaluation").
         make_it: the command that writes it ("lm eval RECIPE").
-        next_step: what to do where no command of ours writes it ("fetch it again").
+        next_step: what to do if no command of ours writes it ("fetch it again").
 
     Raises:
         ValueError: it is missing, or it is not JSON.
@@ -239,7 +236,7 @@ def read_json(path: Path, what: str, make_it: str, next_step: str = "") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         step = next_step or f"make it with `{make_it}`"
-        raise UserError(f"{path}: {what} is not there; {step}") from None
+        raise UserError(f"{path}: {what} does not exist; {step}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         step = next_step or f"make it again with `{make_it}`"
         raise UserError(f"{path}: {what} is not valid JSON ({error}); {step}") from None

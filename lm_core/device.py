@@ -1,9 +1,9 @@
-"""Which device, and which number format is faster on it: measured, because a processor's name does
-not tell.
+"""The choice of a device, and of the faster dtype on it. The dtype is measured, because a
+processor's name does not tell.
 
-bfloat16 is several times faster than float32 on processors with matrix instructions for it and
-several times slower on those that emulate it, so the step that is about to run thousands of times
-is timed in both.
+bfloat16 is several times faster than float32 on processors with matrix instructions for it, and
+several times slower on those that emulate it. So the training step, which runs thousands of times,
+is first timed in both.
 """
 
 import statistics
@@ -16,18 +16,16 @@ from lm_core.user_error import UserError
 if TYPE_CHECKING:
     import torch
 
-REQUIRED_ADVANTAGE = (
-    1.15  # bfloat16 must win by this much: below it, its rounding is not worth having
-)
-HOPELESS = 3.0  # times as long as float32: a processor without the instructions, measured once
+REQUIRED_ADVANTAGE = 1.15  # bfloat16 must be faster by this factor to make up for its rounding
+HOPELESS = 3.0  # times as slow as float32: a processor without the instructions, measured once
 
 
 def pick_device(name: str = "auto") -> "torch.device":
-    """The device that `name` asks for; "auto" is CUDA where there is one, else Apple's GPU, else
+    """Return the device that `name` asks for; "auto" is CUDA if available, else Apple's GPU, else
     the CPU.
 
     Raises:
-        ValueError: `name` is unknown, or its device is not on this machine.
+        ValueError: `name` is unknown, or this machine does not have the device.
     """
     import torch
 
@@ -42,7 +40,7 @@ def pick_device(name: str = "auto") -> "torch.device":
     if kind not in present:
         raise UserError(f"device {name!r} is unknown; expected auto, cpu, cuda, cuda:N or mps")
     if not present[kind]:
-        raise UserError(f"device {name!r} is not on this machine; use auto or cpu")
+        raise UserError(f"device {name!r} does not exist on this machine; use auto or cpu")
     try:
         return torch.device(name)
     except RuntimeError:
@@ -52,9 +50,7 @@ def pick_device(name: str = "auto") -> "torch.device":
 
 
 def synchronize(device: "torch.device") -> None:
-    """Wait until the device has done what was asked of it, so that a clock read after it means
-    something.
-    """
+    """Wait until the device has finished its work, so that a clock can be read correctly."""
     import torch
 
     if device.type == "cuda":
@@ -66,13 +62,13 @@ def synchronize(device: "torch.device") -> None:
 def faster_dtype(
     run_once: Callable[["torch.dtype"], object], device: "torch.device", repeats: int = 5
 ) -> tuple["torch.dtype", float]:
-    """Time `run_once(dtype)` in float32 and in bfloat16, in turn, and take the faster one by
-    median.
+    """Time `run_once(dtype)` alternately in float32 and bfloat16, and choose the dtype with the
+    lower median.
 
     Args:
         run_once: runs the work once with this dtype (float32, or bfloat16 under autocast).
-        device: where it runs.
-        repeats: timed runs of each, after one warm-up; one, where that says enough.
+        device: the device that it runs on.
+        repeats: timed runs of each, after one warm-up; only one if bfloat16 is hopelessly slow.
 
     Returns:
         The dtype to use, and how many times faster bfloat16 was than float32.

@@ -1,8 +1,8 @@
-"""Modules that have moved, under the names that learners' files and people's scripts know.
+"""Modules that have moved, under the earlier names that learners' files and scripts may use.
 
-The finder is asked last, after Python's own have found nothing, so a learner's own module of such a
-name is theirs. What this leaves out: the modules of lm_course, which nobody imports, and a module
-whose name is a folder's now (data_pipeline.sources).
+The finder is asked last, after Python's own finders have found nothing, so a learner's own module
+with such a name comes first. What this leaves out: the modules of lm_course, which nobody imports,
+and a module whose name now belongs to a folder (data_pipeline.sources).
 """
 
 import sys
@@ -11,7 +11,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# folder -> the modules that stood beside it
+# folder -> the modules that were beside it
 MOVED_INTO = {
     "lm_core.formats": "checkpoint_files documents gguf_container metric_log token_shards",
     "tokenizer_bpe.formats": (
@@ -49,7 +49,7 @@ EARLIER_NAMES = {
 
 
 class EarlierNames(MetaPathFinder, Loader):
-    """Gives the module of today for a name of before."""
+    """A finder that returns today's module for an earlier name."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in EARLIER_NAMES else None

@@ -1,5 +1,5 @@
-"""One progress bar for every long step: rich on a terminal, a plain line every fifth of the way
-elsewhere.
+"""One progress bar for every long step: rich on a terminal, elsewhere a plain line after each fifth
+of the work.
 """
 
 import time
@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-SECONDS_BETWEEN_LINES = 2.0  # where there is no terminal; a short step prints none
-NARROW_TERMINAL = 90  # columns; below this the bar gives its place to the words
+SECONDS_BETWEEN_LINES = 2.0  # if there is no terminal; a short step prints no line
+NARROW_TERMINAL = 90  # columns; a narrower terminal shows only the text, without the bar
 
 
 def clock(seconds: float | None) -> str:
-    """ "1:05" for 65 seconds, "-:--" where it is not known."""
+    """Return "1:05" for 65 seconds, and "-:--" if the time is not known."""
     if seconds is None:
         return "-:--"
     minutes, rest = divmod(round(seconds), 60)
@@ -24,7 +24,7 @@ def clock(seconds: float | None) -> str:
 
 
 class WordsColumn(ProgressColumn):
-    """Everything but the bar in one cell, cut with an ellipsis where the terminal ends."""
+    """Everything but the bar in one cell, cut with an ellipsis at the edge of the terminal."""
 
     def render(self, task: Task) -> Text:
         text = Text(no_wrap=True, overflow="ellipsis")
@@ -38,7 +38,7 @@ class WordsColumn(ProgressColumn):
 
 
 class ProgressBar:
-    """What a step holds while it works: `advance(n, note)` and nothing else."""
+    """The progress of one step, which calls only `advance(n, note)`."""
 
     def __init__(self, description: str, total: int | None, unit: str, console: Console) -> None:
         self.description = description
@@ -61,7 +61,7 @@ class ProgressBar:
         return Progress(name, *bar, WordsColumn(), console=self.console)
 
     def advance(self, n: int = 1, note: str | None = None) -> None:
-        """Say that `n` more units are done; `note` is shown behind the bar until the next one."""
+        """Record that `n` more units are done; `note` is shown after the bar until the next one."""
         self.done += n
         self.note = self.note if note is None else note
         if self.live is not None:
@@ -71,7 +71,7 @@ class ProgressBar:
 
     def _is_time_for_a_line(self, fifths: int) -> bool:
         now = time.monotonic()
-        is_end = fifths >= 5 and self.fifths > 0  # told, once there has been a line
+        is_end = fifths >= 5 and self.fifths > 0  # always printed, if there has been a line
         wait = 0 if is_end else SECONDS_BETWEEN_LINES
         if fifths <= self.fifths or now - self.last_line < wait:
             return False
@@ -95,12 +95,12 @@ class ProgressBar:
 def progress_bar(
     description: str, total: int | None, unit: str = "", console: Console | None = None
 ) -> Iterator[ProgressBar]:
-    """Show how far a step is and how long it will still take.
+    """Show the progress of a step and the time that is left.
 
     Args:
         description: the step's name, such as "pretrain".
-        total: how many units there are; None where that is not known.
-        unit: the word behind the count, such as "pages".
+        total: the number of units; None if it is not known.
+        unit: the word after the count, such as "pages".
         console: where to write; standard error by default, so that results on standard output stay
             clean.
     """

@@ -1,8 +1,8 @@
-"""Where randomness comes from: seeds derived from names, and the state that a checkpoint carries.
+"""The source of randomness: seeds derived from names, and the generator state in a checkpoint.
 
 A seed derived from (run seed, "pretrain", epoch) is the same on every machine and needs no state: a
-step that starts again at 700 asks for the seed of step 700. The generators' state is saved as well,
-for a learner's module that draws from torch's global generator (dropout).
+run that resumes at step 700 asks for the seed of step 700. The generators' state is also saved, for
+a learner's module that draws from torch's global generator (dropout).
 """
 
 import hashlib
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def derived_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for one purpose: SHA-256 of the run's seed and the purpose's names."""
+    """Return a 63-bit seed for one purpose: SHA-256 of the run's seed and the purpose's names."""
     text = "\0".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def seed_everything(seed: int) -> None:
-    """Set torch's global generators (CPU and every GPU)."""
+    """Seed torch's global generators (CPU and every GPU)."""
     import torch
 
     torch.manual_seed(seed)
 
 
 def capture_random_state() -> dict[str, "Tensor"]:
-    """The state of torch's global generators, as byte tensors that a checkpoint can hold."""
+    """Return the state of torch's global generators, as byte tensors for a checkpoint."""
     import torch
 
     state = {"cpu": torch.get_rng_state()}
@@ -36,7 +36,7 @@ def capture_random_state() -> dict[str, "Tensor"]:
 
 
 def restore_random_state(state: dict[str, "Tensor"]) -> None:
-    """Undo every draw since `capture_random_state`; a GPU that is not here is passed over."""
+    """Undo every draw since `capture_random_state`; the state of a missing GPU is ignored."""
     import torch
 
     torch.set_rng_state(state["cpu"])

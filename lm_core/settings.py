@@ -1,8 +1,9 @@
 """Settings: small frozen pydantic models, each beside the code that it configures, filled from
 TOML.
 
-The order is defaults, then the TOML file, then `--set section.key=value`. An unknown key is an
-error that names the nearest known one. What this leaves out: environment variables, interpolation.
+Defaults are overridden by the TOML file, and the file by `--set section.key=value`. An unknown key
+is an error that names the nearest known one. What this leaves out: environment variables and
+interpolation.
 """
 
 import copy
@@ -17,8 +18,8 @@ from lm_core.user_error import UserError
 
 
 class Settings(pydantic.BaseModel):
-    """Every settings class derives from this one: frozen, no unknown keys, no silent conversion
-    ("12" is not 12).
+    """The base of all settings classes: frozen, without unknown keys or silent conversions ("12" is
+    not 12).
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -38,9 +39,8 @@ def load_settings(
     Args:
         settings_type: the class whose fields name the sections and keys.
         path: the TOML file.
-        base: another, whose values hold where `path` gives none.
-        overrides: `section.key=value` strings; the value is read as TOML, or as a plain string
-            where it is not TOML.
+        base: another TOML file, for values that `path` does not give.
+        overrides: `section.key=value` strings; a value that is not valid TOML is a plain string.
 
     Raises:
         ValueError: one line that names the file, the key, what was expected and what was found.
@@ -69,17 +69,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe; see recipes/ for those that exist") from None
+        raise UserError(f"{path}: no such recipe; recipes/ holds those that exist") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, expected a TOML recipe") from None
+        raise UserError(f"{path}: expected a TOML recipe, found a folder") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file, expected a TOML recipe") from None
+        raise UserError(f"{path}: expected a TOML recipe, found a file that is not text") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `changes`; sections are merged, everything else is replaced."""
+    """Return `base` with the values of `changes`; sections are merged, other values replaced."""
     result = dict(base)
     for key, value in changes.items():
         old = base.get(key)
@@ -109,9 +109,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def first_problem(
     error: pydantic.ValidationError, settings_type: type[Settings] | None = None
 ) -> str:
-    """One line for the first of pydantic's complaints, and how many more there are.
+    """Return one line for the first of pydantic's complaints, with the number of the others.
 
-    An unknown key comes first: where `steps` is missing because somebody wrote `step`, that is the
+    An unknown key comes first: if `steps` is missing because somebody wrote `step`, `step` is the
     line to correct.
     """
     problems = error.errors(include_url=False)
@@ -122,7 +122,7 @@ def first_problem(
     if problem["type"] == "extra_forbidden" and settings_type is not None:
         known = _known_keys(settings_type, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
         return f"unknown setting {name}; {hint}{more}"
     if problem["type"] == "missing":
         return f"{name} is missing; it has no default{more}"
@@ -133,7 +133,7 @@ def first_problem(
 
 
 def _known_keys(settings_type: type[Settings], location: list[str]) -> list[str]:
-    """The field names of the section that `location` leads to."""
+    """Return the field names of the section at `location`."""
     current: Any = settings_type
     for part in location:
         if part.isdigit():  # an item of a list, such as scaling.sizes.0

@@ -1,8 +1,8 @@
-"""The strings that mean something to every stage: the end of a document and the borders of a chat
+"""The special tokens of every stage: the end of a document, and the start and end of a chat
 message.
 
-ChatML (OpenAI, 2023) writes a conversation as `<|im_start|>role\\ncontent<|im_end|>\\n`. Three
-entries are all that the path from raw pages to a chat needs; padding reuses END_OF_TEXT, under a
+ChatML (OpenAI, 2023) writes a conversation as `<|im_start|>role\\ncontent<|im_end|>\\n`. The path
+from raw pages to a chat needs only three special tokens; padding reuses END_OF_TEXT, under a loss
 mask.
 """
 

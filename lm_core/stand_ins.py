@@ -1,14 +1,13 @@
-"""A learner's file takes the place of the reference file: Python's own package search path, and
-nothing more.
+"""A learner's file replaces the reference file, through nothing but Python's own package search
+path.
 
 Each stage's `__init__.py` holds one line, `__path__ = stand_ins_first(__name__, __path__)`. The
-environment variable LM_STAND_INS names a folder; `<folder>/tokenizer_bpe/merge_training.py` is then
+environment variable LM_STAND_INS names a folder. `<folder>/tokenizer_bpe/merge_training.py` is then
 found before the reference's file, and a module that the folder lacks comes from the reference. An
-environment variable reaches `python -m`, spawned workers and torchrun ranks without any help from
-us.
+environment variable reaches `python -m`, spawned workers and torchrun ranks without extra code.
 
-What this leaves out: it does not reload modules that are already imported, and it replaces whole
-modules, never single functions.
+What this leaves out: reloading modules that are already imported, and replacing single functions
+instead of whole modules.
 """
 
 import os
@@ -21,10 +20,10 @@ STAND_INS_VARIABLE = "LM_STAND_INS"
 
 
 def stand_ins_folder() -> Path | None:
-    """The folder that LM_STAND_INS names, or None where it is unset or empty.
+    """Return the folder that LM_STAND_INS names, or None if it is unset or empty.
 
-    Raises ValueError when it names a folder that does not exist: falling back to the reference
-    would grade and run code that the learner did not write.
+    Raises ValueError if it names a folder that does not exist: falling back to the reference would
+    grade and run code that the learner did not write.
     """
     value = os.environ.get(STAND_INS_VARIABLE, "")
     if not value:
@@ -32,14 +31,14 @@ def stand_ins_folder() -> Path | None:
     folder = Path(value).expanduser().absolute()
     if not folder.is_dir():
         raise UserError(
-            f"{value}: no such folder for your own files; `lm start a1` makes workspace. (It was "
-            f"named by --impl or {STAND_INS_VARIABLE}; without either, the reference runs.)"
+            f"{value}: no such folder for your own files; `lm start a1` creates workspace/ (--impl "
+            f"or {STAND_INS_VARIABLE} names this folder; without either, the reference runs)"
         )
     return folder
 
 
 def stand_ins_first(package: str, search_path: Iterable[str]) -> list[str]:
-    """The package's search path with the stand-in folder in front, where there is one for this
+    """Return the package's search path, with the stand-in folder in front if it has files for this
     package.
     """
     folder = stand_ins_folder()
@@ -49,8 +48,6 @@ def stand_ins_first(package: str, search_path: Iterable[str]) -> list[str]:
 
 
 def stand_in_files(package: str) -> list[Path]:
-    """The files that take the place of reference files of this package, sorted; empty where none
-    do.
-    """
+    """Return the files that replace reference files of this package, sorted; empty if none do."""
     folder = stand_ins_folder()
     return [] if folder is None else sorted((folder / package).rglob("*.py"))

@@ -1,11 +1,11 @@
 """Worker processes that leave Ctrl-C to the process that started them.
 
-The terminal sends SIGINT to every process of a command. Workers that took it would each print a
-traceback; these ignore it, and end with the block, or with the parent, however it ends. Workers are
-spawned, not forked, because fork is unsafe once threads run; so a script that gets here needs
+The terminal sends SIGINT to every process of a command. Workers that handled it would each print a
+traceback; these ignore it, and end with the block or with the parent, however that ends. Workers
+are spawned, not forked, because fork is unsafe once threads run. So a script that uses them needs
 `if __name__ == "__main__":`, as with all of `multiprocessing`.
 
-Not `multiprocessing.Pool`: it waits for ever for a worker that the system killed.
+`multiprocessing.Pool` is not used: it waits forever for a worker that the system killed.
 """
 
 import os
@@ -24,12 +24,12 @@ from typing import Any
 
 from lm_core.user_error import UserError
 
-SECONDS_TO_END = 10  # that a process takes which has been told to
-CHUNKS_AHEAD = 4  # a worker
+SECONDS_TO_END = 10  # for a process that has been told to end
+CHUNKS_AHEAD = 4  # per worker
 
 
 class _Context(SpawnContext):
-    """Keeps the processes that it makes."""
+    """A context that remembers the processes that it creates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class _Context(SpawnContext):
 
     @property
     def workers(self) -> list[SpawnProcess]:
-        """Those that the system has started; it may refuse one, or Ctrl-C come first."""
+        """The processes that the system has started; it may refuse one, or Ctrl-C come first."""
         return [process for process in self._made if process.pid is not None]
 
     def exit_codes(self) -> list[int | None]:
-        """Of all workers, once they have ended; None for one that does not. Not by `join`: the
-        executor's thread joins too, and the second is told for a moment that nothing is there.
+        """Return the exit codes of all workers, once they have ended; None for one that does not.
+        Not by `join`: the executor's thread also joins, and the second caller may find no process.
         """
         deadline = time.monotonic() + SECONDS_TO_END
         while None in (codes := [w.exitcode for w in self.workers]) and time.monotonic() < deadline:
@@ -58,8 +58,8 @@ class WorkerPool(ProcessPoolExecutor):
     """An executor whose `map` never cancels: in Python 3.11, a future that is cancelled when its
     worker dies ends the executor's thread with a traceback on the terminal.
 
-    A job in a worker whose initializer failed raises what that raised, for the same reason: the
-    executor itself would print a traceback from every worker, and say that a process had ended.
+    If a worker's initializer fails, its jobs raise the same exception. Otherwise the executor would
+    print a traceback from every worker, and report only that a process had ended.
     """
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
@@ -68,8 +68,8 @@ class WorkerPool(ProcessPoolExecutor):
     def map(
         self, function: Callable[[Any], Any], inputs: Iterable[Any], *, chunksize: int = 1
     ) -> Iterator[Any]:
-        """Results in the order of the inputs, which are read a few chunks ahead, not all at once.
-        `function` is importable by name; a worker gets `chunksize` inputs at a time.
+        """Yield results in the order of the inputs, which are read a few chunks ahead, not all at
+        once. `function` is importable by name; a worker gets `chunksize` inputs at a time.
         """
         left, waiting = iter(inputs), deque()
         for chunk in iter(lambda: list(islice(left, chunksize)), []):
@@ -80,7 +80,7 @@ class WorkerPool(ProcessPoolExecutor):
             yield from waiting.popleft().result()
 
 
-_failure: Exception | None = None  # of a worker process: what its initializer raised
+_failure: Exception | None = None  # in a worker process: the exception of its initializer
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -115,16 +115,15 @@ def worker_pool(
     initializer: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> Iterator[WorkerPool]:
-    """A pool of spawned processes, ended when the block is left, however it is left.
+    """Yield a pool of spawned processes, and end them when the block is left, even by an error.
 
     Args:
-        num_processes: how many.
-        initializer: called once in each worker with `arguments`; importable by name. What it
-            raises, the first job raises.
-        arguments: see there.
+        num_processes: the number of processes.
+        initializer: called once in each worker with `arguments`; importable by name. If it raises
+            an exception, the first job raises it.
+        arguments: the arguments of `initializer`.
 
-    Raises UserError where the system killed a worker, and BrokenProcessPool where one ended
-    otherwise.
+    Raises UserError if the system killed a worker, and BrokenProcessPool if one ended otherwise.
     """
     context = _Context()
     pool = WorkerPool(num_processes, context, _start, (initializer, arguments))
@@ -134,8 +133,8 @@ def worker_pool(
         pool.shutdown(wait=False)
         if -signal.SIGKILL in context.exit_codes():
             raise UserError(
-                "the system killed a worker process, most often for want of memory: use fewer "
-                "processes (--set STEP.num_processes=1 needs the least)"
+                "the system killed a worker process, most likely for lack of memory; use fewer "
+                "processes (--set STEP.num_processes=1 needs the least memory)"
             ) from error
         raise
     except BaseException:

@@ -1,4 +1,4 @@
-"""`python -m lm_course` is `lm`, for places where the script is not on the path."""
+"""`python -m lm_course` is the same as `lm`, for when the script is not on the path."""
 
 from lm_course.cli import main
 

@@ -1,10 +1,10 @@
-"""The `lm` command: one subcommand a step, `lm run` for all of them, and doors to use what came
-out.
+"""The `lm` command: one subcommand per step, `lm run` for all steps, and commands that use the
+results.
 
-Every mistake of the user's ends in one line on standard error and exit status 2; every other error
-in one line that says whose it is and where its traceback is kept, and 1, as does a run in which a
-step failed; Ctrl-C in one line and 130, as shells expect. Imports of the stages happen inside the
-commands, after `--impl` has set LM_STAND_INS.
+A user error ends in one line on standard error and exit status 2. Any other error ends in one line
+that says whose it is and where its traceback is kept, and in exit status 1, as does a run in which
+a step failed. Ctrl-C ends in one line and exit status 130, as shells expect. The stages are
+imported inside the commands, after `--impl` has set LM_STAND_INS.
 """
 
 import itertools
@@ -45,9 +45,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Raw pages to token shards.")
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Byte-level BPE.")
-scaling_app = typer.Typer(no_args_is_help=True, help="Small runs to a prediction.")
+data_app = typer.Typer(no_args_is_help=True, help="Turn raw pages into token shards.")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Train and use a byte-level BPE.")
+scaling_app = typer.Typer(no_args_is_help=True, help="Predict loss from small runs.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(scaling_app, name="scaling")
@@ -58,30 +58,30 @@ RecipePath = Annotated[Path, typer.Argument(help="The TOML file with the run's s
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Run it even if nothing has changed.")]
+Force = Annotated[bool, typer.Option("--force", help="Run it even if it is up to date.")]
 Wandb = Annotated[bool, typer.Option("--wandb", help="Also log to wandb (offline without a key).")]
 Implementation = Annotated[
     str | None,
     typer.Option(
-        "--impl", metavar="FOLDER", help="Use the files in FOLDER (such as workspace) first."
+        "--impl",
+        metavar="FOLDER",
+        help="Use the files in FOLDER (such as workspace) in place of the reference's.",
     ),
 ]
 CheckpointPath = Annotated[
     Path | None,
-    typer.Option("--checkpoint", help="A checkpoint folder; by default the last one of runs/demo."),
+    typer.Option("--checkpoint", help="A checkpoint folder; by default the last in runs/demo."),
 ]
 ModelPath = Annotated[
     Path | None,
     typer.Option(
-        "--model", help="Another program's model: its folder, a GGUF file, or the name smollm2."
+        "--model", help="A model of another program: a folder, a GGUF file, or the name smollm2."
     ),
 ]
 
 
 def set_stand_ins(folder: str | None) -> None:
-    """Set LM_STAND_INS, for this process and those that it starts; must come before any stage is
-    imported.
-    """
+    """Set LM_STAND_INS for this process and its children. Call it before any stage is imported."""
     if folder is None:
         return
     if folder == "reference":
@@ -93,7 +93,7 @@ def set_stand_ins(folder: str | None) -> None:
 
 
 def print_version(wanted: bool) -> None:
-    """The version, and nothing else."""
+    """Print the version and exit, if it is wanted."""
     if wanted:
         print(f"lm {version()}")
         raise typer.Exit()
@@ -105,14 +105,14 @@ def options(
         bool,
         typer.Option(
             "--debug",
-            help="Show the traceback of an error as well, here or after the command. So does "
-            f"{TRACEBACK_VARIABLE}=1 in the environment.",
+            help="Also show the traceback of an error. May come before or after the command. "
+            f"{TRACEBACK_VARIABLE}=1 in the environment does the same.",
         ),
     ] = False,
     show_version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=print_version, is_eager=True, help="Print the version, and end."
+            "--version", callback=print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -122,7 +122,7 @@ def options(
 
 
 def debug_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--debug` in front, wherever it stood: it belongs to `lm` itself."""
+    """Move `--debug` to the front, wherever it was given: it is an option of `lm` itself."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own, rest = arguments[:end], arguments[end:]
     kept = [argument for argument in own if argument != "--debug"]
@@ -167,10 +167,11 @@ def run(
     recipe: RecipePath = DEMO,
     overrides: Overrides = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="STEP", help="Run this step alone.")
+        list[str] | None, typer.Option("--only", metavar="STEP", help="Run only this step.")
     ] = None,
     force: Annotated[
-        list[str] | None, typer.Option("--force", metavar="STEP", help="Run this step again.")
+        list[str] | None,
+        typer.Option("--force", metavar="STEP", help="Run this step again in any case."),
     ] = None,
     wandb: Wandb = False,
     implementation: Implementation = None,
@@ -180,7 +181,7 @@ def run(
 
 
 def _add_step_command(group: typer.Typer, command: str, step: str, explanation: str) -> None:
-    """The commands that run one step differ in their names alone."""
+    """Add a command that runs one step; these commands differ only in name and help."""
 
     def step_command(
         recipe: RecipePath = DEMO,
@@ -195,7 +196,7 @@ def _add_step_command(group: typer.Typer, command: str, step: str, explanation: 
 
 
 def _add_step_commands() -> None:
-    """`lm pretrain` to `app`, `lm data collect` to the group of its first word."""
+    """Add `lm pretrain` to `app`, and `lm data collect` to the group `data`."""
     groups = {"data": data_app, "tokenizer": tokenizer_app, "scaling": scaling_app}
     for step in listed_steps():
         *group, command = step.command.split()[1:]
@@ -209,7 +210,7 @@ ablation_commands.register(app)
 
 @app.command("steps")
 def list_steps(recipe: RecipePath = DEMO) -> None:
-    """List the steps of a run, in order, with the command and the artifacts of each."""
+    """List the steps of a run in order, each with its command and its artifacts."""
     from rich.console import Console
     from rich.table import Table
 
@@ -228,17 +229,19 @@ def list_steps(recipe: RecipePath = DEMO) -> None:
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     checkpoint: CheckpointPath = None,
     model: ModelPath = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 100,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Sample from the k likeliest; 0 for all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest that make up p.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 for all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens with total probability p.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     implementation: Implementation = None,
 ) -> None:
-    """Print the prompt and the model's continuation of it."""
+    """Print the prompt and the model's continuation."""
     set_stand_ins(implementation)
     from inference.sampling import SamplingSettings
 
@@ -254,13 +257,15 @@ def generate(
 def chat(
     checkpoint: CheckpointPath = None,
     model: ModelPath = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest that make up p.")] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(help="The longest reply.")] = 120,
+    temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens with total probability p.")
+    ] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(help="End a reply after this many tokens.")] = 120,
     seed: Annotated[int, typer.Option(help="The same seed gives the same replies.")] = 0,
     implementation: Implementation = None,
 ) -> None:
-    """Talk with the aligned model in the terminal."""
+    """Chat with the aligned model in the terminal."""
     set_stand_ins(implementation)
     from inference.engine.terminal_chat import chat_session
     from inference.sampling import SamplingSettings
@@ -273,14 +278,14 @@ def chat(
 @scaling_app.command("fit")
 def scaling_fit(
     runs: Annotated[
-        Path, typer.Argument(help="CSV with columns N, D, loss (or parameters, tokens).")
+        Path, typer.Argument(help="CSV file with columns N, D, loss (or parameters, tokens, loss).")
     ],
     budget: Annotated[
-        float, typer.Option(help="Training FLOPs to split between size and tokens.")
+        float, typer.Option(help="Training FLOPs to split between parameters and tokens.")
     ] = 1e21,
     implementation: Implementation = None,
 ) -> None:
-    """Fit L(N, D) = E + A/N^a + B/D^b to a table of runs and split a budget."""
+    """Fit L(N, D) = E + A/N^a + B/D^b to a table of runs, and split a compute budget."""
     set_stand_ins(implementation)
     from lm_course.commands.scaling_table import print_fit
 
@@ -293,18 +298,18 @@ def _stop(message: str, status: int) -> NoReturn:
 
 
 def _subcommands(context: typer.Context) -> list[str]:
-    """The words after `lm` that lead to a command."""
+    """Return the words after `lm` that name a command."""
     if context.parent is None:
         return []
     return [*_subcommands(context.parent), str(context.info_name)]
 
 
 def _stop_for(error: BaseException) -> NoReturn:
-    """Say in one line what went wrong, whose it is, and where the traceback is."""
-    if isinstance(error, StepsFailed):  # its tracebacks have been kept, and shown if asked for
+    """Say in one line what went wrong, whose mistake it is, and where the traceback is."""
+    if isinstance(error, StepsFailed):  # its tracebacks are already kept, and shown if wanted
         _stop(str(error), error.status)
-    if hasattr(error, "format_message"):  # a usage error, whichever click typer brings
-        if not error.format_message():  # nothing was asked for, and the help has been shown
+    if hasattr(error, "format_message"):  # a usage error, whichever click typer uses
+        if not error.format_message():  # no command was given, and the help has been shown
             sys.exit(2)
         context = getattr(error, "ctx", None)
         command = "lm" if context is None else " ".join(["lm", *_subcommands(context)])
@@ -316,17 +321,17 @@ def _stop_for(error: BaseException) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; turn every error into one line."""
+    """Run the command line, and turn every error into one line."""
     signal.signal(signal.SIGINT, Interrupts.take)
     given = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(args=debug_first(given), standalone_mode=False)
         if status == INTERRUPTED:  # typer turns Ctrl-C into this
             raise KeyboardInterrupt
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to stop what is done
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done: too late to stop it
     except (typer.Abort, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the message below is already the answer
-        message = "stopped; what was finished is whole, and the same command goes on from there"
+        message = "stopped; what was finished is whole, and the same command resumes from there"
         _stop(message, INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,9 +1,9 @@
-"""One line for every exception: what the user gave, an internal error, or the learner's own file.
+"""One line for every exception: a user error, an internal error, or one in the learner's file.
 
-Only a `UserError`, and the few library errors that stand for one (a setting that pydantic refuses,
-a file that the system refuses), is printed bare. Everything else is a mistake in code: the line
+Only a `UserError`, and the few library errors that amount to one (pydantic rejects a setting, the
+system refuses a file), are printed without a prefix. Everything else is a mistake in code: the line
 says whose, and the traceback goes to a file. `--debug`, or the environment variable LM_TRACEBACK,
-shows the traceback as well. What this leaves out: usage errors and Ctrl-C (cli.py).
+also shows the traceback. What this leaves out: usage errors and Ctrl-C (cli.py).
 """
 
 import errno
@@ -35,7 +35,7 @@ PACKAGES = (
 REFUSED_BY_THE_SYSTEM = (
     errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ENOMEM, errno.EAGAIN,
 )  # fmt: skip
-LONGEST_MESSAGE = 300  # of a library's error; the traceback's file has all of it
+LONGEST_MESSAGE = 300  # characters of a library's error; the traceback's file has all of it
 DISK_FULL = (
     "no space left on the device; what was finished is whole: free some space and run the same "
     "command again"
@@ -45,12 +45,12 @@ WORKER_FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)\n(?: +(.+)\n)?',
 
 @dataclass(frozen=True)
 class Explanation:
-    """What an exception means to a person.
+    """The meaning of an exception for the user.
 
     Attributes:
-        whose: "user" for what was given, "learner" for a mistake in the learner's own file,
-            "internal" for one in this project or in a library.
-        text: one line, without the step and the traceback's file.
+        whose: "user" for bad input, "learner" for a mistake in the learner's own file, "internal"
+            for one in this project or in a library.
+        text: one line, without the names of the step and of the traceback's file.
     """
 
     whose: Literal["user", "learner", "internal"]
@@ -62,7 +62,7 @@ class Explanation:
         return 2 if self.whose == "user" else 1
 
     def line(self, step: str | None = None, kept_in: Path | None = None) -> str:
-        """The whole line: where it happened, what, and where the traceback is."""
+        """Return the whole line: where it happened, what happened, where the traceback is."""
         where = f" in step {step}" if step else ""
         before = f"internal error{where}: " if self.whose == "internal" else ""
         keeps = kept_in is not None and self.whose != "user"
@@ -95,19 +95,19 @@ def explain(error: BaseException) -> Explanation:
 
 
 def _is_of_the_machine(error: OSError) -> bool:
-    """True where the system refuses a file that it names, or any more files or bytes; an error
-    without a file, such as that of a closed descriptor, is a mistake in code.
+    """Return True if the system refuses a named file, or refuses more files or more bytes. An error
+    without a file name, such as one about a closed descriptor, is a mistake in code.
     """
     return error.filename is not None or error.errno in REFUSED_BY_THE_SYSTEM
 
 
 def debug_wanted() -> bool:
-    """True where `--debug` or LM_TRACEBACK asks for tracebacks on the terminal."""
+    """Return True if `--debug` or LM_TRACEBACK asks for tracebacks on the terminal."""
     return os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
 
 
 def show_traceback(error: BaseException) -> None:
-    """Print the traceback to standard error, where the user asked for that."""
+    """Print the traceback to standard error, if the user has asked for it."""
     if debug_wanted():
         traceback.print_exception(error, file=sys.stderr)
 
@@ -120,10 +120,10 @@ def keep_traceback(error: BaseException, path: Path, line: str) -> None:
 
 
 def keep_in_temporary_folder(error: BaseException) -> Path | None:
-    """The file for an error outside of any step: lm-error-*.txt in the system's temporary folder;
-    None where that cannot be written.
+    """Keep the traceback of an error outside any step, and return the file: lm-error-*.txt in the
+    system's temporary folder, or None if it cannot be written.
 
-    A new file each time: a fixed name in a shared folder could be somebody else's.
+    Every error gets a new file: a fixed name in a shared folder could be somebody else's.
     """
     try:
         handle, name = tempfile.mkstemp(prefix="lm-error-", suffix=".txt")
@@ -135,9 +135,7 @@ def keep_in_temporary_folder(error: BaseException) -> Path | None:
 
 
 def version() -> str:
-    """The version of the installed distribution; "unknown" where it is run without being
-    installed.
-    """
+    """Return the version of the installed distribution, or "unknown" if it is not installed."""
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -149,14 +147,14 @@ def one_line(text: str) -> str:
 
 
 def shown(path: Path) -> Path:
-    """The path as a person would type it: relative to here where it lies below."""
+    """Return the path as a user would type it: relative to the current folder if it is below it."""
     path = path.absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """One entry of a traceback. `function` is None where there is only a file and a line."""
+    """One entry of a traceback. `function` is None if only a file and a line are known."""
 
     file: str
     line: int | None
@@ -181,8 +179,8 @@ class _Frame:
 
 
 def _frames(error: BaseException) -> list[_Frame]:
-    """The frames, outermost first. An exception of a worker process brings its own as text; one
-    about a file that Python could not load names it.
+    """Return the frames, outermost first. An exception from a worker process carries its frames as
+    text; one about a file that Python could not load names that file.
     """
     found = [
         _Frame(frame.filename, frame.lineno, frame.name, frame.line or "")
@@ -204,7 +202,7 @@ def _code(frame: _Frame) -> str:
 
 
 def _name_and_message(error: BaseException) -> str:
-    """As Python prints it, in one line and no longer than a few on the terminal."""
+    """Return the exception as Python prints it, in one line and cut to a few terminal lines."""
     kind = type(error)
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     # A SyntaxError's own text repeats the file and the line.

@@ -1,4 +1,4 @@
-"""Remembers Ctrl-C: a library that is just being imported, or a step that fails because of it, may
+"""Remember Ctrl-C, since a library that is being imported, or a step that fails because of it, may
 swallow the exception.
 """
 
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 class Interrupts:
-    """The handler of SIGINT while a command runs, and what it has seen."""
+    """The handler of SIGINT while a command runs, and whether it has been called."""
 
     seen = False
 

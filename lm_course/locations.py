@@ -1,10 +1,11 @@
-"""Where files lie, whatever the current folder: those that the installation brings (recipes,
-assignments), and those that a person makes (runs/, workspace/).
+"""Where to find files from any current folder: those of the installation (recipes, assignments) and
+the user's own (runs/, workspace/).
 
-A checkout has recipes/ and assignments/ at its root; a wheel has them inside lm_course/. What a
-person makes goes into the home folder: the root of the checkout for whoever is inside it, the
-folder that holds workspace/ for whoever is inside that, and else the current folder. What this
-leaves out: the layout of a run (`lm_core.artifact_paths`).
+A checkout has recipes/ and assignments/ at its root; a wheel has them inside lm_course/. The user's
+files go into the home folder. Inside a checkout, that is its root; inside workspace/, the folder
+that holds it; anywhere else, the current folder.
+
+What this leaves out: the layout of a run (`lm_core.artifact_paths`).
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from lm_core.user_error import UserError
 
-PROJECT = Path(__file__).resolve().parent.parent  # of a checkout; site-packages for a wheel
+PROJECT = Path(__file__).resolve().parent.parent  # root of a checkout; site-packages for a wheel
 ASSIGNMENTS = "assignments"
 RECIPES = "recipes"
 WORKSPACE = "workspace"
@@ -21,17 +22,17 @@ NOT_STAGES = ("lm_core", "lm_course")
 
 
 def shipped(name: str, root: Path = PROJECT) -> Path:
-    """A folder that the installation brings, such as "assignments"."""
+    """Return a folder of the installation, such as "assignments"."""
     in_wheel = root / "lm_course" / name
     return in_wheel if in_wheel.is_dir() else root / name
 
 
 def home_folder(root: Path = PROJECT, here: Path | None = None) -> Path:
-    """The folder in which runs/ and workspace/ lie (absolute).
+    """Return the folder that holds runs/ and workspace/, as an absolute path.
 
     Args:
         root: the project.
-        here: the current folder, unless another is given.
+        here: the folder to start from; None for the current folder.
     """
     here = here or Path.cwd()
     if _is_checkout(root) and here.is_relative_to(root):
@@ -49,12 +50,14 @@ def _is_checkout(root: Path) -> bool:
 
 
 def in_home(name: str | Path) -> Path:
-    """`name` in the home folder, as a path from the current folder: what messages show."""
+    """Return `name` in the home folder, relative to the current folder, as messages show it."""
     return Path(os.path.relpath(home_folder())) / name
 
 
 def shown(path: Path, root: Path = PROJECT) -> str:
-    """For messages: from the current folder where the path is in the home folder, else in full."""
+    """Return a path as messages show it: relative to the current folder if it is inside the home
+    folder, otherwise in full.
+    """
     path = path.absolute()
     if not path.is_relative_to(home_folder(root)):
         return path.as_posix()
@@ -62,22 +65,22 @@ def shown(path: Path, root: Path = PROJECT) -> str:
 
 
 def handout(assignment_id: str, section: str = "", root: Path = PROJECT) -> str:
-    """For messages: the handout of an assignment, or a section of it."""
+    """Return the handout of an assignment, or a section of it, as messages show it."""
     path = shown(shipped(ASSIGNMENTS, root) / assignment_id / "README.md", root)
     return f"{path}#{section}" if section else path
 
 
 def below_recipes(path: Path) -> Path:
-    """The file that a person means by recipes/...: theirs, or else the installation's."""
+    """Return the file that recipes/... stands for: the user's own, or else the installation's."""
     if path.exists() or path.parts[:1] != (RECIPES,):
         return path
     return Path(shown(shipped(RECIPES).joinpath(*path.parts[1:])))
 
 
 def recipe_file(path: Path) -> Path:
-    """The recipe that a person means by a path, or by the name of a file in recipes/.
+    """Return the recipe that is given by a path, or by the name of a file in recipes/.
 
-    Raises UserError where there is no such file.
+    Raises UserError if there is no such file.
     """
     if path.exists():
         return path
@@ -90,7 +93,7 @@ def recipe_file(path: Path) -> Path:
 
 
 def is_stage(folder: Path) -> bool:
-    """True for a package of lessons, whose modules a learner's may replace."""
+    """Return True for a package of lessons, whose modules the learner's may replace."""
     try:
         return STAND_INS_LINE in (folder / "__init__.py").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -98,7 +101,7 @@ def is_stage(folder: Path) -> bool:
 
 
 def project_packages(root: Path = PROJECT) -> list[Path]:
-    """The folders of the project's own packages; site-packages has many others beside them."""
+    """Return the folders of the project's own packages; site-packages also holds many others."""
     folders = sorted(path.parent for path in root.glob("*/__init__.py"))
     if _is_checkout(root):
         return folders

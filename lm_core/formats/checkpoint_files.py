@@ -1,13 +1,13 @@
-"""A checkpoint folder: what `transformers` loads as it is, and beside it what a resume needs.
+"""A checkpoint folder: the files that `transformers` loads, and those that a resume also needs.
 
     step_000600/
       model.safetensors  config.json         weights and shape, in Hugging Face's names
       tokenizer.json  tokenizer_config.json  companions, given by the caller
       training_state.safetensors  .json      optimizer, random generators, step, fingerprint
 
-Weights are serialised in memory and written through `atomic_folder`, so a full disk or a kill
-leaves no half of one. Weights in several files, as large models come in, are read too. What this
-leaves out: writing them so, and any knowledge of a model's layout.
+Weights are serialized in memory and written through `atomic_folder`, so a full disk or a killed
+process leaves no partial checkpoint. Weights in several files, as large models have them, can be
+read. What this leaves out: writing several files, and any knowledge of a model's layout.
 """
 
 import json
@@ -30,20 +30,20 @@ CONFIG = "config.json"
 STATE_TENSORS = "training_state.safetensors"
 STATE = "training_state.json"
 NAME = re.compile(r"step_(\d{6,})")
-FETCH_AGAIN = "fetch or import it again"  # for a folder that no training of ours has written
+FETCH_AGAIN = "fetch or import it again"  # for a folder that was not written by our training
 
 
 @dataclass
 class TrainingState:
-    """What a resume needs besides the weights.
+    """The state that a resume needs besides the weights.
 
     Attributes:
         step: how many optimizer steps these weights have had.
-        fingerprint: hash of the inputs and settings that the run was started with; another one is
-            another run.
+        fingerprint: hash of the inputs and settings of the run; a different hash means a different
+            run.
         optimizer: the optimizer's tensors by name.
         random: the random generators' state (lm_core.random_state).
-        extra: anything JSON holds, such as the measured precision and the tokens seen.
+        extra: anything that JSON can hold, such as the measured precision and the tokens seen.
     """
 
     step: int
@@ -54,12 +54,12 @@ class TrainingState:
 
 
 def checkpoint_name(step: int) -> str:
-    """ "step_000600" for 600."""
+    """Return "step_000600" for 600."""
     return f"step_{step:06}"
 
 
 def checkpoint_step(folder: Path) -> int:
-    """600 for "step_000600"."""
+    """Return 600 for "step_000600"."""
     match = NAME.fullmatch(folder.name)
     assert match, f"{folder.name} is not a checkpoint's name"
     return int(match[1])
@@ -72,14 +72,14 @@ def write_checkpoint(
     companion_files: dict[str, bytes],
     training_state: TrainingState | None,
 ) -> None:
-    """Write a checkpoint folder whole.
+    """Write a checkpoint folder atomically.
 
     Args:
         folder: such as runs/demo/checkpoints/pretrain/step_000600.
         tensors: weights by Hugging Face name; no two may share memory.
         config: the contents of config.json.
         companion_files: further files by name, such as tokenizer.json.
-        training_state: None for an export that nobody resumes.
+        training_state: None for an export that is never resumed.
     """
     from safetensors.torch import save
 
@@ -103,10 +103,10 @@ def write_checkpoint(
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """The weights by name, on the CPU, and config.json.
+    """Return the weights by name, on the CPU, and config.json.
 
     Raises:
-        ValueError: the folder is no checkpoint, or a file in it is damaged.
+        ValueError: the folder is not a checkpoint, or a file in it is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder; `lm pretrain RECIPE` makes one")
@@ -120,13 +120,13 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     if any(folder.glob("pytorch_model*.bin")):
         raise UserError(
             f"{folder}: its weights are pickled ({PICKLED_WEIGHTS}), and reading those runs code; "
-            "take a copy with model.safetensors"
+            "use a copy with model.safetensors"
         )
-    raise UserError(f"{folder / WEIGHTS}: not there; the checkpoint is not whole")
+    raise UserError(f"{folder / WEIGHTS}: no such file; the checkpoint is incomplete")
 
 
 def foreign_step(folder: Path) -> str:
-    """What to do about a damaged folder; "" for a checkpoint of ours, which training makes again.
+    """Return what to do about a damaged folder; "" for our own checkpoint, which is trained again.
 
     To delete somebody's download, or to train in its place, would be bad advice.
     """
@@ -134,7 +134,7 @@ def foreign_step(folder: Path) -> str:
 
 
 def _load_parts(folder: Path) -> dict[str, "Tensor"]:
-    """The tensors of all the files that the index names, also those that it gives no place."""
+    """Return all tensors of the files that the index names, also those that it does not list."""
     index = read_json(folder / WEIGHTS_INDEX, "the index of the weights", "lm import", FETCH_AGAIN)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
@@ -142,7 +142,7 @@ def _load_parts(folder: Path) -> dict[str, "Tensor"]:
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
-            raise UserError(f"{folder / WEIGHTS_INDEX}: {name!r} is no file of this folder")
+            raise UserError(f"{folder / WEIGHTS_INDEX}: {name!r} is not a file in this folder")
         part = _load_tensors(folder / name)
         wrong = [tensor for tensor in part if places.get(tensor, name) != name]
         if wrong:
@@ -160,15 +160,15 @@ def _load_parts(folder: Path) -> dict[str, "Tensor"]:
 
 
 def read_training_state(folder: Path) -> TrainingState:
-    """What `write_checkpoint` was given as training_state.
+    """Return the training_state that was given to `write_checkpoint`.
 
     Raises:
-        ValueError: it is missing (an export), damaged, or of a newer format.
+        ValueError: it is missing (an export), damaged, or in a newer format.
     """
     described = read_json(folder / STATE, "the training state", "lm pretrain RECIPE")
     if described.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{folder / STATE}: format version {described.get('format_version')}, this code "
+            f"{folder / STATE}: format version {described.get('format_version')}, but this code "
             f"reads {FORMAT_VERSION}; "
             "train again with `--force`"
         )
@@ -188,20 +188,20 @@ def _load_tensors(path: Path) -> dict[str, "Tensor"]:
     try:
         return load(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; the checkpoint is not whole") from None
+        raise UserError(f"{path}: no such file; the checkpoint is incomplete") from None
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         step = foreign_step(path.parent) or "delete this checkpoint folder"
         raise UserError(f"{path}: damaged ({error}); {step}") from None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of one stage, by step."""
+    """Return the checkpoints of one stage, sorted by step."""
     found = [path for path in folder.glob("step_*") if NAME.fullmatch(path.name)]
     return sorted(found, key=checkpoint_step)
 
 
 def latest_checkpoint(folder: Path, make_it: str = "lm pretrain RECIPE") -> Path:
-    """The checkpoint with the highest step. Raises ValueError where there is none."""
+    """Return the checkpoint with the highest step; raise ValueError if there is none."""
     found = list_checkpoints(folder)
     if not found:
         raise UserError(f"{folder}: no checkpoint there; make one with `{make_it}`")

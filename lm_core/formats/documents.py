@@ -1,10 +1,10 @@
 """The documents artifact: parquet files of cleaned text, with the counts of every step that made
 them.
 
-Columns: id, text, source, url, language, scores (map of name to float). `counts.json` beside them
-    holds one row a step:
+Columns: id, text, source, url, language, scores (map of name to float). `counts.json`, in the same
+folder, holds one row per step:
 {"step", "documents_in", "documents_out", "bytes_in", "bytes_out", "dropped": {reason: documents}},
-and "named", a list of pages, where a step could not read some.
+and "named", a list of pages, if a step could not read some.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Document:
-    """One cleaned page. `id` is `document_id(text)`; `scores` are what filters measured, such as
+    """One cleaned page. `id` is `document_id(text)`; `scores` are measured by filters, such as the
     language confidence.
     """
 
@@ -49,7 +49,7 @@ class Document:
 
 
 def document_id(text: str) -> str:
-    """The first 16 hex digits of the text's SHA-256: the same text has the same id on every
+    """Return the first 16 hex digits of the text's SHA-256: the same text has the same id on every
     machine.
     """
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
@@ -61,8 +61,8 @@ def write_documents(
     counts: list[dict[str, Any]],
     rows_per_file: int = 4096,
 ) -> int:
-    """Write `folder` whole: part-00000.parquet and so on, and counts.json. Returns the number of
-    documents.
+    """Write `folder` atomically: part-00000.parquet and so on, and counts.json. Return the number
+    of documents.
     """
     total = 0
     with atomic_folder(folder) as temporary:
@@ -86,11 +86,11 @@ def _write_part(folder: Path, index: int, rows: list[dict[str, Any]]) -> None:
 
 
 def read_documents(folder: Path) -> Iterator[Document]:
-    """Yield the documents in the order written, one row group in memory at a time.
+    """Yield the documents in the order written, with one row group in memory at a time.
 
     Raises:
-        ValueError: the folder is missing, holds no document, or holds a file that is not such a
-            parquet file.
+        ValueError: the folder is missing, holds no document, or holds a parquet file that cannot be
+            read as documents.
     """
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
@@ -101,7 +101,7 @@ def read_documents(folder: Path) -> Iterator[Document]:
             found = True
             yield Document(**{**row, "scores": dict(row["scores"] or [])})
     if not found:
-        raise UserError(f"{folder}: holds no document; see the counts of `{MAKE_DOCUMENTS}`")
+        raise UserError(f"{folder}: holds no document; its counts.json says why pages were dropped")
 
 
 def _read_part(path: Path) -> Iterator[dict[str, Any]]:
@@ -118,10 +118,10 @@ def _read_part(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_counts(folder: Path) -> list[dict[str, Any]]:
-    """The rows of counts.json: documents and bytes in and out of every step, in order."""
+    """Return the rows of counts.json: documents and bytes in and out of every step, in order."""
     return read_json(folder / COUNTS_FILE, "the table of counts", MAKE_DOCUMENTS)
 
 
 def text_bytes(folder: Path) -> int:
-    """UTF-8 bytes of all documents, as they were counted when they were written."""
+    """Return the UTF-8 bytes of all documents, as counted when they were written."""
     return read_counts(folder)[-1]["bytes_out"]

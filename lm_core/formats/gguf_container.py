@@ -1,8 +1,8 @@
-"""A GGUF file opened: metadata by name, then tensors, each with a type of its own.
+"""The contents of a GGUF file: metadata by name, then tensors, each with its own type.
 
-Every count and length is held against the bytes that the file has before anything is made of it, so
-a damaged file costs one line and no memory. What this leaves out: what metadata and tensors mean,
-files of the other byte order, arrays of arrays. Source: docs/gguf.md of the project ggml.
+Every count and length is checked against the size of the file before it is used, so a damaged file
+costs one error line and no memory. What this leaves out: the meaning of metadata and tensors, files
+in big-endian byte order, and arrays of arrays. Source: docs/gguf.md of the project ggml.
 """
 
 import math
@@ -16,19 +16,19 @@ import numpy as np
 from lm_core.user_error import UserError
 
 MAGIC, MOST_AXES, LENGTH = b"GGUF", 4, struct.Struct("<Q").unpack_from
-# How a value is written, by the number of its kind, as struct calls it; "s" is a text.
+# The struct format of a value, by the number of its kind; "s" is a text.
 KINDS, LIST = dict(enumerate("BbHhIif?s")) | {10: "Q", 11: "q", 12: "d"}, 9
 TYPES = (  # of tensors, by number; "-" is not in use
     "F32 F16 Q4_0 Q4_1 - - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS"
     " IQ1_S IQ4_NL IQ3_S IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M BF16 - - - TQ1_0 TQ2_0 - - - MXFP4"
 )
-# The values of a block and its bytes, for the types that are read; of others only the name is.
+# The values in a block and its bytes, for the types that are read; of others, only the name is.
 BLOCKS = {"F32": (1, 4), "F16": (1, 2), "BF16": (1, 2)}
 BLOCKS |= {"Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20)}
 
 
 class GGUFTensor(NamedTuple):
-    """A tensor's type, shape as torch counts it, and bytes: none for a type not in BLOCKS."""
+    """A tensor's type, its shape in torch's order, and its bytes: none for a type not in BLOCKS."""
 
     type: str
     shape: tuple[int, ...]
@@ -36,31 +36,34 @@ class GGUFTensor(NamedTuple):
 
 
 class GGUFFile(NamedTuple):
-    """What a file says: metadata and tensors, both by name."""
+    """The contents of a file: metadata and tensors, both by name."""
 
     metadata: dict[str, Any]
     tensors: dict[str, GGUFTensor]
 
     def named(self, key: str, default: Any = None) -> Any:
-        """A value of the metadata; ValueError where it is missing and there is no default."""
+        """Return a value of the metadata; raise ValueError if there is neither it nor a default."""
         if default is None and key not in self.metadata:
             raise UserError(f"the metadata lacks {key}")
         return self.metadata.get(key, default)
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Read the metadata and map the tensors into memory; UserError for a file that is not whole."""
+    """Read the metadata and map the tensors into memory; raise UserError for an incomplete file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise UserError(f"{path}: not a GGUF file: it begins with other bytes; fetch it again")
+            raise UserError(f"{path}: not a GGUF file: it does not begin with GGUF; fetch it again")
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         found = _Reader(content).file()
         parts = found.metadata.get("split.count", 1)
         if not isinstance(parts, int) or parts > 1:
-            raise UserError(f"one of {parts!r} parts; join them with llama.cpp's gguf-split")
+            raise UserError(
+                f"expected a whole file, found one of {parts!r} parts; join the parts "
+                "with llama.cpp's gguf-split"
+            )
     except UnicodeDecodeError:
         raise UserError(f"{path}: damaged: a text in it is not UTF-8; fetch it again") from None
     except UserError as error:
@@ -74,14 +77,14 @@ class _Reader:
 
     def check(self, holds: bool, problem: str) -> None:
         if not holds:
-            raise UserError(f"a GGUF file that is damaged: {problem}; fetch it again")
+            raise UserError(f"damaged GGUF file: {problem}; fetch it again")
 
     def skip(self, size: int) -> int:
-        """Where the next `size` bytes begin; UserError where the file has fewer."""
+        """Return where the next `size` bytes begin; raise UserError if the file has fewer."""
         start, self.place = self.place, self.place + size
         if self.place > len(self.content):
-            past = f"its {self.part} would go beyond its {len(self.content):,} bytes"
-            raise UserError(f"a GGUF file that is cut short or damaged: {past}; fetch it again")
+            past = f"its {self.part} would extend beyond its {len(self.content):,} bytes"
+            raise UserError(f"truncated or damaged GGUF file: {past}; fetch it again")
         return start
 
     def numbers(self, kind: str, count: int) -> list[Any]:
@@ -99,7 +102,7 @@ class _Reader:
     def name(self, known: dict[str, Any]) -> str:
         name = self.text()
         good = name.isprintable() and name not in known
-        self.check(good, f"its {self.part} has {name[:60]!r}, twice or not a name")
+        self.check(good, f"its {self.part} has {name[:60]!r}, a duplicate or not a valid name")
         return name
 
     def value(self) -> Any:
@@ -113,8 +116,8 @@ class _Reader:
     def file(self) -> GGUFFile:
         version = self.number("I")
         if version not in (2, 3):
-            what = f"version {version}" if version & 0xFFFF else "the other byte order"
-            raise UserError(f"a GGUF file of {what}; version 2 or 3, little-endian, is read here")
+            what = f"version {version}" if version & 0xFFFF else "big-endian byte order"
+            raise UserError(f"expected GGUF version 2 or 3, little-endian; found {what}")
         num_tensors, num_values = self.number("Q"), self.number("Q")
         self.part = "metadata"
         metadata: dict[str, Any] = {}
@@ -136,7 +139,7 @@ class _Reader:
         for name, (kind, shape, offset) in places.items():
             self.part, self.place = f"tensor {name}", begin + offset
             values, size = BLOCKS.get(kind, (1, 0))
-            self.check(math.prod(shape[-1:]) % values == 0, f"{name} is not of whole blocks")
+            self.check(math.prod(shape[-1:]) % values == 0, f"{name} does not fill whole blocks")
             start = self.skip(math.prod(shape) // values * size)
             data = np.frombuffer(self.content, np.uint8, self.place - start, start)
             tensors[name] = GGUFTensor(kind, shape, data)

@@ -1,8 +1,8 @@
-"""metrics.jsonl: one row a training step, for plots, scaling laws and people.
+"""metrics.jsonl: one row per training step, for plots, scaling laws and people.
 
-Every row has `stage` and `step`. A resumed run first drops the rows that lie past its checkpoint,
-so that each step is there once. What this leaves out: buffering; a row is on the disk before the
-next step starts.
+Every row has `stage` and `step`. A resumed run first drops the rows after its checkpoint, so that
+each step is there once. What this leaves out: buffering; a row is on the disk before the next step
+starts.
 """
 
 import json
@@ -14,13 +14,13 @@ from lm_core.user_error import UserError
 
 
 class MetricMirror(Protocol):
-    """What the log needs of a second place to write to, such as a wandb run."""
+    """The interface of a second place to write to, such as a wandb run."""
 
     def log(self, data: dict[str, Any]) -> Any: ...
 
 
 class MetricLog:
-    """Appends rows of one stage to a file that several stages share.
+    """A log that appends the rows of one stage to a file that several stages share.
 
     Args:
         path: the run's metrics.jsonl.
@@ -50,21 +50,21 @@ class MetricLog:
             self.replace_rows([row for row in self.rows() if row["step"] <= step])
 
     def rows(self) -> list[dict[str, Any]]:
-        """This stage's rows, in the order written."""
+        """Return this stage's rows, in the order written."""
         return read_metrics(self.path, self.stage)
 
     def replace_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Put `rows` in place of this stage's; other stages' rows stay, in front."""
+        """Replace this stage's rows with `rows`; other stages' rows stay, and come first."""
         others = [row for row in read_metrics(self.path) if row["stage"] != self.stage]
         with atomic_file(self.path, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in [*others, *rows])
 
 
 def read_metrics(path: Path, stage: str | None = None) -> list[dict[str, Any]]:
-    """The rows of one stage, or of all, in the order written.
+    """Return the rows of one stage, or of all stages, in the order written.
 
-    A last line that a killed process left half-written is dropped: the step that it described is
-    run again.
+    If a killed process left the last line half-written, the line is dropped: its step is run
+    again.
 
     Raises:
         ValueError: a line other than the last is not JSON.

@@ -1,11 +1,11 @@
-"""The shards artifact: token ids in flat binary files that training maps into memory, and what they
-were made from.
+"""The shards artifact: token ids in flat binary files that training maps into memory, and a record
+of their origin.
 
-`<split>-00000.bin` holds uint16 ids, or uint32 where the vocabulary has more than 65,536 entries,
-little endian, with no header. A document is its ids and then the end-of-text id. `manifest.json`
-carries the tokenizer's hash and the counts; `token_byte_lengths.npy` says how many bytes each id
-stands for, so that a loss in nats becomes bits per byte without a tokenizer. What this leaves out:
-compression and shuffling (training/batching.py chooses the order).
+`<split>-00000.bin` holds uint16 ids, or uint32 if the vocabulary has more than 65,536 entries, in
+little-endian order and without a header. A document is its ids, followed by the end-of-text id.
+`manifest.json` has the tokenizer's hash and the counts. `token_byte_lengths.npy` says how many
+bytes each id stands for, so that a loss in nats becomes bits per byte without a tokenizer. What
+this leaves out: compression and shuffling (training/batching.py chooses the order).
 """
 
 import io
@@ -26,14 +26,14 @@ MANIFEST = "manifest.json"
 
 
 class ShardWriter:
-    """Context manager that writes a shards folder whole, or not at all.
+    """Context manager that writes a shards folder atomically.
 
     Args:
-        folder: the folder to make or to replace.
-        tokenizer_hash: which tokenizer made the ids.
-        vocab_size: how many ids there are; decides between uint16 and uint32.
+        folder: the folder to create or to replace.
+        tokenizer_hash: hash of the tokenizer that made the ids.
+        vocab_size: the number of ids; decides between uint16 and uint32.
         token_byte_lengths: bytes that each id stands for, shape [vocab_size]; special tokens 0.
-        tokens_per_file: a new file is begun past this many.
+        tokens_per_file: a new file is started after this many.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ShardWriter:
         return self
 
     def add(self, split: str, ids: Sequence[int] | np.ndarray) -> None:
-        """Append one document (its end-of-text id included) to a split such as "train"."""
+        """Append one document, including its end-of-text id, to a split such as "train"."""
         array = np.asarray(ids)
         if len(array) and not (array.min() >= 0 and array.max() < self.vocab_size):
             raise UserError(
@@ -107,14 +107,14 @@ class ShardWriter:
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    """As np.save, which on a full disk raises an error without the number that says so."""
+    """Save as np.save does, whose error on a full disk lacks the number that says so."""
     content = io.BytesIO()
     np.save(content, array)
     path.write_bytes(content.getvalue())
 
 
 class TokenShards:
-    """One split of a shards folder, mapped into memory: made with `TokenShards.open`."""
+    """One split of a shards folder, mapped into memory. Create it with `TokenShards.open`."""
 
     def __init__(self, folder: Path, split: str, manifest: dict[str, Any]) -> None:
         described = manifest["splits"][split]
@@ -135,15 +135,15 @@ class TokenShards:
         """Open a split such as "train" or "validation".
 
         Raises:
-            ValueError: the folder or the split is missing, a file has another length than the
-                manifest says, the format is newer than this code, or the shards were made with
-                another tokenizer than `tokenizer_hash`.
+            ValueError: the folder or the split is missing, a file's length is not what the manifest
+                says, the format is newer than this code, or the shards were made with another
+                tokenizer than `tokenizer_hash`.
         """
         path = folder / MANIFEST
         manifest = read_json(path, "the shards' manifest", MAKE_SHARDS)
         if manifest.get("format_version") != FORMAT_VERSION:
             raise UserError(
-                f"{path}: format version {manifest.get('format_version')}, this code reads "
+                f"{path}: format version {manifest.get('format_version')}, but this code reads "
                 f"{FORMAT_VERSION}; "
                 f"make the shards again with `{MAKE_SHARDS}`"
             )
@@ -159,20 +159,20 @@ class TokenShards:
 
     @property
     def token_byte_lengths(self) -> np.ndarray:
-        """Bytes that each id stands for, int32, shape [vocab_size]; special tokens 0."""
+        """The bytes that each id stands for, int32, shape [vocab_size]; special tokens 0."""
         return np.load(self.folder / "token_byte_lengths.npy")
 
     @property
     def document_starts(self) -> np.ndarray:
-        """Where each document's first token lies, int64, shape [num_documents]."""
+        """The index of each document's first token, int64, shape [num_documents]."""
         lengths = np.load(self.folder / f"{self.split}-documents.npy")
         return np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Ids start .. start + count - 1 as int64, across the borders of files."""
+        """Return the ids start .. start + count - 1 as int64, across the boundaries of files."""
         if start < 0 or count < 0 or start + count > self.num_tokens:
             raise UserError(
-                f"{self.folder}: tokens {start}..{start + count} asked for, {self.split} has "
+                f"{self.folder}: cannot read tokens {start}..{start + count}, {self.split} has "
                 f"{self.num_tokens}"
             )
         result = np.empty(count, dtype=np.int64)
@@ -193,7 +193,7 @@ def _map_file(path: Path, dtype: np.dtype, tokens: int) -> np.ndarray:
     if found != expected:
         what = "is missing" if found is None else f"has {found:,} bytes"
         raise UserError(
-            f"{path}: {what}, the manifest says {expected:,} bytes; make the shards again "
+            f"{path}: {what}, but the manifest says {expected:,} bytes; make the shards again "
             f"with `{MAKE_SHARDS}`"
         )
     return np.memmap(path, dtype=dtype, mode="r") if tokens else np.empty(0, dtype=dtype)

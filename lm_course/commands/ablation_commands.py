@@ -1,4 +1,4 @@
-"""`lm ablate`: train the variants of recipes/ablations/ and lay their loss curves over each other.
+"""`lm ablate`: train the variants in recipes/ablations/ and draw their loss curves in one plot.
 
 What this leaves out: the training (training/runs/ablation.py).
 """
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
     ) -> None:
-        """Train a small model once for each variant, and compare their loss curves."""
+        """Train one small model per variant, and compare their loss curves."""
         from lm_course.pipeline.code_hash import code_hashes
         from training.runs.ablation import load_ablations, run_ablations
 
@@ -58,12 +58,12 @@ def register(app: typer.Typer) -> None:
 
 
 def _file_of(given: Path) -> Path:
-    """A name stands for its file in recipes/ablations."""
+    """Return the file in recipes/ablations that a name stands for, or a path unchanged."""
     return given if given.suffix or given.parent != Path() else ABLATIONS / f"{given}.toml"
 
 
 def print_comparison(results: Sequence[dict[str, Any]], console: Console) -> None:
-    """A row for each run, the first being what the others are compared with."""
+    """Print one row per run; the others are compared with the first."""
     table = Table(box=None, pad_edge=False)
     for column in ("variant", "parameters", "bits per byte", "against default"):
         table.add_column(column, justify="left" if column == "variant" else "right")
@@ -85,12 +85,12 @@ def print_comparison(results: Sequence[dict[str, Any]], console: Console) -> Non
 def draw_loss_curves(
     titles: Sequence[str], rows: Sequence[Sequence[dict[str, Any]]], path: Path
 ) -> None:
-    """One picture: the smoothed training loss, and bits per byte on the validation text.
+    """Draw the smoothed training loss, and the bits per byte on the validation text.
 
     Args:
-        titles: of the runs.
-        rows: of metrics.jsonl, for each run.
-        path: of the PNG.
+        titles: the runs' titles.
+        rows: each run's rows of metrics.jsonl.
+        path: the PNG file to write.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a person means who names none: the most aligned one of runs/demo."""
+"""The checkpoint to load; if none is named, the most aligned one of runs/demo."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ DEFAULT_RUN = "runs/demo"
 
 
 def chosen_checkpoint(given: Path | None) -> Path:
-    """The checkpoint folder to load.
+    """Return the checkpoint folder to load.
 
     Args:
-        given: a checkpoint folder (step_000600), a stage's folder or a run's folder, whose last one
-            is taken; None for the last one of runs/demo.
+        given: a checkpoint folder (step_000600), or a stage's or a run's folder, whose last
+            checkpoint is taken; None for the last checkpoint of runs/demo.
 
     Raises:
         ValueError: there is no checkpoint.

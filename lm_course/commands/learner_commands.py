@@ -44,11 +44,11 @@ WIDEST_TITLE = 44  # columns
 GRADER = "lm_course.grading.pytest_plugin"  # a plugin of pytest
 SUITE_OPTIONS = Path(__file__).parents[1] / "grading" / "graded_suite.ini"
 
-AssignmentId = Annotated[str | None, typer.Argument(metavar="ASSIGNMENT", help="For example a1.")]
+AssignmentId = Annotated[str | None, typer.Argument(metavar="ASSIGNMENT", help="Such as a1.")]
 Ids = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="ID", help="An assignment, and tasks of it: a1, or a1.3 a1.4, or a1 3 4."
+        metavar="ID", help="An assignment or some of its tasks: a1, or a1.3 a1.4, or a1 3 4."
     ),
 ]
 TaskIds = Annotated[
@@ -68,11 +68,13 @@ def start(
     assignment: AssignmentId = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Put fresh stubs in place of your files, kept as .bak-1."),
+        typer.Option(
+            "--force", help="Replace your files with fresh stubs, and keep them as .bak-1."
+        ),
     ] = False,
 ) -> None:
-    """Put an assignment's stubs into workspace/; what you wrote there stays."""
-    found = _assignment(assignment or _nothing_given("start", "begins with an assignment"))
+    """Put an assignment's stubs into workspace/, and keep what you have written there."""
+    found = _assignment(assignment or _nothing_given("start", "needs an assignment"))
     files = start_assignment(found, PROJECT, home_folder(PROJECT), force)
     minutes = sum(task.minutes for task in found.tasks)
     console = plain_console()
@@ -83,7 +85,7 @@ def start(
     for file in files:
         console.print(_file_line(file, longest))
     if any(file.what_happened == KEPT for file in files):
-        console.print("\nYour files stay as they are; --force starts them anew, with a backup.")
+        console.print("\nYour files were kept; --force replaces them with stubs, after a backup.")
     _print_next_step(console, found, read_progress(progress_file(home_folder(PROJECT))))
 
 
@@ -91,11 +93,11 @@ def check(
     ids: Ids = None,
     implementation: Annotated[
         str | None,
-        typer.Option("--impl", metavar="FOLDER", help="reference, workspace or another folder."),
+        typer.Option("--impl", metavar="FOLDER", help="Check reference, workspace or a folder."),
     ] = None,
 ) -> None:
-    """Check an assignment, or some tasks of it, and say what to fix first."""
-    what = "checks an assignment, or a task of it"
+    """Check an assignment or some of its tasks, and say what to fix first."""
+    what = "needs an assignment or a task"
     found, tasks = _assignment_and_tasks(ids or [_nothing_given("check", what)])
     if importlib.util.find_spec("pytest") is None:
         raise UserError("pytest is not installed; `pip install pytest` installs it")
@@ -108,24 +110,24 @@ def check(
 
 
 def _refuse_an_empty_workspace(assignment: Assignment) -> None:
-    """Nobody's green table is the learner's: without files of theirs there is nothing to check."""
+    """Raise UserError if there is no file of the learner's: there is nothing of theirs to check."""
     workspace = home_folder(PROJECT) / WORKSPACE
     if not any((workspace / name).is_dir() for name in (assignment.package, assignment.id)):
         raise UserError(
-            f"{shown(workspace, PROJECT)}: nothing of {assignment.id} is here yet; "
-            f"`lm start {assignment.id}` puts the stubs there (--impl reference checks the "
-            "project's own code)"
+            f"{shown(workspace, PROJECT)}: no files of {assignment.id} there yet; "
+            f"`lm start {assignment.id}` writes the stubs (--impl reference checks the project's "
+            "own code)"
         )
 
 
 def _run_suite(assignment_id: str, arguments: list[str]) -> int:
-    """The exit status of pytest, which runs in this process: the libraries that both need are
-    loaded once, and plugins that happen to be installed are not loaded at all.
+    """Run pytest in this process and return its exit status: the libraries that both need are
+    loaded once, and plugins that happen to be installed are not loaded.
     """
     import pytest
 
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    # Else Hypothesis would keep its tables in the current folder.
+    # Otherwise Hypothesis would keep its tables in the current folder.
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(gettempdir()) / "hypothesis"))
     suite = shipped(ASSIGNMENTS, PROJECT) / assignment_id
     options = ["-c", str(SUITE_OPTIONS), f"--rootdir={PROJECT}", "-p", GRADER, str(suite)]
@@ -136,11 +138,11 @@ def _run_suite(assignment_id: str, arguments: list[str]) -> int:
 def hint(
     ids: TaskIds = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Show the hints that you have read, and no new one.")
+        bool, typer.Option("--again", help="Show only the hints that you have already read.")
     ] = False,
 ) -> None:
-    """Give the next of a task's three hints: a nudge, the idea, the code in words."""
-    assignment, tasks = _assignment_and_tasks(ids or [_nothing_given("hint", "is about a task")])
+    """Show the next of a task's three hints: a nudge, the idea, the code in words."""
+    assignment, tasks = _assignment_and_tasks(ids or [_nothing_given("hint", "needs a task")])
     if len(tasks) != 1:
         example = assignment.tasks[0].id
         raise UserError(f"{' '.join(ids or [])}: expected one task, for example {example}")
@@ -178,10 +180,10 @@ def _print_after_hint(console: Console, task: Task, number: int, again: bool) ->
 
 
 def progress(assignment: AssignmentId = None) -> None:
-    """Show what you have passed so far, over all assignments or in one."""
+    """Show what you have passed so far, in all assignments or in one."""
     ids = [assignment] if assignment else assignment_ids(PROJECT)
     if not ids:
-        raise UserError(f"{shipped(ASSIGNMENTS, PROJECT)}: no assignment there")
+        raise UserError(f"{shipped(ASSIGNMENTS, PROJECT)}: no assignments in this folder")
     assignments = [_assignment(name) for name in ids]
     record = read_progress(progress_file(home_folder(PROJECT)))
     console = plain_console()
@@ -207,7 +209,7 @@ def _print_progress(console: Console, assignment: Assignment, record: Progress) 
     rows = [_progress_cells(task, record.of(task.id)) for task in assignment.tasks]
     header = ("task", "title", "best", "reached", "hints")
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    # Only the titles give way where the terminal is narrow.
+    # In a narrow terminal, only the titles are shortened.
     others = sum(widths) - widths[1] + 2 * (len(header) - 1)
     room = max(len("title"), console.width - others)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -231,7 +233,7 @@ def _progress_cells(task: Task, result: TaskProgress) -> tuple[str, ...]:
 
 
 def _print_next_step(console: Console, assignment: Assignment, record: Progress) -> None:
-    """What to read, write and run next: for the first task that is not done."""
+    """Print what to read, write and run next, for the first task that is not done."""
     waiting = [task for task in assignment.tasks if not record.of(task.id).done]
     if not waiting:
         console.print(f"\nAll tasks of {assignment.id} are done.")
@@ -261,8 +263,8 @@ def _file_line(file: StartedFile, longest: int) -> Text:
 
 
 def _assignment_and_tasks(ids: list[str]) -> tuple[Assignment, list[Task]]:
-    """The assignment and its tasks that are named, as in "a1", "a1 a1.3", "a1.3", "a1 3 4" or
-    "a1.3 4"; ValueError for unknown ones.
+    """Return the assignment and the tasks that are named, as in "a1", "a1 a1.3", "a1.3", "a1 3 4"
+    or "a1.3 4". Raise ValueError for unknown ones.
     """
     first = ids[0]
     name = first.partition(".")[0]
@@ -273,21 +275,21 @@ def _assignment_and_tasks(ids: list[str]) -> tuple[Assignment, list[Task]]:
         raise UserError(f"{' and '.join(names)}: check one assignment at a time")
     for each in ids[1:]:
         if not each.startswith(f"{name}."):
-            assignment.task(each)  # which says what tasks there are
+            assignment.task(each)  # raises an error that lists the tasks
     tasks = dict.fromkeys(each for each in ids if "." in each)
     return assignment, [assignment.task(task_id) for task_id in tasks]
 
 
 def _assignment(name: str, given: str = "") -> Assignment:
-    """The assignment of this id; the ValueError for a near miss, "1.2" or "A1.2", names the right
-    one. `given`: the id in which the name stood, if there was more of it.
+    """Return the assignment with this id. For a near miss such as "1.2" or "A1.2", raise ValueError
+    with the right id. `given` is the whole id, if it is longer than the name.
     """
     given = given or name
     names = assignment_ids(PROJECT)
     if name not in names:
         for known in names:
             if name.lower() in (known, known.lstrip("abcdefghijklmnopqrstuvwxyz")):
-                task = f" (a task has its assignment in front: {names[0]} {given})"
+                task = f" (name the assignment before the task: {names[0]} {given})"
                 more = task if given.isdecimal() else ""
                 raise UserError(f"{given}: did you mean {known}{given[len(name) :]}?{more}")
     return load_assignment(name, PROJECT)
@@ -302,7 +304,7 @@ def _nothing_given(command: str, what: str) -> NoReturn:
         "hint": f"lm hint {task}",
         "check": f"lm check {example} for all of it, or lm check {task}",
     }
-    further = "" if command == "start" else " (lm progress says which task is next)"
+    further = "" if command == "start" else " (lm progress shows which task is next)"
     raise UserError(f"lm {command} {what}: {forms[command]}{further}")
 
 

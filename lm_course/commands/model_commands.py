@@ -1,9 +1,9 @@
-"""`lm import` and `lm export`: models of other programs as checkpoint folders of ours, and ours as
-folders that `transformers` loads; and the engine that `lm chat` and `lm generate` talk to.
+"""`lm import` turns another program's model into a checkpoint folder, and `lm export` turns a
+checkpoint into a folder that `transformers` loads. Also the engine of `lm chat` and `lm generate`.
 
-Nothing is written before all of it has been read and has been found to fit; the folder appears
-whole. What this leaves out: downloading (`huggingface-cli download` does), and training on an
-imported model, for which its folder is a checkpoint like any other.
+Nothing is written until the whole source has been read and found to fit; the folder appears all at
+once. What this leaves out: downloading (`huggingface-cli download` does it), and training on an
+imported model, whose folder is a checkpoint like any other.
 """
 
 import json
@@ -34,9 +34,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
-    """The engine of what a person names: --checkpoint, --model, or the last of runs/demo.
+    """Return the engine for --checkpoint or --model, or else for the last checkpoint of runs/demo.
 
-    Raises ValueError where both are named, or there is no such thing.
+    Raises ValueError if both are given, or if what is named does not exist.
     """
     from inference.engine.engine import Engine
     from lm_course.commands.checkpoint_choice import chosen_checkpoint
@@ -45,7 +45,7 @@ def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
     if model is None:
         return Engine.from_checkpoint(chosen_checkpoint(checkpoint))
     if checkpoint is not None:
-        raise UserError("--checkpoint and --model name two models; give one of them")
+        raise UserError("--checkpoint and --model were both given; give only one of them")
     model = model_path(model)
     check_source(model)
     if model.is_file():
@@ -54,45 +54,47 @@ def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
 
 
 def check_source(source: Path) -> None:
-    """Raise ValueError for what is neither a GGUF file nor a folder with a model's config.json."""
+    """Raise ValueError unless `source` is a GGUF file or a folder with a model's config.json."""
     from lm_course.commands.named_models import NAMED_MODELS
 
     if not source.exists():
         raise UserError(
-            f"{source}: no such folder or file; known by name: {', '.join(NAMED_MODELS)}"
+            f"{source}: no such folder or file; models known by name: {', '.join(NAMED_MODELS)}"
         )
     if source.suffix.lower() in FOLDER_SUFFIXES and not source.is_dir():
         raise UserError(
-            f"{source}: one file of a model's folder, which has the shape and the tokenizer beside "
-            f"the weights; name the folder: {source.parent}"
+            f"{source}: one file of a model's folder, but the config, the tokenizer and the "
+            f"weights are all needed; name the folder: {source.parent}"
         )
     if source.is_dir() and not (source / "config.json").is_file():
         held = sorted(source.glob("*.gguf"))
         what = (
-            f"the file in it: {held[0]}" if held else "a folder of Hugging Face's, or a GGUF file"
+            f"the GGUF file in it: {held[0]}"
+            if held
+            else "a Hugging Face model folder or a GGUF file"
         )
         raise UserError(f"{source}: has no config.json; name {what}")
 
 
 def check_target(folder: Path) -> None:
-    """Raise ValueError where something lies that a new folder would take the place of."""
+    """Raise ValueError if `folder` exists and is not an empty folder."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder}: exists already; name another, or remove it first")
+        raise UserError(f"{folder}: already exists; name another folder, or remove it first")
 
 
 def import_model(source: Path, folder: Path, dtype: str | None = None) -> str:
-    """Read a folder of Hugging Face's or a GGUF file; write a checkpoint folder of ours.
+    """Read a Hugging Face model folder or a GGUF file, and write a checkpoint folder.
 
     Args:
-        source: the folder, the file, or a name of NAMED_MODELS.
+        source: the folder, the file, or a name in NAMED_MODELS.
         folder: must not exist yet.
-        dtype: one of DTYPES; None for that of the source, float32 where it is quantized.
+        dtype: one of DTYPES; None for the source's, or for float32 if the source is quantized.
 
     Returns:
-        One line: family, parameters, context, number format.
+        One line: family, parameters, context length, dtype.
 
     Raises:
-        ValueError: the source is not read here, or something lies at `folder`.
+        ValueError: the source cannot be read here, or `folder` already exists.
     """
     import torch
 
@@ -156,18 +158,18 @@ def _import_folder(source: Path, folder: Path, dtype: "torch.dtype | None") -> s
 
 
 def export_model(checkpoint: Path, folder: Path) -> str:
-    """Write a checkpoint as a folder that `transformers` loads as it is.
+    """Write a checkpoint as a folder that `transformers` loads unchanged.
 
     Args:
-        checkpoint: a checkpoint folder, or a run's, whose last one is taken.
+        checkpoint: a checkpoint folder, or a run's folder, whose last checkpoint is taken.
         folder: must not exist yet.
 
     Returns:
-        One line, as `import_model`.
+        One line, as in `import_model`.
 
     Raises:
-        ValueError: there is no checkpoint, `transformers` has no family for its shape, or something
-            lies at `folder`.
+        ValueError: there is no checkpoint, `transformers` has no family for its shape, or `folder`
+            already exists.
     """
     from lm_core.formats.checkpoint_files import write_checkpoint
     from lm_course.commands.checkpoint_choice import chosen_checkpoint
@@ -186,13 +188,13 @@ def export_model(checkpoint: Path, folder: Path) -> str:
 
 
 def _token_ids(folder: Path) -> dict[str, Any]:
-    """The ids of special tokens that a folder's config.json names."""
+    """Return the ids of the special tokens that a folder's config.json names."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {key: config[key] for key in ID_KEYS if key in config}
 
 
 def _companions(folder: Path) -> dict[str, bytes]:
-    """The files that go with the weights, as they are."""
+    """Return the files that accompany the weights, unchanged."""
     present = [folder / name for name in FOLDER_FILES if (folder / name).is_file()]
     return {path.name: path.read_bytes() for path in present}
 
@@ -214,21 +216,21 @@ def register(app: typer.Typer) -> None:
     def import_command(
         source: Annotated[
             Path,
-            typer.Argument(help="A folder of Hugging Face's, a GGUF file, or the name smollm2."),
+            typer.Argument(help="A Hugging Face model folder, a GGUF file, or the name smollm2."),
         ],
-        folder: Annotated[Path, typer.Argument(help="The checkpoint folder to make.")],
+        folder: Annotated[Path, typer.Argument(help="The checkpoint folder to create.")],
         dtype: Annotated[
             str | None, typer.Option(help=f"{', '.join(DTYPES)}; by default the source's.")
         ] = None,
     ) -> None:
-        """Make a checkpoint folder of another program's model."""
+        """Turn another program's model into a checkpoint folder."""
         print(import_model(source, folder, dtype))
-        print(f"in {folder}; talk with it: lm chat --model {folder}")
+        print(f"written to {folder}; chat with it: lm chat --model {folder}")
 
     @app.command("export")
     def export_command(
         checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder, or a run's folder.")],
-        folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+        folder: Annotated[Path, typer.Argument(help="The folder to create.")],
     ) -> None:
-        """Make a folder that `transformers` loads, of a checkpoint."""
+        """Turn a checkpoint into a folder that `transformers` loads."""
         print(export_model(checkpoint, folder))

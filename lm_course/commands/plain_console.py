@@ -1,10 +1,10 @@
-"""The console of the commands that show other people's texts: hints, tokens, file names."""
+"""The console for text that must be shown verbatim: hints, tokens, file names."""
 
 from rich.console import Console
 
 
 def plain_console() -> Console:
-    """Plain text without colour where there is no terminal; nothing in it is markup or an emoji's
-    name.
+    """Return a console that takes no text as markup or as the name of an emoji, and that prints no
+    colours if there is no terminal.
     """
     return Console(highlight=False, markup=False, emoji=False)

@@ -1,4 +1,4 @@
-"""What `lm scaling fit RUNS.csv` prints: the fitted surface with its uncertainty, and the best
+"""The output of `lm scaling fit RUNS.csv`: the fitted surface with its uncertainty, and the best
 split of a budget.
 """
 
@@ -14,8 +14,8 @@ from scaling_laws.loss_surface import LossSurface
 from scaling_laws.parametric_fit import fit_surface
 from scaling_laws.small_runs.runs_csv import read_runs_csv
 
-BOOTSTRAPS = 100  # here and in the step `scaling`: one table of runs, one answer
-BUDGETS_AROUND = (0.01, 0.1, 1.0, 10.0, 100.0)  # times the budget asked for
+BOOTSTRAPS = 100  # here and in the step `scaling`: the same runs give the same answer
+BUDGETS_AROUND = (0.01, 0.1, 1.0, 10.0, 100.0)  # times the given budget
 
 
 def print_fit(path: Path, budget: float, console: Console | None = None) -> None:
@@ -23,7 +23,7 @@ def print_fit(path: Path, budget: float, console: Console | None = None) -> None
 
     Args:
         path: CSV with the columns parameters, tokens, loss (or N, D, loss).
-        budget: training FLOPs to split; budgets around it are shown as well.
+        budget: training FLOPs to split; budgets around it are also shown.
         console: where to print; standard output by default.
 
     Raises:
@@ -42,17 +42,19 @@ def print_fit(path: Path, budget: float, console: Console | None = None) -> None
     for name, (low, high) in surface.intervals.items():
         fitted.add_row(name, f"{getattr(surface, name):.4g}", f"{low:.4g} to {high:.4g}")
     console.print(fitted)
-    console.print("The intervals are from bootstraps of the runs.")
+    console.print("The intervals come from bootstraps of the runs.")
     if surface.settled:
         console.print(_splits(surface, budget))
         return
-    console.print("These runs do not settle a surface, so no budget is split:", style="yellow")
+    console.print("These runs do not determine a surface, so no budget is split:", style="yellow")
     for doubt in surface.doubts:
         console.print(f"- {escape(doubt)}", highlight=False)
 
 
 def _splits(surface: LossSurface, budget: float) -> Table:
-    """The best split of the budget, and of those around it that buy a parameter and a token."""
+    """Return the best split of the budget and of those around it that pay for at least one
+    parameter and one token.
+    """
     best_split(surface, budget)  # too small a budget is an error, too small a neighbour is not
     splits = Table(title="The best split of a budget", title_justify="left")
     for column in ("FLOPs", "parameters", "tokens", "tokens / parameter", "loss"):

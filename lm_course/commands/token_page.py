@@ -1,6 +1,6 @@
-"""A text's tokens as one self-contained HTML page, light and dark; the id of each in its tooltip.
+"""A text's tokens as one self-contained HTML page, light and dark, with each id in a tooltip.
 
-What this leaves out: scripts, and everything from the network.
+What this leaves out: scripts, and anything from the network.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from lm_core.artifact_paths import atomic_file
 if TYPE_CHECKING:
     from tokenizer_bpe.inspection.token_display import Piece
 
-# The backgrounds of tokens that follow each other, for dark letters; the terminal has them too.
+# The backgrounds of successive tokens, for dark letters; the terminal uses them too.
 LIGHT = ("#bfdbfe", "#bbf7d0", "#fde68a", "#fbcfe8")
 DARK = ("#1e3a6e", "#14532d", "#713f12", "#701a4b")
 
@@ -40,7 +40,9 @@ def write_token_page(pieces: Sequence["Piece"], path: Path, tokenizer_name: str)
 
 
 def _token(position: int, piece: "Piece") -> dict[str, Any]:
-    """A line may break before a token that begins with a mark, such as that for a space."""
+    """Return a token as the template needs it. A line may break before a token that begins with a
+    mark, such as the one for a space.
+    """
     from tokenizer_bpe.inspection.token_display import visible_parts
 
     parts = visible_parts(piece.token)

@@ -1,4 +1,4 @@
-"""Which tokenizer a person means: a file, a folder, a run's name, or that of runs/demo.
+"""The tokenizer to use: given as a file, a folder or a run's name, or else that of runs/demo.
 
 What this leaves out: reading the formats (`tokenizer_bpe.tokenizer_file`).
 """
@@ -19,15 +19,15 @@ RANKS_SUFFIX = ".tiktoken"
 
 
 def tokenizer_path(given: Path | None, otherwise: str = "with --tokenizer") -> Path:
-    """The file to read.
+    """Return the tokenizer file to read.
 
     Args:
         given: a tokenizer.json, a folder that holds one, a .tiktoken file, or the name of a run;
-            None for that of runs/demo.
-        otherwise: how a person names another, for the message.
+            None for the tokenizer of runs/demo.
+        otherwise: how to name another tokenizer, for the message.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no tokenizer.
     """
     path = given or in_home(DEFAULT_RUN)
     if len(path.parts) == 1 and not path.exists() and (in_home(RUNS) / path).is_dir():
@@ -38,7 +38,7 @@ def tokenizer_path(given: Path | None, otherwise: str = "with --tokenizer") -> P
     if not file.is_file():
         is_name = len(path.parts) == 1 and not path.exists() and not path.suffix
         where = (
-            f"{path}: no such file or folder, nor a run in {in_home(RUNS)}/"
+            f"{path}: no such file or folder, and no such run in {in_home(RUNS)}/"
             if is_name
             else f"{file}"
         )
@@ -54,10 +54,11 @@ def chosen_tokenizer(given: Path | None, pattern: str | None) -> "Tokenizer":
 
     Args:
         given: see `tokenizer_path`.
-        pattern: of a .tiktoken file, which does not hold it: "gpt2" or "gpt4"; None for "gpt2".
+        pattern: for a .tiktoken file, which has none: "gpt2" or "gpt4"; None for "gpt2".
 
     Raises:
-        ValueError: there is none, it is no tokenizer, or the pattern is unknown or not asked for.
+        ValueError: there is no tokenizer, the file is not one, or the pattern is unknown or not
+            needed.
     """
     from tokenizer_bpe.pretokenization import PATTERNS
     from tokenizer_bpe.tokenizer import Tokenizer
@@ -68,5 +69,5 @@ def chosen_tokenizer(given: Path | None, pattern: str | None) -> "Tokenizer":
     if path.suffix == RANKS_SUFFIX:
         return Tokenizer.from_tiktoken_ranks(path, pattern=PATTERNS[pattern or "gpt2"])
     if pattern is not None:
-        raise UserError(f"--pattern is for {RANKS_SUFFIX} files; {path} holds its own pattern")
+        raise UserError(f"--pattern is only for {RANKS_SUFFIX} files; {path} has its own pattern")
     return Tokenizer.from_hugging_face(path)

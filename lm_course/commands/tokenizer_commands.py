@@ -1,9 +1,8 @@
 """`lm tokenizer encode`, `decode`, `inspect`, `merges` and `compare`: use a tokenizer and look
-inside.
+inside it.
 
-What this leaves out: training (a step of a recipe), and the finding of what is shown
-(`tokenizer_bpe.inspection`): this file prints it.
-`register` adds the commands to `lm tokenizer`.
+`register` adds the commands to `lm tokenizer`. What this leaves out: training (a step of a recipe),
+and computing what is shown (`tokenizer_bpe.inspection`); this file prints it.
 """
 
 import codecs
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 16
 IDS_AT_ONCE = 4096
 LINE_END = "\n"
-BORDER = "│"  # between tokens where there are no colours
+BORDER = "│"  # between tokens, if there are no colours
 TOKEN_STYLES = tuple(Style(color="#1c2024", bgcolor=colour) for colour in LIGHT)
-# Where a terminal has 16 colours, those above would all become white.
+# In a terminal with 16 colours, those above would all become white.
 PLAIN_STYLES = tuple(
     Style(color="black", bgcolor=c) for c in ("cyan", "green", "yellow", "magenta")
 )
@@ -45,23 +44,23 @@ SPECIAL_STYLE = Style(bold=True, reverse=True)
 MARK_STYLE = Style(color="#5c6370")
 MADE_STYLE = Style(bold=True, color="green")
 
-TextArgument = Annotated[str | None, typer.Argument(metavar="TEXT", help="Or --file, or stdin.")]
+TextArgument = Annotated[str | None, typer.Argument(metavar="TEXT", help="By default stdin.")]
 TextFile = Annotated[
-    Path | None, typer.Option("--file", metavar="FILE", help="Take the text of this UTF-8 file.")
+    Path | None, typer.Option("--file", metavar="FILE", help="Read the text from this UTF-8 file.")
 ]
 TokenizerPath = Annotated[
     Path | None,
     typer.Option(
         "--tokenizer",
         metavar="PATH",
-        help="A tokenizer.json, a folder or run that holds one, or a .tiktoken file; "
-        "by default that of runs/demo.",
+        help="A tokenizer.json, a folder or a run that holds one, or a .tiktoken file; "
+        "by default the tokenizer of runs/demo.",
     ),
 ]
 PatternName = Annotated[
     str | None,
     typer.Option(
-        "--pattern", metavar="gpt2|gpt4", help="Of a .tiktoken file, which does not say it."
+        "--pattern", metavar="gpt2|gpt4", help="The pattern for a .tiktoken file, which has none."
     ),
 ]
 
@@ -81,18 +80,18 @@ def encode(
     tokenizer: TokenizerPath = None,
     pattern: PatternName = None,
 ) -> None:
-    """Print the ids of a text, separated by blanks; a large file by compiled code."""
+    """Print the token ids of a text, separated by spaces."""
     ids = _ids_of(chosen_tokenizer(tokenizer, pattern), text, file)
     separator = ""
     while batch := list(islice(ids, IDS_AT_ONCE)):
         sys.stdout.write(separator + " ".join(map(str, batch)))
         separator = " "
     sys.stdout.write(LINE_END)
-    sys.stdout.flush()  # a reader that has gone is noticed here, where `lm` can answer for it
+    sys.stdout.flush()  # a closed pipe is noticed here, where `lm` can handle it
 
 
 def _ids_of(tokenizer: "Tokenizer", text: str | None, file: Path | None) -> Iterator[int]:
-    """The ids of TEXT, FILE or standard input, as they come."""
+    """Yield the ids of TEXT, FILE or standard input; large files are encoded by compiled code."""
     from tokenizer_bpe.compiled.lesson_or_compiled import encode_file, takes_compiled
 
     num_bytes = file.stat().st_size if text is None and file is not None and file.is_file() else 0
@@ -103,23 +102,23 @@ def _ids_of(tokenizer: "Tokenizer", text: str | None, file: Path | None) -> Iter
 
 def decode(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="IDS", help="By default those on stdin.")
+        list[str] | None, typer.Argument(metavar="IDS", help="Token ids; by default from stdin.")
     ] = None,
     tokenizer: TokenizerPath = None,
     pattern: PatternName = None,
 ) -> None:
-    """Print the text of ids, and nothing more: `encode` backwards.
+    """Print the text of token ids and nothing else: the reverse of `encode`.
 
-    Ids may be written as 1 2 3, as 1,2,3 and as a list, "[1, 2, 3]".
+    Ids may be written as 1 2 3, as 1,2,3 or as a list, "[1, 2, 3]".
     """
-    # Also where the shell passes several as one, as in `lm tokenizer decode "$ids"`.
+    # The shell may pass several as one argument, as in `lm tokenizer decode "$ids"`.
     words = _words(_decoded(sys.stdin.buffer, "stdin") if ids is None else [" ".join(ids)])
     last = ""
     for piece in chosen_tokenizer(tokenizer, pattern).decode_stream(map(_id, words)):
         sys.stdout.write(piece)
         last = piece
     if sys.stdout.isatty() and not last.endswith(LINE_END):
-        sys.stdout.write(LINE_END)  # the shell's prompt on a line of its own
+        sys.stdout.write(LINE_END)  # the shell's prompt then starts a new line
     sys.stdout.flush()
 
 
@@ -129,13 +128,13 @@ def inspect(
     tokenizer: TokenizerPath = None,
     pattern: PatternName = None,
     page: Annotated[
-        Path | None, typer.Option("--html", metavar="OUT", help="Write a page as well.")
+        Path | None, typer.Option("--html", metavar="OUT", help="Also write an HTML page.")
     ] = None,
 ) -> None:
     """Show the tokens of a text in colours, and count them.
 
-    A space shows as ␣, a newline as ⏎, a tab as ⇥, bytes that are no whole character as <e2>.
-    Without colours, │ stands between tokens.
+    A space is shown as ␣, a newline as ⏎, a tab as ⇥, and a byte of an incomplete character as
+    <e2>. Without colours, │ separates the tokens.
     """
     from tokenizer_bpe.inspection.token_display import text_counts, token_pieces
 
@@ -154,7 +153,7 @@ def inspect(
 
 
 def merges(
-    word: Annotated[str, typer.Argument(metavar="WORD", help="Several words come in turn.")],
+    word: Annotated[str, typer.Argument(metavar="WORD", help="One word, or a text of several.")],
     tokenizer: TokenizerPath = None,
     pattern: PatternName = None,
 ) -> None:
@@ -173,7 +172,7 @@ def merges(
 def compare(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH_OR_NAME", help="Tokenizers, as for --tokenizer."),
+        typer.Argument(metavar="PATH_OR_NAME", help="Tokenizers, named as for --tokenizer."),
     ] = None,
     file: TextFile = None,
     pattern: PatternName = None,
@@ -182,7 +181,7 @@ def compare(
     from tokenizer_bpe.inspection import tokenizer_comparison
 
     files = [tokenizer_path(path, "in its place") for path in paths or [None]]
-    # A pattern is for the .tiktoken files among them, if there are any.
+    # The pattern applies to the .tiktoken files among them, if there are any.
     patterns = [pattern if each.suffix == RANKS_SUFFIX else None for each in files]
     if not any(patterns):
         patterns = [pattern] * len(files)
@@ -195,7 +194,7 @@ def compare(
     else:
         text, source = tokenizer_comparison.beginning_of(file), str(file)
     if not text:
-        raise UserError(f"{source}: no text there; name a file that holds some with --file")
+        raise UserError(f"{source}: no text in it; name a file that has some with --file")
     turns = tokenizer_comparison.num_turns(len(tokenizers))
     with progress_bar("measure", turns, "turns") as bar:
         figures = tokenizer_comparison.compare_tokenizers(tokenizers, text, on_turn=bar.advance)
@@ -203,7 +202,7 @@ def compare(
 
 
 def _texts(text: str | None, file: Path | None) -> Iterator[str]:
-    """The text that a command is about, in parts: TEXT, or FILE, or else standard input."""
+    """Yield the text to work on in parts: TEXT, or FILE, or else standard input."""
     if text is not None and file is not None:
         raise UserError("give TEXT or --file, not both")
     if text is not None:
@@ -213,12 +212,15 @@ def _texts(text: str | None, file: Path | None) -> Iterator[str]:
             yield from _decoded(stream, str(file))
     else:
         if sys.stdin.isatty():
-            print("lm: reading from the terminal; Ctrl-D on an empty line ends it", file=sys.stderr)
+            print(
+                "lm: reading from the terminal; Ctrl-D on an empty line ends the text",
+                file=sys.stderr,
+            )
         yield from _decoded(sys.stdin.buffer, "stdin")
 
 
 def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
-    """UTF-8 as it comes in, line ends as they are; ValueError names the byte that is no UTF-8."""
+    """Decode UTF-8 as it comes in, line ends unchanged; ValueError names a byte that is invalid."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     read = getattr(stream, "read1", stream.read)  # read1 does not wait for a full block
@@ -229,7 +231,7 @@ def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
             yield decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{name}: not UTF-8 at byte {offset - held + error.start}; convert it first"
+                f"{name}: not UTF-8 at byte {offset - held + error.start}; convert it to UTF-8"
             ) from None
         if not block:
             return
@@ -237,7 +239,7 @@ def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _words(texts: Iterable[str]) -> Iterator[str]:
-    """What white space, commas or the brackets of a list separate, as it comes in."""
+    """Yield the words between white space, commas and the brackets of a list, as they come in."""
     held = ""
     for text in texts:
         *whole, held = re.split(r"[\s,\[\]]+", held + text)
@@ -249,15 +251,15 @@ def _words(texts: Iterable[str]) -> Iterator[str]:
 def _id(word: str) -> int:
     if not (word.isascii() and word.isdecimal()):
         raise UserError(
-            f"{word!r} is not a token id; ids are whole numbers with blanks or commas between them"
+            f"{word!r} is not a token id; ids are whole numbers separated by spaces or commas"
         )
     return int(word)
 
 
 def token_lines(pieces: Iterable["Piece"], console: Console) -> Iterator[Text]:
-    """The tokens in lines as wide as the console; a line ends after a newline and before a token
-    that does not fit. Without colours, a border stands behind every token but the last, also where
-    a line ends.
+    """Yield the tokens in lines as wide as the console. A line ends after a newline and before a
+    token that does not fit. Without colours, a separator follows every token but the last, also at
+    the end of a line.
     """
     from tokenizer_bpe.inspection.token_display import NEWLINE_MARK, visible_parts
 
@@ -283,7 +285,7 @@ def token_lines(pieces: Iterable["Piece"], console: Console) -> Iterator[Text]:
 
 
 def _print_history(console: Console, history: "WordHistory") -> None:
-    """A word, a line for each merge, and its ids."""
+    """Print a word, a line for each merge, and its ids."""
     from tokenizer_bpe.inspection.token_display import visible_text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -302,7 +304,7 @@ def _print_history(console: Console, history: "WordHistory") -> None:
 
 
 def _print_comparison(console: Console, figures: Sequence["Figures"], source: str) -> None:
-    """Three tables, each with one row per tokenizer: they fit a terminal of 60 columns."""
+    """Print three tables with one row per tokenizer; they fit a terminal of 60 columns."""
     from tokenizer_bpe.inspection.tokenizer_comparison import COMPILED, OURS
 
     peers = [name for name in figures[0].speeds if name not in (OURS, COMPILED)]
@@ -321,11 +323,11 @@ def _print_comparison(console: Console, figures: Sequence["Figures"], source: st
         )
     notes = {
         f"Bytes per token and speed: {source}.": size,
-        "Tokens per word of six sentences that say the same in each language, and of Python code "
-        "(py). Words are what blanks separate; Chinese was cut into words by hand.": words,
-        "Seconds are of this machine, now: the median of 5 runs on one thread, taken in turns, "
-        "with nothing cached. In brackets: the lesson's speed divided by theirs, same vocabulary, "
-        "same ids.": speed,
+        "Tokens per word in six sentences with the same meaning in each language, and in Python "
+        "code (py). Words are separated by spaces; Chinese was split into words by hand.": words,
+        "Speeds were measured on this machine just now: the median of 5 runs on one thread, taken "
+        "in turns, with nothing cached. In parentheses: the lesson's speed divided by theirs, with "
+        "the same vocabulary and the same ids.": speed,
     }
     for number, (note, table) in enumerate(notes.items()):
         if number:
@@ -343,5 +345,5 @@ def _table(first: str, *columns: str) -> Table:
 
 
 def _peer_speed(ours: float, speed: float | str) -> str:
-    """A peer's speed with the lesson's relative to it, or why there is none."""
+    """Return a peer's speed and the lesson's relative to it, or the reason why there is none."""
     return speed if isinstance(speed, str) else f"{speed:.2f} ({ours / speed:.2f}×)"

@@ -1,4 +1,6 @@
-"""The step `collect`: this machine's Python documentation as a WARC file, or a look at your own."""
+"""The step `collect`: write this machine's Python documentation as a WARC file, or check that your
+own WARC files exist.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,24 +15,24 @@ from lm_course.pipeline.step import Step, StepContext
 
 
 class PagesSettings(Settings):
-    """The `[pages]` section: which pages the documents are made from.
+    """The `[pages]` section: the pages that the documents are made from.
 
     Attributes:
-        warc_files: WARC files of your own; empty takes this machine's Python documentation.
+        warc_files: your own WARC files; if empty, this machine's Python documentation is used.
     """
 
     warc_files: list[str] = pydantic.Field(default_factory=list)
 
 
 def own_warc_files(sections: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
-    """The recipe's own files in place of those that would be collected."""
+    """Return the recipe's own files, which replace those that would be collected."""
     given = sections["pages"].warc_files
     return {"pages": tuple(Path(name) for name in given)} if given else {}
 
 
 def collect(context: StepContext) -> dict[str, Any]:
-    """Render this machine's Python documentation, or see that the recipe's own WARC files are
-    there.
+    """Render this machine's Python documentation, or check that the recipe's own WARC files
+    exist.
     """
     own = own_warc_files({"pages": context.section("pages")})
     for path in own.get("pages", ()):
@@ -47,7 +49,7 @@ def collect(context: StepContext) -> dict[str, Any]:
 STEP = Step(
     name="collect",
     command="lm data collect",
-    help="The Python documentation here, as a WARC file.",
+    help="Write this machine's Python documentation as a WARC file.",
     run=collect,
     describe=lambda s: f"{s['what']}, {s['bytes'] / 1e6:.1f} MB",
     settings={"collect": CollectSettings, "pages": PagesSettings},

@@ -7,7 +7,7 @@ from lm_course.pipeline.step import Step, StepContext
 
 
 def documents(context: StepContext) -> dict[str, Any]:
-    """Pages to documents."""
+    """Turn pages into documents."""
     collected = context.summary("collect")
     num_pages = collected["pages"] + collected["readmes"] if "pages" in collected else None
     counts = build_documents(
@@ -26,7 +26,7 @@ def documents(context: StepContext) -> dict[str, Any]:
 STEP = Step(
     name="documents",
     command="lm data build",
-    help="WARC to cleaned, deduplicated documents.",
+    help="Turn a WARC file into cleaned, deduplicated documents.",
     run=documents,
     describe=lambda s: (
         f"{s['documents']:,} of {s['pages']:,} pages kept, {s['bytes'] / 1e6:.1f} MB of text"

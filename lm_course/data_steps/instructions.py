@@ -14,7 +14,7 @@ def instructions(context: StepContext) -> dict[str, Any]:
 STEP = Step(
     name="instructions",
     command="lm data instructions",
-    help="Questions and answers from docstrings.",
+    help="Mine questions and answers from docstrings.",
     run=instructions,
     describe=lambda s: f"{s['sft_train']:,} answers, {s['preference_train']:,} preference pairs",
     settings={"instructions": InstructionSettings},

@@ -11,7 +11,7 @@ from tokenizer_bpe.tokenizer_file import tokenizer_hash
 
 
 def shards(context: StepContext) -> dict[str, Any]:
-    """Documents to token ids."""
+    """Turn documents into token ids."""
     documents, tokenizer = context.input("documents"), context.input("tokenizer")
     summary = write_token_shards(
         documents,
@@ -30,7 +30,7 @@ def shards(context: StepContext) -> dict[str, Any]:
 STEP = Step(
     name="shards",
     command="lm data shard",
-    help="Documents to shards of token ids.",
+    help="Turn documents into shards of token ids.",
     run=shards,
     describe=lambda s: (
         f"{s['train_tokens']:,} training and {s['validation_tokens']:,} validation tokens"

@@ -49,7 +49,7 @@ def tokenizer(context: StepContext) -> dict[str, Any]:
 
 
 def longest_tokens(vocab: dict[int, bytes]) -> list[bytes]:
-    """The longest tokens that were learned, the longest first; special tokens were given."""
+    """Return the longest learned tokens, longest first; special tokens are not learned."""
     special = {token.encode() for token in SPECIAL_TOKENS}
     learned = (token for token in vocab.values() if token not in special)
     return sorted(learned, key=len, reverse=True)[:TOKENS_SHOWN]
@@ -58,7 +58,7 @@ def longest_tokens(vocab: dict[int, bytes]) -> list[bytes]:
 def _train(
     sample: Iterator[str], settings: TokenizerSettings, pattern: str, compiled: bool
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """By the lesson or by compiled code: the same merges."""
+    """Train with the lesson or with compiled code; both give the same merges."""
     if compiled:
         from tokenizer_bpe.compiled.merge_training import train_bpe_from_words as train
         from tokenizer_bpe.compiled.word_counting import count_words as count
@@ -79,7 +79,7 @@ def _train(
 
 
 def compression_by_merges(trained: Tokenizer, text: str) -> list[tuple[int, float]]:
-    """(merges used, bytes per token) of `text`: the same tokenizer with only its first merges."""
+    """Return (merges used, bytes per token) of `text`, with only the tokenizer's first merges."""
     size = len(text.encode())
     numbers = [n for n in COMPRESSION_POINTS if n < len(trained.merges)] + [len(trained.merges)]
     points = []
@@ -97,7 +97,7 @@ def _texts_of(documents: Path, split: str, validation_share: float) -> Iterator[
 
 
 def _first_bytes(texts: Iterator[str], limit: int, num_texts: int) -> Iterator[str]:
-    """The texts until `limit` bytes of UTF-8 are reached, with a progress bar."""
+    """Yield the texts until `limit` bytes of UTF-8 are reached, with a progress bar."""
     read = 0
     with progress_bar("count words", num_texts, "documents") as bar:
         for text in texts:
@@ -113,9 +113,9 @@ STEP = Step(
     command="lm tokenizer train",
     help="Train byte-level BPE on the documents.",
     run=tokenizer,
-    describe=lambda s: f"{s['vocab_size']:,} entries, {s['bytes_per_token']:.2f} bytes a token",
+    describe=lambda s: f"{s['vocab_size']:,} entries, {s['bytes_per_token']:.2f} bytes per token",
     settings={"tokenizer": TokenizerSettings},
-    reads_sections=("shards",),  # which documents are for training
+    reads_sections=("shards",),  # says which documents are for training
     reads=("documents",),
     writes=("tokenizer",),
 )

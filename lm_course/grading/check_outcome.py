@@ -1,7 +1,7 @@
-"""What became of one check, and the sentence that tells the learner why.
+"""The outcome of one check, and the sentence that tells the learner why.
 
-An exception of the learner's code is told with the lines of *their* files and never with ours. What
-this leaves out: how a check is run (check_isolation) and what it is worth (grade_table).
+An exception from the learner's code is shown with the lines of *their* files, never with ours. What
+this leaves out: how a check is run (forked_check) and what it is worth (score_table).
 """
 
 import linecache
@@ -22,17 +22,17 @@ SKIPPED = "skipped"
 
 LONGEST_MESSAGE = 4000  # characters
 MOST_FRAMES = 3
-DEEPEST = 100  # frames that are looked at
+DEEPEST = 100  # frames to look at
 STUB_MESSAGE = re.compile(r"(?P<task>\w+\.\d+): write (?P<name>[\w.]+)")
 EXAMPLE = re.compile(r"(Falsifying example|Failing test case): ")  # Hypothesis, older and newer
 
 
 class GradedFailure(AssertionError):
-    """A check found a wrong result; the text is the whole message, its first line a sentence."""
+    """A check found a wrong result. The text is the whole message; its first line is a sentence."""
 
 
 class NotWritten(Exception):
-    """What the check needs has been left as it was shipped."""
+    """The code or answer that the check needs is still as it was shipped."""
 
 
 class NotSubmitted(Exception):
@@ -41,14 +41,14 @@ class NotSubmitted(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one check.
+    """The result of one check.
 
     Attributes:
         status: PASSED, FAILING, NOT_WRITTEN, NOT_SUBMITTED or SKIPPED.
-        message: its first line is a sentence; empty where the check passed.
+        message: its first line is a sentence; empty if the check passed.
         where: the learner's lines, outermost first: "workspace/x/y.py:3 in f\\n  return a + b".
-        traceback: the whole of it, for `-v`.
-        timed_out: the check was stopped at its time limit.
+        traceback: the whole traceback, for `-v`.
+        timed_out: whether the check was stopped at its time limit.
     """
 
     status: str
@@ -67,14 +67,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class LearnerCode:
-    """Where the code under test lies, and how its files are named in messages."""
+    """The folders of the code under test, and how its files are named in messages."""
 
     folders: tuple[Path, ...]
-    root: Path  # files in it are named as seen from `started_in`, others in full
-    started_in: Path | None = None  # `root` where it is None
+    root: Path  # files in it are named relative to `started_in`, others in full
+    started_in: Path | None = None  # None for `root`
 
     def holds(self, file: str | Path) -> bool:
-        if str(file).startswith("<"):  # <frozen importlib._bootstrap>, <string>: no file at all
+        if str(file).startswith("<"):  # <frozen importlib._bootstrap>, <string>: not a file
             return False
         path = Path(file).absolute()
         return any(path.is_relative_to(folder) for folder in self.folders)
@@ -91,12 +91,12 @@ class LearnerCode:
 
 
 def outcome_of(error: BaseException, code: LearnerCode, task_id: str) -> Outcome:
-    """Put an exception that a check raised into words.
+    """Describe an exception that a check raised.
 
     Args:
-        error: what left the test function.
+        error: the exception that left the test function.
         code: tells the learner's frames from ours.
-        task_id: of the check; another task's stub is named as something that this one needs.
+        task_id: the check's task; another task's stub is named as something that this task needs.
     """
     if isinstance(error, BaseExceptionGroup):  # Hypothesis found several mistakes
         return outcome_of(error.exceptions[0], code, task_id)
@@ -114,7 +114,7 @@ def outcome_of(error: BaseException, code: LearnerCode, task_id: str) -> Outcome
 
 
 def without_return(outcome: Outcome, name: str) -> Outcome:
-    """The outcome of a check that tripped over the None that function `name` gave; the same where
+    """Return the outcome of a check that failed because function `name` returned None; unchanged if
     no name is known.
     """
     if not name:
@@ -147,7 +147,7 @@ def _status_and_message(
 
 
 def _mishap(error: BaseException, code: LearnerCode, in_learner_code: bool) -> str:
-    """The sentence for an exception that no check meant to raise."""
+    """Return the sentence for an exception that no check raised on purpose."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename and code.holds(error.filename):
         line = f"\n  {error.text.strip()}" if error.text else ""
@@ -155,16 +155,16 @@ def _mishap(error: BaseException, code: LearnerCode, in_learner_code: bool) -> s
         return f"{place}, is not valid Python: {error.msg}{line}"
     if isinstance(error, SystemExit):
         return (
-            f"your code called sys.exit({error.code!r}): a function returns or raises, and leaves "
-            "it to its caller to end the program"
+            f"your code called sys.exit({error.code!r}): a function should return or raise, and "
+            "leave it to its caller to end the program"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "your code asked for more memory than this check allows"
     if isinstance(error, RecursionError):
-        return "your code calls itself without an end (RecursionError)"
+        return "your code calls itself without end (RecursionError)"
     if in_learner_code:
         return f"your code raised {text}"
-    return f"the check could not work with what your code gave it: {text}"
+    return f"the check could not work with the value that your code returned: {text}"
 
 
 def _stub_sentence(message: str, task_id: str) -> str:
@@ -173,21 +173,23 @@ def _stub_sentence(message: str, task_id: str) -> str:
         return f"not written yet: {message}" if message else "not written yet"
     if stub["task"] == task_id:
         return f"{stub['name']} is not written yet"
-    return f"this needs {stub['name']}, which is not written yet: task {stub['task']}"
+    return f"this needs {stub['name']}, which is not written yet (task {stub['task']})"
 
 
 def _missing_name(error: BaseException) -> str:
-    """The sentence for a function that is not in the learner's module; empty for other errors."""
+    """Return the sentence for a name that the learner's module lacks; empty for other errors."""
     if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType | type):
-        return f"{error.obj.__name__} has no {error.name}: it was in the file that you started from"
+        return f"{error.obj.__name__} has no {error.name}, which was in the file you started from"
     match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
     if isinstance(error, ImportError) and match and "circular" not in str(error):
-        return f"{match[2]} has no {match[1]}: it was in the file that you started from"
+        return f"{match[2]} has no {match[1]}, which was in the file you started from"
     return ""
 
 
 def _last_frames(error: BaseException) -> list[tuple[str, int, str]]:
-    """(file, line, function), outermost first; a recursion may have left millions."""
+    """Return (file, line, function), outermost first; only the last, as recursion may leave
+    millions.
+    """
     frames: deque[tuple[str, int, str]] = deque(maxlen=DEEPEST)
     link = error.__traceback__
     while link is not None:
@@ -203,18 +205,18 @@ def _last_frame_is_in(error: BaseException, code: LearnerCode) -> bool:
 
 
 def _example(error: BaseException) -> list[str]:
-    """The smallest input that Hypothesis found, from the note that it leaves on the exception."""
+    """Return the smallest input that Hypothesis found, from its note on the exception."""
     notes = [note for note in getattr(error, "__notes__", []) if EXAMPLE.match(note)]
     arguments = [
         line.strip().rstrip(",")
         for note in notes[:1]
         for line in note.splitlines()[1:]
-        if "=" in line and "=<" not in line  # fixtures are no input
+        if "=" in line and "=<" not in line  # fixtures are not inputs
     ]
     return [f"  for example with {', '.join(arguments)}"] if arguments else []
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal would obey or could not show."""
+    """Return `text` with control characters and unprintable ones escaped."""
     kept = text.encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[^\t\n -~\u00a0-\U0010ffff]", lambda found: repr(found[0])[1:-1], kept)

@@ -1,8 +1,8 @@
-"""Which code a graded run checks: the reference, the learner's workspace, or any other folder.
+"""The code that a graded run checks: the reference, the learner's workspace, or any other folder.
 
-The folder is put in front of the stages by LM_STAND_INS (`lm_core.stand_ins`), which must be set
-before any stage is imported. A graded module that the folder lacks is "not submitted"; the
-reference never stands in for it.
+LM_STAND_INS (`lm_core.stand_ins`) puts the folder in front of the stages; it must be set before any
+stage is imported. A graded module that the folder lacks is "not submitted"; the reference never
+replaces it.
 """
 
 import ast
@@ -24,7 +24,7 @@ from lm_course.locations import WORKSPACE, home_folder, is_stage, shipped
 
 REFERENCE = "reference"
 ANSWERS = "answers.toml"
-REFERENCE_ANSWERS = "tests/assignments"  # in a wheel as well, below lm_course/
+REFERENCE_ANSWERS = "tests/assignments"  # in a wheel too, below lm_course/
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Implementation:
         name: "reference", "workspace", or the folder as it was given.
         folder: holds <package>/<module>.py and <assignment>/answers.toml.
         root: the project.
-        started_in: the folder in which the command was given.
+        started_in: the folder in which the command was started.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Implementation:
         return self.folder / assignment.id / ANSWERS
 
     def code(self, assignment: Assignment) -> LearnerCode:
-        """For messages: which files are the learner's."""
+        """Return which files are the learner's, for messages."""
         home = home_folder(self.root, self.started_in)
         return LearnerCode((self.folder / assignment.package,), home, self.started_in)
 
@@ -64,10 +64,11 @@ class Implementation:
 def choose_implementation(
     given: str | None, assignments: list[Assignment], root: Path, started_in: Path
 ) -> Implementation:
-    """The folder that `--impl` names; without it the workspace if it holds one of the packages.
+    """Return the folder that `--impl` names. Without it, return the workspace if it holds one of
+    the packages, otherwise the reference.
 
     Raises:
-        ValueError: the folder does not exist, or holds nothing of these assignments.
+        ValueError: the folder does not exist, or has no files of these assignments.
     """
     workspace = home_folder(root, started_in) / WORKSPACE
     if given is None:
@@ -75,7 +76,7 @@ def choose_implementation(
         given = WORKSPACE if begun else REFERENCE
     if given == REFERENCE:
         return Implementation(REFERENCE, root, root, started_in)
-    # "workspace" is that of the home folder, from whatever folder the command was given.
+    # "workspace" is the one in the home folder, wherever the command was started.
     folder = workspace if given == WORKSPACE else (started_in / given).resolve()
     first = assignments[0]
     if not folder.is_dir():
@@ -85,8 +86,8 @@ def choose_implementation(
         for assignment in assignments
     ):
         raise UserError(
-            f"--impl {given}: expected {first.package}/ in that folder; name the folder that holds "
-            f"{first.package}/"
+            f"--impl {given}: expected {first.package}/ in that folder, found none; name the "
+            f"folder that holds {first.package}/"
         )
     name = WORKSPACE if folder == workspace.resolve() else given
     return Implementation(name, folder, root, started_in)
@@ -97,13 +98,13 @@ def use_implementation(
     assignments: list[Assignment],
     chosen_tasks: Collection[str] = (),
 ) -> None:
-    """Set LM_STAND_INS for this process and all that it starts, and load what every check needs.
+    """Set LM_STAND_INS for this process and its children, and load what every check needs.
 
     Args:
         implementation: the code under test.
-        assignments: those that are checked.
-        chosen_tasks: the tasks that are checked alone; none for all. What only the modules of
-            other tasks import is not loaded.
+        assignments: the assignments to check.
+        chosen_tasks: the only tasks to check; empty for all. Libraries that only the modules of
+            other tasks import are not loaded.
     """
     for assignment in assignments:
         assert assignment.package not in sys.modules, (
@@ -126,13 +127,13 @@ def use_implementation(
 
 
 def _import_foreign_modules(modules: Iterable[str], folders: list[Path]) -> None:
-    """Import the libraries that these modules of ours need, directly or through others of ours, so
-    that no check pays for it again: a forked child has them. The modules themselves are imported
-    in the child alone: they may do anything.
+    """Import the libraries that these modules need, directly or through other modules of ours. A
+    forked child then has them, so no check pays for an import again. The modules themselves are
+    imported only in the child, because they may do anything.
 
     Args:
         modules: such as "transformer_lm.layers".
-        folders: hold the packages, the learner's and the reference's.
+        folders: the folders that hold the learner's and the reference's packages.
     """
     waiting, seen = list(modules), set()
     while waiting:
@@ -150,7 +151,7 @@ def _import_foreign_modules(modules: Iterable[str], folders: list[Path]) -> None
 
 
 def _imports(path: Path) -> set[str]:
-    """The modules that a file imports as it is loaded; none where it is missing or not Python."""
+    """Return the modules that a file imports when loaded; empty if it is missing or not Python."""
     names: set[str] = set()
     with suppress(SyntaxError, ValueError, OSError), _no_warnings():
         for node in ast.parse(path.read_bytes()).body:
@@ -164,8 +165,8 @@ def _imports(path: Path) -> set[str]:
 
 
 def _compile_once(files: Iterable[Path]) -> None:
-    """Write bytecode that is checked against a hash of the source. By default Python compares
-    times in whole seconds, and would miss a quick edit that leaves the size as it was.
+    """Write bytecode that is checked against a hash of the source. By default, Python compares
+    times in whole seconds, and would miss a quick edit that does not change the size.
     """
     for path in files:
         with suppress(Exception), _no_warnings():

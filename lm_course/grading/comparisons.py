@@ -1,7 +1,7 @@
 """Comparisons for graded suites: each failure is a sentence, the values, and the likely cause.
 
-A suite calls these in place of bare `assert`. Work is counted, never timed. What this leaves out:
-anything about points, which the task of the test decides.
+A suite calls these in place of a bare `assert`. Work is counted, never timed. What this leaves out:
+points, which depend on the test's task.
 """
 
 import sys
@@ -12,27 +12,27 @@ from typing import Any
 from lm_course.grading.check_outcome import GradedFailure
 
 LONGEST_VALUE = 160  # characters of a value in a message
-# What a function raises by mistake where it should have refused its input.
+# Exceptions that a function raises by mistake if it should have refused its input.
 WRONG_REFUSALS = (AssertionError, LookupError, TypeError, OSError, ArithmeticError)
 # Likely cause (a sentence) -> the wrong value that this mistake gives, or a test of the value. The
-# first that fits is named; a wrong value that is as good as the expected one never is.
+# first cause that fits is named, but never one whose wrong value is as good as the expected one.
 Causes = Mapping[str, Any]
 
 
 def check_true(
     condition: object, sentence: str, details: Mapping[str, object] | None = None
 ) -> None:
-    """Fail with `sentence`, and with `details` (name -> value) a line each, unless it holds."""
+    """Fail with `sentence` and one line per detail (name -> value), unless `condition` holds."""
     if not condition:
         raise GradedFailure(_message(sentence, {k: shown(v) for k, v in (details or {}).items()}))
 
 
 def check_equal(got: object, expected: object, what: str, causes: Causes | None = None) -> None:
-    """Fail unless `got` equals `expected`, and it and all that it holds are of the same types.
+    """Fail unless `got` equals `expected`, with the same types at every level.
 
     Args:
         got: the learner's value.
-        expected: the right one.
+        expected: the correct value.
         what: the subject of the sentence: 'merge_pair of "aaa" and (a, a)'.
         causes: each with its wrong value, or a test of `got`.
     """
@@ -41,9 +41,9 @@ def check_equal(got: object, expected: object, what: str, causes: Causes | None 
     place, got_part, expected_part = _first_difference(got, expected)
     values = {"expected": shown(expected_part), "got": shown(got_part)}
     if got_part is None:
-        values["likely"] = "None is what a function without `return` gives"
+        values["likely"] = "a `return` is missing: the function returned None"
     elif type(got_part).__module__ == "numpy" and type(expected_part).__module__ == "builtins":
-        values["likely"] = "NumPy's own numbers: .tolist() of an array gives Python's"
+        values["likely"] = "these are NumPy numbers: .tolist() of an array gives Python numbers"
     if cause := likely_cause(got, expected, causes):
         values["likely"] = cause
     raise GradedFailure(_message(f"{what}: {place}", values))
@@ -112,14 +112,14 @@ def likely_cause(
     causes: Causes | None,
     alike: Callable[[Any, Any], bool] | None = None,
 ) -> str:
-    """The first of `causes` that fits `got`, or "".
+    """Return the first of `causes` that fits `got`, or "".
 
     Args:
         got: the learner's value.
-        expected: the right one.
+        expected: the correct value.
         causes: each with its wrong value, or a test of `got`.
         alike: compares `got` and `expected` with a wrong value; by default they must be equal and
-            of one type.
+            of the same type.
     """
     alike = alike or _alike
     for cause, wrong in (causes or {}).items():
@@ -128,7 +128,7 @@ def likely_cause(
                 recognised = bool(wrong(got))
             else:
                 recognised = alike(got, wrong) and not alike(expected, wrong)
-        except Exception:  # a test of the value that this value is not fit for
+        except Exception:  # the test does not apply to this value
             recognised = False
         if recognised:
             return cause
@@ -151,14 +151,14 @@ def check_raises(
             if word not in str(error):
                 values = {"expected": f"a message with {word!r}", "got": shown(str(error))}
                 raise GradedFailure(
-                    _message(f"{what}: the message does not help", values)
+                    _message(f"{what}: the error message does not help", values)
                 ) from None
         return
     except WRONG_REFUSALS as error:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         values = {"expected": error_type.__name__, "got": text}
-        failure = GradedFailure(_message(f"{what} should be refused by another error", values))
-        # With the lines of the learner's code that led to it.
+        failure = GradedFailure(_message(f"{what} should be refused with another error", values))
+        # The traceback has the lines of the learner's code that led to it.
         raise failure.with_traceback(error.__traceback__) from None
     values = {"expected": error_type.__name__, "got": f"no error, but {shown(result)}"}
     raise GradedFailure(_message(f"{what} should be refused", values))
@@ -174,7 +174,7 @@ def check_work(steps: int, at_most: int, what: str, likely: str = "") -> None:
 
 
 def count_calls(function: Callable[[], Any]) -> tuple[Any, int]:
-    """(what `function()` returns, how many calls of Python and C functions it made)."""
+    """Return (the result of `function()`, how many calls of Python and C functions it made)."""
     calls = 0
 
     def count(frame: FrameType, event: str, argument: object) -> None:
@@ -191,7 +191,7 @@ def count_calls(function: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def shown(value: object) -> str:
-    """repr, cut in the middle where it is long."""
+    """Return the repr, cut in the middle if it is long."""
     text = repr(value)
     if len(text) <= LONGEST_VALUE:
         return text
@@ -205,14 +205,14 @@ def _message(sentence: str, values: Mapping[str, str]) -> str:
 
 
 class Words(str):
-    """Text that a message shows without quotes: it is about a value, not the value."""
+    """Text that a message shows without quotes, because it describes a value."""
 
     __slots__ = ()
     __repr__ = str.__str__
 
 
 def _same(got: object, expected: object) -> bool:
-    """Equal, and of one type: 1 is not True, a list is not a tuple; a subclass will do."""
+    """Return True if both are equal and of the same type or a subclass: 1 is not True here."""
     if not _same_type(got, expected):
         return False
     try:
@@ -222,7 +222,7 @@ def _same(got: object, expected: object) -> bool:
 
 
 def _same_types_inside(got: Any, expected: Any) -> bool:
-    """For equal values: whether all that they hold is of one type too."""
+    """Return True if two equal values also hold elements of the same types."""
     if isinstance(expected, str | bytes):
         return True
     if isinstance(expected, Mapping):
@@ -242,20 +242,20 @@ def _same_type(got: object, expected: object) -> bool:
 
 
 def _alike(got: object, wrong: object) -> bool:
-    """Equal, and of one type, whatever the types of what they hold."""
+    """Return True if both are equal and of the same type, whatever the types of their elements."""
     return _same_type(got, wrong) and _equal(got, wrong)
 
 
 def _first_difference(got: Any, expected: Any) -> tuple[str, Any, Any]:
-    """(where they differ, that part of what was got, that part of what was expected)."""
+    """Return (where they differ, the part that was found, the part that was expected)."""
     if not _same_type(got, expected):
         return f"expected {_a(expected)}, got {_a(got)}", got, expected
     if isinstance(expected, Mapping):
         return _first_difference_of_mappings(got, expected)
     if isinstance(expected, set | frozenset):
         if expected - got:
-            return f"{len(expected - got)} elements are missing", got, expected
-        return f"{len(got - expected)} elements too many", got, expected
+            return f"missing elements: {len(expected - got)}", got, expected
+        return f"unexpected elements: {len(got - expected)}", got, expected
     if not isinstance(expected, Sequence):
         return "wrong value", got, expected
     short = len(expected) <= 8 and not isinstance(expected, str | bytes)
@@ -315,7 +315,7 @@ def _a(value: object) -> str:
 
 
 def _distance(numbers: Any, right: Any, atol: float, rtol: float) -> tuple[Any, Any, Any]:
-    """(how far each number is off, how far it may be, whether it is close enough)."""
+    """Return (the error of each number, the allowed error, whether it is close enough)."""
     import numpy as np
 
     with np.errstate(all="ignore"):
@@ -326,7 +326,7 @@ def _distance(numbers: Any, right: Any, atol: float, rtol: float) -> tuple[Any, 
 
 
 def _float64(value: Any) -> Any:
-    """A NumPy array of float64 from a number, a list, an array or a tensor of any device."""
+    """Return a NumPy array of float64 from a number, a list, an array or a tensor on any device."""
     import numpy as np
 
     if hasattr(value, "detach"):

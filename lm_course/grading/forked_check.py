@@ -1,13 +1,13 @@
-"""Run one check in a forked child, so that whatever the learner's code does costs that check only.
+"""Run one check in a forked child, so that an accident in the learner's code costs only that check.
 
-The child has a limit on memory (address space over what the process already has) and one on time.
-It sends its outcome through a pipe. A child that ends in any other way (os._exit, a crash, an
-infinite loop, which is killed) is put into words from what is left: the exit status, and the stack
-that `faulthandler` writes into the same pipe when the process dies.
+The child has a limit on memory (address space beyond what the process already has) and one on time.
+It sends its outcome through a pipe. A child may end in another way: os._exit, a crash, or an
+infinite loop, which is killed. Its outcome is then described from the exit status and from the
+stack that `faulthandler` writes into the same pipe when the process dies.
 
 What this leaves out: protection against malice. A learner who wants to cheat can; the aim is that a
-mistake cannot take the whole run down. Where there is no os.fork (Windows), a check runs in this
-process, without limits.
+mistake cannot take the whole run down. Without os.fork (Windows), a check runs in this process,
+without limits.
 """
 
 import faulthandler
@@ -30,9 +30,9 @@ from lm_course.grading.check_outcome import FAILING, PASSED, LearnerCode, Outcom
 if sys.platform != "win32":
     import resource
 
-END = b"\0"  # after a whole outcome; a stack of faulthandler's has none
+END = b"\0"  # after a whole outcome; a faulthandler stack has none
 LARGEST_FILE = 64 << 20  # bytes that a check may write to one file, or print
-SHORTER = 5  # times, once a check of the same task has reached its time limit
+SHORTER = 5  # divides the time limit, once a check of the same task has reached it
 SECONDS_BETWEEN_LOOKS = 0.1  # for a child that died and left the pipe open in its own children
 SECONDS_TO_SAY_WHERE = 1.0  # for faulthandler to write the stack of a child that took too long
 STACK_LINE = re.compile(r'File "(.+)", line (\d+) in (.+)')
@@ -40,13 +40,13 @@ STACK_LINE = re.compile(r'File "(.+)", line (\d+) in (.+)')
 
 @dataclass(frozen=True)
 class Limits:
-    """What one check may use; memory counts from the size of the process at its start."""
+    """The limits of one check; memory counts from the size of the process at its start."""
 
     seconds: float = 10.0
     memory_mb: int = 2000
 
     def shorter(self) -> "Limits":
-        """For the other checks of a task with an endless loop: 20 of them would take minutes."""
+        """Return the limits for later checks of a task with an endless loop, to save minutes."""
         return replace(self, seconds=self.seconds / SHORTER)
 
 
@@ -55,7 +55,7 @@ def can_isolate() -> bool:
 
 
 def can_limit_memory() -> bool:
-    """Only Linux both tells a process its size and holds it to a limit."""
+    """Return True on Linux, the only system that tells a process its size and enforces a limit."""
     return can_isolate() and Path("/proc/self/statm").exists()
 
 
@@ -65,13 +65,13 @@ def run_check(
     limits: Limits,
     code: LearnerCode,
 ) -> Outcome:
-    """Run `check` in a child, or here where there is no os.fork.
+    """Run `check` in a child, or in this process if there is no os.fork.
 
     Args:
-        check: raises where something is wrong.
-        outcome_of: puts what it raised into words; called in the child.
+        check: raises an exception if something is wrong.
+        outcome_of: describes that exception; called in the child.
         limits: time and memory.
-        code: tells the learner's lines in the stack of a child that died.
+        code: finds the learner's lines in the stack of a child that died.
     """
     if not can_isolate():
         return _run_here(check, outcome_of)
@@ -105,8 +105,8 @@ def _run_here(
 def fork() -> int:
     """os.fork, for a child that ends with os._exit."""
     with warnings.catch_warnings():
-        # Python 3.12 warns of locks that other threads may hold. The child runs one check and ends
-        # with os._exit, and what the parent imported was imported before.
+        # Python 3.12 warns about locks that other threads may hold. The child runs one check and
+        # ends with os._exit, and the parent's imports are complete by then.
         warnings.filterwarnings(
             "ignore",
             message=r"This process .* is multi-threaded, use of fork\(\)",
@@ -121,18 +121,18 @@ def _run_in_child(
     limits: Limits,
     pipe: int,
 ) -> NoReturn:
-    """Run the check, send its outcome, and leave without any of the parent's clean-up."""
+    """Run the check, send its outcome, and exit without any of the parent's clean-up."""
     try:
-        os.setsid()  # its own children die with it, and Ctrl-C reaches the parent alone
+        os.setsid()  # its own children die with it, and Ctrl-C reaches only the parent
         faulthandler.enable(file=pipe, all_threads=False)
         unlimited = _set_limits(limits)
-        warnings.simplefilter("ignore")  # a warning is no mistake in the learner's code
+        warnings.simplefilter("ignore")  # a warning is not a mistake in the learner's code
         try:
             check()
             outcome = Outcome(PASSED)
         except BaseException as error:
             if unlimited is not None:
-                resource.setrlimit(resource.RLIMIT_AS, unlimited)  # room to say what happened
+                resource.setrlimit(resource.RLIMIT_AS, unlimited)  # memory for the message
             outcome = outcome_of(error)
         with suppress(Exception):
             sys.stdout.flush()
@@ -145,7 +145,7 @@ def _run_in_child(
 
 
 def _set_limits(limits: Limits) -> tuple[int, int] | None:
-    """Set the soft limits; return those on memory that held before, None where none is set."""
+    """Set the soft limits; return the earlier limits on memory, or None if none is set."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if hard == resource.RLIM_INFINITY or hard > LARGEST_FILE:
@@ -169,7 +169,7 @@ def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode) -> Outcome:
         return Outcome.from_json(json.loads(received[:-1]))
     if status is None:
         with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGABRT)  # faulthandler answers with the stack, also from C code
+            os.kill(child, signal.SIGABRT)  # faulthandler writes the stack, even from C code
         stack, _ = _receive(child, pipe, time.monotonic() + SECONDS_TO_SAY_WHERE)
         message = f"stopped after {limits.seconds:g} seconds: an endless loop, or far too much work"
         return Outcome(FAILING, message, _where(stack, code), _text(stack), timed_out=True)
@@ -177,7 +177,7 @@ def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode) -> Outcome:
 
 
 def _receive(child: int, pipe: int, deadline: float) -> tuple[bytes, int | None]:
-    """What came through the pipe, and the child's wait status; None while it lives."""
+    """Return what came through the pipe, and the child's wait status; None while it runs."""
     received = b""
     poller = select.poll()
     poller.register(pipe, select.POLLIN | select.POLLHUP)
@@ -201,7 +201,7 @@ def _receive(child: int, pipe: int, deadline: float) -> tuple[bytes, int | None]
 
 
 def _end(child: int) -> None:
-    """Kill the child and all that it started; do nothing where it has been waited for."""
+    """Kill the child and all its processes; do nothing if it has already been waited for."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
     with suppress(ProcessLookupError):
@@ -213,21 +213,19 @@ def _end(child: int) -> None:
 def _death(status: int) -> str:
     if not os.WIFSIGNALED(status):
         number = os.waitstatus_to_exitcode(status)
-        return (
-            f"your code ended the whole process with os._exit({number}): return, or raise an error"
-        )
+        return f"your code ended the whole process with os._exit({number}): return or raise instead"
     number = os.WTERMSIG(status)
     name = signal.Signals(number).name
     reason = {
-        "SIGSEGV": "compiled code went outside its memory, or a recursion outgrew the stack",
+        "SIGSEGV": "compiled code accessed invalid memory, or a recursion overflowed the stack",
         "SIGKILL": "the system killed it, most likely for lack of memory",
-        "SIGABRT": "compiled code gave up",
+        "SIGABRT": "compiled code aborted",
     }.get(name, "compiled code failed, or your code sent the signal")
     return f"the process crashed ({name}): {reason}"
 
 
 def _where(stack: bytes, code: LearnerCode) -> tuple[str, ...]:
-    """The innermost learner's line of a stack, which faulthandler writes innermost first."""
+    """Return the learner's innermost line in a stack, which faulthandler writes innermost first."""
     for file, line, function in STACK_LINE.findall(_text(stack)):
         if code.holds(file):
             return (code.line(file, int(line), function),)

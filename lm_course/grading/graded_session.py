@@ -1,6 +1,7 @@
-"""One graded pytest session: the checks, each in a child of its own, and what is told at the end.
+"""One graded pytest session: it runs each check in its own child, and prints the result at the end.
 
-What this leaves out: options and fixtures (grading), words (check_outcome), points (grade_table).
+What this leaves out: options and fixtures (pytest_plugin), wording (check_outcome), and points
+(score_table).
 """
 
 import os
@@ -67,7 +68,7 @@ class GradedRun:
         self.results: dict[str, dict[str, CheckResult]] = {}  # by task, then by check
         self.collected: Counter[str] = Counter()  # checks of each task
         self.endless_tasks: set[str] = set()
-        # A part of a task's checks says nothing about its best score.
+        # If only a part of a task's checks ran, its best score does not change.
         self.whole_tasks = all((self.root / name).is_dir() for name in config.args)
         self.in_child = False
         self.quiet = config.option.verbose <= 0
@@ -99,9 +100,9 @@ class GradedRun:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from None
 
     def import_module(self, item: pytest.Item, name: str) -> ModuleType:
-        """The module under test; NotSubmitted where it would come from the reference instead."""
+        """Import the module under test; raise NotSubmitted if it would come from the reference."""
         assert self.in_child, (
-            "call implementation(...) inside the test function: it runs their code"
+            "call implementation(...) inside the test function: it runs the learner's code"
         )
         assignment = self.assignment_of(item)
         package, _, module = name.partition(".")
@@ -113,7 +114,7 @@ class GradedRun:
         path = self.implementation.module_file(assignment, module)
         if not path.is_file():
             name = self.implementation.code(assignment).name(path)
-            raise NotSubmitted(f"{name} is missing: `lm start {assignment.id}` puts its stub there")
+            raise NotSubmitted(f"{name} is missing; `lm start {assignment.id}` writes its stub")
 
     def switch_to(self, folder: Path) -> None:
         """From here on, check the code in `folder`; in a process that has imported none yet."""
@@ -127,7 +128,7 @@ class GradedRun:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if self.quiet and reporter is not None:  # Ctrl-C: where our code was interests nobody
+        if self.quiet and reporter is not None:  # Ctrl-C: do not show where our code was
             reporter._report_keyboardinterrupt = lambda: None
         names = ", ".join(self.assignments)
         if self.implementation.name == WORKSPACE:
@@ -139,15 +140,15 @@ class GradedRun:
         elif self.config.option.impl == REFERENCE:
             text = f"{names}: checking the reference"
         else:
-            text = f"{names}: you have no workspace yet: checking the reference instead"
+            text = f"{names}: you have no workspace yet; checking the reference instead"
         self._write(text)
         if not can_isolate():
-            self._write("this system has no os.fork: no limits on time and memory", yellow=True)
+            self._write("without os.fork, this system cannot limit time and memory", yellow=True)
         elif not can_limit_memory():
-            self._write("this system limits time, but not memory", yellow=True)
+            self._write("this system can limit time, but not memory", yellow=True)
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Leave out the files of other tasks: what they import need not be loaded."""
+        """Skip the files of other tasks, so that their imports need not be loaded."""
         if collection_path.suffix != ".py" or not self.chosen_tasks:
             return None
         files = collection_path.parent.glob("*.py")
@@ -169,7 +170,7 @@ class GradedRun:
         self.collected.update(tasks[item] for item in items)
 
     def pytest_deselected(self) -> None:
-        self.whole_tasks = False  # by -k, -m, --lf: --task does not come by here
+        self.whole_tasks = False  # by -k, -m or --lf; --task does not call this
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed and self.quiet:
@@ -265,7 +266,7 @@ class GradedRun:
                 continue
             self._write("")
             if unasked and grade.first_to_fix is None:
-                continue  # praise, and what comes next, are for what somebody has written
+                continue  # praise and next steps are only for code that somebody has written
             for text, style in advice_lines(grade, width, some_tasks, self.root):
                 self._write(text, **({style: True} if style else {}))
         if unasked:
@@ -305,7 +306,7 @@ class GradedRun:
         ]
 
     def _is_shown(self, task: Task) -> bool:
-        """True for the chosen tasks; for all, unless only a part of the checks was asked for."""
+        """Return True for the chosen tasks; or for all, unless only some checks were selected."""
         if self.chosen_tasks:
             return task.id in self.chosen_tasks
         return self.whole_tasks or self.collected[task.id] > 0
@@ -336,7 +337,7 @@ class GradedRun:
 
 
 def _silence(config: pytest.Config) -> None:
-    """Of pytest's own output only the letters stay: the table says the rest."""
+    """Reduce pytest's own output to one letter per check; the table says the rest."""
     option = config.option
     option.verbose = -2
     option.no_header = True

@@ -1,9 +1,9 @@
-"""Which function gave None where a value was due: a forgotten `return`, the commonest slip of all.
+"""Find the function that returned None by mistake: a forgotten `return` is the most common slip.
 
 "'NoneType' object is not iterable" names neither the function nor the slip. So a check that failed
-in such a way runs once more in its child, under a profiler that notes which of the learner's
-functions came to their end and gave None. What this leaves out: a None that nobody trips over; the
-comparisons (graded_checks) tell that one.
+in this way runs again in its child, under a profiler that records which of the learner's functions
+ended and returned None. What this leaves out: a None that raises no error; the comparisons
+(comparisons.py) report that one.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ GENERATOR = 0x20 | 0x80 | 0x200  # inspect's CO_GENERATOR, CO_COROUTINE and CO_A
 
 
 def is_about_none(error: BaseException) -> bool:
-    """True for a TypeError or AttributeError that names None's type."""
+    """Return True for a TypeError or AttributeError that names None's type."""
     return isinstance(error, TypeError | AttributeError) and "NoneType" in str(error)
 
 
 def function_without_return(
     check: Callable[[], object], code: LearnerCode, graded: Collection[str]
 ) -> str:
-    """Run `check` again; the name of the last function to return None, or "".
+    """Run `check` again, and return the name of the last function that returned None, or "".
 
     Args:
-        check: failed, and fails again, with an error that `is_about_none`.
+        check: a check that fails with an error that `is_about_none`.
         code: tells the learner's functions from ours.
         graded: names of the task functions ("train_bpe", "Tokenizer.encode").
     """
@@ -42,7 +42,7 @@ def function_without_return(
             names.append(name)
 
     before = sys.getprofile()
-    screen = io.StringIO()  # what the code prints has been printed
+    screen = io.StringIO()  # the code's output has already been printed once
     try:
         with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
             sys.setprofile(note)
@@ -56,7 +56,7 @@ def function_without_return(
 
 
 def _returned(frame: FrameType) -> bool:
-    """False where a function is left by an exception, or by a `yield`."""
+    """Return False if the function was left by an exception or a `yield`."""
     code: CodeType = frame.f_code
     if code.co_flags & GENERATOR or frame.f_lasti < 0:
         return False
@@ -64,7 +64,7 @@ def _returned(frame: FrameType) -> bool:
 
 
 def _gives_none(name: str, frame: FrameType) -> bool:
-    """True where the signature says `-> None`: such a function has nothing to return."""
+    """Return True if the signature says `-> None`: such a function has nothing to return."""
     found: object = frame.f_globals.get(name.partition(".")[0])
     for part in name.split(".")[1:]:
         found = getattr(found, part, None)

@@ -1,9 +1,8 @@
 """Planted mistakes: each must cost points in the task that is meant to catch it.
 
 `python -m lm_course.grading.mutants a1` reads assignments/a1/mutants.toml, plants one mistake at a
-time in a copy of the reference, and grades it. A suite that lets a mistake pass would let a
-learner's pass.
-What this leaves out: finding mistakes worth planting; people do that.
+time in a copy of the reference, and grades it. A suite that misses a planted mistake would also
+miss a learner's. What this leaves out: finding mistakes worth planting; people do that.
 """
 
 import argparse
@@ -29,9 +28,9 @@ from lm_course.locations import ASSIGNMENTS, PROJECT
 
 FILE_NAME = "mutants.toml"
 SECONDS = 120  # for the checks of one task; each check has its own limit
-# Loaded once, by the process that all graded runs are forked from; none of it is ours, and none a
-# plugin of pytest. Nor torch._dynamo: it loads Triton, which must first be told by a2's conftest.py
-# to interpret kernels; else an error that all kernels give "catches" every mistake planted in one.
+# Loaded once, by the process that all graded runs are forked from. None is ours or a pytest plugin.
+# Not torch._dynamo: it loads Triton, and a2's conftest.py must first tell Triton to interpret
+# kernels. Otherwise an error that all kernels give "catches" every mistake planted in one.
 PRELOADED = ["numpy", "regex", "pydantic", "torch"]
 
 
@@ -39,11 +38,11 @@ class Mutant(Settings):
     """One mistake: `find`, which occurs once in the module, becomes `replace`."""
 
     name: str
-    task: str  # that must catch it
+    task: str  # the task that must catch it
     module: str
     find: str = pydantic.Field(min_length=1)
     replace: str
-    why: str  # it is wrong
+    why: str  # the reason why it is wrong
 
     @pydantic.model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -60,7 +59,7 @@ class MutantFile(Settings):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one mutant: the check that caught it and what it told, or neither."""
+    """The result for one mutant: the check that caught it and its message, or neither."""
 
     mutant: Mutant
     check: str = ""
@@ -75,12 +74,12 @@ def load_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Mutant]:
     """Read the mutants of an assignment.
 
     Raises:
-        ValueError: `find` does not occur exactly once, what comes out is not Python, or the module
-            or the task does not exist; the message names the mutant.
+        ValueError: `find` does not occur exactly once, the result is not Python, or the module or
+            the task does not exist; the message names the mutant.
     """
     path = root / ASSIGNMENTS / assignment.id / FILE_NAME
     if not path.is_file():
-        raise UserError(f"{path}: no such file; it lists the mistakes that {assignment.id} catches")
+        raise UserError(f"{path}: no such file; it should list the mutants of {assignment.id}")
     mutants = load_settings(MutantFile, path).mutants
     names = [mutant.name for mutant in mutants]
     for mutant in mutants:
@@ -95,7 +94,7 @@ def load_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Mutant]:
 
 
 def _planted(mutant: Mutant, assignment: Assignment, root: Path) -> str:
-    """The module's text with the mistake in it."""
+    """Return the module's text with the mistake in it."""
     if mutant.module not in assignment.modules:
         raise UserError(f"{mutant.module} is not one of {', '.join(assignment.modules)}")
     source = (root / assignment.package / f"{mutant.module}.py").read_text(encoding="utf-8")
@@ -179,20 +178,20 @@ def _grade_share(
 
 
 def verdict_line(verdict: Verdict, width: int) -> str:
-    """One line of the table: task, name, and who caught it."""
+    """Return one line of the table: the task, the name, and the check that caught it."""
     mutant = verdict.mutant
     line = f"{mutant.task:<6} {mutant.name:<{width}}  "
     return line + (f"caught by {verdict.check}" if verdict.caught else "SURVIVED")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; 0 if every mutant was caught, 1 if one survived, 2 for a wrong file."""
+    """Print the table; return 0 if every mutant was caught, 1 if one survived, 2 for a bad file."""
     parser = argparse.ArgumentParser(
         prog="python -m lm_course.grading.mutants", description=__doc__
     )
     parser.add_argument("assignment", help="a1")
     parser.add_argument(
-        "--only", metavar="NAME", help="run this mutant alone, and say what it does"
+        "--only", metavar="NAME", help="run only this mutant, and say why it is wrong"
     )
     options = parser.parse_args(arguments)
     try:

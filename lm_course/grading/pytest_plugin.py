@@ -1,11 +1,10 @@
 """The grader: a pytest plugin that runs the suites under assignments/ against a learner's code.
 
-`pytest assignments/a1` chooses the implementation, runs every check in a child of its own, and ends
-with the table and the first thing to fix. It does nothing for tests anywhere else. `-v` brings back
-pytest's own output, for those who write suites; `--pdb` runs the checks in this process, without
-limits.
+`pytest assignments/a1` chooses the implementation, runs every check in its own child, and ends with
+the table and the first thing to fix. The plugin does nothing for other tests. `-v` restores
+pytest's own output, for authors of suites; `--pdb` runs the checks in this process, without limits.
 
-What this leaves out: the run itself (graded_run), and what is right (the suites).
+What this leaves out: the run itself (graded_session), and the correct results (the suites).
 """
 
 from collections.abc import Callable
@@ -28,10 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--impl",
         metavar="reference|workspace|FOLDER",
-        help="the code to check; by default your workspace if you have begun, else the reference",
+        help="the code to check; by default your workspace if it exists, else the reference",
     )
     group.addoption(
-        "--task", action="append", default=[], metavar="ID", help="check this task alone (a1.3)"
+        "--task", action="append", default=[], metavar="ID", help="check only this task (a1.3)"
     )
     group.addoption(
         "--grade-json", type=Path, metavar="FILE", help="also write the grades to this file"
@@ -39,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "task(id): the task of assignment.toml that the check is of")
+    config.addinivalue_line("markers", "task(id): the check's task in assignment.toml")
     config.addinivalue_line(
         "markers", "limit(seconds=10, memory_mb=2000): what a graded check may use"
     )
@@ -53,13 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A run that is not graded leaves assignments/ out."""
+    """Ignore assignments/ in a run that is not graded."""
     inside = collection_path == shipped(ASSIGNMENTS, config.rootpath)
     return True if inside and not config.pluginmanager.has_plugin(PLUGIN) else None
 
 
 def _graded_folders(config: pytest.Config) -> list[str]:
-    """The ids of the assignments that the command line names; none if it names other tests."""
+    """Return the ids of the assignments on the command line; empty if it names other tests."""
     home = shipped(ASSIGNMENTS, config.rootpath)
     ids: list[str] = []
     others = False
@@ -73,8 +72,8 @@ def _graded_folders(config: pytest.Config) -> list[str]:
             others = True
     if ids and others:
         raise pytest.UsageError(
-            f"{ASSIGNMENTS}/ and other tests in one run: the implementation is chosen once for a "
-            "process; run them apart"
+            f"{ASSIGNMENTS}/ and other tests in one run: the implementation is chosen only once "
+            "per process; run them separately"
         )
     return list(dict.fromkeys(ids))
 
@@ -82,7 +81,7 @@ def _graded_folders(config: pytest.Config) -> list[str]:
 @pytest.fixture
 def implementation(request: pytest.FixtureRequest) -> Callable[[str], ModuleType]:
     """implementation("tokenizer_bpe.naive_training") imports the module under test; call it inside
-    the test function. The check is "not submitted" where the folder lacks the file.
+    the test function. The check is "not submitted" if the folder lacks the file.
     """
     return partial(_graded_run(request).import_module, request.node)
 

@@ -1,7 +1,7 @@
-"""Outcomes -> points -> the table that a learner reads, and the first thing to fix.
+"""Turn outcomes into points, into the table that a learner reads, and into the first thing to fix.
 
-The points of a task are shared equally by its checks. What this leaves out: running anything, and
-how lines get to the terminal (grading).
+A task's points are shared equally among its checks. What this leaves out: running anything, and
+printing the lines (graded_session).
 """
 
 import math
@@ -34,7 +34,7 @@ Line = tuple[str, str]  # text, and a colour's name or ""
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One test item: its name, how it ended, and what the learner's code printed meanwhile."""
+    """One test item: its name, its outcome, and the output of the learner's code."""
 
     name: str
     outcome: Outcome
@@ -43,7 +43,7 @@ class CheckResult:
 
 @dataclass
 class TaskGrade:
-    """What one task has earned; `collected` is the number of its checks, run or not."""
+    """The grade of one task; `collected` is the number of its checks, run or not."""
 
     task: Task
     results: list[CheckResult] = field(default_factory=list)
@@ -67,12 +67,12 @@ class TaskGrade:
 
     @property
     def possible(self) -> int:
-        """The task's points; none where this machine can run no check of it."""
+        """The task's points, or 0 if this machine can run none of its checks."""
         return 0 if self.status == SKIPPED else self.task.points
 
     @property
     def status(self) -> str:
-        """ "failing" if a check found a mistake, else the reason why checks are missing."""
+        """ "failing" if a check found a mistake, otherwise the reason why checks are missing."""
         kinds = {result.outcome.status for result in self.counted}
         for kind in (FAILING, NOT_SUBMITTED, NOT_WRITTEN):
             if kind in kinds:
@@ -83,7 +83,7 @@ class TaskGrade:
 
     @property
     def first_problem(self) -> CheckResult | None:
-        """The first check that found a mistake, else the first that found nothing to check."""
+        """The first check that found a mistake, or else the first that found nothing to check."""
         problems = [result for result in self.counted if result.outcome.status != PASSED]
         wrong = [result for result in problems if result.outcome.status == FAILING]
         return next(iter(wrong + problems), None)
@@ -91,7 +91,7 @@ class TaskGrade:
 
 @dataclass
 class AssignmentGrade:
-    """What one assignment has earned, task by task in the handout's order."""
+    """The grade of one assignment, task by task in the handout's order."""
 
     assignment: Assignment
     tasks: list[TaskGrade]
@@ -106,7 +106,7 @@ class AssignmentGrade:
 
     @property
     def first_to_fix(self) -> TaskGrade | None:
-        """The first task with a mistake in it; where there is none, the first still to do."""
+        """The first task with a mistake; if there is none, the first that is still to do."""
         by_urgency = ((FAILING, NO_CHECKS), (NOT_WRITTEN, NOT_SUBMITTED, NOT_RUN))
         return next((t for kinds in by_urgency for t in self.tasks if t.status in kinds), None)
 
@@ -143,12 +143,12 @@ def _task_as_json(grade: TaskGrade) -> dict[str, Any]:
 
 
 def shown_points(points: float) -> str:
-    """One decimal at most, rounded down: 99.97 is not yet 100."""
+    """Return the points with at most one decimal, rounded down: 99.97 is not yet 100."""
     return f"{math.floor(points * 10 + 1e-6) / 10:g}"
 
 
 def table_lines(grade: AssignmentGrade, width: int) -> list[Line]:
-    """The table, no wider than `width` columns: the titles give way."""
+    """Return the table, at most `width` columns wide; the titles are shortened to fit."""
     rows = [
         (
             task.task.id,
@@ -193,12 +193,12 @@ def _row(cells: tuple[str, ...], widths: list[int]) -> str:
 def advice_lines(
     grade: AssignmentGrade, width: int, some_tasks: bool = False, root: Path = PROJECT
 ) -> list[Line]:
-    """The first thing to fix: what is wrong, where, what to read and how to get a hint.
+    """Return the first thing to fix: what is wrong, where, what to read and how to get a hint.
 
     Args:
-        grade: what the checks gave.
-        width: of the terminal, in columns.
-        some_tasks: only a part of the assignment was checked.
+        grade: the result of the checks.
+        width: the width of the terminal, in columns.
+        some_tasks: whether only a part of the assignment was checked.
         root: the project, which has the handout.
     """
     first = grade.first_to_fix
@@ -206,13 +206,13 @@ def advice_lines(
         names = ", ".join(task.task.id for task in grade.tasks)
         passes = "passes" if len(grade.tasks) == 1 else "pass"
         assignment = grade.assignment.id
-        further = f"lm progress {assignment}. The whole assignment: lm check {assignment}"
-        return [(f"{names} {passes}. What comes next: {further}", "green")]
+        further = f"lm progress {assignment}. For the whole assignment: lm check {assignment}"
+        return [(f"{names} {passes}. For the next task: {further}", "green")]
     if first is None:
         return [(f"All of {grade.assignment.id} passes.", "green")]
     task, problem = first.task, first.first_problem
     if problem is None:
-        what = "its checks did not run" if first.collected else "the suite has no checks of it"
+        what = "its checks did not run" if first.collected else "the suite has no checks for it"
         return [(f"{task.id} {task.title}: {what}", "red")]
     fix = problem.outcome.status == FAILING
     width = min(width, WIDEST_TEXT)
@@ -230,14 +230,14 @@ def advice_lines(
         lines += [(part, "") for line in shown for part in _wrapped(f"| {line}", width)[:3]]
     lines.append(("", ""))
     lines += _labelled("check", problem.name, width)
-    # A path that is broken in two can be neither clicked nor copied.
+    # Do not wrap the path: a path on two lines can be neither clicked nor copied.
     lines.append((f"  read  {handout(grade.assignment.id, task.section, root)}", ""))
     lines += _labelled("hint", f"lm hint {task.id}", width)
     return lines + _labelled("again", f"lm check {task.id}", width)
 
 
 def _labelled(label: str, text: str, width: int) -> list[Line]:
-    """`text` beside a label of six columns, wrapped below itself."""
+    """Return `text` beside a label of six columns, wrapped with a hanging indent."""
     lines: list[Line] = []
     for line in text.splitlines():
         first, rest = f"  {label:<6}", " " * 8
@@ -250,7 +250,7 @@ def _labelled(label: str, text: str, width: int) -> list[Line]:
 
 
 def _wrapped(line: str, width: int) -> list[str]:
-    """A line of a message, two columns in; what does not fit goes on four columns further in."""
+    """Return a message line indented by two columns; continuation lines have four more."""
     indent = "  " + line[: len(line) - len(line.lstrip())]
     parts = textwrap.wrap(
         line.strip(),

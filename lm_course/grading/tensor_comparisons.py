@@ -1,8 +1,8 @@
-"""Checks of tensors for graded suites: values with the likely cause, work and memory by counting.
+"""Checks of tensors for graded suites: values with the likely cause, and counts of work and memory.
 
-A wrong tensor is compared with what each typical mistake would give, so that the message can name
-it. Memory is counted in values of the tensors that an operation makes, which is the same on every
-machine. What this leaves out: numbers and lists (graded_checks).
+A wrong tensor is compared with the result of each typical mistake, so that the message can name the
+mistake. Memory is counted in values of the tensors that an operation creates, which is the same on
+every machine. What this leaves out: numbers and lists (comparisons.py).
 """
 
 import weakref
@@ -34,15 +34,15 @@ def check_tensor(
     """Fail unless `got` is a tensor of this dtype and shape, and all its values are close.
 
     Args:
-        got: the learner's.
+        got: the learner's tensor.
         expected: from a float64 reference.
         what: the subject of the sentence.
         causes: each with its wrong tensor, within the same tolerance, or a test of `got`.
-        dtype: that the result must have; None for any.
-        rtol, atol: as in `check_close`; rtol may also be one for each value (`one_rounding`).
+        dtype: the dtype that the result must have; None for any.
+        rtol, atol: as in `check_close`; rtol may also be a tensor, one per value (`one_rounding`).
     """
     if got is None:
-        raise GradedFailure(f"{what} is None: a `return` is missing")
+        raise GradedFailure(f"{what} is None; is `return` missing?")
     check_true(isinstance(got, Tensor), f"{what}: expected a tensor, got {shown(got)}")
     got = got.detach()
     right = expected.detach().double()
@@ -57,13 +57,13 @@ def check_tensor(
         raise GradedFailure(_with_values(str(failure), got, right)) from None
     check_true(
         dtype is None or got.dtype == dtype,
-        f"{what}: the values are right, but of {got.dtype}; expected {dtype}",
+        f"{what}: the values are correct, but their dtype is {got.dtype}; expected {dtype}",
     )
 
 
 def one_rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """The largest relative error of each value if it is rounded to `dtype` once: half of its last
-    place, and 2 % for sums in float32 before that.
+    """Return the largest relative error of each value if it is rounded to `dtype` once: half of its
+    last place, plus 2 % for sums in float32 before that.
     """
     exact = exact.detach().double().abs()
     size = torch.exp2(torch.floor(torch.log2(exact)))  # the power of two at or below it
@@ -71,7 +71,7 @@ def one_rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _with_values(message: str, got: Tensor, right: Tensor) -> str:
-    """The message with what is not a number counted, and with a small tensor in full."""
+    """Return the message with counts of NaN and infinite values, and with small tensors in full."""
     lines = message.split("\n")
     end = -1 if lines[-1].lstrip().startswith("likely") else len(lines)
     extra = []
@@ -93,19 +93,19 @@ def _rounded(x: Tensor) -> str:
 
 
 class TensorCounter(TorchDispatchMode):
-    """Counts what PyTorch's operations make while it is on, backward passes included.
+    """A counter of what PyTorch's operations create while it is on, including backward passes.
 
     Attributes:
-        largest: values of the largest tensor made, views included.
-        largest_shape, largest_operation: of that tensor, and what made it.
-        peak_bytes: most bytes alive at one time, of tensors made since it was turned on.
+        largest: number of values of the largest tensor created, including views.
+        largest_shape, largest_operation: the shape of that tensor, and the operation that made it.
+        peak_bytes: most bytes alive at one time, of tensors created since it was turned on.
         operations: names of the operations that ran.
-        flops: two for each multiplication of the matrix products.
+        flops: two for each multiplication in the matrix products.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """By default PyTorch loads its compiler (2 s of imports) to keep it out of this class."""
+        """Return False. By default, PyTorch imports its compiler (2 s) to keep it out of here."""
         return False  # nothing is compiled under this counter
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class TensorCounter(TorchDispatchMode):
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def ignore(self, *tensors: Tensor) -> None:
-        """What was there before: a view of it takes no memory."""
+        """Ignore tensors that existed before: a view of them takes no memory."""
         self._known.update(x.untyped_storage() for x in tensors)
 
     def __torch_dispatch__(
@@ -137,7 +137,7 @@ class TensorCounter(TorchDispatchMode):
         return result
 
     def _made(self, x: Tensor, name: str) -> None:
-        # An expanded tensor has one value behind many places.
+        # An expanded tensor stores one value for many elements.
         values = 1
         for size, stride in zip(x.shape, x.stride(), strict=True):
             values *= size if stride else 1
@@ -157,7 +157,7 @@ class TensorCounter(TorchDispatchMode):
 
 
 def _product_flops(name: str, args: tuple) -> int:
-    """Of mm(x, y), bmm(x, y), addmm(a, x, y) and baddbmm(a, x, y)."""
+    """Return the FLOPs of mm(x, y), bmm(x, y), addmm(a, x, y) and baddbmm(a, x, y)."""
     if name not in ("mm", "bmm", "addmm", "baddbmm"):
         return 0
     left, right = args[-2:]
@@ -165,8 +165,8 @@ def _product_flops(name: str, args: tuple) -> int:
 
 
 def saved_values(function: Callable[[], Any]) -> tuple[Any, dict[tuple[int, ...], int]]:
-    """(what `function()` returns, shape -> how many different tensors of it are kept for
-    backward).
+    """Return (the result of `function()`, shape -> how many different tensors of that shape are
+    kept for backward).
     """
     kept: dict[tuple[int, int], tuple[int, ...]] = {}
     alive = []  # so that no address is used twice

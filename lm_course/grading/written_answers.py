@@ -1,6 +1,6 @@
 """answers.toml: the learner's answers to an assignment's written questions.
 
-What this leaves out: what is right. Each check knows what it asked.
+What this leaves out: the correct answers. Each check knows its own.
 """
 
 from pathlib import Path
@@ -10,8 +10,8 @@ from lm_course.learning.assignment_file import Assignment, read_toml
 
 
 class Answers:
-    """The answers by key; read when the first is asked for, so that a broken file costs only the
-    written questions.
+    """The answers by key. The file is read at the first access, so that a broken file costs only
+    the written questions.
     """
 
     def __init__(self, path: Path, shown_path: str) -> None:
@@ -19,11 +19,11 @@ class Answers:
         self._name = shown_path  # in messages
 
     def __getitem__(self, key: str) -> object:
-        """The value under `key`; the check is "not written" where it is missing or empty."""
+        """Return the value under `key`; the check is "not written" if it is missing or empty."""
         if not self._path.exists():
             raise NotSubmitted(f"{self._name} is missing")
         try:
-            values = read_toml(self._path, "the file of answers")
+            values = read_toml(self._path, "the answers file")
         except ValueError as error:
             raise GradedFailure(str(error)) from None
         value = values.get(key, "")
@@ -32,7 +32,7 @@ class Answers:
         return value
 
     def number(self, key: str) -> float:
-        """The answer as a number: 12, 1.5, "12" and "1,200" are numbers."""
+        """Return the answer as a number: 12, 1.5, "12" and "1,200" are numbers."""
         value = self[key]
         if isinstance(value, str):
             try:
@@ -44,16 +44,16 @@ class Answers:
         return float(value)
 
     def text(self, key: str) -> str:
-        """The answer in lower case, with single spaces and no full stop at its end."""
+        """Return the answer in lower case, with single spaces and no period at the end."""
         return " ".join(str(self[key]).lower().split()).rstrip(".")
 
 
 def answers_template(assignment: Assignment) -> str:
-    """The file as `lm start` writes it: every key, with nothing in it."""
+    """Return the file as `lm start` writes it: every key, with an empty answer."""
     lines = [
         f"# Your answers to the written questions of {assignment.id}.",
         f"# The questions are in assignments/{assignment.id}/README.md.",
-        '# A number may stand with quotes or without: 12 and "12" are the same. Text needs quotes.',
+        '# Numbers may have quotes or not: 12 and "12" are the same. Text needs quotes.',
     ]
     for task in assignment.tasks:
         if task.questions:

@@ -1,8 +1,8 @@
 """assignment.toml: the one list of an assignment's tasks, with points, hints and handout sections.
 
 The grader, the stub cutter, the mutants and the `lm` commands all read this list and nothing else,
-so that a task is described in one place. What this leaves out: the questions' wording (README.md)
-and the right answers (the checks hold them).
+so a task is described in one place. What this leaves out: the wording of the questions (README.md)
+and the correct answers (the checks).
 """
 
 import re
@@ -20,7 +20,7 @@ FILE_NAME = "assignment.toml"
 
 
 class Task(Settings):
-    """One step of the ladder: functions to write, or questions to answer."""
+    """One task: functions to write, or questions to answer."""
 
     id: str  # "a1.3": the assignment's id, a point, a number
     title: str
@@ -35,19 +35,19 @@ class Task(Settings):
     @pydantic.model_validator(mode="after")
     def _functions_or_questions(self) -> Self:
         if bool(self.functions) == bool(self.questions):
-            raise UserError(f"{self.id} needs either functions or questions, and not both")
+            raise UserError(f"{self.id} needs either functions or questions, but not both")
         if bool(self.functions) != bool(self.module):
-            raise UserError(f"{self.id}: functions and module come together")
+            raise UserError(f"{self.id}: functions and module must be given together")
         return self
 
 
 class Assignment(Settings):
-    """A whole assignment, in the order in which a learner does the tasks."""
+    """A whole assignment, with its tasks in the order in which a learner does them."""
 
     id: str
     title: str
     package: str  # the stage that the learner writes
-    # "module.name": stays in the stub, although nothing but the tasks' bodies uses it.
+    # "module.name": stays in the stub, although only the tasks' bodies use it.
     given: list[str] = pydantic.Field(default=[])
     tasks: list[Task] = pydantic.Field(alias="task", min_length=1)
 
@@ -79,7 +79,7 @@ class Assignment(Settings):
         return list(dict.fromkeys(task.module for task in self.tasks if task.module))
 
     def task(self, task_id: str) -> Task:
-        """The task of this id; ValueError that lists the ids where there is none."""
+        """Return the task with this id; if there is none, raise ValueError with the list of ids."""
         for task in self.tasks:
             if task.id == task_id:
                 return task
@@ -88,7 +88,7 @@ class Assignment(Settings):
 
 
 def assignment_ids(root: Path = PROJECT) -> list[str]:
-    """The assignments of this project, sorted: a1, a2, ..."""
+    """Return the assignments of this project, sorted: a1, a2, ..."""
     return sorted(path.parent.name for path in shipped(ASSIGNMENTS, root).glob(f"*/{FILE_NAME}"))
 
 
@@ -96,24 +96,24 @@ def load_assignment(assignment_id: str, root: Path = PROJECT) -> Assignment:
     """Read assignments/<id>/assignment.toml.
 
     Raises:
-        ValueError: no such assignment, or a file that is not as described above (which key).
+        ValueError: there is no such assignment, or a key in its file is wrong.
     """
     known = assignment_ids(root)
     if assignment_id not in known:
         there = ", ".join(known) or "none yet"
-        raise UserError(f"{assignment_id}: no such assignment; there are: {there}")
+        raise UserError(f"{assignment_id}: no such assignment; available: {there}")
     path = shipped(ASSIGNMENTS, root) / assignment_id / FILE_NAME
     assignment = load_settings(Assignment, path)
     if assignment.id != assignment_id:
-        raise UserError(f'{path}: id = "{assignment.id}", but the folder is {assignment_id}')
+        raise UserError(f'{path}: id is "{assignment.id}", but the folder is {assignment_id}')
     return assignment
 
 
 def read_toml(path: Path, what: str) -> dict:
-    """The values of a TOML file that people edit; ValueError with the file and the line."""
+    """Read a TOML file that people edit; ValueError names the file and the line."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: {what} is not there") from None
+        raise UserError(f"{path}: {what} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {what} is not valid TOML: {error}") from None

@@ -1,7 +1,7 @@
 """workspace/progress.toml: the best score of each task, when it was reached, and the hints taken.
 
-A small text file with one line a task, sorted, so that git shows what changed. What this leaves
-out: a history; git keeps one.
+It is a small text file with one line per task, sorted, so that git shows what changed. What this
+leaves out: a history; git keeps one.
 """
 
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,7 @@ class TaskProgress:
 
 @dataclass
 class Progress:
-    """All tasks by id; a task that nobody touched is not in it."""
+    """All tasks by id, except those that the learner has not touched."""
 
     tasks: dict[str, TaskProgress] = field(default_factory=dict)
 
@@ -49,7 +49,7 @@ class Progress:
         return self.tasks.get(task_id, TaskProgress())
 
     def record(self, task_id: str, passed: int, checks: int, today: date) -> bool:
-        """Keep a result if it is better than the best so far; True if it was."""
+        """Keep a result if it is better than the best so far; return True if it is."""
         before = self.of(task_id)
         result = replace(before, passed=passed, checks=checks, reached=today)
         if result.share <= before.share:
@@ -68,7 +68,7 @@ def progress_file(home: Path) -> Path:
 
 
 def read_progress(path: Path) -> Progress:
-    """Read the file; no file is no progress.
+    """Read the file; a missing file means no progress.
 
     Raises:
         ValueError: it is not what `write_progress` writes; the message names the file and the task.
@@ -94,7 +94,7 @@ def _task(path: Path, task_id: str, row: Any) -> TaskProgress:
 
 
 def write_progress(path: Path, progress: Progress) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     lines = [HEADER]
     for task_id, task in sorted(progress.tasks.items(), key=lambda item: _order(item[0])):
         cells = [f"passed = {task.passed}", f"checks = {task.checks}"]
@@ -106,6 +106,6 @@ def write_progress(path: Path, progress: Progress) -> None:
 
 
 def _order(task_id: str) -> tuple[str, int]:
-    """a1.2 comes before a1.10."""
+    """Return a sort key that puts a1.2 before a1.10."""
     assignment, _, number = task_id.rpartition(".")
     return assignment, int(number) if number.isdigit() else 0

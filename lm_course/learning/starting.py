@@ -1,4 +1,4 @@
-"""`lm start`: put an assignment's stubs into the workspace, and never lose what is there.
+"""`lm start`: put an assignment's stubs into the workspace, and never lose the learner's work.
 
 What this leaves out: printing (learner_commands).
 """
@@ -33,19 +33,19 @@ class StartedFile:
 def start_assignment(
     assignment: Assignment, root: Path, home: Path, force: bool
 ) -> list[StartedFile]:
-    """Write every file that is missing; with `force` also those that were edited, after a backup.
+    """Write every missing file; with `force`, also replace edited files after a backup.
 
     Args:
-        assignment: whose stubs are written.
+        assignment: the assignment whose stubs are written.
         root: the project.
         home: the folder that gets workspace/.
-        force: put stubs in place of what was edited.
+        force: replace edited files with stubs.
 
     Returns:
         The files in the order of the tasks.
 
     Raises:
-        ValueError: assignment.toml names what the reference lacks.
+        ValueError: assignment.toml names something that the reference lacks.
     """
     stubs = cut_stubs(assignment, root)
     workspace = home / WORKSPACE
@@ -79,7 +79,7 @@ def _put(path: Path, text: str, force: bool, to_do: int) -> StartedFile:
 
 
 def _free_name(path: Path) -> Path:
-    """x.py.bak-1, or the next number that is not taken."""
+    """Return x.py.bak-1, or the next number that is not taken."""
     number = 1
     while (backup := path.with_name(f"{path.name}.bak-{number}")).exists():
         number += 1

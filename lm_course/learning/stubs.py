@@ -1,14 +1,14 @@
-"""Stubs: the reference with the bodies of the tasks' functions taken out.
+"""Stubs: the reference without the bodies of the tasks' functions.
 
-Signatures, docstrings and comments stay as they are written; a task's body becomes
-`raise NotImplementedError("a1.3: write merge_pair")`. What only such bodies used (a private helper,
-a class, a constant) would give the solution away and goes as well, together with its comments and
-with the imports of it; unless assignment.toml lists it under `given`, because writing it would
-teach nothing. Everything else in the module is given code. Nothing is copied by hand, so stubs
-cannot drift from the reference.
+Signatures, docstrings and comments stay unchanged; a task's body becomes
+`raise NotImplementedError("a1.3: write merge_pair")`. A private helper, a class or a constant that
+only such bodies use would give the solution away, so it is removed too, with its comments and its
+imports. It stays if assignment.toml lists it under `given`, because writing it would teach nothing.
+Everything else in the module is given code. Nothing is copied by hand, so stubs cannot drift from
+the reference.
 
-The cut is in the text, at the lines that the syntax tree names. What this leaves out: names that
-are looked up by strings (getattr); a use that this file does not see is a use that is lost.
+The text is cut at the lines that the syntax tree names. What this leaves out: names that are looked
+up by strings (getattr); this file does not see such a use, so the definition may be removed.
 """
 
 import ast
@@ -27,7 +27,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign 
 
 @dataclass
 class Lesson:
-    """One graded module while it is cut."""
+    """One graded module while its stub is cut."""
 
     name: str
     source: str
@@ -36,14 +36,14 @@ class Lesson:
     nodes: dict[str, Definition] = field(init=False)  # by name; methods as "Class.method"
     imported: dict[str, str] = field(default_factory=dict)  # local name -> "lesson.name"
     removed: set[str] = field(default_factory=set)
-    given: set[str] = field(default_factory=set)  # names that stay, whoever uses them
+    given: set[str] = field(default_factory=set)  # names that stay, whatever uses them
 
     def __post_init__(self) -> None:
         self.tree = ast.parse(self.source)
         self.nodes = dict(_definitions(self.tree))
         for name in self.given:
             if name not in self.nodes or name in self.tasks:
-                raise UserError(f"given: {self.name}.py has no {name}, or it is to be written")
+                raise UserError(f"given: {self.name}.py has no {name}, or it is a task's function")
         for name, task in self.tasks.items():
             node = self.nodes.get(name)
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -51,12 +51,12 @@ class Lesson:
 
     def blanked_statements(self, name: str) -> list[ast.stmt]:
         node = self.nodes[name]
-        assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef), f"{name} is no function"
+        assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef), f"{name}: not a function"
         return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
 
 
 def cut_stubs(assignment: Assignment, root: Path = PROJECT) -> dict[str, str]:
-    """module -> the text of its stub, for every module that has tasks.
+    """Return module -> the text of its stub, for every module that has tasks.
 
     Raises:
         ValueError: the assignment names a module or a function that the reference lacks.
@@ -77,11 +77,11 @@ def _lesson(assignment: Assignment, module: str, root: Path) -> Lesson:
     return Lesson(module, path.read_text(encoding="utf-8"), task_of, given=given)
 
 
-# What goes: definitions that blanked bodies reach and that nothing else does.
+# Definitions to remove: those that only blanked bodies reach.
 
 
 def _sweep(lessons: list[Lesson], package: str, elsewhere: set[str]) -> None:
-    """Mark what goes as removed: all that blanked bodies lead to, less what other code leads to."""
+    """Mark definitions as removed: those that blanked bodies reach and other code does not."""
     modules = {f"{package}.{lesson.name}": lesson for lesson in lessons}
     blanked = {
         statement: lesson
@@ -95,7 +95,7 @@ def _sweep(lessons: list[Lesson], package: str, elsewhere: set[str]) -> None:
         for name, node in lesson.nodes.items()
         if not _is_interface(name, lesson)
     }
-    # An import of another lesson's name is no use of it: what only imports it goes with it.
+    # Importing a name from another lesson is not a use of it: the import is removed with the name.
     imports: set[ast.AST] = set()
     for lesson in lessons:
         for node in ast.walk(lesson.tree):
@@ -115,8 +115,8 @@ def _sweep(lessons: list[Lesson], package: str, elsewhere: set[str]) -> None:
 
 
 def _is_interface(name: str, lesson: Lesson) -> bool:
-    """True for a task, a class that holds one, what is given, and methods that a user of the class
-    may call.
+    """Return True for a task, a class that holds one, a given name, and methods that users of a
+    class may call.
     """
     owner, _, short = name.rpartition(".")
     if name in lesson.given or owner in lesson.given:
@@ -129,7 +129,7 @@ def _is_interface(name: str, lesson: Lesson) -> bool:
 def _reached(
     keys: set[str], definitions: Mapping[Definition, tuple[Lesson, str]], skipped: set[ast.AST]
 ) -> set[Definition]:
-    """The definitions that the uses `keys` lead to, and those that they lead to in turn."""
+    """Return the definitions that the uses `keys` reach, directly or through each other."""
     keys, reached = set(keys), set()
     while True:
         found = set()
@@ -140,13 +140,13 @@ def _reached(
         if not found:
             return reached
         reached |= found
-        for node in found:  # a method is a definition of its own
+        for node in found:  # a method is a separate definition
             lesson = definitions[node][0]
             keys |= set(_uses(lesson, node, skipped | (set(definitions) - {node})))
 
 
 def _uses(lesson: Lesson, tree: ast.AST, skipped: Collection[ast.AST]) -> Iterator[str]:
-    """What a part of a lesson uses: "module.name" where we know the module, else "*.name"."""
+    """Yield what a part of a lesson uses: "module.name" if the module is known, else "*.name"."""
     for name, is_attribute in _names_in(tree, skipped):
         if is_attribute:
             yield f"*.{name}"
@@ -155,7 +155,7 @@ def _uses(lesson: Lesson, tree: ast.AST, skipped: Collection[ast.AST]) -> Iterat
 
 
 def _names_in(tree: ast.AST, skipped: Collection[ast.AST] = ()) -> Iterator[tuple[str, bool]]:
-    """(name, whether it is an attribute) that a tree looks up, the skipped parts of it left out."""
+    """Yield (name, whether it is an attribute) that a tree looks up, without its skipped parts."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -165,7 +165,7 @@ def _names_in(tree: ast.AST, skipped: Collection[ast.AST] = ()) -> Iterator[tupl
 
 
 def _own_names(node: ast.AST) -> Iterator[tuple[str, bool]]:
-    """The names that this node itself looks up; also those in an annotation that is a string."""
+    """Yield the names that this node itself looks up, also those in a string annotation."""
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         yield node.id, False
     elif isinstance(node, ast.Attribute):
@@ -179,7 +179,7 @@ def _own_names(node: ast.AST) -> Iterator[tuple[str, bool]]:
 
 
 def _definitions(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
-    """Functions, classes, methods and constants of a module, by name."""
+    """Yield the functions, classes, methods and constants of a module, with their names."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, node
@@ -196,8 +196,8 @@ def _definitions(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
 
 
 def _names_used_elsewhere(assignment: Assignment, root: Path) -> set[str]:
-    """Every name in the suite, and in project files that mention one of the lessons: they run with
-    the stub, too.
+    """Return every name in the suite, and in project files that mention one of the lessons: they
+    also run with the stub.
     """
     lessons = {root / assignment.package / f"{module}.py" for module in assignment.modules}
     mention = re.compile(rf"\b{assignment.package}\b.*\b({'|'.join(assignment.modules)})\b")
@@ -214,7 +214,7 @@ def _names_used_elsewhere(assignment: Assignment, root: Path) -> set[str]:
     return used
 
 
-# The cut itself, from the last line to the first, so that line numbers stay true.
+# The cut itself, from the last line to the first, so that line numbers stay valid.
 
 
 def _stub_text(lesson: Lesson, lessons: list[Lesson], assignment: Assignment) -> str:
@@ -235,14 +235,12 @@ def _stub_text(lesson: Lesson, lessons: list[Lesson], assignment: Assignment) ->
     for start in sorted(cuts, reverse=True):
         end, new = cuts[start]
         lines[start:end] = new
-    # A cut that broke the syntax is our mistake: better here than with a learner.
+    # If a cut broke the syntax, it is our mistake; better to fail here than at a learner's.
     return _with_blank_lines("\n".join(lines).rstrip("\n") + "\n")
 
 
 def _with_blank_lines(text: str) -> str:
-    """Two blank lines after every function and class of the module, also where what stood behind
-    it was cut.
-    """
+    """Restore two blank lines after every function and class of the module, also after a cut."""
     lines = text.splitlines()
     body = ast.parse(text).body
     for node, following in reversed(list(pairwise(body))):
@@ -261,13 +259,13 @@ def _end(node: ast.AST) -> int:
 
 
 def _first_line(node: ast.AST) -> int:
-    """Counted from 0, decorators included."""
+    """Return the first line, counted from 0, including decorators."""
     decorators = getattr(node, "decorator_list", [])
     return min([node.lineno, *(each.lineno for each in decorators)]) - 1
 
 
 def _lines_of_definition(node: Definition, lines: list[str]) -> tuple[int, int]:
-    """A definition with the comment right above it and the blank lines above that."""
+    """Return the lines of a definition, with the comment and the blank lines above it."""
     start, end = _first_line(node), _comments_after(node, lines)
     while start and lines[start - 1].lstrip().startswith("#"):
         start -= 1
@@ -277,7 +275,7 @@ def _lines_of_definition(node: Definition, lines: list[str]) -> tuple[int, int]:
 
 
 def _comments_after(node: ast.stmt, lines: list[str]) -> int:
-    """One past the last line of a definition, comments at the end of its body included."""
+    """Return one past the last line of a definition, including comments at the end of its body."""
     end = last = _end(node)
     while end < len(lines):
         text = lines[end].lstrip()
@@ -292,9 +290,9 @@ def _comments_after(node: ast.stmt, lines: list[str]) -> int:
 def _cut_of_body(
     name: str, task: Task, lesson: Lesson, lines: list[str], assignment: Assignment
 ) -> tuple[int, int, list[str]]:
-    """(first line, one past the last, what takes their place) for the body of one function."""
+    """Return (first line, one past the last, replacement lines) for the body of one function."""
     node = lesson.nodes[name]
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef), f"{name} is no function"
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef), f"{name}: not a function"
     statements = lesson.blanked_statements(name)
     error = f'raise NotImplementedError("{task.id}: write {name}")'
     points = "1 point" if task.points == 1 else f"{task.points} points"
@@ -318,7 +316,7 @@ def _is_comment_or_blank(line: str) -> bool:
 
 
 def _pruned_import(node: ast.stmt, lessons: list[Lesson], package: str) -> list[str] | None:
-    """The lines of an import without the names that were removed; None where all of them stay."""
+    """Return the lines of an import without the removed names; None if all names stay."""
     if not isinstance(node, ast.ImportFrom):
         return None
     source = {f"{package}.{lesson.name}": lesson for lesson in lessons}.get(node.module or "")

@@ -1,4 +1,4 @@
-"""What `sft` and `dpo` have in common: both go on from another stage's last checkpoint, with its
+"""The common part of `sft` and `dpo`: both start from another stage's last checkpoint, with its
 tokenizer.
 """
 

@@ -1,4 +1,4 @@
-"""What goes with a checkpoint: the tokenizer that it was trained with."""
+"""The companion of a checkpoint: the tokenizer that it was trained with."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ TOKENIZER_NAME = "tokenizer.json"
 
 
 def companions(tokenizer: Tokenizer, text_end: str) -> dict[str, Any]:
-    """What goes beside the weights: the tokenizer's files, and the ids that end and fill a text."""
+    """Return what is saved beside the weights: the tokenizer's files, and the ids for end of text
+    and padding.
+    """
     ids = tokenizer.special_tokens
     return {
         "companion_files": hugging_face_files(tokenizer),
@@ -21,11 +23,11 @@ def companions(tokenizer: Tokenizer, text_end: str) -> dict[str, Any]:
 
 
 def check_tokenizer(checkpoint: Path, tokenizer: Path) -> Path:
-    """The checkpoint, if it was trained with this tokenizer; ValueError that names both if not."""
+    """Return the checkpoint if it was trained with this tokenizer, else raise ValueError."""
     theirs, ours = (tokenizer_hash(path) for path in (checkpoint / TOKENIZER_NAME, tokenizer))
     if theirs != ours:
         raise UserError(
             f"{checkpoint}: trained with tokenizer {theirs[:12]}, but {tokenizer} is {ours[:12]}; "
-            "run the steps from `lm data shard RECIPE` on again"
+            "run `lm data shard RECIPE` and the steps after it again"
         )
     return checkpoint

@@ -8,17 +8,17 @@ from lm_course.pipeline.step import Step, StepContext
 
 
 def run_preference(context: StepContext) -> dict[str, Any]:
-    """Go on from the last fine-tuned checkpoint."""
+    """Continue training from the last fine-tuned checkpoint."""
     return align(context, "sft", run_dpo)
 
 
 STEP = Step(
     name="dpo",
     command="lm dpo",
-    help="Direct preference optimisation against the SFT model.",
+    help="Train by direct preference optimization against the SFT model.",
     run=run_preference,
     describe=lambda s: (
-        f"held-out pairs ranked rightly {s['heldout_ranking_before']:.1%} → "
+        f"held-out pairs ranked correctly {s['heldout_ranking_before']:.1%} → "
         f"{s['heldout_ranking_after']:.1%}"
     ),
     settings={"dpo": DPOSettings},

@@ -13,7 +13,7 @@ STAGES = ("pretrain", "sft", "dpo")
 
 
 def evaluate(context: StepContext) -> dict[str, Any]:
-    """Measure the checkpoints of the stages that have a result."""
+    """Evaluate the checkpoints of the stages that have a result."""
     found = [stage for stage in STAGES if f"checkpoints/{stage}" in context.inputs]
     folders = {stage: context.input(f"checkpoints/{stage}") for stage in found}
     tokenizer = context.input("tokenizer")
@@ -32,7 +32,7 @@ def evaluate(context: StepContext) -> dict[str, Any]:
 STEP = Step(
     name="evaluation",
     command="lm eval",
-    help="Bits per byte of every checkpoint.",
+    help="Measure bits per byte of every checkpoint.",
     run=evaluate,
     describe=lambda s: f"{s['checkpoints']} checkpoints, best {s['best']:.3f} bits per byte",
     settings={"evaluation": EvaluationSettings},

@@ -1,4 +1,4 @@
-"""The step `pretrain`: shards to a language model."""
+"""The step `pretrain`: train a language model on the shards."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformer_lm.weights.pretrained import load_model
 
 
 def run_pretrain(context: StepContext) -> dict[str, Any]:
-    """Train from a new model on."""
+    """Train a new model."""
     folder, tokenizer_file = context.output("checkpoints/pretrain"), context.input("tokenizer")
     summary = pretrain(
         context.settings,

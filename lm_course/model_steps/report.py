@@ -1,5 +1,5 @@
-"""The step `report`: one page that shows what the others left. It needs nothing, and is written
-whatever failed.
+"""The step `report`: one page that shows the results of the other steps. It needs none of them, so
+it is written even if some failed.
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ from lm_course.report.report_page import write_report
 
 
 def report(context: StepContext) -> dict[str, Any]:
-    """The page with all of it."""
+    """Write the page."""
     if not context.records and not context.failures:
         raise UserError(
-            f"{context.root}: no step of this run has been run, so there is nothing to report; "
+            f"{context.root}: no step has been run yet, so there is nothing to report; "
             "run `lm run RECIPE`"
         )
     paths = RunPaths(context.root)
@@ -25,7 +25,7 @@ def report(context: StepContext) -> dict[str, Any]:
 STEP = Step(
     name="report",
     command="lm report",
-    help="Write report.html.",
+    help="Write report.html, a page about the run.",
     run=report,
     describe=lambda s: f"open {s['path']} in a browser",
     reads_all=True,

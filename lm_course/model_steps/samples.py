@@ -1,4 +1,4 @@
-"""The step `samples`: what the checkpoints say to a few prompts."""
+"""The step `samples`: the checkpoints' replies to a few prompts."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from inference.engine.sample_texts import SampleSettings, write_samples
 from lm_core.formats.checkpoint_files import latest_checkpoint
 from lm_course.pipeline.step import Step, StepContext
 
-ANSWERING = {"sft": "after fine-tuning", "dpo": "after preference optimisation"}
+ANSWERING = {"sft": "after fine-tuning", "dpo": "after preference optimization"}
 
 
 def sample(context: StepContext) -> dict[str, Any]:
-    """Continuations by the pretrained model, answers by those that were aligned."""
+    """Write continuations by the pretrained model, and answers by the aligned ones."""
 
     def engine(stage: str) -> Engine:
         return Engine.from_checkpoint(latest_checkpoint(context.input(f"checkpoints/{stage}")))
@@ -30,7 +30,7 @@ def sample(context: StepContext) -> dict[str, Any]:
 STEP = Step(
     name="samples",
     command="lm samples",
-    help="What the checkpoints say to a few prompts.",
+    help="Write the checkpoints' replies to a few prompts.",
     run=sample,
     describe=lambda s: f"{s['completions']} continuations, {s['questions']} questions answered",
     settings={"samples": SampleSettings},

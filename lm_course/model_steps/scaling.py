@@ -1,8 +1,8 @@
-"""The step `scaling`: small runs, the surface through them, and what it predicts for the main run.
+"""The step `scaling`: small runs, the surface fitted to them, and its prediction for the main run.
 
-Whatever the runs came to is a result: a sweep that settles no surface, or too few runs for any, is
-written to fit.json with the reasons in words. What this leaves out: the sweep and the fit
-(scaling_laws), and how the report shows them.
+Any outcome is a result: if the runs do not determine a surface, or are too few to fit one, fit.json
+says why in words. What this leaves out: the sweep and the fit (scaling_laws), and how the report
+shows them.
 """
 
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ CURVE_POINTS = 40
 
 @dataclass(frozen=True)
 class FitOrWords:
-    """A surface, or None where the runs allow none, and everything that speaks against it."""
+    """A surface, or None if none can be fitted to the runs, and all reasons to doubt it."""
 
     surface: LossSurface | None
     doubts: list[str]
 
 
 def scaling(context: StepContext) -> dict[str, Any]:
-    """Train the sweep, fit the surface, write both to fit.json."""
+    """Train the sweep, fit the surface, and write both to fit.json."""
     folder = context.output("scaling")
     hashed = tokenizer_hash(context.input("tokenizer"))
     sweep = run_sweep(context.input("shards"), folder, context.settings, hashed, code=context.code)
@@ -55,7 +55,7 @@ def scaling(context: StepContext) -> dict[str, Any]:
 
 
 def describe_scaling(summary: dict[str, Any]) -> str:
-    """The line in the terminal."""
+    """Return the line for the terminal."""
     runs = f"{summary['runs']} small runs"
     predicted = "nothing" if summary["predicted"] is None else f"{summary['predicted']:.2f}"
     figures = f"predicted {predicted}, measured {summary['measured']:.2f} nats per token"
@@ -63,11 +63,11 @@ def describe_scaling(summary: dict[str, Any]) -> str:
         return f"{runs}; {figures}"
     more = len(summary["doubts"]) - 1
     others = f" (and {more} more in the report)" if more else ""
-    return f"{runs} do not settle a surface: {summary['doubts'][0]}{others}; {figures}"
+    return f"{runs} do not determine a surface: {summary['doubts'][0]}{others}; {figures}"
 
 
 def fit_or_words(runs: list[FinishedRun], remarks: list[str]) -> FitOrWords:
-    """Fit the surface; where the runs allow none, the reason is one more doubt."""
+    """Fit the surface; if that is not possible, the reason is one more doubt."""
     try:
         surface = fit_surface(runs, num_bootstraps=BOOTSTRAPS)
     except UserError as error:
@@ -76,8 +76,8 @@ def fit_or_words(runs: list[FinishedRun], remarks: list[str]) -> FitOrWords:
 
 
 def _main_run(summary: dict[str, Any], surface: LossSurface | None) -> dict[str, Any]:
-    """What the main run reached, what the surface says of it, and the bootstraps' interval."""
-    # A run of before November 2026 was tied, and all its parameters were multiplied.
+    """Return the main run's loss, the surface's prediction of it, and the bootstraps' interval."""
+    # Runs from before November 2026 had tied embeddings, so all their parameters were multiplied.
     parameters = summary.get("multiplied_parameters", summary["parameters"])
     size = parameters, summary["tokens"]
     return {
@@ -90,7 +90,7 @@ def _main_run(summary: dict[str, Any], surface: LossSurface | None) -> dict[str,
 
 
 def _curves(surface: LossSurface | None, runs: list[FinishedRun]) -> list[dict[str, Any]]:
-    """The fitted loss along each model size, for the plot."""
+    """Return the fitted loss along each model size, for the plot."""
     if surface is None:
         return []
     first, last = min(run.tokens for run in runs), max(run.tokens for run in runs)

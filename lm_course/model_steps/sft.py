@@ -8,14 +8,14 @@ from lm_course.pipeline.step import Step, StepContext
 
 
 def run_finetuning(context: StepContext) -> dict[str, Any]:
-    """Go on from the last pretrained checkpoint."""
+    """Continue training from the last pretrained checkpoint."""
     return align(context, "pretrain", run_sft)
 
 
 STEP = Step(
     name="sft",
     command="lm sft",
-    help="Supervised fine-tuning on questions and answers.",
+    help="Fine-tune the model on questions and answers.",
     run=run_finetuning,
     describe=lambda s: (
         f"held-out answers {s['heldout_loss_before']:.2f} → {s['heldout_loss_after']:.2f} nats"

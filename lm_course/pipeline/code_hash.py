@@ -1,12 +1,12 @@
-"""A hash of what a step's code *does*: of the syntax trees of all modules that it imports, directly
-or by way of others, without docstrings, so that comments and formatting do not count.
+"""A hash of what a step's code *does*. It covers the syntax trees of all modules that the step
+imports, directly or indirectly, without docstrings; comments and formatting do not count.
 
-A step whose code changed is run again, whether a learner's stand-in took the place of a lesson or
-somebody edited the reference. One mechanism for both: the files are looked up as the import system
-would, stand-ins first. A module that the step does not import reruns nothing.
+A step whose code has changed runs again, whether a learner's stand-in replaced a lesson or somebody
+edited the reference. Both cases work in the same way: files are looked up as the import system
+would, stand-ins first. A change in a module that the step does not import has no effect.
 
-What this leaves out: lm_core, which is file formats, and those carry versions; the pipeline itself;
-and modules that are imported by a name that is made while the program runs.
+What this leaves out: lm_core, whose file formats carry versions of their own; the pipeline itself;
+and modules that are imported by a name computed at run time.
 """
 
 import ast
@@ -23,10 +23,10 @@ LEFT_OUT = ("lm_core", "lm_course.pipeline", "lm_course.locations", "lm_course.e
 
 
 def code_hashes(module: str) -> dict[str, str]:
-    """Package -> 16 hex digits that change when the behaviour of some code may have changed.
+    """Return package -> 16 hex digits that change when the behaviour of its code may have changed.
 
     Args:
-        module: where to begin, such as "lm_course.model_steps.sft".
+        module: where to start, such as "lm_course.model_steps.sft".
     """
     digests: dict[str, hashlib._Hash] = {}
     for name, path in sorted(reachable_modules(module).items()):
@@ -37,7 +37,7 @@ def code_hashes(module: str) -> dict[str, str]:
 
 
 def reachable_modules(module: str) -> dict[str, Path]:
-    """Dotted name -> file, of `module` and of all that it imports, itself or by way of others."""
+    """Return dotted name -> file, of `module` and all that it imports, directly or indirectly."""
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -55,7 +55,7 @@ def _is_left_out(name: str) -> bool:
 
 
 def module_file(name: str) -> Path | None:
-    """The file that `import name` would run, a stand-in before the reference; None for a name that
+    """Return the file that `import name` would run, a stand-in before the reference; None if `name`
     is not a module of this project.
     """
     package, _, rest = name.partition(".")
@@ -70,7 +70,7 @@ def module_file(name: str) -> Path | None:
 
 
 class _Module:
-    """What a file imports, and its tree as text."""
+    """The imports of a file, and its syntax tree as text."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -87,12 +87,12 @@ class _Module:
 
 @cache
 def _module(path: Path, modified: int) -> _Module:
-    """`modified` is only there so that an edited file is read again."""
+    """Return the cached module; `modified` makes sure that an edited file is read again."""
     return _Module(path)
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """Every name that may be a module, also those imported inside functions."""
+    """Yield every name that may be a module, also those imported inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

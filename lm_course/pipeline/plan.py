@@ -1,7 +1,7 @@
-"""The steps of a run in order, and which step's result each of them reads.
+"""The steps of a run in order, and the steps whose results each of them reads.
 
-An artifact that several steps write is, for each reader, that of the last writer before it; so a
-filter that is put between two steps takes effect without a change to either.
+If several steps write an artifact, a step reads the version of the last writer before it. So a
+filter can be put between two steps without a change to either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from lm_course.pipeline.step import Step, artifact_files
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A step in its place among others.
+    """A step in its place among the others.
 
     Attributes:
         step: the step itself.
-        sources: artifact -> the step that writes it, of all that this one reads.
+        sources: artifact -> the step that writes it, for all artifacts that this step reads.
         before: all steps before it, in order.
         inputs: artifact -> files.
         outputs: artifact -> files.
-        users_own: those of the outputs that a person brought.
+        users_own: the output files that belong to the user.
     """
 
     step: Step
@@ -39,12 +39,12 @@ class PlannedStep:
 
     @property
     def needs(self) -> list[str]:
-        """The steps without whose results this one cannot be run, each once, in order."""
+        """The steps whose results this one cannot run without, each once, in order."""
         return list(dict.fromkeys(self.sources[artifact] for artifact in self.step.reads))
 
     @property
     def uses(self) -> list[str]:
-        """The steps whose results it reads where they are there."""
+        """The steps whose results it reads if they exist."""
         if self.step.reads_all:
             return list(self.before)
         found = dict.fromkeys(
@@ -61,13 +61,13 @@ def plan(steps: Sequence[Step], sections: Mapping[str, Settings], root: Path) ->
     """Find out what each step reads and writes.
 
     Args:
-        steps: in the order in which they are run.
+        steps: in the order in which they run.
         sections: the sections of the recipe.
         root: the run's folder.
 
     Raises:
-        UserError: a step stands twice, reads what no step before it writes, or writes a new version
-            of something that no step after it reads.
+        UserError: a step is listed twice, reads what no step before it writes, or writes a new
+            version of something that no step after it reads.
     """
     writers: dict[str, str] = {}  # artifact -> the last step that writes it
     files: dict[str, tuple[Path, ...]] = {}
@@ -115,17 +115,17 @@ def _refuse_new_versions_that_nobody_reads(planned: Sequence[PlannedStep]) -> No
             ]
             if artifact in written and not readers:
                 raise UserError(
-                    f"run.steps: {one.name!r} writes {artifact} anew, and no step after it reads "
+                    f"run.steps: {one.name!r} writes {artifact} again, but no step after it reads "
                     "them; move it before the steps that do"
                 )
         written |= set(one.step.writes)
 
 
 def steps_to_run(planned: Sequence[PlannedStep], names: Sequence[str]) -> list[PlannedStep]:
-    """The steps with these names, in their order, and before them those they need that only look at
-    files of the user's: `lm data build` on one's own WARC files does not ask for `lm data collect`.
+    """Return the named steps in their order, and the steps they need that only check the user's own
+    files: with your own WARC files, `lm data build` does not need `lm data collect` first.
 
-    Raises UserError where the recipe has no such step.
+    Raises UserError if the recipe has no such step.
     """
     by_name = {one.name: one for one in planned}
     for name in names:

@@ -1,5 +1,5 @@
 """A recipe: one TOML file that lists the steps of a run and has a section of settings for each. The
-class of a section stands beside the code that it configures.
+class of a section is defined beside the code that it configures.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from lm_course.pipeline.step_catalogue import WHOLE_PATH, load_steps, named
 
 
 class RunSettings(Settings):
-    """The `[run]` section: which steps are run, and where the artifacts go.
+    """The `[run]` section: the steps to run, and where the artifacts go.
 
     Attributes:
         name: the run's folder.
-        folder: the folder of all runs: in the current folder, or in the root of the checkout for
-            whoever is inside it.
+        folder: the folder of all runs, relative to the current folder or, inside a checkout, to
+            its root.
         steps: the steps in their order; `lm steps` shows what each writes.
     """
 
@@ -28,13 +28,13 @@ class RunSettings(Settings):
 
 
 class AnyRecipe(Settings):
-    """What every recipe has, whichever steps there are."""
+    """The part that every recipe has, whatever steps exist."""
 
     run: RunSettings
 
     @property
     def sections(self) -> Mapping[str, Settings]:
-        """Name -> settings, of every step's sections."""
+        """Name -> settings, for the sections of all steps."""
         return {name: getattr(self, name) for name in type(self).model_fields if name != "run"}
 
     @pydantic.model_validator(mode="after")
@@ -46,13 +46,13 @@ class AnyRecipe(Settings):
             if given and step.name not in (*self.run.steps, *WHOLE_PATH):
                 raise UserError(
                     f"[{given[0]}] is given, but run.steps does not list {step.name!r}: the step "
-                    "would not be run"
+                    "would not run"
                 )
         return self
 
 
 def _field(settings: type[Settings]) -> tuple[Any, Any]:
-    """A section that may be left out where all its settings have defaults."""
+    """Return a section's field; the section is optional if all its settings have defaults."""
     required = any(field.is_required() for field in settings.model_fields.values())
     return settings, (... if required else pydantic.Field(default_factory=settings))
 

@@ -1,12 +1,11 @@
-"""Runs the steps of a recipe in order, and none whose inputs, settings and code are what they were.
+"""Run the steps of a recipe in order, but not if inputs, settings and code are unchanged.
 
-A step that fails costs that step and those that need it; the others run, and the report says what
-failed.
+If a step fails, the steps that need it do not run; the others do, and the report says what failed.
 
-Like make, with hashes for times: a step's fingerprint is the hash of its sections of the recipe, of
-the code of the packages that it uses, and of the outputs of the steps before it.
-`runs/<name>/steps/<step>.json` records the fingerprint under which it last ended well. What this
-leaves out: running steps in parallel, and deleting what no step needs any more.
+This works like make, with hashes in place of times. A step's fingerprint is the hash of its
+sections of the recipe, of the code that it uses, and of the outputs of the steps that it reads.
+`runs/<name>/steps/<step>.json` records the fingerprint of its last successful run. What this leaves
+out: running steps in parallel, and deleting what no step needs any longer.
 """
 
 import hashlib
@@ -53,7 +52,7 @@ RECORDED = {
 
 
 def fingerprint(step: PlannedStep, recipe: AnyRecipe, paths: RunPaths) -> str:
-    """The hash of everything that decides what this step writes.
+    """Return the hash of everything that decides what this step writes.
 
     Raises:
         ValueError: a step that it needs has not been run.
@@ -79,7 +78,7 @@ def fingerprint(step: PlannedStep, recipe: AnyRecipe, paths: RunPaths) -> str:
 
 
 def check_input(step: PlannedStep, name: str, paths: RunPaths) -> None:
-    """Raise UserError unless the step `name`, which `step` needs, has the result it recorded."""
+    """Raise UserError unless the step `name`, which `step` needs, still has its recorded result."""
     record = read_record(paths, name)
     failure = read_failure(paths, name)
     if failure is not None:
@@ -89,7 +88,7 @@ def check_input(step: PlannedStep, name: str, paths: RunPaths) -> None:
             else (f"which was not run ({failure.reason})")
         )
         raise UserError(
-            f"{paths.root}: {step.step.command} needs the step {name!r}, {how}; mend that, and run "
+            f"{paths.root}: {step.step.command} needs the step {name!r}, {how}; fix that, then run "
             "`lm run RECIPE`"
         )
     if record is None:
@@ -106,7 +105,7 @@ def check_input(step: PlannedStep, name: str, paths: RunPaths) -> None:
 
 
 def is_ready(paths: RunPaths, name: str) -> bool:
-    """True where the step ended well last, and its files are those that it wrote."""
+    """Return True if the step's last run succeeded and its files are those that it wrote."""
     record = read_record(paths, name)
     return (
         record is not None and read_failure(paths, name) is None and _is_as_recorded(record, paths)
@@ -114,7 +113,7 @@ def is_ready(paths: RunPaths, name: str) -> bool:
 
 
 def _is_as_recorded(record: dict[str, Any], paths: RunPaths) -> bool:
-    """True where every file that the step wrote is there with the contents that it had."""
+    """Return True if every file that the step wrote still has the same contents."""
     files = [paths.root / name for name, _, _ in record["outputs_stat"]]
     if not all(path.is_file() for path in files):
         return False
@@ -124,9 +123,7 @@ def _is_as_recorded(record: dict[str, Any], paths: RunPaths) -> bool:
 
 
 def read_record(paths: RunPaths, step: str) -> dict[str, Any] | None:
-    """What was recorded when this step last ended well; None where it never did, or the record is
-    damaged.
-    """
+    """Return the record of this step's last success; None if there is none, or it is damaged."""
     try:
         record = json.loads(paths.step_record(step).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
@@ -136,9 +133,7 @@ def read_record(paths: RunPaths, step: str) -> dict[str, Any] | None:
 
 
 def is_up_to_date(step: PlannedStep, context: StepContext) -> bool:
-    """True where the step ended well under this very fingerprint and its outputs are still what it
-    wrote.
-    """
+    """Return True if the step succeeded with this fingerprint and its outputs have not changed."""
     paths = RunPaths(context.root)
     record = read_record(paths, step.name)
     if record is None or record["fingerprint"] != context.fingerprint:
@@ -152,7 +147,7 @@ def is_up_to_date(step: PlannedStep, context: StepContext) -> bool:
 
 
 def run_step(step: PlannedStep, context: StepContext) -> dict[str, Any]:
-    """Run one step and record that it ended well. Returns the record."""
+    """Run one step, and return the record of its success."""
     started = time.monotonic()
     summary = step.step.run(context)
     paths, outputs = RunPaths(context.root), step.output_paths
@@ -163,7 +158,7 @@ def run_step(step: PlannedStep, context: StepContext) -> dict[str, Any]:
         "fingerprint": context.fingerprint,
         "outputs_sha256": _outputs_sha256(outputs, paths),
         "outputs_stat": _stat_signature(outputs, paths),
-        # Training counts the seconds before an interruption as well.
+        # Training also counts the seconds before an interruption.
         "seconds": round(max(time.monotonic() - started, summary.get("seconds", 0)), 2),
         "python": platform.python_version(),
         "summary": summary,
@@ -182,15 +177,15 @@ def run_recipe(
     mirror: MetricMirror | None = None,
     console: Console | None = None,
 ) -> None:
-    """Run `steps` in order, passing over those that are up to date and those that cannot be run.
+    """Run `steps` in order, except those that are up to date and those that cannot run.
 
     Args:
-        recipe: the settings; saved, resolved, as `settings.json` beside the artifacts.
-        paths: where the run lies.
-        steps: the steps to run, in an order in which each comes after those it needs.
-        force: names of steps to run even where they are up to date.
+        recipe: the settings; saved with all defaults as `settings.json` beside the artifacts.
+        paths: the run's folder and files.
+        steps: the steps to run, each after those that it needs.
+        force: names of steps to run even if they are up to date.
         mirror: a second place for metrics rows, such as wandb; None for none.
-        console: where to say what happens; standard output by default.
+        console: where to print what happens; standard output by default.
 
     Raises:
         UserError: a step needs one that has no result and is not among `steps`; nothing was run.
@@ -223,7 +218,7 @@ def run_recipe(
             failure = read_failure(paths, step.name)
             if failure is not None:
                 failures.append(failure)
-        if len(steps) == 1 and failures:  # its line is the command's
+        if len(steps) == 1 and failures:  # the command's error line says it
             break
         _say(console, label, text)
     else:
@@ -235,7 +230,7 @@ def run_recipe(
 def _run_or_pass_over(
     step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, forced: bool, mirror: MetricMirror | None
 ) -> str:
-    """Run the step unless it is up to date or cannot be run; returns what to say of it."""
+    """Run the step unless it is up to date or cannot run; return what to print about it."""
     missing = [name for name in step.needs if read_failure(paths, name) is not None]
     if missing:
         return f"[yellow]not run[/yellow]: {keep_not_run(paths, step.name, missing).reason}"
@@ -253,7 +248,7 @@ def _run_or_pass_over(
 def context_for(
     step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, mirror: MetricMirror | None = None
 ) -> StepContext:
-    """What the step is given, and nothing else."""
+    """Return what the step may use, and nothing else."""
     ready = [name for name in (*step.needs, *step.uses) if is_ready(paths, name)]
     failures = [read_failure(paths, name) for name in step.uses]
     return StepContext(
@@ -271,7 +266,7 @@ def context_for(
 
 
 def _say(console: Console, label: str, text: str) -> None:
-    """A line for a step; on a terminal its text is wrapped in a column of its own."""
+    """Print a step's line; on a terminal, its text is wrapped in a column of its own."""
     if not console.is_terminal:
         console.print(f"{label}  {text}", highlight=False, soft_wrap=True)
         return
@@ -293,7 +288,7 @@ def _say_the_end(
 def _steps_failed(
     steps: list[PlannedStep], failures: list[StepFailure], last: Explanation, paths: RunPaths
 ) -> StepsFailed:
-    """The one line and the exit status: of the failure itself where only one step failed."""
+    """Return the error line and the exit status; if only one step ran, those of its failure."""
     failed = [failure for failure in failures if failure.outcome == "failed"]
     not_run = [failure.step for failure in failures if failure.outcome == "not run"]
     if len(steps) == 1:
@@ -312,7 +307,7 @@ def _steps_failed(
 
 
 def _forget(step: PlannedStep, paths: RunPaths) -> None:
-    """Remove what a step left that is now run by force, so that nothing is resumed."""
+    """Remove the results of a step that is forced to run again, so that nothing is resumed."""
     paths.step_record(step.name).unlink(missing_ok=True)
     for path in step.output_paths:
         if path not in step.users_own:
@@ -327,7 +322,7 @@ def _all_files(outputs: list[Path]) -> list[Path]:
 
 
 def _stat_signature(outputs: list[Path], paths: RunPaths) -> list[list[Any]]:
-    """Names, sizes and times: when none of them moved, the contents are taken to be the same."""
+    """Return names, sizes and times; if none of them changed, the contents count as unchanged."""
     rows = []
     for path in _all_files(outputs):
         status = path.stat()
@@ -343,6 +338,6 @@ def _outputs_sha256(outputs: list[Path], paths: RunPaths) -> str:
 
 
 def _name(path: Path, paths: RunPaths) -> str:
-    """Relative to the run where it lies inside, so that a run's folder can be moved."""
+    """Return a name relative to the run, if the path is inside, so that a run can be moved."""
     inside = path.is_relative_to(paths.root)
     return path.relative_to(paths.root).as_posix() if inside else path.absolute().as_posix()

@@ -1,7 +1,7 @@
-"""A step of a recipe: what it reads, what it writes, what it does and what is said of it.
+"""A step of a recipe: what it reads, what it writes, what it does and how it is described.
 
-Modules of lm_course/data_steps and lm_course/model_steps define one each, under the name STEP. What
-this leaves out: the order of the steps (`plan.py`), and when one is run (`recipe_runner.py`).
+Each module in lm_course/data_steps and lm_course/model_steps defines one, under the name STEP. What
+this leaves out: the order of the steps (`plan.py`), and when a step runs (`recipe_runner.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from lm_core.artifact_paths import RunPaths
 from lm_core.formats.metric_log import MetricLog, MetricMirror
 from lm_core.settings import Settings
 
-# Where an artifact lies that is not a folder of its own name in the run: its files.
+# The files of each artifact that is not simply a folder of its own name in the run.
 FILES = {
     "pages": ("pages.warc.gz",),
     "tokenizer": ("tokenizer.json", "merges.txt"),
@@ -24,26 +24,27 @@ FILES = {
 
 
 class UndeclaredAccess(Exception):
-    """A step asked for what it does not declare: a mistake in the step, not in what a user gave."""
+    """A step used something that it does not declare: a mistake in the step, not a user error."""
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a running step is given. It is refused what its `Step` does not declare, because what a
-    step reads decides when it is run again.
+    """The settings, inputs and outputs of a running step. Access to anything that its `Step` does
+    not declare is refused, because what a step reads decides when it runs again.
 
     Attributes:
         step: the step's name.
         root: the run's folder, for messages.
         sections: the sections of the recipe that it declares.
-        inputs: artifact -> its files, of those that it reads; those of `may_read` that have no
-            result are left out.
-        outputs: artifact -> its files, of those that it writes.
-        records: step -> what was kept of it ("summary", "seconds", "python", "line"), of the steps
-            that wrote the inputs.
-        failures: of the steps that it would have read and that have no result.
-        fingerprint: of everything that decides the result; training resumes only under the same.
-        code: module -> hash, of the code that decides the result.
+        inputs: artifact -> its files, for those that it reads; those of `may_read` that have no
+            result are missing.
+        outputs: artifact -> its files, for those that it writes.
+        records: step -> its record ("summary", "seconds", "python", "line"), for the steps that
+            wrote the inputs.
+        failures: those of the steps that it would have read and that have no result.
+        fingerprint: hash of everything that decides the result; training resumes only if it is
+            the same.
+        code: module -> hash, for the code that decides the result.
         mirror: a second place for metrics rows, or None.
     """
 
@@ -60,38 +61,38 @@ class StepContext:
 
     @property
     def settings(self) -> Any:
-        """The section of the step's own name."""
+        """The section with the step's own name."""
         return self.section(self.step)
 
     def section(self, name: str) -> Any:
-        """A section of the recipe."""
+        """Return a section of the recipe."""
         return self._declared(self.sections, name, "the section", "settings or reads_sections")
 
     def input(self, artifact: str) -> Path:
-        """The artifact that the step reads: its file, its folder, or the first of its files."""
+        """Return an artifact that the step reads: its file, its folder, or its first file."""
         return self.input_files(artifact)[0]
 
     def input_files(self, artifact: str) -> tuple[Path, ...]:
-        """All files of an artifact that the step reads."""
+        """Return all files of an artifact that the step reads."""
         return self._declared(self.inputs, artifact, "the artifact", "reads, or may_read it")
 
     def output(self, artifact: str) -> Path:
-        """Where the step writes an artifact: its file, its folder, or the first of its files."""
+        """Return where the step writes an artifact: its file, its folder, or its first file."""
         return self._declared(self.outputs, artifact, "the artifact", "writes")[0]
 
     def summary(self, step: str) -> dict[str, Any]:
-        """What another step returned when it wrote something that this one reads."""
+        """Return the summary of another step that wrote something this step reads."""
         return self._declared(self.records, step, "the summary of", "reads")["summary"]
 
     def metrics(self) -> MetricLog:
-        """The log that training writes a row to at every step."""
+        """Return the log to which training writes a row at every training step."""
         return MetricLog(RunPaths(self.root).metrics, self.step, self.mirror)
 
     def _declared(self, given: Mapping[str, Any], name: str, what: str, where: str) -> Any:
         if name not in given:
             known = ", ".join(given) or "nothing"
             raise UndeclaredAccess(
-                f"the step {self.step!r} asks for {what} {name!r}, which it does not declare "
+                f"the step {self.step!r} uses {what} {name!r}, which it does not declare "
                 f"({where}); it declares {known}"
             )
         return given[name]
@@ -107,19 +108,19 @@ class Step:
 
     Attributes:
         name: such as "pretrain"; a section of the recipe has the same name.
-        command: the command that runs it alone, such as "lm pretrain".
+        command: the command that runs only this step, such as "lm pretrain".
         help: one line for `lm --help`.
         run: does the work and returns a summary (numbers and strings) for the report.
-        describe: one line for people, made from the summary.
-        settings: section of the recipe -> its class, of the sections that belong to this step.
-        reads_sections: sections of other steps that decide the result as well.
-        reads: the artifacts that it cannot do without.
-        may_read: the artifacts that it reads where they are there.
-        writes: the artifacts that it writes. One that a step before it writes as well is replaced
-            for all steps after it: a filter reads "documents" and writes "documents".
-        reads_all: it may read the results of all steps before it, whatever they write.
-        users_own: artifact -> files that a person brought in its place, made from the declared
-            sections: looked at, and never removed.
+        describe: makes one line for people from the summary.
+        settings: section of the recipe -> its class, for the sections that belong to this step.
+        reads_sections: sections of other steps that also decide the result.
+        reads: the artifacts that it needs.
+        may_read: the artifacts that it reads if they exist.
+        writes: the artifacts that it writes. If a step before it also writes one, all steps after
+            it read the new version: a filter reads "documents" and writes "documents".
+        reads_all: whether it may read the results of all steps before it.
+        users_own: artifact -> the user's own files that replace it, found from the declared
+            sections; they are checked, and never removed.
     """
 
     name: str
@@ -142,12 +143,13 @@ class Step:
 
 
 def artifact_files(root: Path, artifact: str, replaced_by: str | None = None) -> tuple[Path, ...]:
-    """Where an artifact lies in a run.
+    """Return the files of an artifact in a run.
 
     Args:
         root: the run's folder.
         artifact: its name.
-        replaced_by: the step that writes it, where a step before it does so too: that one's stays.
+        replaced_by: the step that writes a new version, which does not overwrite the earlier one;
+            None for the first version.
     """
     prefix = "" if replaced_by is None else f"{replaced_by}."
     names = [Path(name) for name in FILES.get(artifact, (artifact,))]

@@ -1,7 +1,7 @@
-"""All steps that there are: one module each, found by looking into two folders.
+"""All steps, one module each, found by looking into two folders.
 
-`listed_steps` reads the name, command and help of each from its text, so that `lm --help` imports
-none of them; `load_steps` imports them.
+`listed_steps` reads each step's name, command and help from the source text, so that `lm --help`
+imports none of the steps; `load_steps` imports them.
 """
 
 import ast
@@ -22,7 +22,7 @@ WHOLE_PATH = (
 
 
 class ListedStep(NamedTuple):
-    """What the command line needs to know of a step."""
+    """The facts about a step that the command line needs."""
 
     name: str
     command: str
@@ -30,7 +30,7 @@ class ListedStep(NamedTuple):
 
 
 def step_modules() -> list[str]:
-    """Dotted names of the modules that define a step."""
+    """Return the dotted names of the modules that define a step."""
     return [
         f"lm_course.{folder}.{path.stem}"
         for folder in FOLDERS
@@ -40,7 +40,7 @@ def step_modules() -> list[str]:
 
 
 def listed_steps() -> list[ListedStep]:
-    """Name, command and help of every step, without importing it."""
+    """Return the name, command and help of every step, without importing it."""
     found = []
     for module in step_modules():
         path = LM_COURSE / f"{module.partition('.')[2].replace('.', '/')}.py"
@@ -56,7 +56,7 @@ def _place(name: str) -> int:
 
 
 def _definition(path: Path) -> ast.Call | None:
-    """The call of `STEP = Step(...)` in this file; None where it defines no step."""
+    """Return the call in `STEP = Step(...)` in this file; None if it defines no step."""
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         if (
             isinstance(statement, ast.Assign)
@@ -69,13 +69,13 @@ def _definition(path: Path) -> ast.Call | None:
 
 @cache
 def load_steps() -> dict[str, Step]:
-    """Name -> step, of all that there are."""
+    """Import all steps and return them by name."""
     steps = [importlib.import_module(module).STEP for module in step_modules()]
     return {step.name: step for step in sorted(steps, key=lambda step: _place(step.name))}
 
 
 def named(name: str) -> Step:
-    """The step of this name; UserError that lists the names where there is none."""
+    """Return the step of this name; if there is none, raise UserError with the list of names."""
     steps = load_steps()
     if name not in steps:
         raise UserError(f"no step {name!r}; the steps are {', '.join(steps)}")

@@ -1,8 +1,8 @@
-"""What is kept of a step that failed, or that was not run because of another one.
+"""The record of a step that failed, or that was not run because of another one.
 
 `runs/<name>/steps/<step>.failed.json` has the reason, for the report and for later commands;
-`runs/<name>/errors/<step>.txt` has the traceback. Both are removed when the step ends well. The
-record of an earlier success stays: it has another fingerprint, and going back to the old settings
+`runs/<name>/errors/<step>.txt` has the traceback. Both are removed when the step succeeds. The
+record of an earlier success is kept: it has another fingerprint, so returning to the old settings
 finds the old artifacts.
 """
 
@@ -24,7 +24,7 @@ class StepFailure:
         step: its name.
         outcome: "failed", or "not run" because a step that it needs has no result.
         reason: one line.
-        because: of a step that was not run, the steps that failed.
+        because: for a step that was not run, the steps that failed.
     """
 
     step: str
@@ -50,19 +50,21 @@ def traceback_path(paths: RunPaths, step: str) -> Path:
 
 
 def read_failure(paths: RunPaths, step: str) -> StepFailure | None:
-    """What was kept of this step's failure; None where it ended well last, or was never run."""
+    """Return the record of this step's failure; None if its last run succeeded or it never ran."""
     try:
         return StepFailure(**json.loads(failure_path(paths, step).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, TypeError, UnicodeDecodeError):
-        return StepFailure(step, "failed", "the note about it is damaged; run the step again")
+        return StepFailure(
+            step, "failed", "the record of the failure is damaged; run the step again"
+        )
 
 
 def keep_failure(
     paths: RunPaths, step: str, error: BaseException
 ) -> tuple[StepFailure, Explanation]:
-    """Write the note and the traceback of a step that raised `error`."""
+    """Write the record and the traceback of a step that raised `error`."""
     explanation = explain(error)
     file = traceback_path(paths, step)
     failure = StepFailure(step, "failed", explanation.line(step, file))
@@ -72,11 +74,11 @@ def keep_failure(
 
 
 def keep_not_run(paths: RunPaths, step: str, missing: list[str]) -> StepFailure:
-    """Write the note of a step that was passed over because `missing` have no result."""
+    """Write the record of a step that was not run because `missing` have no result."""
     failed: dict[str, None] = {}  # in order, each once
     for name in missing:
         failure = read_failure(paths, name)
-        assert failure is not None, f"{name} is said to have no result, and there is no note of it"
+        assert failure is not None, f"{name} has no result, and there is no record of its failure"
         failed |= dict.fromkeys([name] if failure.outcome == "failed" else failure.because)
     reason = f"it needs {' and '.join(failed)}, which failed"
     failure = StepFailure(step, "not run", reason, list(failed))
@@ -86,7 +88,7 @@ def keep_not_run(paths: RunPaths, step: str, missing: list[str]) -> StepFailure:
 
 
 def forget_failure(paths: RunPaths, step: str) -> None:
-    """Remove what was kept, because the step has ended well."""
+    """Remove the record of a failure, because the step has succeeded."""
     failure_path(paths, step).unlink(missing_ok=True)
     file = traceback_path(paths, step)
     file.unlink(missing_ok=True)

@@ -1,6 +1,4 @@
-"""Weights & Biases as a second place for metrics, only when `--wandb` asks for it; offline where
-there is no key.
-"""
+"""Weights & Biases as a second place for metrics, only with `--wandb`; offline without a key."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from lm_course.pipeline.recipe import Recipe
 
 
 def has_key() -> bool:
-    """True where wandb would find an API key: in the environment or in the user's netrc file."""
+    """Return True if wandb would find an API key, in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
@@ -22,7 +20,7 @@ def has_key() -> bool:
 
 @contextmanager
 def wandb_mirror(wanted: bool, recipe: Recipe, paths: RunPaths) -> Iterator[MetricMirror | None]:
-    """Yield a wandb run that gets every metrics row, or None where it was not asked for."""
+    """Yield a wandb run that gets every metrics row, or None if it is not wanted."""
     if not wanted:
         yield None
         return

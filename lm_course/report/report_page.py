@@ -1,9 +1,10 @@
 """report.html: one self-contained page with every step's figures, plots and samples.
 
-The page needs no network and no script: styles and plots are inside it. Here its parts are
-prepared, as plain values; report.html.jinja makes the page of them. What this leaves out: figures
-of its own. All that it shows was written by a step before it; a part whose step failed or was not
-run is left out of the page, and the page says so at its top.
+The page needs no network and no script: it contains its styles and plots. This module prepares the
+parts as plain values; report.html.jinja turns them into the page. If a step failed or was not run,
+its part is missing, and the top of the page says so.
+
+What this leaves out: figures of its own. Everything that it shows was written by an earlier step.
 """
 
 import json
@@ -23,19 +24,19 @@ from lm_course.pipeline.step_failures import StepFailure
 from lm_course.report import report_plots
 
 FOLDER = Path(__file__).parent
-Part = dict[str, Any]  # "anchor", "title", "kind" (a macro of the template) and what that shows
+Part = dict[str, Any]  # "anchor", "title", "kind" (a macro of the template) and its values
 Records = dict[str, dict[str, Any]]
 
 
 def write_report(
     paths: RunPaths, records: Records, failures: Sequence[StepFailure] = ()
 ) -> dict[str, Any]:
-    """Write the page. A part of it that cannot be prepared is left out; its error is raised when
+    """Write the page. A part that cannot be prepared is missing from it; its error is raised after
     the page has been written.
 
     Args:
         paths: the run.
-        records: what `recipe_runner` recorded of each step that ended well, by step name.
+        records: the record that `recipe_runner` keeps of each successful step, by step name.
         failures: the steps that failed or were not run, in the order of the steps.
 
     Returns:
@@ -69,7 +70,7 @@ def _template() -> jinja2.Template:
 def _parts(
     paths: RunPaths, records: Records, failures: Sequence[StepFailure]
 ) -> tuple[list[Part], list[Exception]]:
-    """The parts of the page whose steps have a result, and the errors of those that could not be
+    """Return the parts whose steps have a result, and the errors of those that could not be
     prepared.
     """
     left_out = {failure.step for failure in failures}
@@ -98,7 +99,7 @@ def _parts(
         else:
             parts += [part] if part is not None else []
     if failures:
-        parts.insert(0, _part("failures", "What failed", failures=failures))
+        parts.insert(0, _part("failures", "Failed steps", failures=failures))
     return parts, errors
 
 
@@ -127,25 +128,24 @@ CARDS = (
 TRAINING_STAGES = {
     "pretrain": (
         "Pretraining",
-        "The model learns to predict the next token of the documents. Validation is the "
-        "held-out documents, each token "
-        "predicted once; bits per byte does not depend on the tokenizer.",
+        "The model learns to predict the next token of the documents. Validation predicts each "
+        "token of the held-out documents once; bits per byte does not depend on the tokenizer.",
         "validation_bits_per_byte",
         "validation bits per byte",
     ),
     "sft": (
         "Supervised fine-tuning",
-        "The model learns to answer: the loss counts the assistant's tokens alone.",
+        "The model learns to answer: the loss counts only the assistant's tokens.",
         "heldout_loss",
         "held-out answer loss",
     ),
     "dpo": (
-        "Direct preference optimisation",
-        "Against the frozen SFT model, the right answer is made likelier than the answer of "
-        "another function, of the same module where it has one of like length. Ranked "
-        "rightly: the right answer has the higher mean log-probability per token.",
+        "Direct preference optimization",
+        "Relative to the frozen SFT model, the right answer is made more likely than the answer "
+        "about another function, from the same module if it has one of similar length. A pair is "
+        "ranked correctly if the right answer has the higher mean log-probability per token.",
         "heldout_ranking",
-        "held-out pairs ranked rightly",
+        "held-out pairs ranked correctly",
     ),
 }
 
@@ -156,7 +156,7 @@ def _read(path: Path) -> Any:
 
 def _samples(paths: RunPaths) -> Part | None:
     samples = _read(paths.samples)
-    return _part("samples", "What it says", **samples) if samples else None
+    return _part("samples", "Samples", **samples) if samples else None
 
 
 def _before_and_after(paths: RunPaths, stages: Sequence[str]) -> Part | None:
@@ -261,11 +261,11 @@ def _times(records: Records) -> Part | None:
             "step": name,
             "percent": 100 * record["seconds"] / longest,
             "time": clock(record["seconds"]),
-            "line": record.get("line", ""),  # a run of before November 2026 has none
+            "line": record.get("line", ""),  # runs from before November 2026 have none
         }
         for name, record in records.items()
     ]
-    return _part("times", "The steps, and where the time went", rows=rows)
+    return _part("times", "Steps and times", rows=rows)
 
 
 def _settings(paths: RunPaths) -> Part | None:

@@ -1,9 +1,9 @@
-"""The report's plots, as SVG text that goes straight into the page (matplotlib; readable on light
-and dark).
+"""The report's plots, drawn by matplotlib as SVG text for the page, readable on light and dark.
 
-Each function takes plain rows and returns `<svg>` elements, one a plot. The page (report.css) shows
-each at about the width it was drawn for, whatever the width of the window, so that its text keeps
-its size, and gives the text its colour. What this leaves out: interaction.
+Each function takes plain rows and returns `<svg>` elements, one per plot. The page (report.css)
+sets the colour of a plot's text. It also shows each plot at about the width that it was drawn for,
+whatever the width of the window, so that the text keeps its size. What this leaves out:
+interaction.
 """
 
 import io
@@ -24,7 +24,7 @@ Rows = Sequence[dict[str, Any]]
 
 @contextmanager
 def _figure(height: float = HEIGHT) -> Iterator[tuple["Axes", list[str]]]:
-    """Axes to draw on, and a list that holds the SVG text once the block has ended."""
+    """Yield axes to draw on, and a list that holds the SVG text once the block has ended."""
     import matplotlib
 
     style = {
@@ -61,9 +61,7 @@ def _figure(height: float = HEIGHT) -> Iterator[tuple["Axes", list[str]]]:
 
 
 def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average without the bias towards the first value (as Adam corrects its
-    moments).
-    """
+    """Return the exponential moving average, bias-corrected as Adam corrects its moments."""
     result, mean = [], 0.0
     for count, value in enumerate(values, start=1):
         mean = weight * mean + (1 - weight) * value
@@ -72,7 +70,7 @@ def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
 
 
 def _plain_log_ticks(axes: "Axes") -> None:
-    """30k, 100k, 300k: powers of ten would have small print for their exponents."""
+    """Label the axis 30k, 100k, 300k: the exponents of powers of ten would be too small to read."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
@@ -81,17 +79,17 @@ def _plain_log_ticks(axes: "Axes") -> None:
 
 
 def _unique_ids(svg: str, prefix: str) -> str:
-    """Several plots share one page, so their ids must differ."""
+    """Make the ids unique, because several plots share one page."""
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
     return re.sub(r"url\(#", f"url(#{prefix}-", svg)
 
 
 def training_curves(rows: Rows, name: str, validation: str, validation_label: str) -> str:
-    """Three plots: training loss, the validation figure and the learning rate over steps.
+    """Plot the training loss, the validation figure and the learning rate over steps.
 
     Args:
-        rows: metrics rows of one stage; "loss" is missing from the row of step 0.
+        rows: metrics rows of one stage; the row of step 0 has no "loss".
         name: the stage; also makes the ids in the SVG unique.
         validation: the key of the validation figure, such as "validation_bits_per_byte".
         validation_label: its axis label.
@@ -117,7 +115,7 @@ def training_curves(rows: Rows, name: str, validation: str, validation_label: st
 
 
 def compression_curve(points: Sequence[tuple[int, float]]) -> str:
-    """Bytes per token against the number of merges used."""
+    """Plot bytes per token against the number of merges used."""
     with _figure() as (axes, result):
         axes.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=3.5)
         axes.set(title="compression on validation text", xlabel="merges", ylabel="bytes per token")
@@ -128,14 +126,14 @@ def compression_curve(points: Sequence[tuple[int, float]]) -> str:
 
 
 def scaling_curves(runs: Rows, fit_curves: Rows, main_run: dict[str, Any] | None) -> str:
-    """Validation loss of the small runs against tokens, one colour a size; the fitted surface as
-    lines; the main run.
+    """Plot the validation loss of the small runs against tokens, one colour per size, with the
+    fitted surface as lines and the main run.
 
     Args:
         runs: rows with "parameters", "tokens", "loss".
         fit_curves: rows with "parameters", "tokens" (list) and "loss" (list): the fit along each
-            size; none where no surface was fitted.
-        main_run: "tokens", "loss", "predicted" (or None) of the big run; None where there is none.
+            size; empty if no surface was fitted.
+        main_run: "tokens", "loss", "predicted" (or None) of the main run; None if there is none.
     """
     colours = itertools.cycle([BLUE, ORANGE, GREEN, "#a855f7", "#eab308"])
     colour_of = dict(zip(sorted({row["parameters"] for row in runs}), colours, strict=False))

@@ -36,7 +36,7 @@ RULE = "the larger pair of byte strings must win"
         ),
         (
             *("a1.14", "tokenizer", 'raise UserError(f"token id {token_id} is not'),
-            *('raise AssertionError(f"token id {token_id} is not', "by another error"),
+            *('raise AssertionError(f"token id {token_id} is not', "with another error"),
         ),
         (
             *("a1.2", "naive_training", "    return pairs\n", "    return pairs.items()\n"),

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all, whatever happens while it is written."""
+"""A file is there complete or not at all, whatever happens while it is written."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The number format is chosen by the clock, in favour of float32 where the two are close."""
+"""The dtype is chosen by timing, in favour of float32 if the two are close."""
 
 import time
 
@@ -41,5 +41,5 @@ def test_devices_that_do_not_exist() -> None:
     with pytest.raises(ValueError, match="device 'gpu' is unknown; expected auto, cpu, cuda"):
         pick_device("gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="not on this machine; use auto or cpu"):
+        with pytest.raises(ValueError, match="does not exist on this machine; use auto or cpu"):
             pick_device("cuda")

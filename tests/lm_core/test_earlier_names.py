@@ -1,4 +1,4 @@
-"""Files that learners wrote before given modules moved."""
+"""Learners' files that use the earlier names of modules still work."""
 
 import importlib
 import os

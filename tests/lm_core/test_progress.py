@@ -1,4 +1,4 @@
-"""On a terminal a bar that fits its width; elsewhere a few plain lines."""
+"""A terminal shows a bar that fits its width; elsewhere a few plain lines are printed."""
 
 import io
 import re
@@ -53,7 +53,7 @@ def test_clock() -> None:
 def test_without_a_terminal_the_last_line_is_that_of_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where the last fifth takes less than the time between two lines."""
+    """Also if the last fifth takes less than the time between two lines."""
     now, output = [0.0], io.StringIO()
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with progress_bar("unpack", 10, "tensors", Console(file=output, width=80)) as bar:

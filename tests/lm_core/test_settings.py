@@ -1,5 +1,5 @@
-"""Settings come from defaults, then TOML, then overrides; a mistake is one line that says what to
-do.
+"""Settings come from defaults, then TOML, then overrides; a mistake gives one line that says what
+to do.
 """
 
 import re
@@ -57,7 +57,7 @@ def test_unknown_key_names_the_nearest(recipe: Path) -> None:
 
 def test_unknown_key_far_from_all_lists_those_that_exist(recipe: Path) -> None:
     assert problem(recipe, ["pretrain.zzz=1"]) == (
-        "--set: unknown setting pretrain.zzz; known here: learning_rate, steps"
+        "--set: unknown setting pretrain.zzz; expected one of learning_rate, steps"
     )
 
 
@@ -95,7 +95,7 @@ def test_a_mistake_of_the_files_is_not_blamed_on_an_override(recipe: Path) -> No
 
 def test_a_file_that_is_not_text(recipe: Path) -> None:
     recipe.write_bytes(b"\x1f\x8b\x08")
-    assert problem(recipe) == "FILE: not a text file, expected a TOML recipe"
+    assert problem(recipe) == "FILE: expected a TOML recipe, found a file that is not text"
 
 
 def test_several_problems_are_counted(recipe: Path) -> None:
@@ -108,7 +108,7 @@ def test_missing_setting_missing_file_and_bad_toml(tmp_path: Path, recipe: Path)
     recipe.write_text("[pretrain\n")
     assert problem(recipe).startswith("FILE: not valid TOML: ")
     assert problem(tmp_path / "none.toml").endswith(
-        "no such recipe; see recipes/ for those that exist"
+        "no such recipe; recipes/ holds those that exist"
     )
 
 

@@ -1,4 +1,4 @@
-"""A file in the folder that LM_STAND_INS names is imported in place of the reference file: in this
+"""A file in the folder that LM_STAND_INS names is imported instead of the reference file: in this
 process, under `python -m`, and in spawned workers.
 """
 

@@ -1,4 +1,4 @@
-"""Workers that fail, are killed, are still busy when the block is left, or lose their parent."""
+"""Workers that fail, are killed, are busy when the block is left, or lose their parent."""
 
 import multiprocessing
 import os
@@ -40,7 +40,7 @@ if __name__ == "__main__":
 
 
 class TwoArguments(Exception):
-    """Cannot be unpickled: its `args` hold one."""
+    """An exception that cannot be unpickled: its `args` hold only one."""
 
     def __init__(self, first: int, second: int) -> None:
         super().__init__(f"{first}, {second}")
@@ -75,7 +75,7 @@ def test_inputs_are_read_a_few_at_a_time() -> None:
 
 
 def test_an_error_while_much_is_waiting_says_nothing_by_itself(tmp_path: Path) -> None:
-    """Ctrl-C among many jobs: no thread of the pool's prints a traceback of its own."""
+    """After Ctrl-C among many jobs, no thread of the pool prints a traceback."""
     script = tmp_path / "many.py"
     script.write_text(MANY)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -118,7 +118,7 @@ def test_what_an_initializer_raises_is_raised_once_and_printed_by_nobody(
 def test_a_worker_that_was_never_started_hides_no_error(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system refuses a process, or Ctrl-C comes while it starts."""
+    """The system refuses a process, or Ctrl-C arrives while it starts."""
 
     def stop(*arguments: object) -> None:
         raise error
@@ -167,7 +167,7 @@ def test_an_error_in_one_pool_leaves_the_workers_of_another() -> None:
 
 
 def runs(process: str) -> bool:
-    """Whether it is there, and not only because nobody has asked for its exit status."""
+    """Return True if the process is there and is not a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A course of one small assignment in a folder of its own, and pytest and `lm` run on it."""
+"""A course of one small assignment in its own folder, on which tests run pytest and `lm`."""
 
 import json
 import os
@@ -144,7 +144,7 @@ task = "t1.3"
 
 
 class ToyCourse:
-    """The folder of a course, with ways to write files into it and to run it."""
+    """The folder of a course, with methods that write files into it and run it."""
 
     REFERENCE = REFERENCE
     OTHER = OTHER
@@ -198,7 +198,7 @@ class ToyCourse:
         )
 
     def lm(self, folder: Path, *arguments: str) -> str:
-        """What `lm` prints on this course, started in a folder."""
+        """Run `lm` on this course from a folder, and return what it prints."""
         code = (
             "import sys; from pathlib import Path; "
             "from lm_course import cli; from lm_course.commands import learner_commands; "
@@ -209,7 +209,7 @@ class ToyCourse:
     def check(
         self, *arguments: str, columns: int = 80
     ) -> tuple[str, dict[str, Any], subprocess.CompletedProcess[str]]:
-        """Run the graded suite: (what is on the screen, task id -> its grade, the process)."""
+        """Run the graded suite; return (the screen, task id -> its grade, the process)."""
         grades = self.root / "grades.json"
         grades.unlink(missing_ok=True)
         done = self.run(
@@ -223,8 +223,8 @@ class ToyCourse:
 
 @pytest.fixture(autouse=True)
 def own_interrupts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`lm` sets a handler that remembers Ctrl-C; a test that calls it here must not leave that to
-    the next, which would see an interrupt that was never meant for it.
+    """Undo the handler that `lm` sets to remember Ctrl-C: otherwise the next test could see an
+    interrupt that was not meant for it.
     """
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(Interrupts, "seen", False)

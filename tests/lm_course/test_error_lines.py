@@ -1,4 +1,4 @@
-"""Every exception becomes one line that says whose mistake it is, workers' exceptions included."""
+"""Every exception, also a worker's, becomes one line that says whose mistake it is."""
 
 import importlib
 import inspect
@@ -52,7 +52,7 @@ def learners_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(STAND_INS_VARIABLE, str(folder))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(path.parent))
-    # Spawned workers look for the module as well.
+    # Spawned workers also look for the module.
     monkeypatch.setenv("PYTHONPATH", f"{PROJECT}:{path.parent}")
     yield path
     sys.modules.pop("learners", None)
@@ -106,7 +106,7 @@ def test_what_the_user_gave_is_printed_bare() -> None:
     ],
 )
 def test_any_other_error_is_internal(call, message: str) -> None:
-    """Python's own ValueErrors among them."""
+    """Including Python's own ValueErrors."""
     found = explained(call)
     assert (found.whose, found.status) == ("internal", 1)
     assert found.text.startswith(message)
@@ -215,8 +215,8 @@ def test_the_packages_are_those_of_the_project() -> None:
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
-    """Run `lm` here; returns its exit status and standard error."""
-    monkeypatch.setattr(cli.signal, "signal", lambda number, handler: None)  # it is pytest's here
+    """Run `lm` in this process, and return its exit status and standard error."""
+    monkeypatch.setattr(cli.signal, "signal", lambda number, handler: None)  # pytest's stays
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv(error_lines.TRACEBACK_VARIABLE, "")
 

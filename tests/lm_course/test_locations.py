@@ -1,4 +1,4 @@
-"""Which files are meant, from whatever folder."""
+"""Files are found from any current folder."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ STAGE = "__path__ = stand_ins_first(__name__, __path__)\n"
 
 @pytest.fixture
 def site_packages(tmp_path: Path) -> Path:
-    """As a wheel leaves them: our packages beside those of others."""
+    """site-packages as a wheel leaves it: our packages beside others."""
     root = tmp_path / "site-packages"
     for name, text in (("lm_core", ""), ("lm_course", ""), ("stage", STAGE), ("other", "")):
         (root / name).mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_runs_and_recipes_from_inside_and_outside(
 def test_commands_from_an_empty_folder_and_from_below_the_root(
     toy_course, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The screen of each, and that nothing is written elsewhere."""
+    """Check the output of each command, and that nothing is written elsewhere."""
     empty = tmp_path_factory.mktemp("empty")
     elsewhere = f"{toy_course.root}/assignments/t1/README.md"
     places = ((empty, "", elsewhere), (toy_course.root / "toy_stage", "../", "../assignments/t1"))

@@ -69,18 +69,18 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"safetensors: damaged .*; delete this checkpoint"):
         read_checkpoint(folder)
     weights.unlink()
-    with pytest.raises(ValueError, match=r"model.safetensors: not there"):
+    with pytest.raises(ValueError, match=r"model.safetensors: no such file"):
         read_checkpoint(folder)
 
 
 def test_an_export_without_training_state_cannot_be_resumed(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "step_000001", {"a": torch.ones(1)}, {}, {}, None)
-    with pytest.raises(ValueError, match="the training state is not there"):
+    with pytest.raises(ValueError, match="the training state does not exist"):
         read_training_state(tmp_path / "step_000001")
 
 
 def write_parts(folder: Path) -> dict[str, torch.Tensor]:
-    """Two files and their index."""
+    """Write two files and their index."""
     tensors = {"a": torch.randn(3), "b": torch.randn(2), "c": torch.randn(1)}
     folder.mkdir()
     save_file({"a": tensors["a"], "b": tensors["b"]}, folder / "model-1.safetensors")
@@ -103,8 +103,8 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-def test_a_tensor_that_the_index_does_not_name_is_read_from_where_it_lies(tmp_path: Path) -> None:
-    """It may be a buffer that the family passes over; its family decides."""
+def test_a_tensor_that_the_index_does_not_name_is_read_from_its_file(tmp_path: Path) -> None:
+    """It may be a buffer that its model family ignores."""
     tensors = write_parts(tmp_path / "c")
     write_index(tmp_path / "c", {"a": ONE, "c": TWO})
     found, _ = read_checkpoint(tmp_path / "c")
@@ -115,8 +115,8 @@ ONE, TWO = "model-1.safetensors", "model-2.safetensors"
 INDEXES = [
     ({"a": ONE, "b": ONE, "c": TWO, "d": TWO}, r"model-2\.safetensors: lacks d, which"),
     ({"a": ONE, "b": TWO, "c": TWO}, r"model-1\.safetensors: holds b, which .* in model-2"),
-    ({"a": "model-9.safetensors"}, r"model-9\.safetensors: not there"),
-    ({"a": "../model-1.safetensors"}, "is no file of this folder"),
+    ({"a": "model-9.safetensors"}, r"model-9\.safetensors: no such file"),
+    ({"a": "../model-1.safetensors"}, "is not a file in this folder"),
     ({"a": 1}, "weight_map must give every tensor's file"),
     ([], "weight_map must give every tensor's file"),
 ]

@@ -1,5 +1,5 @@
-"""Documents come back from parquet as they were, in order; anything else in the folder is an error
-with a command.
+"""Documents are read back from parquet unchanged and in order; anything else in the folder is an
+error that names a command.
 """
 
 from pathlib import Path

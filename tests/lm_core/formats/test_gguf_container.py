@@ -1,4 +1,4 @@
-"""Whatever a file holds, it opens or is one ValueError."""
+"""Whatever a file holds, it opens or gives one ValueError."""
 
 import tracemalloc
 from pathlib import Path
@@ -17,7 +17,7 @@ VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a small file."""
+    """Return the bytes of a small file."""
     path = tmp_path_factory.mktemp("gguf") / "m.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(16)
@@ -54,12 +54,12 @@ def test_metadata_and_tensors(whole: bytes, tmp_path: Path) -> None:
     [
         (b"", "not a GGUF file"),
         (b"PK\x03\x04 a zip", "not a GGUF file"),
-        (b"GGUF", "cut short or damaged: its header would go beyond its 4 bytes; fetch it again"),
-        (b"GGUF\x63\0\0\0" + bytes(16), "version 99; version 2 or 3, little-endian, is read"),
-        (b"GGUF\0\0\0\x03" + bytes(16), "of the other byte order"),
+        (b"GGUF", "damaged GGUF file: its header would extend beyond its 4 bytes; fetch it again"),
+        (b"GGUF\x63\0\0\0" + bytes(16), "version 2 or 3, little-endian; found version 99"),
+        (b"GGUF\0\0\0\x03" + bytes(16), "little-endian; found big-endian byte order"),
     ],
 )
-def test_what_is_no_gguf(content: bytes, words: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_gguf(content: bytes, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words) as error:
         read_gguf(written(tmp_path, content))
     assert "\n" not in str(error.value)
@@ -112,14 +112,14 @@ def test_the_types_are_those_of_gguf() -> None:
 
 
 def test_a_file_cut_short_anywhere(whole: bytes, tmp_path: Path) -> None:
-    """One line that says which part is not whole, and what to do."""
+    """The error is one line that says which part is incomplete, and what to do."""
     end = whole.index(VALUES.tobytes()) + VALUES.nbytes
     parts = []
     for length in range(4, end):
         with pytest.raises(UserError) as error:
             read_gguf(written(tmp_path, whole[:length]))
-        said = str(error.value).removeprefix(f"{tmp_path / 'm.gguf'}: a GGUF file that is cut ")
-        parts.append(said.removeprefix("short or damaged: its ").partition(" would go beyond")[0])
+        said = str(error.value).removeprefix(f"{tmp_path / 'm.gguf'}: truncated or damaged ")
+        parts.append(said.removeprefix("GGUF file: its ").partition(" would extend beyond")[0])
         assert said.endswith(f"beyond its {length:,} bytes; fetch it again"), said
     assert list(dict.fromkeys(parts)) == ["header", "metadata", "list of tensors", "tensor one"]
     assert read_gguf(written(tmp_path, whole[:end])).tensors.keys() == {"one"}
@@ -129,7 +129,7 @@ def test_a_file_cut_short_anywhere(whole: bytes, tmp_path: Path) -> None:
 def test_a_count_that_the_file_does_not_have_takes_no_memory(
     whole: bytes, tmp_path: Path, number: int
 ) -> None:
-    """Wherever it stands: lengths, counts, shapes, places."""
+    """Wherever it is: in lengths, counts, shapes and offsets."""
     refused = 0
     for place in range(4, len(whole) - 8):
         content = whole[:place] + number.to_bytes(8, "little") + whole[place + 8 :]
@@ -162,8 +162,8 @@ def test_a_changed_byte_is_a_file_or_one_error(
 def test_what_is_there_twice_and_what_is_split(tmp_path: Path) -> None:
     key = b"\1\0\0\0\0\0\0\0a\0\0\0\0\7"  # "a": the number 7 in one byte
     head = b"GGUF\3\0\0\0" + bytes(8) + b"\2" + bytes(7)
-    with pytest.raises(UserError, match="is damaged: its metadata has 'a', twice or not a name"):
+    with pytest.raises(UserError, match="damaged GGUF file: its metadata has 'a', a duplicate or"):
         read_gguf(written(tmp_path, head + key + key))
     nested = b"\1\0\0\0\0\0\0\0b\x09\0\0\0\x09\0\0\0" + bytes(8)
-    with pytest.raises(UserError, match="is damaged: a value in its metadata is of kind 9"):
+    with pytest.raises(UserError, match="damaged GGUF file: a value in its metadata is of kind 9"):
         read_gguf(written(tmp_path, head + key + nested))

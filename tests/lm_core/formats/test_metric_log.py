@@ -1,4 +1,4 @@
-"""Rows are appended, rewound per stage, and survive a process that died in the middle of a line."""
+"""Rows are appended and rewound per stage, and survive a process that dies within a line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Shards give back exactly the ids that were put in, and refuse what does not belong to them."""
+"""Shards return exactly the ids that were written, and files that do not fit them are refused."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ def write(folder: Path, documents: list[list[int]], vocab_size: int = 300, **opt
             writer.add("train", document)
 
 
-def test_reading_crosses_the_borders_of_files(tmp_path: Path) -> None:
+def test_reading_crosses_the_boundaries_of_files(tmp_path: Path) -> None:
     documents = [[1, 2, 3, 0], [4, 5, 0], [6, 0], [7, 8, 9, 10, 0]]
     write(tmp_path / "shards", documents, tokens_per_file=4)
     assert len(list((tmp_path / "shards").glob("train-0*.bin"))) == 3
@@ -59,18 +59,18 @@ def test_another_tokenizer_is_refused_and_both_are_named(tmp_path: Path) -> None
 
 
 def test_missing_split_truncated_file_and_newer_format(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"not there; make it with `lm data shard RECIPE`"):
+    with pytest.raises(ValueError, match=r"does not exist; make it with `lm data shard RECIPE`"):
         TokenShards.open(tmp_path / "shards", "train")
     write(tmp_path / "shards", [[1, 2, 3]])
     with pytest.raises(ValueError, match="no split 'validation'; it has train"):
         TokenShards.open(tmp_path / "shards", "validation")
     binary = tmp_path / "shards" / "train-00000.bin"
     binary.write_bytes(binary.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="has 5 bytes, the manifest says 6 bytes"):
+    with pytest.raises(ValueError, match="has 5 bytes, but the manifest says 6 bytes"):
         TokenShards.open(tmp_path / "shards", "train")
     manifest = tmp_path / "shards" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 2}))
-    with pytest.raises(ValueError, match="format version 2, this code reads 1"):
+    with pytest.raises(ValueError, match="format version 2, but this code reads 1"):
         TokenShards.open(tmp_path / "shards", "train")
 
 

@@ -1,4 +1,4 @@
-"""What `lm ablate` shows: a table against the first run, and a picture."""
+"""The output of `lm ablate`: a table against the first run, and a picture."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`lm start`, `lm check`, `lm hint`, `lm progress`: what they print, keep and remember."""
+"""`lm start`, `lm check`, `lm hint`, `lm progress`: their output, and the files that they keep."""
 
 import os
 import re
@@ -18,7 +18,7 @@ SOLUTION = "    return dict(_counter(text))\n"
 
 @pytest.fixture
 def lm(toy_course, monkeypatch: pytest.MonkeyPatch):
-    """Runs a command line on the small course; errors come out as the exceptions that they are."""
+    """Run a command line on the small course; errors are raised as exceptions."""
     monkeypatch.setattr(learner_commands, "PROJECT", toy_course.root)
     monkeypatch.chdir(toy_course.root)
     monkeypatch.setenv("COLUMNS", "80")
@@ -74,7 +74,7 @@ def test_start_keeps_what_was_written(toy_course, lm) -> None:
     assert files(toy_course) == before
     assert "  kept        workspace/toy_stage/counting.py" in printed
     assert "  as shipped  workspace/toy_stage/words.py" in printed
-    assert "--force starts them anew, with a backup" in printed
+    assert "--force replaces them with stubs, after a backup" in printed
 
 
 def test_force_makes_backups_and_overwrites_none(toy_course, lm) -> None:
@@ -108,7 +108,7 @@ def test_hints_come_one_after_the_other_and_are_remembered(toy_course, lm) -> No
 
 
 def test_a_hint_is_printed_as_it_is_written(toy_course, lm) -> None:
-    """Neither markup nor the name of an emoji: both are Python, too."""
+    """Nothing in it is markup or an emoji's name: Python code looks like both."""
     text = toy_course.ASSIGNMENT.replace("first nudge", "pairs[bold] of d[:key:] is [/bold] 12")
     toy_course.write("assignments/t1/assignment.toml", text)
     assert "hint 1 of 3\n  pairs[bold] of d[:key:] is [/bold] 12\n" in lm("hint", "t1.2")
@@ -212,16 +212,16 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["start", "t9"], "t9: no such assignment; there are: t1"),
+        (["start", "t9"], "t9: no such assignment; available: t1"),
         (
             ["check", "t1", "2"],
-            "workspace: nothing of t1 is here yet; `lm start t1` puts the",
+            "workspace: no files of t1 there yet; `lm start t1` writes the stubs",
         ),
         (["check", "t9"], "t9: no such assignment"),
         (["check", "t1", "t1.9"], "t1.9: no such task; t1 has t1.1"),
         (["check", "t1", "9"], "t1.9: no such task; t1 has t1.1"),
         (["check", "t1.2", "9"], "t1.9: no such task; t1 has t1.1"),
-        (["check", "2"], "2: no such assignment; there are: t1"),
+        (["check", "2"], "2: no such assignment; available: t1"),
         (["check", "t1", "t2.1"], "t2.1: no such task; t1 has t1.1, t1.2"),
         (["check", "t1", "two"], "two: no such task; t1 has t1.1, t1.2"),
         (["check", "t1", "2.5"], "2.5: no such task; t1 has t1.1, t1.2"),
@@ -231,17 +231,17 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
         (["hint", "t1.9"], "t1.9: no such task"),
         (["check", "1.2"], "1.2: did you mean t1.2?"),
         (["check", "T1.2"], "T1.2: did you mean t1.2?"),
-        (["check", "1", "2"], "1: did you mean t1? (a task has its assignment in front: t1 1)"),
+        (["check", "1", "2"], "1: did you mean t1? (name the assignment before the task: t1 1)"),
         (["hint", "1.2"], "1.2: did you mean t1.2?"),
         (["progress", "T1"], "T1: did you mean t1?"),
         (["progress", "t9"], "t9: no such assignment"),
         (["start", "1"], "1: did you mean t1?"),
-        (["start"], "lm start begins with an assignment: lm start t1"),
+        (["start"], "lm start needs an assignment: lm start t1"),
         (
             ["check"],
-            "lm check checks an assignment, or a task of it: lm check t1 for all of it, or",
+            "lm check needs an assignment or a task: lm check t1 for all of it, or lm check t1.2",
         ),
-        (["hint"], "lm hint is about a task: lm hint t1.2 (lm progress says which task is next)"),
+        (["hint"], "lm hint needs a task: lm hint t1.2 (lm progress shows which task is next)"),
     ],
 )
 def test_unknown_ids_are_one_line(lm, arguments: list[str], complaint: str) -> None:
@@ -252,7 +252,7 @@ def test_unknown_ids_are_one_line(lm, arguments: list[str], complaint: str) -> N
 
 
 def test_the_commands_load_without_pytest() -> None:
-    """Who only runs recipes has not installed it."""
+    """Somebody who only runs recipes may not have installed it."""
     code = "import sys, lm_course.commands.learner_commands; sys.exit('pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == 0
@@ -270,7 +270,8 @@ def test_a_learner_s_way_to_the_first_passed_task(toy_course, lm) -> None:
     screen, tasks, _ = toy_course.check("--task=t1.2")
     assert tasks["t1.2"]["status"] == "passed"
     assert (
-        "t1.2 passes. What comes next: lm progress t1. The whole assignment: lm check t1" in screen
+        "t1.2 passes. For the next task: lm progress t1. For the whole assignment: lm check t1"
+        in screen
     )
     assert "1 of 4 tasks, 4 of 10 points" in lm("progress")
 
@@ -288,7 +289,7 @@ HEAVY += ("matplotlib", "transformers", "pyarrow", "anyio")
 
 
 def test_a_task_without_triton_loads_no_more_than_it_needs(toy_course) -> None:
-    """Nearly all the time of `lm check` is spent on imports. Those of a forked check count, too."""
+    """`lm check` spends nearly all its time on imports; those in a forked check also count."""
     code = (
         "import os, sys\n"
         f"sys.path.insert(0, {str(toy_course.PROJECT)!r})\n"

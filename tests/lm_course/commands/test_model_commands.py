@@ -1,5 +1,5 @@
-"""`lm import`, `lm export`, `--model`: what comes out loads and says the same; what is refused is
-one line, and leaves nothing behind.
+"""`lm import`, `lm export`, `--model`: the result loads and gives the same text; a refused source
+gives a one-line error, and leaves nothing behind.
 """
 
 import json
@@ -57,7 +57,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gguf_file(source: Path, gguf_writing) -> Path:
-    """The same model as llama.cpp has it, with 255 bytes: an id below 256 is a byte's place."""
+    """The same model in llama.cpp's format, with 255 bytes: an id below 256 is a byte's index."""
     theirs = transformers.AutoModelForCausalLM.from_pretrained(source)
     known = [byte for byte in BYTES if byte[0] != RARE]
     path = source.with_suffix(".gguf")
@@ -184,7 +184,7 @@ def a_text_file(path: Path) -> Path:
 
 
 def one_file(name: str) -> Callable[[Path], Path]:
-    """A file of a folder in the folder's place."""
+    """Return a maker of one file of a model's folder, given in place of the folder."""
     return lambda folder: folder_of(folder, small_model()) / name
 
 
@@ -196,10 +196,10 @@ def with_a_gguf_in_it(folder: Path) -> Path:
 
 BAD_SOURCES = {
     "model.safetensors: one file of a model's folder": one_file("model.safetensors"),
-    "the weights; name the folder: ": one_file("config.json"),
-    "has no config.json; name the file in it: ": with_a_gguf_in_it,
-    "source: no such folder or file; known by name: smollm2": lambda path: path,
-    "source: has no config.json; name a folder": lambda path: path.mkdir() or path,
+    "weights are all needed; name the folder: ": one_file("config.json"),
+    "has no config.json; name the GGUF file in it: ": with_a_gguf_in_it,
+    "source: no such folder or file; models known by name: smollm2": lambda path: path,
+    "source: has no config.json; name a Hugging Face": lambda path: path.mkdir() or path,
     "model_type is 'bert'; this code reads gpt2, llama": not_a_model,
     "not a GGUF file": a_text_file,
     "tokenizer.json: no such file; fetch or import it again": without_tokenizer,
@@ -220,21 +220,21 @@ def test_a_bad_source_is_one_line_and_leaves_nothing(words, make, tmp_path, caps
     assert not (tmp_path / "ours").exists() and not leftovers(tmp_path)
 
 
-def test_what_lies_at_the_target_is_not_replaced(source, tmp_path):
+def test_an_existing_target_is_not_replaced(source, tmp_path):
     target = tmp_path / "mine"
     target.mkdir()
-    import_model(source, target)  # an empty folder is nothing
+    import_model(source, target)  # an empty folder may be replaced
     for call in (import_model, export_model):
-        with pytest.raises(ValueError, match="mine: exists already; name another"):
+        with pytest.raises(ValueError, match="mine: already exists; name another"):
             call(source, target)
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         import_model(source, source / "config.json")
 
 
 def test_other_mistakes_of_the_command_line(source, tmp_path):
     with pytest.raises(ValueError, match="--dtype int8: expected float32, bfloat16, float16"):
         import_model(source, tmp_path / "ours", "int8")
-    with pytest.raises(ValueError, match="--checkpoint and --model name two models"):
+    with pytest.raises(ValueError, match="--checkpoint and --model were both given"):
         engine_for(source, source)
     for name in ("nothing", "nothing.gguf"):
         with pytest.raises(ValueError, match=f"{name}: no such folder or file"):
@@ -268,7 +268,7 @@ def test_a_gguf_file_cut_short_anywhere_is_one_line(gguf_file, tmp_path, capsys)
 
 
 def test_every_byte_of_the_head_may_be_damaged(gguf_file, tmp_path):
-    """Whatever the first part of a file holds, the engine starts or says one line."""
+    """Whatever the first part of a file holds, the engine starts or gives a one-line error."""
     content = gguf_file.read_bytes()
     drawn = random.Random(0)
     head = content.index(b"token_embd.weight") + 200

@@ -1,5 +1,5 @@
-"""A model by name: found in an installed package whose code is never run, or one line that says
-what to install.
+"""A model by name: its file is found in an installed package whose code is never run, or one line
+says what to install.
 """
 
 import sys
@@ -17,7 +17,7 @@ NAMES = pytest.mark.parametrize("name", NAMED_MODELS)
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Puts a package of each kind on the path; importing it would fail the test."""
+    """Put a model's package on the path; importing it would fail the test."""
 
     def install(model: NamedModel, content: bytes | None) -> Path:
         folder = tmp_path / "site" / model.package

@@ -1,4 +1,4 @@
-"""What is printed is what was given, without colours where there is no terminal."""
+"""Text is printed verbatim, without colours if there is no terminal."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The table of `lm scaling fit` shows the surface it was made from, and fits a narrow terminal."""
+"""The table of `lm scaling fit` shows the fitted surface, and fits a narrow terminal."""
 
 import io
 
@@ -13,7 +13,7 @@ from scaling_laws.small_runs.runs_csv import FinishedRun, write_runs_csv
 
 @pytest.fixture(autouse=True)
 def few_bootstraps(monkeypatch) -> None:
-    """A hundred take seconds; that intervals are right is tested beside the fit."""
+    """Use few bootstraps: a hundred take seconds, and the fit's own tests check the intervals."""
     monkeypatch.setattr(scaling_table, "BOOTSTRAPS", 5)
 
 
@@ -51,7 +51,7 @@ def test_runs_on_which_more_data_does_not_help_are_an_ordinary_result(tmp_path) 
     runs = [FinishedRun(n, d, n**0.1 + d**0.05) for n in (1e5, 3e5, 1e6) for d in (1e6, 4e6)]
     text = printed(runs, tmp_path)
     assert "fitted to 6 runs" in text
-    assert "These runs do not settle a surface, so no budget is split:" in text
+    assert "These runs do not determine a surface, so no budget is split:" in text
     assert "- the loss does not always fall with size: at 1,000,000 tokens it rises" in text
     assert "best split" not in text
 

@@ -1,4 +1,4 @@
-"""`lm tokenizer encode`, `decode`, `inspect`, `merges`, `compare`: what they print and refuse."""
+"""`lm tokenizer encode`, `decode`, `inspect`, `merges`, `compare`: output and errors."""
 
 import html
 import io
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def lm(folder: Path):
-    """Runs `lm tokenizer ...` in this process; errors come out as the exceptions that they are."""
+    """Run `lm tokenizer ...` in this process; errors are raised as exceptions."""
     app = typer.Typer()
     tokenizer_commands.register(app)
 
@@ -64,7 +64,7 @@ def lm(folder: Path):
 
 
 def start(folder: Path, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
-    """The real command, in a process of its own."""
+    """Start the real command in its own process."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     return subprocess.Popen(
         [sys.executable, "-m", "lm_course", "tokenizer", *arguments],
@@ -95,7 +95,7 @@ def test_encode_prints_ids_and_decode_gives_the_text_back(lm) -> None:
 
 
 def test_encode_takes_a_file_or_stdin_as_they_are(lm, folder: Path) -> None:
-    """Also where ids come in many batches, and bytes of one character in two reads."""
+    """Also if ids come in many batches, and the bytes of one character in two reads."""
     text = ODD_TEXT * 800
     (folder / "text.txt").write_bytes(text.encode())
     expected = " ".join(map(str, chosen_tokenizer(None, None).encode(text))) + "\n"
@@ -134,7 +134,7 @@ def test_reading_in_blocks_changes_nothing(monkeypatch, block: int) -> None:
 
 
 def test_encode_gives_ids_before_its_input_ends(folder: Path) -> None:
-    """Nothing here waits for the end: the pipe stays open until ids have come out."""
+    """Encoding does not wait for the end: the pipe stays open until ids have been printed."""
     with start(folder, "encode") as process:
         process.stdin.write(b"the cat " * 10_000)
         process.stdin.flush()
@@ -157,7 +157,7 @@ def test_inspect_shows_tokens_without_colours(lm) -> None:
 
 @pytest.mark.parametrize("term", ["xterm", "xterm-256color"])
 def test_inspect_shows_tokens_in_colours(lm, term: str) -> None:
-    """Neighbours differ, and nothing but colours stands between them."""
+    """Neighbouring tokens differ, and only colours separate them."""
     output = lm("inspect", "thethethethethe", FORCE_COLOR="1", TERM=term)
     line = output.splitlines()[0]
     backgrounds = re.findall(r"(4[0-7]|48;5;\d+)mthe\x1b\[0m", line)
@@ -246,11 +246,11 @@ def test_compare_prints_figures_of_each(lm, folder: Path, monkeypatch) -> None:
     assert own in rows
     text = " ".join(printed.split())
     assert "Bytes per token and speed: 600 bytes of text.txt." in text
-    assert "Seconds are of this machine, now: the median of 5 runs" in text
+    assert "Speeds were measured on this machine just now: the median of 5 runs" in text
 
 
 def test_compare_measures(lm, monkeypatch) -> None:
-    """Nothing named: the demo's tokenizer, on the standard library."""
+    """Without arguments: the demo's tokenizer, on the standard library."""
     monkeypatch.setattr(tokenizer_comparison, "standard_library_text", lambda: "the cat " * 100)
     printed = lm("compare")
     assert "800 bytes of Python's standard library" in " ".join(printed.split())
@@ -267,7 +267,7 @@ def test_compare_says_how_far_it_is_where_there_is_no_terminal(
     tokenizer_commands.compare([Path("demo")], Path("text.txt"), None)
     printed, said = capsys.readouterr()
     assert re.findall(r"measure: (\d/5) turns", said) == ["1/5", "2/5", "3/5", "4/5", "5/5"]
-    assert "measure" not in printed
+    assert "measure:" not in printed
 
 
 def test_which_tokenizer_is_meant(folder: Path) -> None:
@@ -290,18 +290,18 @@ def test_the_pattern_of_a_tiktoken_file(folder: Path, lm) -> None:
     assert chosen_tokenizer(Path("ranks.tiktoken"), "gpt4").pattern == GPT4_PATTERN
     with pytest.raises(ValueError, match=r"^--pattern gpt3: expected gpt2 or gpt4$"):
         chosen_tokenizer(Path("ranks.tiktoken"), "gpt3")
-    with pytest.raises(ValueError, match=r"^--pattern is for \.tiktoken files; .* its own"):
+    with pytest.raises(ValueError, match=r"^--pattern is only for \.tiktoken files; .* its own"):
         chosen_tokenizer(None, "gpt4")
     (folder / "text.txt").write_text("the")
     assert "demo" in lm("compare", "demo", "ranks.tiktoken", "--pattern=gpt4", "--file=text.txt")
-    with pytest.raises(ValueError, match=r"^--pattern is for \.tiktoken files"):
+    with pytest.raises(ValueError, match=r"^--pattern is only for \.tiktoken files"):
         lm("compare", "demo", "other", "--pattern=gpt4", "--file=text.txt")
 
 
 @pytest.mark.parametrize(
     ("arguments", "given", "message"),
     [
-        (["encode", "x", "--tokenizer=no"], b"", "no: no such file or folder, nor a run in runs/"),
+        (["encode", "x", "--tokenizer=no"], b"", "no: no such file or folder, and no such run in"),
         (
             ["encode", "x", "--tokenizer=a/b"],
             b"",
@@ -310,22 +310,22 @@ def test_the_pattern_of_a_tiktoken_file(folder: Path, lm) -> None:
         (
             ["compare", "demmo"],
             b"",
-            "demmo: no such file or folder, nor a run in runs/: no tokenizer",
+            "demmo: no such file or folder, and no such run in runs/: no tokenizer",
         ),
         (["compare", "demmo"], b"", "or name another in its place"),
         (["merges", ""], b"", 'the word is empty; give one, such as " the"'),
         (["encode", "--file=none.txt"], b"", "none.txt: No such file or directory"),
         (["encode", "x", "--file=ranks.tiktoken"], b"", "give TEXT or --file, not both"),
-        (["inspect"], b"a\xff", "stdin: not UTF-8 at byte 1; convert it first"),
+        (["inspect"], b"a\xff", "stdin: not UTF-8 at byte 1; convert it to UTF-8"),
         (["inspect", "x", "--html=runs"], b"", "--html runs is a folder; name a file, such as"),
         (["decode", "1", "300"], b"", "token id 300 is not in the vocabulary (0 to 261)"),
         (
             ["decode"],
             b"1 (2)",
-            "'(2)' is not a token id; ids are whole numbers with blanks or commas between them",
+            "'(2)' is not a token id; ids are whole numbers separated by spaces or commas",
         ),
         (["merges", "x", "--tokenizer=runs/demo/merges.txt"], b"", "merges.txt: not JSON"),
-        (["compare", "--file=empty.txt"], b"", "empty.txt: no text there; name a file that holds"),
+        (["compare", "--file=empty.txt"], b"", "empty.txt: no text in it; name a file that has"),
     ],
 )
 def test_a_mistake_ends_in_one_line(folder: Path, arguments, given: bytes, message: str) -> None:
@@ -349,8 +349,8 @@ def test_without_a_run(folder: Path) -> None:
 
 @pytest.mark.parametrize("command", ["encode", "decode", "inspect", "merges"])
 @pytest.mark.parametrize("size", [1, 10_000])
-def test_a_reader_that_has_gone_is_no_error(folder: Path, command: str, size: int) -> None:
-    """As in `lm tokenizer encode ... | head -1`: no traceback, and not a word."""
+def test_a_closed_pipe_is_not_an_error(folder: Path, command: str, size: int) -> None:
+    """As in `lm tokenizer encode ... | head -1`: neither a traceback nor a message."""
     texts = {"decode": "97 " * size, "merges": "the a " * min(size, 500)}
     arguments = [texts["merges"]] if command == "merges" else []
     with start(folder, command, *arguments) as process:

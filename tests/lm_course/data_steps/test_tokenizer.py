@@ -1,13 +1,11 @@
-"""What the step of the tokenizer tells the report."""
+"""The summary that the step `tokenizer` gives to the report."""
 
 from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_course.data_steps.tokenizer import TOKENS_SHOWN, longest_tokens
 
 
 def test_the_longest_tokens_are_all_there_and_no_special_one() -> None:
-    """However their lengths compare: here one learned token is longer than each special one, and
-    one is shorter.
-    """
+    """Here one learned token is longer than each special one, and one is shorter."""
     learned = [b"a" * 40, b"ab", b" documentation", *(bytes([65 + i]) * 3 for i in range(26))]
     special = [token.encode() for token in SPECIAL_TOKENS]
     assert len(b"ab") < min(map(len, special)) < 40

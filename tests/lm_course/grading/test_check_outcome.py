@@ -69,7 +69,7 @@ def test_a_stub_of_this_task_and_of_another(code: LearnerCode, theirs: ModuleTyp
     assert own.where == ("work/theirs.py:5 in stub",)
     other = outcome(theirs.stub, code, "t1.3")
     assert other.status == NOT_WRITTEN
-    assert other.message == "this needs stub, which is not written yet: task t1.2"
+    assert other.message == "this needs stub, which is not written yet (task t1.2)"
 
 
 def test_the_learner_s_lines_are_named_and_ours_are_not(
@@ -91,7 +91,8 @@ def test_the_learner_s_own_assertion_is_theirs(code: LearnerCode, theirs: Module
 
 def test_what_the_check_could_not_use(code: LearnerCode) -> None:
     found = outcome(lambda: len(None), code)
-    assert found.message.startswith("the check could not work with what your code gave it: TypeErr")
+    sentence = "the check could not work with the value that your code returned: TypeError"
+    assert found.message.startswith(sentence)
     assert found.where == ()
 
 

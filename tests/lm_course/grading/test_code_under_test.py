@@ -1,4 +1,4 @@
-"""Which code is checked, and what is loaded before the first check."""
+"""The code that is checked, and the libraries that are loaded before the first check."""
 
 import os
 from pathlib import Path

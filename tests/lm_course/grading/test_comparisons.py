@@ -1,4 +1,4 @@
-"""The comparisons pass what is right, and say of the rest where, what, and why."""
+"""The comparisons pass correct values, and say of others where, how and why they are wrong."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_equal_values_pass(value: object) -> None:
         ({"a": 1}, {"a": 1, "b": 2, "c": 3}, "it: the key 'b' is missing (and 1 more)"),
         ({"a": 1, "b": 2}, {"a": 1}, "it: the key 'b' should not be there"),
         ({"a": 1}, {"a": 2}, "it: wrong under the key 'a'"),
-        ({1}, {1, 2}, "it: 1 elements are missing"),
+        ({1}, {1, 2}, "it: missing elements: 1"),
         ("abcd", "abxd", "it: wrong from index 2 on"),
         (list(range(50)), [*range(49), 7], "it: wrong at index 49 (50 expected)"),
         (list(range(50)), list(range(40)), "it: 50 elements, expected 40; equal up to there"),
@@ -151,7 +151,7 @@ def test_errors_that_are_asked_for() -> None:
         raise AssertionError("named twice")
 
     lines = message(check_raises, ValueError, other_error, "a token named twice").splitlines()
-    assert lines[0] == "a token named twice should be refused by another error"
+    assert lines[0] == "a token named twice should be refused with another error"
     assert lines[1:] == ["  expected  ValueError", "  got       AssertionError: named twice"]
     with pytest.raises(GradedFailure) as caught:
         check_raises(ValueError, other_error, "it")

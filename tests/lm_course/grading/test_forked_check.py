@@ -1,4 +1,4 @@
-"""Whatever a check does to its process costs that check only, and is told in one sentence."""
+"""Whatever a check does to its process costs only that check, and is reported in one sentence."""
 
 import os
 import signal
@@ -82,7 +82,7 @@ pytestmark = needs_fork
 
 
 class Bench:
-    """Runs the functions of a learner's module in isolation."""
+    """A runner of a learner's functions in isolation."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "bad.py"
@@ -132,9 +132,9 @@ for check in (train_a_little, too_large, much_too_large):
 
 
 def test_torch_runs_within_the_limits(tmp_path: Path) -> None:
-    """Forward, backward (which starts threads) and threads of its own need address space.
+    """Forward, backward (which starts threads) and torch's own threads need address space.
 
-    In a process of its own: where earlier tests have used torch's threads, a fork waits for them
+    The test starts a new process: if earlier tests have used torch's threads, a fork waits for them
     forever. The grader's own process uses one thread.
     """
     command = [sys.executable, "-c", TORCH_CHECKS]
@@ -165,7 +165,7 @@ def test_a_check_that_passes_and_one_that_fails(bench: Bench) -> None:
         ("grow", "your code asked for more memory", "in grow\n"),
         ("leave", "your code called sys.exit(0)", "in leave\n"),
         ("leave_at_once", "your code ended the whole process with os._exit(0)", ""),
-        ("dig", "your code calls itself without an end (RecursionError)", "in dig\n"),
+        ("dig", "your code calls itself without end (RecursionError)", "in dig\n"),
         ("crash", "the process crashed (SIGSEGV)", "in crash\n"),
         ("fill_the_disk", "your code raised OSError: [Errno 27] File too large", "fill_the_disk"),
     ],
@@ -186,7 +186,7 @@ def test_a_recursion_without_python_s_limit(bench: Bench) -> None:
         bench.module.dig()
 
     outcome = bench.run(dig_deeper, seconds=30, memory_mb=60)
-    # What Python says when the memory for its frames, or its stack, runs out differs by version.
+    # Python's message, when its stack or the memory for its frames runs out, differs by version.
     assert outcome.status == FAILING
     assert "in dig\n  return dig(n + 1)" in "".join(outcome.where)
 
@@ -231,7 +231,7 @@ def test_what_a_check_changes_is_gone(bench: Bench) -> None:
     assert bench.module.endless is not None
 
 
-def test_warnings_of_the_learner_s_code_are_no_failures(bench: Bench) -> None:
+def test_warnings_of_the_learner_s_code_are_not_failures(bench: Bench) -> None:
     def warn() -> None:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
@@ -281,8 +281,8 @@ def test_ctrl_c_ends_the_child(
         os.kill(os.getpid(), signal.SIGINT)
 
     def watch_and_interrupt(*arguments: Any) -> Outcome:
-        # Only now: what is raised while os.fork runs the functions of os.register_at_fork, as those
-        # of logging, is printed and forgotten.
+        # Not earlier: an exception in a function of os.register_at_fork, such as those of logging,
+        # is only printed.
         threading.Thread(target=interrupt).start()
         return watch(*arguments)
 

@@ -1,4 +1,4 @@
-"""The function that gave None by mistake is named, and no other."""
+"""Only the function that returned None by mistake is named."""
 
 import importlib.util
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_the_last_to_return_none(learner, check: str, name: str) -> None:
     assert found == name
 
 
-def test_an_error_is_no_return(learner) -> None:
+def test_an_error_is_not_a_return(learner) -> None:
     module, code = learner
     assert function_without_return(lambda: caught(module, "m.raises(1)"), code, NAMES) == ""
     elsewhere = LearnerCode((Path("/nowhere"),), Path("/nowhere"))

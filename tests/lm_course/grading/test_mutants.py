@@ -96,7 +96,7 @@ def test_two_mutants_of_one_name_and_no_file(course, capsys: pytest.CaptureFixtu
 
 
 def test_a_mutant_that_only_breaks_an_import_is_not_caught(course) -> None:
-    """The suite must notice the mistake, not merely that a name is gone."""
+    """The suite must notice the mistake, not only that a name is missing."""
     row = course.MUTANTS.replace('"(counts[letter], letter)"', '"def largest"')
     row = row.replace('"counts[letter]"', '"def largest_of"')
     course.write("assignments/t1/mutants.toml", row)

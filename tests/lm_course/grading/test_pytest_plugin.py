@@ -1,4 +1,4 @@
-"""The graded run as a learner meets it: a small course in a folder, graded by a real pytest."""
+"""The graded run as a learner sees it: a small course in a folder, graded by a real pytest."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def test_the_reference_passes_and_is_said_to_be_checked(toy_course) -> None:
     screen, tasks, done = toy_course.check()
     assert done.returncode == 0, screen + done.stderr
     assert screen.splitlines()[0] == (
-        "t1: you have no workspace yet: checking the reference instead"
+        "t1: you have no workspace yet; checking the reference instead"
     )
     assert {task["status"] for task in tasks.values()} == {"passed"}
     assert [line.split()[0] for line in screen.splitlines() if line.startswith("t1.")] == [
@@ -30,7 +30,7 @@ def test_the_reference_passes_and_is_said_to_be_checked(toy_course) -> None:
         "You have no workspace yet: this was the reference.",
         "Begin with `lm start t1`.",
     ]
-    assert "What comes next" not in toy_course.check("--task=t1.2")[0]
+    assert "For the next task" not in toy_course.check("--task=t1.2")[0]
     assert "All of t1 passes." in toy_course.check("--impl=reference")[0]
     assert not (toy_course.root / "workspace").exists()
 
@@ -61,7 +61,7 @@ def test_the_screen_of_a_mistake(toy_course, columns: int) -> None:
 
 
 def test_a_forgotten_return_is_told_by_the_name_of_the_function(toy_course) -> None:
-    """Wherever None does its harm: in the check, or in the learner's next function."""
+    """Wherever None causes an error: in the check, or in the learner's next function."""
     toy_course.hand_in(
         toy_course.REFERENCE.replace(RIGHT_LINE, 'print("here")\n    _counter(text)')
     )
@@ -86,7 +86,7 @@ def test_not_submitted_is_neither_failing_nor_the_reference(toy_course) -> None:
     statuses = [task["status"] for task in tasks.values()]
     assert statuses == ["not submitted", "passed", "passed", "not submitted"]
     assert tasks["t1.4"]["points"] == 0
-    message = "workspace/toy_stage/words.py is missing: `lm start t1` puts its stub there"
+    message = "workspace/toy_stage/words.py is missing; `lm start t1` writes its stub"
     assert tasks["t1.4"]["problems"][0]["message"] == message
     assert "Next: t1.1" in screen
 
@@ -108,7 +108,7 @@ def test_not_written_and_waiting_for_another_task(toy_course) -> None:
     screen, tasks, _ = toy_course.check()
     statuses = [task["status"] for task in tasks.values()]
     assert statuses == ["not written", "not written", "passed", "not written"]
-    message = "this needs count_letters, which is not written yet: task t1.2"
+    message = "this needs count_letters, which is not written yet (task t1.2)"
     assert tasks["t1.4"]["problems"][0]["message"] == message
     assert "Next: t1.1 An answer (written)" in screen
 
@@ -128,7 +128,7 @@ def test_a_syntax_error_costs_that_module_only(toy_course) -> None:
         ("return bytearray(10 << 30)", "your code asked for more memory than this check allows"),
         ("import sys; sys.exit(0)", "your code called sys.exit(0)"),
         ("import os; os._exit(0)", "your code ended the whole process with os._exit(0)"),
-        ("return count_letters(text)", "your code calls itself without an end (RecursionError)"),
+        ("return count_letters(text)", "your code calls itself without end (RecursionError)"),
         ("import ctypes; ctypes.string_at(0)", "the process crashed (SIGSEGV)"),
     ],
 )
@@ -200,8 +200,8 @@ def test_a_part_of_the_checks_shows_its_tasks_only(toy_course) -> None:
     screen, tasks, _ = toy_course.check("-k", "abca or largest")
     assert {name: task["checks"] for name, task in tasks.items()} == {"t1.2": 1, "t1.3": 1}
     assert (
-        screen.splitlines()[-1]
-        == "t1.2, t1.3 pass. What comes next: lm progress t1. The whole assignment: lm check t1"
+        screen.splitlines()[-1] == "t1.2, t1.3 pass. For the next task: lm progress t1. "
+        "For the whole assignment: lm check t1"
     )
 
 
@@ -244,7 +244,7 @@ def test_a_folder_of_any_name(toy_course) -> None:
         (["--impl", "tests"], "expected toy_stage/ in that folder"),
         (["--task", "t1.9"], "t1.9: no such task; t1 has t1.1, t1.2"),
         (["--task", "t2.1"], "t2.1: not a task of t1"),
-        (["tests"], "run them apart"),
+        (["tests"], "run them separately"),
     ],
 )
 def test_wrong_options_are_one_line(toy_course, arguments: list[str], complaint: str) -> None:

@@ -1,4 +1,4 @@
-"""Points are shared by checks; the table fits its columns; the first thing to fix comes first."""
+"""Checks share the points; the table fits its columns; the first thing to fix comes first."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def result(status: str, message: str = "", **more: object) -> CheckResult:
 
 
 def graded(assignment: Assignment, *statuses: list[str]) -> AssignmentGrade:
-    """One list of statuses for each task."""
+    """Return a grade from one list of statuses per task."""
     tasks = [
         TaskGrade(task, [result(status, f"{task.id} is {status}") for status in of_task])
         for task, of_task in zip(assignment.tasks, statuses, strict=True)
@@ -129,8 +129,8 @@ def test_when_all_is_well(assignment: Assignment) -> None:
     part = AssignmentGrade(assignment, grade.tasks[:2])
     (line,) = advice_lines(part, 80, some_tasks=True)
     assert (
-        line[0]
-        == "t1.1, t1.2 pass. What comes next: lm progress t1. The whole assignment: lm check t1"
+        line[0] == "t1.1, t1.2 pass. For the next task: lm progress t1. "
+        "For the whole assignment: lm check t1"
     )
 
 

@@ -1,4 +1,4 @@
-"""A wrong tensor is told with its place and cause; what an operation makes and keeps is counted."""
+"""A wrong tensor is reported with its place and cause; tensors made and kept are counted."""
 
 import pytest
 import torch
@@ -49,10 +49,10 @@ def test_small_tensors_are_shown_in_full() -> None:
 @pytest.mark.parametrize(
     ("got", "words"),
     [
-        (None, ["it is None: a `return` is missing"]),
+        (None, ["it is None; is `return` missing?"]),
         ([1.0], ["it: expected a tensor, got [1.0]"]),
         (X.T, ["wrong shape", "(4, 3)", "expected  shape (3, 4)", "turned round"]),
-        (X.double(), ["the values are right, but of torch.float64; expected torch.float32"]),
+        (X.double(), ["correct, but their dtype is torch.float64; expected torch.float32"]),
         (X * float("nan"), ["NaN      12 values", "0 of 12 values"]),
         (X + float("inf"), ["infinite 12 values"]),
         (X + 1, ["all are one too large"]),

@@ -1,4 +1,4 @@
-"""answers.toml: what was not answered, what was answered wrongly, and a broken file."""
+"""answers.toml: missing answers, answers of the wrong type, and a broken file."""
 
 import tomllib
 from pathlib import Path
@@ -43,4 +43,4 @@ def test_the_template_asks_every_question_and_answers_none(toy_course) -> None:
     text = answers_template(load_assignment("t1", toy_course.root))
     assert tomllib.loads(text) == {"how_many": ""}
     assert "# t1.1 An answer (written): README.md#1-how-many" in text
-    assert 'quotes or without: 12 and "12" are the same' in text
+    assert 'quotes or not: 12 and "12" are the same' in text

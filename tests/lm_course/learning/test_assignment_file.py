@@ -1,4 +1,4 @@
-"""assignment.toml: read whole, or refused with the key that is wrong."""
+"""assignment.toml is read, or refused with the key that is wrong."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def test_the_tasks_in_order(toy_course) -> None:
 
 
 def test_unknown_ids_are_one_line(toy_course) -> None:
-    with pytest.raises(ValueError, match=r"^t9: no such assignment; there are: t1$"):
+    with pytest.raises(ValueError, match=r"^t9: no such assignment; available: t1$"):
         load_assignment("t9", toy_course.root)
     with pytest.raises(ValueError, match=r"^t1\.9: no such task; t1 has t1\.1, t1\.2"):
         load_assignment("t1", toy_course.root).task("t1.9")
@@ -32,7 +32,7 @@ def test_unknown_ids_are_one_line(toy_course) -> None:
         ('id = "t1.2"', 'id = "t2.2"', "'t2.2': expected t1. and a number"),
         ('id = "t1"\n', 'id = "t7"\n', "expected t7."),
         ('questions = ["how_many"]\n', "", "t1.1 needs either functions or questions"),
-        ('module = "words"\n', "", "t1.4: functions and module come together"),
+        ('module = "words"\n', "", "t1.4: functions and module must be given together"),
         ('functions = ["largest"]', 'functions = ["count_letters"]', "belongs to two tasks"),
         ('["a", "b", "c"]', '["a"]', "hints"),
         ('section = "2-count"\n', "", "task.1.section is missing"),
@@ -58,7 +58,7 @@ def test_the_id_is_the_folder_s(toy_course) -> None:
 
 def test_a_toml_file_that_people_edit(tmp_path: Path) -> None:
     path = tmp_path / "answers.toml"
-    with pytest.raises(ValueError, match=r"answers\.toml: the answers is not there"):
+    with pytest.raises(ValueError, match=r"answers\.toml: the answers does not exist"):
         read_toml(path, "the answers")
     path.write_text("a = 1\nb = = 2\n")
     with pytest.raises(ValueError, match="line 2"):

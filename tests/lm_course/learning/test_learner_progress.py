@@ -1,4 +1,4 @@
-"""progress.toml: the best result stays, and the file reads back as it was written."""
+"""progress.toml keeps the best result, and is read back as it was written."""
 
 from datetime import date
 from pathlib import Path

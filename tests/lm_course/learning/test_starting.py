@@ -1,4 +1,4 @@
-"""Starting an assignment: what is written, and what happened to each file."""
+"""Starting an assignment: the files that are written, and what happens to existing ones."""
 
 from pathlib import Path
 

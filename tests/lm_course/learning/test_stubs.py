@@ -1,4 +1,4 @@
-"""Stubs keep what is given, lose what is asked, and can be imported."""
+"""Stubs keep the given code, lose the tasks' bodies, and can be imported."""
 
 import ast
 import os
@@ -27,7 +27,7 @@ GIVEN = 1  # stays, with its comment
 _SECRET = 2  # used by the body of task alone
 
 
-# What a blanked body needs and nothing else.
+# Only a blanked body needs this.
 class _Queue:
     """Goes."""
 
@@ -189,7 +189,7 @@ class Counter:
 
 
 def assignment_of(*tasks: tuple[str, str, int], given: tuple[str, ...] = ()) -> Assignment:
-    """An assignment of (module, function, points)."""
+    """Return an assignment with tasks of (module, function, points)."""
     rest = {"title": "t", "minutes": 1, "section": "s", "hints": ["a", "b", "c"]}
     listed = [
         {"id": f"t1.{number}", "module": module, "functions": [name], "points": points, **rest}
@@ -229,7 +229,7 @@ def test_what_other_code_uses_stays(lessons: Path) -> None:
 
 def test_what_a_lesson_without_tasks_here_uses_stays(lessons: Path) -> None:
     words = cut_stubs(assignment_of(("words", "count_words", 1)), lessons)["words"]
-    assert "def solution" in words, "counting.py is no part of this assignment, and imports it"
+    assert "def solution" in words, "counting.py is not part of this assignment, and imports it"
 
 
 def test_a_name_of_another_module_is_another_name(lessons: Path, toy_course) -> None:
@@ -313,7 +313,7 @@ def test_the_stubs_of_this_project(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("module", ["pretokenization", "naive_training", "merge_training"])
 def test_every_function_of_a_lesson_can_be_cut(module: str) -> None:
-    """Whatever an assignment asks for, what comes out is Python with every docstring in place."""
+    """Whatever an assignment asks for, the stub is valid Python with every docstring in place."""
     source = (PROJECT / "tokenizer_bpe" / f"{module}.py").read_text(encoding="utf-8")
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     assignment = assignment_of(*[(module, node.name, 1) for node in functions])

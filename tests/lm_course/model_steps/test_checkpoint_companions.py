@@ -1,4 +1,4 @@
-"""A checkpoint is not continued, or measured, with another tokenizer than its own."""
+"""A checkpoint is not trained further or evaluated with another tokenizer than its own."""
 
 import shutil
 
@@ -16,7 +16,7 @@ def test_check_tokenizer(tmp_path):
     Tokenizer(BYTES | {256: b"ab"}, [(b"a", b"b")]).save(checkpoint / "tokenizer.json")
     shutil.copy(checkpoint / "tokenizer.json", tmp_path / "tokenizer.json")
     assert check_tokenizer(checkpoint, tmp_path / "tokenizer.json") == checkpoint
-    # As many entries, and other merges: nothing but the hash tells them apart.
+    # The same number of entries, but other merges: only the hash tells them apart.
     Tokenizer(BYTES | {256: b"ba"}, [(b"b", b"a")]).save(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match=r"trained with tokenizer .* but .*tokenizer.json is"):
         check_tokenizer(checkpoint, tmp_path / "tokenizer.json")

@@ -1,4 +1,4 @@
-"""The step `scaling` ends in a result, whatever its runs come to: a surface, or words."""
+"""The step `scaling` always has a result: a surface, or the reasons why there is none."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ TINY = [
 
 @pytest.fixture
 def context_of(tmp_path):
-    """Makes a run with so many tokens, in which only the step `scaling` is missing."""
+    """Make a run with the given numbers of tokens, in which only the step `scaling` is missing."""
 
     def make(train: int = 2000, validation: int = 200, *overrides: str) -> StepContext:
         paths = RunPaths(tmp_path / "run")
@@ -70,7 +70,7 @@ def context_of(tmp_path):
 
 
 def result_of(context: StepContext) -> tuple[str, dict, str]:
-    """The terminal's line, fit.json, and the section of the report without its markup."""
+    """Return the terminal's line, fit.json, and the report's section without its markup."""
     summary = scaling(context)
     paths = RunPaths(context.root)
     fit = json.loads((paths.scaling / "fit.json").read_text())
@@ -84,9 +84,9 @@ def result_of(context: StepContext) -> tuple[str, dict, str]:
 def test_a_sweep_that_settles_nothing_says_so(context_of) -> None:
     line, fit, section = result_of(context_of())
     assert len(fit["runs"]) == 6
-    assert line.startswith("6 small runs do not settle a surface: ")
+    assert line.startswith("6 small runs do not determine a surface: ")
     assert "the losses are those of 200 validation tokens only" in line
-    assert "These runs do not settle a surface" in section
+    assert "These runs do not determine a surface" in section
     for doubt in fit["doubts"]:
         assert doubt in section
     low, high = fit["main_run"]["interval"]
@@ -108,7 +108,7 @@ def test_a_short_training_text_leaves_budgets_out(
     assert expected in section
     assert fit["surface"] is None
     assert "no surface can be fitted: got" in section
-    assert "nothing predicts that" in section
+    assert "there is no prediction of it" in section
     assert "predicted nothing, measured 3.50" in line
 
 
@@ -143,7 +143,7 @@ def test_runs_that_diverge_are_left_out(context_of, monkeypatch) -> None:
 
 
 def test_a_run_that_its_last_update_ruins_is_left_out(context_of, monkeypatch) -> None:
-    """No later step sees the broken weights; the validation does."""
+    """No later step sees the broken weights, but the validation does."""
     from training.runs import pretraining
 
     measured, seen = pretraining._validation_figures, []
@@ -165,7 +165,7 @@ def test_a_sweep_in_which_everything_diverges_is_one_line(context_of) -> None:
         scaling(context_of(2000, 200, "scaling.learning_rate=1e30"))
 
 
-NINE_SMALL_RUNS = [  # of a demo whose fit once went to alpha = 202, and whose step to a traceback
+NINE_SMALL_RUNS = [  # of a demo whose fit once gave alpha = 202 and a traceback
     (155808, 39936, 6.635176), (155808, 99328, 6.425025), (155808, 249856, 6.010085),
     (400832, 39936, 6.572387), (400832, 99328, 6.193402), (400832, 249856, 5.734290),
     (1262720, 39936, 6.662134), (1262720, 99328, 6.182604), (1262720, 249856, 5.541140),
@@ -179,7 +179,7 @@ def test_nine_runs_whose_loss_does_not_fall_with_size(context_of, monkeypatch) -
     assert len(fit["curves"]) == 3
     assert 0 <= fit["surface"]["alpha"] <= 2
     assert "the loss does not always fall with size: at 39,936 tokens it rises" in section
-    assert line.startswith("9 small runs do not settle a surface: the loss")
+    assert line.startswith("9 small runs do not determine a surface: the loss")
     assert line.endswith("measured 3.50 nats per token")
 
 
@@ -205,8 +205,8 @@ def test_a_loss_that_no_fit_takes_is_words() -> None:
 
 
 def test_the_demos_sweep_follows_its_rule() -> None:
-    """One rule for every width's learning rate; sizes and tokens lie apart, and not far from the
-    main run.
+    """One rule gives every width's learning rate; sizes and tokens cover a wide range that is close
+    to the main run.
     """
     recipe = load_settings(Recipe, RECIPE)
     main, sweep = recipe.pretrain, recipe.scaling

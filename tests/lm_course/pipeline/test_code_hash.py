@@ -1,5 +1,5 @@
-"""The hash of a step's code sees the behaviour of all that it imports, stand-ins first, and nothing
-else.
+"""The hash of a step's code covers the behaviour of all that it imports, stand-ins first, and
+nothing else.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which step reads whose result, and what is refused before anything runs."""
+"""The steps that each step reads from, and the orders that are refused before anything runs."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def test_a_filter_in_between_is_what_later_steps_read() -> None:
     [
         ([READ, MAKE], "'read' reads documents, which no step before it writes"),
         ([MAKE, READ, READ], "'read' is listed twice"),
-        ([MAKE, READ, FILTER, ALL], "'filter' writes documents anew, and no step after it reads"),
+        ([MAKE, READ, FILTER, ALL], "'filter' writes documents again, but no step after it reads"),
     ],
 )
 def test_an_order_that_cannot_work_is_refused(steps: list[Step], words: str) -> None:

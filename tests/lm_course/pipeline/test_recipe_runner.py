@@ -1,5 +1,5 @@
-"""Steps run when their settings, code or inputs changed, when their outputs were touched, and not
-otherwise.
+"""A step runs if its settings, code or inputs have changed, or if its outputs were changed or
+removed, and not otherwise.
 """
 
 import errno
@@ -48,7 +48,7 @@ class SmallRecipe(Settings):
 
 
 class TwoSteps:
-    """Two steps: `numbers` writes a file, `letters` reads it. `calls` says which ones ran."""
+    """Two steps: `numbers` writes a file, and `letters` reads it. `calls` says which ones ran."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.paths = RunPaths(root / "runs" / "test")
@@ -172,7 +172,7 @@ def test_an_interrupted_step_runs_again_and_leaves_no_record(runner: TwoSteps) -
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"step": 1}'])
-def test_a_damaged_record_is_no_record(runner: TwoSteps, damaged: bytes) -> None:
+def test_a_damaged_record_is_not_a_record(runner: TwoSteps, damaged: bytes) -> None:
     runner.run()
     runner.paths.step_record("numbers").write_bytes(damaged)
     assert read_record(runner.paths, "numbers") is None
@@ -214,7 +214,7 @@ def test_the_resolved_settings_are_saved(runner: TwoSteps) -> None:
 
 @pytest.fixture
 def with_a_reader(runner: TwoSteps) -> TwoSteps:
-    """A third step, `reading`, that reads what the others wrote, and does without."""
+    """Add a third step, `reading`, which may read what the others wrote but does not need it."""
 
     def run(context: StepContext) -> dict[str, Any]:
         runner.calls.append("reading")
@@ -278,7 +278,7 @@ def test_a_failure_again_is_not_up_to_date(with_a_reader: TwoSteps) -> None:
     runner.broken["letters"] = UserError("no letters")
     runner.run_and_fail()
     runner.run_and_fail()
-    assert runner.calls == ["letters"]  # the reader has told of this failure already
+    assert runner.calls == ["letters"]  # the reader has already reported this failure
     runner.broken["letters"] = UserError("another reason")
     runner.run_and_fail()
     assert runner.calls == ["letters", "reading"]
@@ -371,7 +371,7 @@ def test_what_leaves_python_costs_its_step_alone(
 def test_an_error_that_stands_for_ctrl_c_ends_the_run(
     with_a_reader: TwoSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A library may turn the exception of Ctrl-C into one of its own."""
+    """A library may turn the exception of Ctrl-C into another one."""
     runner = with_a_reader
     runner.broken["numbers"] = RuntimeError("import failed")
     monkeypatch.setattr(Interrupts, "seen", True)

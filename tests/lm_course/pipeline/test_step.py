@@ -1,4 +1,4 @@
-"""A step is given what it declares, and refused the rest."""
+"""A step can use what it declares, and nothing else."""
 
 from pathlib import Path
 
@@ -45,11 +45,11 @@ def test_what_is_declared_is_given(context: StepContext, tmp_path: Path) -> None
     ],
 )
 def test_what_is_not_declared_is_refused(context: StepContext, ask, words: str) -> None:
-    with pytest.raises(UndeclaredAccess, match=rf"the step 'clean' asks for .*{words}"):
+    with pytest.raises(UndeclaredAccess, match=rf"the step 'clean' uses .*{words}"):
         ask(context)
 
 
-def test_a_second_version_of_an_artifact_lies_beside_the_first(tmp_path: Path) -> None:
+def test_a_second_version_of_an_artifact_is_beside_the_first(tmp_path: Path) -> None:
     assert artifact_files(tmp_path, "documents") == (tmp_path / "documents",)
     assert artifact_files(tmp_path, "documents", "clean") == (tmp_path / "clean.documents",)
     second = artifact_files(tmp_path, "tokenizer", "clean")

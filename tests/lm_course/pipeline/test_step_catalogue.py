@@ -43,7 +43,7 @@ def test_an_unknown_step_is_one_line() -> None:
 
 
 def test_a_section_of_a_step_that_is_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only for steps that have to be listed: a short list of the usual ones is a choice."""
+    """Only for steps that must be listed: a short list of the usual steps may be intended."""
     monkeypatch.setattr("lm_course.pipeline.recipe.WHOLE_PATH", ("collect",))
     words = r"\[tokenizer\] is given, but run.steps does not list 'tokenizer': the step would not"
     with pytest.raises(UserError, match=words):

@@ -1,6 +1,6 @@
-"""`--wandb` gives every metrics row to wandb, under the stage's name, and nothing does without it.
+"""With `--wandb`, wandb gets every metrics row under the stage's name; without it, wandb gets none.
 
-A stand-in of wandb is put into `sys.modules`: it needs no network and no account.
+A fake wandb in `sys.modules` needs no network and no account.
 """
 
 import signal
@@ -24,7 +24,7 @@ DEMO = Path(__file__).parents[3] / "recipes" / "demo_cpu.toml"
 
 
 class FakeWandb:
-    """As much of wandb as the mirror uses; remembers what it was told."""
+    """The part of wandb that the mirror uses; it remembers its calls."""
 
     def __init__(self) -> None:
         self.started: dict[str, Any] | None = None
@@ -42,7 +42,7 @@ class FakeWandb:
 
 @pytest.fixture
 def fake_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeWandb:
-    """The stand-in, on a machine without a key."""
+    """The fake wandb, on a machine without a key."""
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -122,7 +122,7 @@ def test_the_flag_reaches_the_steps(
 
     step = Step("pretrain", "lm pretrain", "", train, lambda s: "trained", writes=("numbers",))
     monkeypatch.setattr(step_catalogue, "named", lambda name: step)
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # it is pytest's here
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # pytest's handler stays
     monkeypatch.chdir(tmp_path)
     cli.main(["run", str(DEMO), "--set=run.name=mirrored", '--set=run.steps=["pretrain"]', *flags])
     assert fake_wandb.rows == ([{"pretrain/step": 1, "pretrain/loss": 5.5}] if flags else [])

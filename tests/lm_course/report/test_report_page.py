@@ -1,4 +1,4 @@
-"""The page shows what the records say, each figure in its place, and needs nothing but itself."""
+"""The page shows the records' figures, each in its place, and is self-contained."""
 
 import html
 import json
@@ -24,7 +24,7 @@ SAMPLES = {
             "question": "What does `a < b` do?",
             "replies": [
                 {"label": "after fine-tuning", "text": "It compares <first>."},
-                {"label": "after preference optimisation", "text": "It compares <second>."},
+                {"label": "after preference optimization", "text": "It compares <second>."},
             ],
         }
     ],
@@ -108,12 +108,12 @@ def plain(markup: str) -> str:
 
 
 def section(page: str, anchor: str) -> str:
-    """The markup from a section's heading to the next."""
+    """Return the markup from a section's heading to the next."""
     return re.search(f'<h2 id="{anchor}">(.*?)(?=<h2 |<footer>)', page, re.DOTALL)[1]
 
 
 def rows(markup: str) -> list[list[str]]:
-    """The text of a table's cells, without its header."""
+    """Return the text of a table's cells, without its header."""
     found = re.findall("<tr>(.*?)</tr>", markup, re.DOTALL)[1:]
     return [[plain(cell) for cell in re.findall("<td[^>]*>(.*?)</td>", row)] for row in found]
 
@@ -131,7 +131,7 @@ def test_every_section_is_there_in_order_and_linked(run: RunPaths) -> None:
 
 
 def test_the_text_of_every_plot_is_legible(run: RunPaths) -> None:
-    """At least 11 pixels where a plot has the least room: on a phone, or three abreast."""
+    """At least 11 pixels where plots are narrowest: on a phone, or with three in a row."""
     page = page_of(run)
     (narrowest,) = map(int, re.findall(r"\.plots \{[^}]*minmax\(min\((\d+)px", page))
     plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
@@ -159,13 +159,13 @@ def test_the_page_needs_nothing_from_outside(run: RunPaths) -> None:
     assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
 
 
-def test_samples_stand_under_their_prompts_and_are_escaped(run: RunPaths) -> None:
+def test_samples_are_under_their_prompts_and_escaped(run: RunPaths) -> None:
     part = section(page_of(run), "samples")
     bubbles = re.findall('<div class="bubble (user|reply)">(.*?)</div>', part)
     assert [(kind, plain(text)) for kind, text in bubbles] == [
         ("user", "What does `a < b` do?"),
         ("reply", "after fine-tuningIt compares <first>."),
-        ("reply", "after preference optimisationIt compares <second>."),
+        ("reply", "after preference optimizationIt compares <second>."),
     ]
     assert "<pre><b>This module</b> opens &lt;files&gt; &amp; closes them</pre>" in part
 
@@ -174,12 +174,12 @@ def test_before_is_the_first_figure_and_after_the_last(run: RunPaths) -> None:
     part = section(page_of(run), "before-after")
     assert re.findall(r"<th[^>]*>(\w+)</th>", part) == ["stage", "before", "after", "steps"]
     pretraining, finetuning, preference = "Pretraining", "Supervised fine-tuning", (
-        "Direct preference optimisation"
+        "Direct preference optimization"
     )  # fmt: skip
     assert rows(part) == [
         [pretraining, "validation bits per byte", "4.5000", "2.2500", "1,200"],
         [finetuning, "held-out answer loss", "6.5000", "4.7500", "1,200"],
-        [preference, "held-out pairs ranked rightly", "50.0%", "62.5%", "1,200"],
+        [preference, "held-out pairs ranked correctly", "50.0%", "62.5%", "1,200"],
     ]
     assert re.findall('<span class="(better|worse)">', part) == ["better"] * 3
 
@@ -229,9 +229,9 @@ def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
     assert "E = 1.125, A = 20.5, a = 0.375, B = 30.5, b = 0.625" in scaling
     assert (
         "The main run (N = 5,000, 70,000 tokens) reached 3.250 nats per token; the surface "
-        "predicts 3.750 (bootstraps: 3.500 to 4.000), 0.500 above what was reached."
+        "predicts 3.750 (bootstraps: 3.500 to 4.000), 0.500 above the measured loss."
     ) in scaling
-    assert "These runs do not settle a surface" in scaling
+    assert "These runs do not determine a surface" in scaling
     assert scaling.count("E < 0 & the rest") == 1
     settings = plain(re.search("<pre>(.*?)</pre>", section(page, "settings"), re.DOTALL)[1])
     assert json.loads(settings) == {"tokenizer": {"pattern": "<gpt2>"}}
@@ -248,10 +248,10 @@ def test_small_runs_without_a_surface_are_still_plotted(run: RunPaths) -> None:
     assert "0.00 M" in part, "the legend of the runs"
     text = plain(part)
     assert "got 2 runs" in text
-    assert "predicts that" in text
+    assert "there is no prediction of it" in text
     assert "E =" not in text
     write_json(run.scaling / "fit.json", FIT | {"doubts": []})
-    assert "settle" not in plain(section(page_of(run), "scaling"))
+    assert "determine" not in plain(section(page_of(run), "scaling"))
 
 
 def test_the_head_of_the_page_sums_up_the_run(run: RunPaths) -> None:
@@ -278,7 +278,7 @@ FAILURES = [
 ]
 
 
-def test_what_failed_stands_first_and_its_parts_are_left_out(run: RunPaths) -> None:
+def test_failed_steps_come_first_and_their_parts_are_left_out(run: RunPaths) -> None:
     page = page_of(run, FAILURES)
     left_out = {"samples", "dpo"}
     kept = [anchor for anchor in SECTIONS if anchor not in left_out]
