@@ -1,21 +1,24 @@
-"""Direct preference optimisation: learn from pairs of a better and a worse answer, with no reward
-model.
+"""Direct preference optimization: training on pairs of a better and a worse answer, without a
+reward model.
 
 Rafailov et al. 2023 ("Direct Preference Optimization", arXiv 2305.18290), equation 7. The reward of
-an answer y to x is beta * log( policy(y|x) / reference(y|x) ), and the loss asks that the chosen
-answer's be higher than the rejected one's:
+an answer y to x is beta * log( policy(y|x) / reference(y|x) ), and the loss rewards a higher one
+for the chosen than for the rejected answer:
 
     loss = -log sigmoid( beta * [ (log policy - log reference)(chosen)
                                 - (log policy - log reference)(rejected) ] )
 
 The reference is the fine-tuned model that training starts from. It never changes, so its
-log-probabilities are computed once, before training, and it costs no forward pass afterwards.
+log-probabilities are computed once, before training, and it needs no forward pass afterwards.
 
-What is reported on held-out pairs: `heldout_ranking`, the share in which the policy itself gives
-the chosen answer the higher mean log-probability per token (a model before DPO has such a figure,
-which makes before and after comparable); and of the implicit reward its accuracy and mean margin
-(half, if ties count half, and 0 before training, by definition). Left out: other losses of this
-family, and answers drawn from the policy while it trains.
+Three figures are reported on held-out pairs. `heldout_ranking` is the share of pairs in which the
+policy itself gives the chosen answer the higher mean log-probability per token; it is defined
+before DPO too, so before and after can be compared. The other two are the accuracy and the mean
+margin of the implicit reward. Before training they are one half (ties count half) and 0, by
+definition.
+
+What this leaves out: other losses of this family, and answers sampled from the policy while it
+trains.
 """
 
 from collections.abc import Sequence
@@ -52,20 +55,23 @@ from transformer_lm.language_model import TransformerLM
 from transformer_lm.token_id_check import check_token_ids
 from transformer_lm.weights.pretrained import load_model
 
-SCORING_BATCH = 16  # pairs at once where nothing is trained
+SCORING_BATCH = 16  # pairs per batch when only scoring
 
 
 class DPOSettings(Settings):
     """The `[dpo]` section of a recipe.
 
     Attributes:
-        training: how to train; batch_size counts pairs. Reference and held-out pairs are scored in
-            float32 whatever the precision: rounding would rank answers before any training.
-        beta: how strongly the policy is held to the reference; smaller lets it move further.
-        sft_weight: times the mean -log p per token of the chosen answers, added to the loss; 0 is
-            plain DPO. Above 0 it keeps the chosen answers from becoming less likely as well.
-        max_tokens: pairs with a longer text are left out and counted.
-        max_heldout: of the held-out pairs, how many are scored each time.
+        training: settings of the training loop; batch_size counts pairs. Reference and held-out
+            pairs are scored in float32 for every precision: rounding would rank answers before any
+            training.
+        beta: how strongly the policy is tied to the reference; a smaller value lets it move
+            further.
+        sft_weight: weight of the chosen answers' mean -log p per token, which is added to the loss;
+            0 is plain DPO. A positive weight keeps the chosen answers from becoming less likely
+            along with the rejected ones.
+        max_tokens: pairs with a longer text are skipped and counted.
+        max_heldout: number of held-out pairs to score each time.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
 
@@ -84,13 +90,15 @@ def dpo_loss(
     reference_rejected: Float[Tensor, " pairs"],
     beta: float,
 ) -> Float[Tensor, ""]:
-    """Equation 7 of the paper, mean over the pairs. All four are log p(answer | prompt): sums over
-    the answer's tokens, in nats. At the start, policy = reference, it is log 2.
+    """Return equation 7 of the paper, the mean over the pairs.
+
+    All four arguments are log p(answer | prompt): sums over the answer's tokens, in nats. At the
+    start, where policy = reference, the loss is log 2.
     """
     margin = implicit_reward_margin(
         policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta
     )
-    # logsigmoid, not log(sigmoid): the latter is -inf from a margin of about -104 on.
+    # logsigmoid, not log(sigmoid): the latter is -inf for margins below about -104.
     return -torch.nn.functional.logsigmoid(margin).mean()
 
 
@@ -101,7 +109,9 @@ def implicit_reward_margin(
     reference_rejected: Float[Tensor, " pairs"],
     beta: float,
 ) -> Float[Tensor, " pairs"]:
-    """Reward of the chosen minus reward of the rejected answer, where reward = beta log ratio."""
+    """Return the reward of the chosen minus that of the rejected answer; reward = beta * log
+    ratio.
+    """
     chosen_ratio = policy_chosen - reference_chosen
     rejected_ratio = policy_rejected - reference_rejected
     return beta * (chosen_ratio - rejected_ratio)
@@ -110,8 +120,10 @@ def implicit_reward_margin(
 def preference_loss(
     model: TransformerLM, batch: Batch, beta: float, sft_weight: float
 ) -> Float[Tensor, ""]:
-    """The DPO loss of a batch from `PairBatches`, plus `sft_weight` times the chosen answers' mean
-    -log p per token. Chosen and rejected go through the model in one pass: rows 0..n-1 and n..2n-1.
+    """Return the DPO loss of a batch from `PairBatches`, plus `sft_weight` times the chosen
+    answers' mean -log p per token.
+
+    Chosen and rejected texts go through the model in one pass: rows 0..n-1 and n..2n-1.
     """
     mask = batch["mask"][:, 1:]
     log_probs = fused_token_log_probs(model(batch["token_ids"]), batch["token_ids"])
@@ -128,9 +140,10 @@ def preference_loss(
 def score_pairs(
     model: TransformerLM, pairs: Sequence[EncodedPair]
 ) -> tuple[Float[Tensor, "pairs 2"], Float[Tensor, "pairs 2"]]:
-    """log p(answer | prompt) of the chosen (column 0) and rejected answers, and its mean per token.
+    """Return log p(answer | prompt) of the chosen (column 0) and rejected answers, and its mean per
+    token.
 
-    On the CPU, in the order of `pairs`, in float32 also where the training is in bfloat16.
+    Both are on the CPU, in the order of `pairs`, and in float32 even if the training uses bfloat16.
     """
     device = next(model.parameters()).device
     sums, means = torch.zeros(len(pairs), 2), torch.zeros(len(pairs), 2)
@@ -146,15 +159,15 @@ def score_pairs(
 
 
 def share_ranked_rightly(scores: Float[Tensor, "pairs 2"]) -> float:
-    """Share of pairs whose chosen answer (column 0) scores higher; a tie counts half."""
+    """Return the share of pairs whose chosen answer (column 0) scores higher; a tie counts half."""
     chosen, rejected = scores.unbind(-1)
     return ((chosen > rejected).double() + 0.5 * (chosen == rejected)).mean().item()
 
 
 class HeldoutPairs:
-    """Measures a policy on held-out pairs; a call gives the figures by name.
+    """Evaluates a policy on held-out pairs; a call returns the figures by name.
 
-    `reference` is what `score_pairs` gave for the reference as sums.
+    `reference` holds the sums that `score_pairs` returned for the reference model.
     """
 
     def __init__(
@@ -189,15 +202,17 @@ def run_dpo(
     special_token_ids: dict[str, Any] | None = None,
     code: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Optimise the checkpoint `finetuned`, against itself as the frozen reference, on
-    preference_train.jsonl; returns figures for the report. Parameters and errors as for `run_sft`.
+    """Train the checkpoint `finetuned` on preference_train.jsonl, with itself as the frozen
+    reference, and return figures for the report.
+
+    Parameters and errors are those of `run_sft`.
     """
     training = settings.training
     device = pick_device(settings.device)
     model = load_model(finetuned, device)
     check_max_tokens(settings.max_tokens, model.config.context_length)
     files = [instructions_folder / f"preference_{part}.jsonl" for part in ("train", "heldout")]
-    # Pairs past the last step are never read: encoding and scoring them would only cost time.
+    # Pairs beyond the last step are never read, so they are neither encoded nor scored.
     wanted = (training.steps * training.batch_size, settings.max_heldout)
     (train_pairs, num_too_long), (heldout, _) = (
         encode_file(tokenizer, file, settings.max_tokens, at_most)

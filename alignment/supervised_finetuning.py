@@ -1,10 +1,12 @@
-"""Supervised fine-tuning: show the model conversations, and train on the assistant's words alone.
+"""Supervised fine-tuning: the model reads conversations and is trained on the assistant's tokens
+only.
 
 The loss is the mean, over the assistant's tokens of a batch, of -log p(token | all before it). The
-user's words and the template are read but not learned: the model is to answer questions, not to ask
-them. The end of the message is learned, or replies would never stop. Ouyang et al. 2022
-("Training language models to follow instructions", arXiv 2203.02155, step 1). Left out: low-rank
-adapters, and mixing in pretraining text.
+user's tokens and the template are read but not learned, because the model should answer questions,
+not ask them. The end of the message is learned, because otherwise replies would never stop. See
+Ouyang et al. 2022 ("Training language models to follow instructions", arXiv 2203.02155, step 1).
+
+What this leaves out: low-rank adapters, and mixing in pretraining text.
 """
 
 from collections.abc import Sequence
@@ -45,9 +47,9 @@ class SFTSettings(Settings):
     """The `[sft]` section of a recipe.
 
     Attributes:
-        training: how to train; batch_size counts conversations.
-        max_tokens: longer conversations are left out and counted.
-        max_heldout: of the held-out conversations, how many are scored each time.
+        training: settings of the training loop; batch_size counts conversations.
+        max_tokens: longer conversations are skipped and counted.
+        max_heldout: number of held-out conversations to score each time.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
 
@@ -58,15 +60,15 @@ class SFTSettings(Settings):
 
 
 def sft_loss(model: TransformerLM, batch: Batch) -> Float[Tensor, ""]:
-    """Mean of -log p over the assistant's tokens of the batch, in nats; all weigh the same."""
+    """Return the mean of -log p over all assistant's tokens of the batch, in nats."""
     log_probs = fused_token_log_probs(model(batch["token_ids"]), batch["token_ids"])
-    # The log-prob of token t + 1 stands in column t, so its mask is the mask moved by one.
+    # Column t holds the log-probability of token t + 1, so the mask is shifted by one.
     return -mean_over_tokens(log_probs, batch["mask"][:, 1:])
 
 
 @torch.no_grad()
 def answer_loss(model: TransformerLM, texts: Sequence[MaskedText]) -> float:
-    """Mean of -log p over the assistant's tokens of all texts, in nats per token."""
+    """Return the mean of -log p over the assistant's tokens of all texts, in nats per token."""
     device = next(model.parameters()).device
     total, count = 0.0, 0
     for numbers in by_length([len(text) for text in texts], VALIDATION_BATCH):
@@ -105,12 +107,12 @@ def run_sft(
     special_token_ids: dict[str, Any] | None = None,
     code: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune the checkpoint `pretrained` on sft_train.jsonl; returns figures for the report.
+    """Fine-tune the checkpoint `pretrained` on sft_train.jsonl, and return figures for the report.
 
     Resumes exactly from `checkpoint_folder`. `companion_files` and `special_token_ids` go into each
-    checkpoint (see TrainingRun); under another `code` nothing is resumed (see pretrain). Raises
-    ValueError when the checkpoint or the conversations cannot be used, such as when all are longer
-    than max_tokens.
+    checkpoint (see TrainingRun); a run under another `code` is not resumed (see pretrain). Raises
+    ValueError if the checkpoint or the conversations cannot be used, for example if all
+    conversations are longer than max_tokens.
     """
     training = settings.training
     model = load_model(pretrained)
@@ -145,7 +147,9 @@ def run_sft(
 
 
 def training_figures(done: TrainingState) -> dict[str, Any]:
-    """What a report says of a finished run; each held-out figure as NAME_before and NAME_after."""
+    """Return a report's figures for a finished run, each held-out one as NAME_before and
+    NAME_after.
+    """
     before, after = done.validation_before, done.validation_after
     return {
         "steps": done.step,
@@ -159,22 +163,24 @@ def training_figures(done: TrainingState) -> dict[str, Any]:
 
 
 def check_max_tokens(max_tokens: int, context_length: int) -> None:
-    """Raise ValueError when texts of `max_tokens` would not fit the model."""
+    """Raise ValueError if texts of `max_tokens` tokens would not fit the model."""
     if max_tokens > context_length:
         raise UserError(
-            f"max_tokens = {max_tokens} is more than the model's context of {context_length}; "
-            "lower max_tokens"
+            f"max_tokens = {max_tokens} is more than the model's context length of "
+            f"{context_length}; lower max_tokens"
         )
 
 
 def _encode_all(tokenizer: Tokenizer, file: Path, max_tokens: int) -> tuple[list[MaskedText], int]:
-    """The conversations of a file that fit, and how many did not; ValueError if none does."""
+    """Return the conversations of a file that fit, and the number that do not; ValueError if none
+    fits.
+    """
     rows = read_conversations(file)
     whole, _ = encode_rows(file, rows, lambda row: encode_conversation(tokenizer, row, max_tokens))
     texts = [text for text in whole if any(text.mask)]
     if not texts:
         raise UserError(
             f"{file}: none of its {len(rows)} conversations has an answer and fits into "
-            f"max_tokens = {max_tokens}; raise it, up to the model's context"
+            f"max_tokens = {max_tokens}; raise it, up to the model's context length"
         )
     return texts, len(rows) - len(texts)

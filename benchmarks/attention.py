@@ -1,18 +1,19 @@
-"""Attention as a formula, by tiles and by PyTorch's kernel: memory and time; on a GPU, ours in
-Triton against FlashAttention and cuDNN as PyTorch has them.
+"""Memory and time of attention as a formula, in tiles and by PyTorch's kernel; on a GPU, our Triton
+kernel against PyTorch's FlashAttention and cuDNN backends.
 
     python benchmarks/attention.py           # on a CPU: memory and time; about 3 minutes
-    python benchmarks/attention.py --gpu     # needs a CUDA device; minutes, most of them tuning
+    python benchmarks/attention.py --gpu     # needs a CUDA device; minutes, mostly for tuning
 
-On the CPU, one float32 head 64 wide, causal, forward and backward. Memory is the most that a fresh
-process held above what it held before the call (Linux: VmHWM). Times are medians of rounds in which
-every contestant runs once, with one thread.
+On the CPU, one float32 head 64 wide, causal, forward and backward. Memory is the peak of a fresh
+process minus its memory before the call (Linux: VmHWM). Times are medians of rounds in which every
+contestant runs once, with one thread.
 
 On the GPU, bfloat16, causal, 2^15 tokens in sequences of 2^10 to 2^15, 2048 channels in heads of 64
-or 128. A causal forward is counted as half of 4 T^2 d FLOPs a head and a backward as 2.5 of those,
-whatever a kernel really does; the share is of a matrix product of 8192^3 measured in the same run.
+or 128. A causal forward pass counts as half of 4 T^2 d FLOPs per head and a backward pass as 2.5
+times that, regardless of the kernel's actual work. The share is relative to a matrix product of
+8192^3 measured in the same run.
 
-Results go to attention_results.json (or attention_gpu_results.json) beside this file.
+Results go to attention_results.json (or attention_gpu_results.json) next to this file.
 """
 
 import argparse
@@ -64,7 +65,9 @@ def status_megabytes(key: str) -> float:
 
 
 def print_extra_memory(name: str, length: int) -> None:
-    """In a process of its own: a call on a few tokens first, so that what it loads is there."""
+    """Print the extra memory, in a separate process that first runs a small call to load
+    everything.
+    """
     attention = cpu_contestants()[name]
     forward_and_backward(attention, 16)
     before = status_megabytes("VmRSS")
@@ -141,7 +144,7 @@ def gpu_contestants() -> dict[str, Attention]:
 
 
 def gpu_milliseconds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Medians of interleaved rounds, after three of each to tune and warm up."""
+    """Return medians of interleaved rounds, after three runs of each for tuning and warm-up."""
     for run in runs.values():
         for _ in range(3):
             run()
@@ -158,7 +161,7 @@ def gpu_milliseconds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[st
 
 
 def runs_of(length: int, head_dim: int) -> dict[str, dict[str, Callable[[], Any]]]:
-    """For forward and backward, a call for each contestant that takes these tensors."""
+    """Return, for forward and backward, a call for each contestant that supports these tensors."""
     shape = 2**15 // length, 2048 // head_dim, length, head_dim
     q, k, v, grad = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in "qkvg")
     leaves = [x.requires_grad_() for x in (q, k, v)]
@@ -167,7 +170,7 @@ def runs_of(length: int, head_dim: int) -> dict[str, dict[str, Callable[[], Any]
         try:
             o = attention(*leaves)
         except RuntimeError as error:
-            print(f"{name} is left out: {str(error).splitlines()[0]}")
+            print(f"{name} is skipped: {str(error).splitlines()[0]}")
             continue
         runs["forward"][name] = lambda attention=attention: attention(q, k, v).detach()
         runs["backward"][name] = lambda o=o: torch.autograd.grad(o, leaves, grad, retain_graph=True)
@@ -215,7 +218,10 @@ def main() -> None:
         print_extra_memory(options.memory_of[0], int(options.memory_of[1]))
         return
     if options.gpu and not torch.cuda.is_available():
-        print("benchmarks/attention.py --gpu: no CUDA device is here", file=sys.stderr)
+        print(
+            "attention.py --gpu: no CUDA device found; run it on a machine with one",
+            file=sys.stderr,
+        )
         sys.exit(2)
     torch.set_num_threads(1)
     results = measure_gpu(options.rounds) if options.gpu else measure_cpu(options.rounds)

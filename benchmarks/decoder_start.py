@@ -1,15 +1,15 @@
-"""The demo's pretraining before and after the start that depends on the width, some seeds each.
+"""The demo's pretraining before and after the width-dependent initialization, with several seeds.
 
     python benchmarks/decoder_start.py                    # 740 steps, seeds 0 to 2, both arms
     python benchmarks/decoder_start.py --steps 120        # a shorter schedule, for a quick look
 
-The shards must be there: `lm run RECIPE --only STEP` for collect, documents, tokenizer and shards.
-"before" is the start of this project until November 2026, written down below, with the settings
-that the recipe had then; "after" is the model as it starts today, with the recipe of today. Both
-see the same windows in the same order. A run that the results file holds is not repeated.
+The shards must exist: run `lm run RECIPE --only STEP` for collect, documents, tokenizer and shards.
+"before" is this project's initialization until November 2026, implemented below, with the recipe's
+settings of that time. "after" is the current initialization with the current recipe. Both see the
+same windows in the same order. A run that is already in the results file is not repeated.
 
-The figure is bits per byte of the whole validation split. Seconds are of the processor and of
-training alone, so that other programs on the machine count as little as they can.
+The figure is bits per byte of the whole validation split. Seconds are processor time of the
+training alone, so that other programs on the machine have little effect.
 """
 
 import argparse
@@ -49,7 +49,9 @@ BEFORE = [
 
 @torch.no_grad()
 def start_as_before(model: TransformerLM) -> None:
-    """Embeddings 0.02, Glorot's start for all matrices, residual branches over sqrt(2 layers)."""
+    """Initialize as before: embeddings 0.02, Glorot for all matrices, residual branches / sqrt(2
+    layers).
+    """
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -74,7 +76,7 @@ def new_model(arm: str, settings: PretrainSettings, vocab_size: int, seed: int) 
 def trained(
     arm: str, settings: PretrainSettings, shards: TokenShards, seed: int, steps: int
 ) -> tuple[TransformerLM, dict[str, Any]]:
-    """The model after the last step, and what training it took; float32."""
+    """Return the model after the last step, and the cost of training it; float32."""
     training = settings.training
     model = new_model(arm, settings, shards.vocab_size, seed)
     batches = WindowBatches(shards, settings.model.context_length, training.batch_size, seed)
@@ -108,7 +110,7 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     overrides = BEFORE if arm == "before" else options.set
     settings = load_settings(Recipe, options.recipe, overrides).pretrain
     shards = TokenShards.open(options.shards, "train")
-    # A shorter schedule is shortened for both arms alike.
+    # A shorter schedule applies to both arms.
     steps = round(options.steps * settings.training.steps / 740)
     model, figures = trained(arm, settings, shards, seed, steps)
     validation = TokenShards.open(options.shards, "validation")
@@ -120,7 +122,7 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds, and how many per cent fewer bits per byte there are after."""
+    """Return means over the seeds, and the reduction of bits per byte in percent."""
     means = {
         arm: {
             figure: round(statistics.mean(row[figure] for row in runs if row["arm"] == arm), 4)
@@ -142,7 +144,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=740)
-    parser.add_argument("--set", nargs="*", default=[], help="other settings for the arm after")
+    parser.add_argument("--set", nargs="*", default=[], help="other settings for the arm of today")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HERE / "decoder_start_results.json")
     options = parser.parse_args()

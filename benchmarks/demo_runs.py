@@ -1,9 +1,9 @@
-"""What `make demo` reached, from the records that each step left: the figures of README.md.
+"""The results of `make demo`, from the records of its steps: the figures in README.md.
 
     python benchmarks/demo_runs.py runs/demo [OTHER_RUN ...] --output benchmarks/demo_results.json
 
-Beside the steps' own figures: how many held-out answers stand word for word (white space aside) in
-the documents that the model was pretrained on.
+In addition to the steps' own figures, it counts the held-out answers that occur word for word
+(ignoring whitespace) in the documents that the model was pretrained on.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def without_white_space(text: str) -> str:
 
 
 def answers_in_the_pages(paths: RunPaths) -> dict[str, int]:
-    """Held-out answers, and those of them that the pages show."""
+    """Count the held-out answers, and those of them that occur in the pages."""
     pages = "\0".join(without_white_space(d.text) for d in read_documents(paths.documents))
     rows = (paths.instructions / "sft_heldout.jsonl").read_text(encoding="utf-8").splitlines()
     answers = [json.loads(row)["messages"][-1]["content"] for row in rows]
@@ -29,7 +29,7 @@ def answers_in_the_pages(paths: RunPaths) -> dict[str, int]:
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """Seconds and summary of every step of a run."""
+    """Return seconds and summary of every step of a run."""
     paths = RunPaths(run)
     records = [json.loads(path.read_text()) for path in sorted((run / "steps").glob("*.json"))]
     records = [record for record in records if "summary" in record]

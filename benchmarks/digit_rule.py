@@ -1,39 +1,40 @@
-"""One rule about digits, four models: what `max_digits` of the GPT-4 pattern does downstream.
+"""One rule about digits, four models: the downstream effect of `max_digits` in the GPT-4 pattern.
 
     OMP_NUM_THREADS=1 python benchmarks/digit_rule.py [--prose FILE] [--seeds 0 1 2] [--out FILE]
 
-Five minutes a seed, on one thread of a busy machine. What came of it: tokenizer_bpe/README.md.
+It takes five minutes per seed, on one thread of a busy machine. For the results, see
+tokenizer_bpe/README.md.
 
 The same small model is trained four times per seed, on the same pages in the same order; only the
 tokenizer differs, and of the tokenizer only how many digits a word may hold: 1, 2, 3 (GPT-4), or
 all of them. Nine pages of ten are sums such as `347 + 85 = 432`, the rest is prose: the docstrings
-of this Python's standard library, or a file. Each run sees the same bytes, hence not the same
-number of tokens: single digits get more computation for the same text.
+of this Python's standard library, or a file. Each run sees the same bytes, and therefore not the
+same number of tokens: single digits get more computation for the same text.
 
-Held out are one pair of operands in twenty, in both orders, and one block of prose in twenty.
-Measured are the share of held-out sums whose answer comes out right, digit for digit (greedy),
-the nats of the answer with the end of its line, and bits per byte. Sums of bits over whole lines
-can be compared between tokenizers. Bits of the digits alone only roughly: after "12" a model of
-single digits pays in the *next* token for knowing that the number is over, and a model of whole
-numbers pays in the number itself.
+One pair of operands in twenty, in both orders, and one block of prose in twenty are held out. The
+figures are the share of held-out sums with the right answer, digit for digit (greedy decoding), the
+nats of the answer with the end of its line, and bits per byte. Sums of bits over whole lines can be
+compared between tokenizers. Bits of the digits alone can be compared only roughly: after "12", a
+model of single digits pays in the *next* token for knowing that the number has ended, and a model
+of whole numbers pays in the number itself.
 
 Prediction, written before the first comparison (2026-11-21), after trials with single digits alone:
 one with operands of up to 4 digits (2 % right after 2,600 steps: too hard to compare anything) and
 one with up to 3 (88 % after 4,000). Groups are cut from the left: under 2, 347 is "34", "7" and its
-ones stand where 85 has nothing; only single digits line up by place. Groups of three hold every
-operand here whole, but have a thousand values to learn, of which each is seen about a hundred
-times; no limit adds only the answers from 1000 on, each its own rare token. So:
+ones are in a position where 85 has no token; only single digits are aligned by place. Groups of
+three contain every operand here as a whole, but have a thousand values to learn, each seen about a
+hundred times. No limit adds only the answers from 1000, each its own rare token. So:
 
 - right answers: 1 digit 88 %, 2 digits 20 %, 3 digits 3 %, no limit 2 %; nats per answer in the
   reverse order, about 0.7, 3.5, 6 and 6.5;
 - 2 digits: a sharp drop from operands of two digits (60 % right) to three (10 %); 3 digits and no
-  limit: nearly nothing right once an operand has three digits;
+  limit: almost no right answers once an operand has three digits;
 - prose: at most 3 % apart, the best with 1 digit, whose vocabulary has the most room for words.
 
 What this leaves out: other shares of sums, larger models and longer training (which may learn any
 of the four), a learning rate for each rule (2e-3 was chosen in trials with single digits alone),
-groups cut from the right (Singh and Strouse, 2024), and numbers written as other tokens than the
-encoder writes them.
+groups cut from the right (Singh and Strouse, 2024), and tokenizations of numbers other than the
+encoder's.
 """
 
 import argparse
@@ -80,12 +81,12 @@ SUMS_PER_PAGE = 4  # about 50 bytes
 PROSE_PIECE = 160  # characters
 PROSE_SHARE = 0.1  # of the pages
 PAGES_PER_STEP = 8
-HELD_OUT = 20  # one in so many
+HELD_OUT = 20  # one in this many
 NUM_TEST_SUMS = 1000
 NUM_TEST_PAGES = 250  # of each kind
-# Trials with single digits alone: 8 narrow heads learned sums that 2 wide ones did not begin to.
+# In trials with single digits alone, 8 narrow heads learned sums that 2 wide ones did not learn.
 MODEL = ModelConfig(
-    context_length=4 * PROSE_PIECE + 1,  # whatever the characters: at most 4 bytes each
+    context_length=4 * PROSE_PIECE + 1,  # enough for any characters: at most 4 bytes each
     d_model=128,
     num_layers=2,
     num_heads=8,
@@ -96,7 +97,7 @@ MODEL = ModelConfig(
 
 
 class Sum(NamedTuple):
-    """One line; the prompt ends where the answer's first digit goes."""
+    """One line; the prompt ends before the answer's first digit."""
 
     left: int
     right: int
@@ -116,7 +117,9 @@ class Sum(NamedTuple):
 
 
 def random_sum(generator: random.Random, held_out: bool) -> Sum:
-    """Each operand is below 10, 100, 1,000 or 10,000, each bound as often."""
+    """Return a sum whose operands are below 10, 100, ..., 10 ** MOST_DIGITS, each bound equally
+    often.
+    """
     while True:
         found = Sum(*(generator.randrange(10 ** generator.randint(1, MOST_DIGITS)) for _ in "ab"))
         if found.is_held_out == held_out:
@@ -129,11 +132,11 @@ def sums_page(generator: random.Random, held_out: bool) -> str:
 
 
 def standard_library_docstrings() -> str:
-    """Read from the sources: nothing is imported, as some modules do things when they are."""
+    """Read the docstrings from the sources, without imports, which can have side effects."""
     found = []
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old escapes in old modules
+            warnings.simplefilter("ignore")  # invalid escapes in old modules
             tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -142,7 +145,9 @@ def standard_library_docstrings() -> str:
 
 
 def prose_pieces(text: str) -> tuple[list[str], list[str]]:
-    """(for training, held out), cut before white space; every twentieth block of 50 is held out."""
+    """Return (training pieces, held-out pieces), cut before whitespace; every 20th block of 50 is
+    held out.
+    """
     pieces = re.findall(rf"(?s).{{1,{PROSE_PIECE}}}(?=\s|\Z)", text)
     split: tuple[list[str], list[str]] = ([], [])
     for number, piece in enumerate(pieces):
@@ -151,7 +156,7 @@ def prose_pieces(text: str) -> tuple[list[str], list[str]]:
 
 
 def pages_of_step(seed: int, step: int, prose: Sequence[str]) -> list[str]:
-    """A pure function of seed and step: every rule reads the same text."""
+    """Return a step's pages, which depend only on seed and step: every rule reads the same text."""
     generator = random.Random(derived_seed(seed, "pages", step))
     return [
         generator.choice(prose)
@@ -169,7 +174,7 @@ def trained_tokenizer(max_digits: int, pages: list[str]) -> Tokenizer:
 
 
 class Encoded(NamedTuple):
-    """Texts as a table: END_OF_TEXT, then the tokens, then padding (END_OF_TEXT again)."""
+    """Texts as a table: END_OF_TEXT, then the tokens, then padding (also END_OF_TEXT)."""
 
     token_ids: Tensor  # [texts, longest + 1]
     mask: Tensor  # [texts, longest]: True where token_ids[:, 1:] is a token of the text
@@ -186,7 +191,7 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
 def trained_model(
     tokenizer: Tokenizer, seed: int, prose: Sequence[str], options: argparse.Namespace
 ) -> tuple[TransformerLM, dict[str, float]]:
-    """The model after all steps, and what it read."""
+    """Return the model after all steps, and counts of its training data."""
     seed_everything(derived_seed(seed, "initial weights"))
     model = TransformerLM(MODEL)
     optimizer = AdamW(model.named_parameters())
@@ -212,13 +217,15 @@ def trained_model(
 
 
 def is_digits(tokenizer: Tokenizer) -> Tensor:
-    """For each id, whether the token is made of digits; no token mixes them with anything else."""
+    """Return for each id whether the token consists of digits; no token mixes them with other
+    characters.
+    """
     return torch.tensor([tokenizer.vocab[i].isdigit() for i in range(tokenizer.vocab_size)])
 
 
 @torch.no_grad()
 def page_figures(model: TransformerLM, tokenizer: Tokenizer, pages: list[str]) -> dict[str, float]:
-    """Bits per byte of all bytes, and of the digits alone."""
+    """Return bits per byte over all bytes, and over the digits alone."""
     digit_tokens = is_digits(tokenizer)
     nats = {True: 0.0, False: 0.0}
     for first in range(0, len(pages), 50):
@@ -230,7 +237,7 @@ def page_figures(model: TransformerLM, tokenizer: Tokenizer, pages: list[str]) -
     num_digits = sum(byte in b"0123456789" for byte in content)
     return {
         "bits_per_byte": bits_per_byte(sum(nats.values()), len(content)),
-        # A file of prose may hold no digit: 0 bits then.
+        # A file of prose may contain no digit; the result is then 0 bits.
         "digits_bits_per_byte": bits_per_byte(nats[True], max(num_digits, 1)),
     }
 
@@ -238,7 +245,9 @@ def page_figures(model: TransformerLM, tokenizer: Tokenizer, pages: list[str]) -
 def batches_of_equal_prompts(
     tokenizer: Tokenizer, sums: Sequence[Sum]
 ) -> Iterator[tuple[list[Sum], Tensor]]:
-    """Sums whose prompts have equally many tokens, and these prompts after END_OF_TEXT."""
+    """Yield sums whose prompts have the same number of tokens, and these prompts after
+    END_OF_TEXT.
+    """
     groups = defaultdict(list)
     for found in sums:
         ids = [tokenizer.special_tokens[END_OF_TEXT], *tokenizer.encode(found.prompt)]
@@ -248,11 +257,11 @@ def batches_of_equal_prompts(
 
 
 def right_answers(model: TransformerLM, tokenizer: Tokenizer, sums: Sequence[Sum]) -> set[Sum]:
-    """Those whose answer, the most likely token at each step, is right to the end of the line."""
+    """Return the sums whose greedily decoded answer is right to the end of the line."""
     (newline,) = tokenizer.encode("\n")
     right = set()
     for group, prompts in batches_of_equal_prompts(tokenizer, sums):
-        # One token more than any answer has: a number that does not end is wrong.
+        # One token more than the longest answer: a number that does not end is wrong.
         texts = generate(
             model, prompts, SamplingSettings(temperature=0), MOST_DIGITS + 2, [newline]
         )
@@ -264,12 +273,12 @@ def right_answers(model: TransformerLM, tokenizer: Tokenizer, sums: Sequence[Sum
 
 @torch.no_grad()
 def nats_per_answer(model: TransformerLM, tokenizer: Tokenizer, sums: Sequence[Sum]) -> float:
-    """The answer's digits and the end of its line, from the right prompt."""
+    """Return the nats of the answer's digits and the end of its line, after the right prompt."""
     total = 0.0
     for group, prompts in batches_of_equal_prompts(tokenizer, sums):
         ids, mask = encoded(tokenizer, [found.prompt + found.answer for found in group])
         start = prompts.shape[1]
-        assert torch.equal(ids[:, :start], prompts), "a token reaches from prompt into answer"
+        assert torch.equal(ids[:, :start], prompts), "a token spans prompt and answer"
         losses = fused_token_losses(model(ids[:, :-1]), ids[:, 1:]).double()
         total += float((losses * mask)[:, start - 1 :].sum())
     return total / len(sums)
@@ -290,7 +299,7 @@ def sum_figures(model: TransformerLM, tokenizer: Tokenizer, sums: list[Sum]) -> 
 
 
 class HeldOut(NamedTuple):
-    """What no run has read."""
+    """Sums and pages that no run has read."""
 
     sums: list[Sum]
     sums_pages: list[str]
@@ -337,7 +346,7 @@ def run_figures(
 
 
 def spread(runs: list[dict[str, Any]], *keys: str | int) -> dict[str, float]:
-    """Mean, lowest and highest over the seeds of one figure."""
+    """Return mean, minimum and maximum of one figure over the seeds."""
     values = []
     for found in runs:
         for key in keys:

@@ -4,15 +4,15 @@
     python benchmarks/model_step.py --gpu          # MFU of a 124 M and a 350 M model, compiled
 
 A step is everything that a trainer does with a batch: forward, loss, backward, clipping, AdamW.
-Ours is TransformerLM, fused_token_losses, clip_gradients and FusedAdamW of this repository; theirs
-is LlamaForCausalLM with its own loss, clip_grad_norm_ and torch's fused AdamW, attention through
-SDPA in both. bf16 is autocast over float32 weights. `compiled` wraps each model in
-torch.compile; what that takes is outside the clock and reported apart.
+Ours is TransformerLM, fused_token_losses, clip_gradients and FusedAdamW of this repository. Theirs
+is LlamaForCausalLM with its own loss, clip_grad_norm_ and torch's fused AdamW. Both use SDPA for
+attention. bf16 is autocast over float32 weights. `compiled` wraps each model in torch.compile; the
+compilation is not timed with the steps but reported separately.
 
-Both models live in one process and take turns: A B B A ..., medians of wall seconds, two threads
-each; or, on a machine with other work, of processor seconds on one thread (`--clock processor`).
-Every cell is checked: from equal weights, both give the same loss. The results go to
-model_step_results.json beside this file, and as a table to the terminal.
+Both models run in one process and alternate: A B B A ... Figures are medians of wall seconds with
+two threads each or, on a busy machine, of processor seconds on one thread (`--clock processor`).
+Every cell is checked: from equal weights, both give the same loss. The results are written to
+model_step_results.json next to this file, and as a table to the terminal.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def their_model(config: ModelConfig) -> Any:
 
 
 def our_model(theirs: Any) -> TransformerLM:
-    """With the same weights."""
+    """Return our model with the same weights."""
     tensors = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     return from_hugging_face(tensors, theirs.config.to_dict()).train()
 
@@ -141,7 +141,7 @@ def timed(
 def cell(
     name: str, length: int, dtype: str, compiled: bool, repeats: int, clock_name: str
 ) -> dict[str, Any]:
-    """Both contestants at one size, length, type and mode."""
+    """Measure both contestants at one size, length, type and mode."""
     clock, threads = CLOCKS[clock_name]
     torch.set_num_threads(threads)
     config = shape(name, length)
@@ -158,7 +158,7 @@ def cell(
     assert abs(losses[0] - losses[1]) < 2e-2, f"not the same model: first losses {losses}"
     seconds: dict[str, list[float]] = {who: [] for who in steps}
     for turn in range(repeats):
-        for who in sorted(steps, reverse=turn % 2 == 1):  # neither always runs in the other's wake
+        for who in sorted(steps, reverse=turn % 2 == 1):  # neither always runs after the other
             seconds[who].append(timed(steps[who], clock=clock)[0])
     medians = {who: statistics.median(values) for who, values in seconds.items()}
     row = {
@@ -179,9 +179,9 @@ def cell(
 
 
 def on_gpu(repeats: int) -> list[dict[str, Any]]:
-    """Model FLOPs utilisation against the matrix-product rate that this GPU reaches."""
+    """Return model FLOPs utilization relative to the matrix-product rate that this GPU reaches."""
     if not torch.cuda.is_available():
-        print("model_step.py --gpu: no CUDA device here; run it on a machine with one", flush=True)
+        print("model_step.py --gpu: no CUDA device found; run it on a machine with one", flush=True)
         raise SystemExit(2)
     peak = matmul_flops_per_second()
     rows = []
@@ -211,7 +211,7 @@ def on_gpu(repeats: int) -> list[dict[str, Any]]:
 
 
 def matmul_flops_per_second(size: int = 8192) -> float:
-    """Of a large bfloat16 product."""
+    """Return the rate of a large bfloat16 product."""
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     seconds = [timed(lambda: float((a @ b)[0, 0]), torch.cuda.synchronize)[0] for _ in range(20)]
     return 2 * size**3 / statistics.median(seconds[5:])

@@ -1,11 +1,12 @@
-"""How far our logits and gradients are from those of `transformers`, family by family.
+"""The difference of our logits and gradients from those of `transformers`, for each model family.
 
     python benchmarks/parity.py [--json results.json]
 
-Every family gets a small model with random weights away from their start (norms of 1 and tiny
-logits would hide mistakes). It is written as a checkpoint folder, loaded by `transformers`, and
-both compute the same random tokens in the same number format. What this leaves out: speed, and
-trained weights, which are smoother than random ones.
+Every family gets a small model with random weights far from their initialization (norms of 1 and
+tiny logits would hide mistakes). It is written as a checkpoint folder and loaded by `transformers`,
+and both compute the same random tokens in the same number format.
+
+What this leaves out: speed, and trained weights, which are smoother than random ones.
 """
 
 import argparse
@@ -36,9 +37,7 @@ SMALL: dict[str, Any] = {
     "tie_embeddings": False,
 }
 GPT2_SHAPE = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "biases": True}
-GPT2_SHAPE |= {
-    "rope_theta": 10_000.0
-}  # which has no meaning there: GPT-2's config does not keep it
+GPT2_SHAPE |= {"rope_theta": 10_000.0}  # not meaningful there: GPT-2's config does not store it
 LLAMA3 = RopeScaling(kind="llama3", factor=4.0, original_context_length=32)
 YARN = RopeScaling(kind="yarn", factor=2.0, original_context_length=32, beta_fast=8.0)
 SHAPES: dict[str, dict[str, Any]] = {
@@ -72,14 +71,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 class Parity(NamedTuple):
-    """Errors of one shape in one number format; gradients only where they were computed.
+    """Errors of one shape in one number format; gradients only if they were computed.
 
     Attributes:
         logits: the largest absolute difference between ours and theirs, over all positions.
-        largest_logit: to compare it with.
+        largest_logit: for comparison.
         ours_rounded, theirs_rounded: the largest difference of each from float32 with the same
-            weights: what the number format costs.
-        gradients: theirs by name -> the largest error, relative to the tensor's largest value.
+            weights, the error due to the number format.
+        gradients: their parameter name -> the largest error, relative to the tensor's largest
+            value.
     """
 
     logits: float
@@ -90,12 +90,12 @@ class Parity(NamedTuple):
 
 
 def shape_named(name: str) -> ModelConfig:
-    """One of SHAPES."""
+    """Return one of SHAPES."""
     return ModelConfig(**(SMALL | SHAPES[name]))
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> TransformerLM:
-    """A model away from its start."""
+    """Return a model far from its initialization."""
     torch.manual_seed(seed)
     model = TransformerLM(config)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> TransformerLM:
 
 
 def random_ids(config: ModelConfig, seed: int = 1) -> torch.Tensor:
-    """Two sequences as long as the context."""
+    """Return two sequences as long as the context."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, config.vocab_size, (2, config.context_length), generator=generator)
 
@@ -142,7 +142,7 @@ def measure(ours: TransformerLM, theirs: torch.nn.Module, with_gradients: bool =
 
 
 def float32_logits(model: TransformerLM, ids: torch.Tensor) -> torch.Tensor:
-    """What the model computes in float32 with the weights that it has."""
+    """Return the model's logits in float32 with its own weights."""
     wide = TransformerLM(model.config)
     wide.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
     with torch.no_grad():
@@ -154,15 +154,15 @@ def _largest(values: torch.Tensor) -> float:
 
 
 def loaded_by_transformers(model: TransformerLM, folder: Path) -> transformers.PreTrainedModel:
-    """Our model as `transformers` reads it from a checkpoint folder."""
+    """Return our model as `transformers` reads it from a checkpoint folder."""
     write_checkpoint(folder, *to_hugging_face(model), {}, None)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
 
 
 def parity_of(name: str, dtype: torch.dtype) -> Parity:
-    """Our model of one of SHAPES against theirs; gradients in float32 only."""
+    """Compare our model of one of SHAPES with theirs; gradients in float32 only."""
     model = random_model(shape_named(name))
-    for parameter in model.parameters():  # not model.to(dtype): tables of angles stay as they are
+    for parameter in model.parameters():  # model.to(dtype) would convert angle tables
         parameter.data = parameter.data.to(dtype)
     with tempfile.TemporaryDirectory() as folder:
         theirs = loaded_by_transformers(model, Path(folder) / "checkpoint")
@@ -170,7 +170,7 @@ def parity_of(name: str, dtype: torch.dtype) -> Parity:
 
 
 def main() -> None:
-    """Print the table, and the same as JSON."""
+    """Print the table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()

@@ -3,14 +3,14 @@
     python benchmarks/tokenizer.py CORPUS.txt --gpt2 FOLDER [--repeats 5] [--out FILE]
     python benchmarks/tokenizer.py CORPUS.txt --gpt2 FOLDER --only encoding
 
-CORPUS is any UTF-8 file; FOLDER holds GPT-2's merges (gpt2_merges.txt, gpt2_vocab.json). Peers
-that are not installed are left out and named (`pip install rustbpe tiktoken tokenizers`).
+CORPUS is any UTF-8 file; FOLDER contains GPT-2's merges (gpt2_merges.txt, gpt2_vocab.json). Peers
+that are not installed are skipped and named (`pip install rustbpe tiktoken tokenizers`).
 
-Every contestant runs once, then every one again, and so on; the figures are medians of wall
-seconds, and ratios of medians, because the machine may be busy with other things. What is compiled
-at first use is compiled before the clock starts and reported apart. Each cold encoder is a new
-object; a warm one has encoded the same text before. Results go to tokenizer_results.json beside
-this file, or to FILE, and to the terminal.
+Every contestant runs once per round. The figures are medians of wall seconds, and ratios of
+medians, because the machine may be busy. Code that is compiled at first use is compiled before the
+clock starts and reported separately. Each cold encoder is a new object; a warm one has encoded the
+same text before. Results are written to tokenizer_results.json next to this file, or to FILE, and
+to the terminal.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Contestants = dict[str, Callable[[], Any]]
 
 
 class FreshEachRound:
-    """Calls `encode` with a new object each time; `prepare` makes it, outside the clock."""
+    """Calls `encode` with a new object each time, which `prepare` makes before the clock starts."""
 
     def __init__(self, make: Callable[[], Any], encode: Callable[[Any], Any]) -> None:
         self.make, self.encode = make, encode
@@ -54,7 +54,7 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def interleaved(contestants: Contestants, repeats: int) -> dict[str, float]:
-    """Median seconds of each, in rounds: A B C A B C ..."""
+    """Return median seconds of each contestant, in rounds: A B C A B C ..."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(repeats):
         for name, function in contestants.items():
@@ -103,7 +103,9 @@ def train_rustbpe(corpus: Path) -> None:
 
 
 def training_contestants(corpus: Path) -> Contestants:
-    """Each imports what it needs when it is called, so that its memory is its own."""
+    """Return contestants that import their code when called, so that memory is measured
+    separately.
+    """
     found: Contestants = {
         "compiled, 2 threads": lambda: train_compiled(corpus),
         "lesson, 2 processes": lambda: train_lesson(corpus, 2),
@@ -113,7 +115,7 @@ def training_contestants(corpus: Path) -> Contestants:
     }
     for name in ("tokenizers", "rustbpe"):
         if importlib.util.find_spec(name) is None:
-            print(f"{name} is not installed: left out")
+            print(f"{name} is not installed: skipped")
             del found[name]
     return found
 
@@ -157,7 +159,7 @@ def encoding_contestants(texts: list[str], gpt2: Path) -> Contestants:
     try:
         import tiktoken
     except ImportError:
-        print("tiktoken is not installed: left out")
+        print("tiktoken is not installed: skipped")
         return found
     special = {END: lesson.special_tokens[END]}
     ranks = {token: number for number, token in lesson.vocab.items() if token != END.encode()}
@@ -170,7 +172,7 @@ def encoding_contestants(texts: list[str], gpt2: Path) -> Contestants:
 
 
 def compile_first() -> float:
-    """Seconds that the first use of compiled code takes; next to nothing where it is cached."""
+    """Return the seconds that the first use of compiled code takes; almost none if it is cached."""
     from tokenizer_bpe.compiled import merge_training
     from tokenizer_bpe.compiled.tokenizer import Tokenizer
 
@@ -183,10 +185,10 @@ def compile_first() -> float:
 
 
 def peak_megabytes(name: str, corpus: Path) -> int | None:
-    """The most memory that a process which trains once, and its children, held together.
+    """Return the peak memory of a process that trains once, including its children.
 
-    Looked up every 20 ms in /proc, so on Linux only. (The kernel's own maximum, ru_maxrss, starts
-    at the size of the process that started it.)
+    It is read from /proc every 20 ms, so on Linux only. (The kernel's own maximum, ru_maxrss,
+    starts at the size of the parent process.)
     """
     if not Path("/proc/self/task").is_dir():
         return None
@@ -201,7 +203,7 @@ def peak_megabytes(name: str, corpus: Path) -> int | None:
 
 
 def resident_kilobytes(pid: int) -> int:
-    """Of a process and its children; 0 for one that has just ended."""
+    """Return the memory of a process and its children; 0 for one that has just ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -216,7 +218,7 @@ def ratio(seconds: dict[str, float], ours: str, peer: str) -> float | None:
 
 
 def ratios(training: dict[str, float], encoding: dict[str, float]) -> list[dict[str, Any]]:
-    """The table of the stage's README: what, how many times as fast, the least and the aim."""
+    """Return the table of the stage's README: comparison, speedup, minimum and goal."""
     peer, batch = "tiktoken", "tiktoken, batch, 2 threads"
     rows = [
         ("training 32k, compiled", training, "compiled, 2 threads", "tokenizers", 4, 6),
@@ -257,7 +259,7 @@ def main() -> None:
     parser.add_argument("--gpt2", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE / "tokenizer_results.json")
-    parser.add_argument("--only", choices=["encoding"], help="leave training and memory out")
+    parser.add_argument("--only", choices=["encoding"], help="skip training and memory")
     parser.add_argument("--train-once", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train_once:

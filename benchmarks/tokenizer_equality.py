@@ -1,9 +1,10 @@
-"""The lesson, the compiled code, tiktoken and tokenizers on a corpus: the same, or it says where.
+"""Check that the lesson, the compiled code, tiktoken and tokenizers agree on a corpus.
 
     python benchmarks/tokenizer_equality.py CORPUS.txt --gpt2 FOLDER [--strings 100000]
 
-FOLDER holds gpt2_vocab.json and gpt2_merges.txt. Besides the corpus, random strings of assigned
-code points are encoded. Takes a few minutes for 60 MB; exit status 1 if anything differs.
+FOLDER contains gpt2_vocab.json and gpt2_merges.txt. Besides the corpus, random strings of assigned
+code points are encoded. It takes a few minutes for 60 MB, and exits with status 1 if anything
+differs.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def compare_training(corpus: Path) -> bool:
 
 
 def random_strings(count: int) -> Iterator[str]:
-    """Of 1 to 40 assigned code points, half of them from the first 0x250."""
+    """Yield strings of 1 to 40 assigned code points, half of them from the first 0x250."""
     assigned = [
         chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) not in ("Cn", "Cs")
     ]

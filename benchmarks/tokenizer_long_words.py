@@ -1,12 +1,12 @@
-"""One long word of random letters: how the time to encode it, and to train on it, grows.
+"""The growth of the time to encode, and to train on, one long word of random letters.
 
     python benchmarks/tokenizer_long_words.py --gpt2 FOLDER [--repeats 3]
 
-FOLDER holds GPT-2's vocabulary (gpt2_vocab.json, gpt2_merges.txt). Lesson and compiled code, words
-of 125,000 to 1,000,000 letters from a to z; every length has its turn, then every one again, and
-the figures are medians of wall seconds. What is compiled at first use is compiled before the clock
-starts; words of this length are not cached. Takes about a minute. Results go to
-tokenizer_long_words_results.json beside this file, with the nanoseconds per letter: where the work
+FOLDER contains GPT-2's vocabulary (gpt2_vocab.json, gpt2_merges.txt). The lesson and the compiled
+code process words of 125,000 to 1,000,000 letters from a to z. Every length runs once per round,
+and the figures are medians of wall seconds. Code that is compiled at first use is compiled before
+the clock starts; words of this length are not cached. It takes about a minute. Results are written
+to tokenizer_long_words_results.json next to this file, with the nanoseconds per letter: if the work
 is n log n, they grow by a sixth from the shortest word to the longest.
 """
 
@@ -40,7 +40,7 @@ def random_word(length: int) -> str:
 
 
 def contestants(gpt2: Tokenizer) -> dict[str, Callable[[str], Any]]:
-    """Name -> what is timed with a word."""
+    """Return name -> the function to time with a word."""
     train, train_compiled = (
         module.train_bpe_from_counts for module in (merge_training, compiled_training)
     )

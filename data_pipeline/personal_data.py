@@ -1,13 +1,13 @@
-"""Masks for e-mail addresses, US phone numbers and IPv4 addresses: patterns a model should not be
-able to repeat.
+"""Masks for e-mail addresses, US phone numbers and IPv4 addresses, which a model should not be able
+to repeat.
 
-The masks are those of Stanford's CS336, so that texts can be compared. What the patterns decide: a
-dotted number of four parts up to 255 counts as an IP address, so a version such as 1.2.3.4 is
-masked as well (a leak costs more than a version); 127.0.0.1 and other addresses that name no person
-are masked too; a number of five parts, or with a part above 255, is no address and stays.
+The masks are those of Stanford's CS336, so that texts can be compared. Four dotted numbers up to
+255 count as an IP address, so a version such as 1.2.3.4 is masked as well (a leak costs more than a
+version), as are 127.0.0.1 and other addresses that identify no person. A number of five parts, or
+with a part above 255, is not an address and stays.
 
-Left out: names, postal addresses, phone numbers of other countries, IPv6, and addresses written to
-hide ("me at home").
+What this leaves out: names, postal addresses, phone numbers of other countries, IPv6, and disguised
+addresses ("me at home").
 """
 
 import re
@@ -35,26 +35,26 @@ IPV4 = re.compile(rf"(?<![\w.])(?:{OCTET}\.){{3}}{OCTET}(?!\w|\.\d)")
 
 
 def mask_emails(text: str) -> tuple[str, int]:
-    """(text with each e-mail address replaced by EMAIL_MASK, number of replacements).
+    """Return (text with each e-mail address replaced by EMAIL_MASK, number of replacements).
 
-    Like the two functions below it counts what it replaces: masks that were in the text before do
-    not count.
+    Like the two functions below, it counts replacements only: masks that the text already contained
+    do not count.
     """
     return EMAIL.subn(EMAIL_MASK, text)
 
 
 def mask_phone_numbers(text: str) -> tuple[str, int]:
-    """(text with each US phone number replaced by PHONE_MASK, number of replacements)."""
+    """Return (text with each US phone number replaced by PHONE_MASK, replacements)."""
     return PHONE.subn(PHONE_MASK, text)
 
 
 def mask_ips(text: str) -> tuple[str, int]:
-    """(text with each IPv4 address replaced by IP_MASK, number of replacements)."""
+    """Return (text with each IPv4 address replaced by IP_MASK, number of replacements)."""
     return IPV4.subn(IP_MASK, text)
 
 
 def mask_personal_data(text: str) -> tuple[str, dict[str, int]]:
-    """(text with all three kinds masked, replacements by kind)."""
+    """Return (text with all three kinds masked, replacements by kind)."""
     text, emails = mask_emails(text)
     text, ips = mask_ips(text)  # before the phone numbers: 212.555.010.1 is neither
     text, phones = mask_phone_numbers(text)

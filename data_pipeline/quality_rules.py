@@ -1,15 +1,15 @@
-"""Rules of thumb that tell text worth learning from: the Gopher rules, and three of C4's.
+"""Heuristic rules for text that is worth training on: the Gopher rules, and three of C4's.
 
 Gopher: Rae et al., "Scaling Language Models" (2021), appendix A.1.1, "Quality Filtering". C4:
-Raffel et al., "Exploring the Limits of Transfer Learning" (2020), section 2.2. A word is what
-whitespace separates.
+Raffel et al., "Exploring the Limits of Transfer Learning" (2020), section 2.2. Words are separated
+by whitespace.
 
-Gopher's thresholds are the paper's. Two of C4's rules are relaxed, because documentation names many
-things and shows code: C4 drops *every line* without an end mark and every page with a "{", here a
-small share of such lines and few brackets for each word are enough.
+Gopher's thresholds are the paper's. Two of C4's rules are relaxed, because documentation lists many
+names and shows code. C4 drops *every line* without an end mark and every page with a "{"; here a
+small share of lines with an end mark and few brackets per word are enough.
 
-Left out: Gopher's repetition rules (exact_dedup.py sees repeated lines), C4's list of bad words,
-and learned classifiers.
+What this leaves out: Gopher's repetition rules (exact_dedup.py drops repeated lines), C4's list of
+bad words, and learned classifiers.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SENTENCE_ENDS = (".", "!", "?", '"', "”", ":", ")")
 
 
 class QualitySettings(Settings):
-    """Thresholds; the default of each is the paper's unless its description says otherwise."""
+    """Thresholds; each default is the paper's unless its description says otherwise."""
 
     min_words: int = Field(default=50, ge=0)
     max_words: int = Field(default=100_000, ge=1)
@@ -35,14 +35,14 @@ class QualitySettings(Settings):
     max_bullet_line_share: float = Field(default=0.9, ge=0, le=1)
     max_ellipsis_line_share: float = Field(default=0.3, ge=0, le=1)
     min_alphabetic_share: float = Field(
-        default=0.8, ge=0, le=1, description="words with at least one letter"
+        default=0.8, ge=0, le=1, description="smallest share of words with at least one letter"
     )
     min_stop_words: int = Field(default=2, ge=0, le=8)
     min_terminal_line_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="lines that end like a sentence; C4 keeps no other line at all",
+        description="smallest share of lines that end like a sentence; C4 drops all others",
     )
     max_curly_brackets_per_word: float = Field(
         default=0.1,
@@ -52,26 +52,26 @@ class QualitySettings(Settings):
 
 
 def has_enough_words(text: str, settings: QualitySettings) -> bool:
-    """Between 50 and 100,000 words."""
+    """Return whether the text has between 50 and 100,000 words."""
     return settings.min_words <= len(text.split()) <= settings.max_words
 
 
 def has_usual_word_length(text: str, settings: QualitySettings) -> bool:
-    """A mean of 3 to 10 characters a word."""
+    """Return whether a word has 3 to 10 characters on average."""
     words = text.split()
     mean = sum(map(len, words)) / max(len(words), 1)
     return settings.min_mean_word_length <= mean <= settings.max_mean_word_length
 
 
 def has_few_symbols(text: str, settings: QualitySettings) -> bool:
-    """At most one hash sign for ten words, and at most one ellipsis for ten words."""
+    """Return whether there is at most one hash sign and at most one ellipsis per ten words."""
     num_words = max(len(text.split()), 1)
     num_ellipses = sum(text.count(mark) for mark in ELLIPSES)
     return max(text.count("#"), num_ellipses) / num_words <= settings.max_symbol_share
 
 
 def _lines(text: str) -> list[str]:
-    """The lines that have any text, without their indentation."""
+    """Return the lines that have any text, without their indentation."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -80,7 +80,7 @@ def _share(lines: list[str], holds: Callable[[str], bool]) -> float:
 
 
 def has_few_bullet_lines(text: str, settings: QualitySettings) -> bool:
-    """At most 90 % of the lines begin with a bullet."""
+    """Return whether at most 90 % of the lines begin with a bullet."""
     return (
         _share(_lines(text), lambda line: line.startswith(BULLETS))
         <= settings.max_bullet_line_share
@@ -88,7 +88,7 @@ def has_few_bullet_lines(text: str, settings: QualitySettings) -> bool:
 
 
 def has_few_ellipsis_lines(text: str, settings: QualitySettings) -> bool:
-    """At most 30 % of the lines end with an ellipsis."""
+    """Return whether at most 30 % of the lines end with an ellipsis."""
     return (
         _share(_lines(text), lambda line: line.endswith(ELLIPSES))
         <= settings.max_ellipsis_line_share
@@ -96,22 +96,22 @@ def has_few_ellipsis_lines(text: str, settings: QualitySettings) -> bool:
 
 
 def has_alphabetic_words(text: str, settings: QualitySettings) -> bool:
-    """At least 80 % of the words hold a letter."""
+    """Return whether at least 80 % of the words contain a letter."""
     words = text.split()
     alphabetic = sum(any(map(str.isalpha, word)) for word in words)
     return alphabetic / max(len(words), 1) >= settings.min_alphabetic_share
 
 
 def has_stop_words(text: str, settings: QualitySettings) -> bool:
-    """At least two different ones of the eight stop words: what holds sentences together, and lists
-    lack.
+    """Return whether at least two different stop words of the eight occur; sentences have them,
+    lists do not.
     """
     return len(STOP_WORDS.intersection(text.lower().split())) >= settings.min_stop_words
 
 
 def has_sentences(text: str, settings: QualitySettings) -> bool:
-    """A small share of the lines ends like a sentence (C4's end marks, and what stands before an
-    example).
+    """Return whether a small share of the lines ends like a sentence (with C4's end marks, or a
+    colon before an example).
     """
     return (
         _share(_lines(text), lambda line: line.endswith(SENTENCE_ENDS))
@@ -120,12 +120,12 @@ def has_sentences(text: str, settings: QualitySettings) -> bool:
 
 
 def has_no_placeholder(text: str, settings: QualitySettings) -> bool:
-    """No "lorem ipsum" (C4)."""
+    """Return whether the text has no "lorem ipsum" (C4)."""
     return "lorem ipsum" not in text.lower()
 
 
 def has_few_curly_brackets(text: str, settings: QualitySettings) -> bool:
-    """Few "{" for each word: style sheets and scripts that slipped through (C4, relaxed)."""
+    """Return whether "{" is rare; many of them mark a style sheet or a script (C4, relaxed)."""
     return text.count("{") / max(len(text.split()), 1) <= settings.max_curly_brackets_per_word
 
 
@@ -144,8 +144,8 @@ RULES: dict[str, Callable[[str, QualitySettings], bool]] = {
 
 
 def first_failed_rule(text: str, settings: QualitySettings) -> str | None:
-    """The name of the first rule, in the order of RULES, that the text breaks; None if it keeps
-    them all.
+    """Return the name of the first rule, in the order of RULES, that the text breaks, or None if it
+    passes them all.
     """
     for name, holds in RULES.items():
         if not holds(text, settings):

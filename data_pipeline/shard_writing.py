@@ -1,12 +1,13 @@
 """Documents -> token shards: encode, end each document with the end-of-text token, split into train
 and validation.
 
-A document goes to the validation split because of its own hash, so that it stays there when
-documents are added or their order changes. A special token that a document's text spells out
+The hash of a document alone decides whether it goes to the validation split, so that it stays there
+when documents are added or their order changes. A special token that a document's text spells out
 (`<|endoftext|>` in the README of a tokenizer) is encoded as plain characters: only the pipeline may
 end a document.
 
-Left out: shuffling (training/batching.py chooses the order), and several sources with weights.
+What this leaves out: shuffling (training/batching.py chooses the order), and several sources with
+weights.
 """
 
 import re
@@ -28,7 +29,7 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 class TextEncoder(Protocol):
-    """What a tokenizer must offer; tokenizer_bpe.tokenizer.Tokenizer does."""
+    """The interface that a tokenizer must have; tokenizer_bpe.tokenizer.Tokenizer has it."""
 
     special_tokens: Mapping[str, int]
     vocab_size: int
@@ -39,7 +40,7 @@ class TextEncoder(Protocol):
 
 
 class ShardSettings(Settings):
-    """How documents become shards."""
+    """How to turn documents into shards."""
 
     validation_share: float = Field(
         default=0.05, gt=0, lt=1, description="expected share of documents held out"
@@ -48,15 +49,15 @@ class ShardSettings(Settings):
 
 
 def split_of(document_id: str, validation_share: float) -> str:
-    """The split of a document, from its id alone (16 hex digits = 64 random bits)."""
+    """Return the split of a document, from its id alone (16 hex digits = 64 random bits)."""
     return VALIDATION if int(document_id, 16) < validation_share * 2**64 else TRAIN
 
 
 def encode_as_plain_text(tokenizer: TextEncoder, text: str) -> list[int]:
-    """Ids of the text without any special token in them; they decode to the same text.
+    """Return token ids of the text, none of them a special token; they decode to the same text.
 
-    Where the text spells a special token it is cut after the token's first character, and the parts
-    are encoded apart.
+    If the text spells out a special token, it is cut after the token's first character, and the
+    parts are encoded separately.
     """
     names = list(tokenizer.special_tokens)
     if not names or not any(name in text for name in names):
@@ -76,10 +77,10 @@ def write_token_shards(
     out_folder: Path,
     settings: ShardSettings,
 ) -> dict[str, object]:
-    """Write both splits into `out_folder`, whole or not at all.
+    """Write both splits into `out_folder`, either both or neither.
 
-    Returns documents and tokens of each split, and UTF-8 bytes for each token. Raises ValueError if
-    the tokenizer has no end-of-text token, or if a split would be empty.
+    Returns the number of documents and tokens of each split, and of UTF-8 bytes per token. Raises
+    ValueError if the tokenizer has no end-of-text token, or if a split would be empty.
     """
     if END_OF_TEXT not in tokenizer.special_tokens:
         raise UserError(
@@ -125,7 +126,7 @@ def _number_of_documents(folder: Path) -> int | None:
 
 
 def check_both_splits(documents: Mapping[str, int], settings: ShardSettings) -> None:
-    """Raise ValueError where a split has no document; `documents` counts them by split."""
+    """Raise ValueError if a split has no document; `documents` counts them by split."""
     for split, count in documents.items():
         if count == 0:
             raise UserError(

@@ -1,19 +1,17 @@
-"""HTML -> the text that a person came to read: paragraphs, lists, tables and code, without menus
-and scripts.
+"""HTML -> the main text of a page: paragraphs, lists, tables and code, without menus and scripts.
 
 Three steps: bytes -> characters (page_encoding.py), HTML -> blocks of text (`BlockCollector`), and
-a decision for each block (`is_content`), which rests on two measures of Kohlschütter et al.,
-"Boilerplate Detection using Shallow Text Features" (WSDM 2010), section 3: the share of a block's
-characters that lie inside links, and its length. A short block tells little by itself, so its
-neighbours decide, as in Pomikálek's jusText (2011), section 3.2.
+a decision for each block (`is_content`), based on two measures of Kohlschütter et al., "Boilerplate
+Detection using Shallow Text Features" (WSDM 2010), section 3: the share of a block's characters
+inside links, and its length. A short block is ambiguous by itself, so its neighbours decide, as in
+Pomikálek's jusText (2011), section 3.2.
 
-Left out: learned models of boilerplate, visible layout (CSS), text that scripts write, a repair of
-broken nesting (tags are taken as they come; a <nav> that is never closed hides the rest of its
-page).
+What this leaves out: learned models of boilerplate, visible layout (CSS), text that scripts write,
+and the repair of broken nesting (tags are used as they come; a <nav> that is never closed hides the
+rest of its page).
 
-Everything here takes time in proportion to the page: a pattern that could scan the same characters
-again from each of its starts stops at the next start instead, or never gives back what it took
-(`*+`, `++`).
+Everything here takes time in proportion to the page: a pattern that could rescan the same
+characters from each of its starts stops at the next start instead, or is possessive (`*+`, `++`).
 """
 
 import re
@@ -37,8 +35,8 @@ BLOCK_TAGS = frozenset({
 # fmt: on
 MAX_LINK_DENSITY = 0.5
 SHORT_BLOCK_CHARACTERS = 40  # shorter: a heading, a menu entry, a cell; the neighbours decide
-MAX_INDENT_DEPTH = 16  # a page of <dd> that are never closed would write the square of its length
-COLLAPSIBLE_SPACE = re.compile(r"[ \t\n\r\f]+")  # not U+00A0: &nbsp; writes an indentation
+MAX_INDENT_DEPTH = 16  # bounds the output of a page of unclosed <dd>, else quadratic in length
+COLLAPSIBLE_SPACE = re.compile(r"[ \t\n\r\f]+")  # not U+00A0: &nbsp; is used for indentation
 SPACE_AT_BREAK = re.compile(r" ?\n ?")
 
 
@@ -47,12 +45,12 @@ class Block:
     """A piece of text between two block tags."""
 
     text: str
-    tag: str  # the block tag that it lies in
+    tag: str  # the block tag that encloses it
     link_density: float  # share of its characters inside <a href>, 0..1
 
 
 class BlockCollector:
-    """Reads HTML and fills `blocks`. `dropped_tags` are skipped with everything inside them."""
+    """A reader of HTML that fills `blocks`; it skips `dropped_tags` with everything inside them."""
 
     def __init__(self, dropped_tags: frozenset[str]) -> None:
         self.dropped_tags = dropped_tags
@@ -69,7 +67,7 @@ class BlockCollector:
         self.row_start: int | None = None  # number of blocks when the open <tr> began
 
     def read(self, html: str) -> None:
-        """Take in a whole page."""
+        """Read a whole page."""
         for token in tokens(html):
             if isinstance(token, str):
                 self.take_text(token)
@@ -128,7 +126,7 @@ class BlockCollector:
         self.link_characters += characters * self.in_link
 
     def end_block(self) -> None:
-        """Close the block that is being read, if it has any text."""
+        """Close the current block if it has any text."""
         text = "".join(self.pieces)
         if self.text_characters:
             if not self.pre_depth:
@@ -144,7 +142,7 @@ class BlockCollector:
         self.pieces, self.text_characters, self.link_characters = [], 0, 0
 
     def join_row(self, first: int) -> None:
-        """Make one line of a table row whose cells are one line each; other rows are layout and
+        """Join a table row whose cells are one line each into one line; other rows are layout and
         stay as they are.
         """
         cells = self.blocks[first:]
@@ -158,19 +156,19 @@ class BlockCollector:
 
 
 def collect_blocks(html: str, dropped_tags: frozenset[str] = DROPPED_TAGS) -> list[Block]:
-    """The blocks of a page in reading order, menus and all."""
+    """Return the blocks of a page in reading order, including menus."""
     collector = BlockCollector(dropped_tags)
     collector.read(html)
     return collector.blocks
 
 
 def is_content(blocks: list[Block]) -> list[bool]:
-    """Which blocks are text to read. Link-heavy blocks are not; long blocks are; short ones follow
+    """Decide which blocks are main text: not link-heavy blocks, but long blocks; short ones follow
     their neighbours.
 
     A run of short blocks is kept if the long blocks on both sides are kept. Between a kept and a
-    link-heavy block it is kept except for the block beside the links, which is their title. With no
-    kept block on either side it is dropped.
+    link-heavy block, the run is kept except for the block next to the links, which is their title.
+    Without a kept block on either side, it is dropped.
     """
     link_heavy = [block.link_density > MAX_LINK_DENSITY for block in blocks]
     short = [
@@ -198,8 +196,8 @@ def is_content(blocks: list[Block]) -> list[bool]:
 
 
 def join_blocks(blocks: list[Block]) -> str:
-    """One text: an empty line between blocks, none inside a list, between the rows of a table, or
-    before a <dd>.
+    """Join the blocks into one text, with an empty line between blocks, but not inside a list,
+    between the rows of a table, or before a <dd>.
     """
     pieces: list[str] = []
     previous = ""
@@ -215,10 +213,10 @@ def join_blocks(blocks: list[Block]) -> str:
 
 
 def extract_html_text(html: str) -> str:
-    """The main text of a page below its <title>, "" if there is none.
+    """Return the main text of a page below its <title>, "" if there is none.
 
-    A page that is all <form> or <header>, as some site builders make them, is read again with these
-    tags kept.
+    A page that consists of <form> or <header> alone, as some site builders generate them, is read
+    again with these tags kept.
     """
     for dropped_tags in (DROPPED_TAGS, ALWAYS_DROPPED_TAGS):
         blocks = collect_blocks(html, dropped_tags)
@@ -235,7 +233,7 @@ HTML_TAG_IN_MARKDOWN = (
     r"|tr|td|th|ul|ol|li|details|summary|strong|code|pre|kbd|video)\b[^<>]*+>"
 )
 IN_BRACKETS = r"\[[^\]\[]*+\]"
-IN_PARENTHESES = r"\((?:[^()]|\([^()]*+\))*+\)"  # with one pair inside, as addresses may have
+IN_PARENTHESES = r"\((?:[^()]|\([^()]*+\))*+\)"  # with one nested pair, as addresses may have
 ADDRESS = r"\((?:[^()\s]|\([^()\s]*+\))*+(?:[ \n]\"[^\"]*+\")?\)"
 MARKUP_PATTERNS = (
     # badges, which are images inside links; images; the same in reStructuredText
@@ -243,19 +241,19 @@ MARKUP_PATTERNS = (
     (re.compile(rf"!{IN_BRACKETS}(?:{IN_PARENTHESES}|{IN_BRACKETS})"), ""),
     (re.compile(r"^\.\. (?:\|[^|\n]*+\| )?image::.*\n(?:[ \t]++:.*\n)*", re.MULTILINE), ""),
     (re.compile(r"^[ \t]*+(?:\|[\w-]++\|[ \t]*+)++$", re.MULTILINE), ""),
-    # lines that only say where a link goes; links, whose words stay
+    # lines that only define a link target; links, whose words stay
     (re.compile(r"^\[[^\]\n]++\]: *\S.*$|^\.\. _[^:\n]++: *\S.*$", re.MULTILINE), ""),
     (re.compile(rf"(?<!!)\[([^\]\[]++)\]{ADDRESS}"), r"\1"),
     (re.compile(HTML_TAG_IN_MARKDOWN, re.IGNORECASE), ""),
-    # what the lines above left behind
+    # the remains of the replacements above
     (re.compile(r"(?<![ \t])[ \t]++$", re.MULTILINE), ""),
     (re.compile(r"\n{3,}"), "\n\n"),
 )
 
 
 def clean_plain_text(text: str) -> str:
-    """Markdown, reStructuredText or plain text without comments, badges, images, link targets and
-    HTML tags; the rest as it is.
+    """Return Markdown, reStructuredText or plain text without comments, badges, images, link
+    targets and HTML tags; the rest is unchanged.
     """
     text = drop_comments(text)
     for pattern, replacement in MARKUP_PATTERNS:
@@ -264,7 +262,7 @@ def clean_plain_text(text: str) -> str:
 
 
 def drop_comments(text: str) -> str:
-    """The text without <!-- comments -->; one that never ends is text."""
+    """Return the text without <!-- comments -->; a comment that never ends is text."""
     kept, position = [], 0
     while (start := text.find("<!--", position)) >= 0 and (end := text.find("-->", start)) >= 0:
         kept.append(text[position:start])
@@ -273,8 +271,8 @@ def drop_comments(text: str) -> str:
 
 
 def extract_text(payload: bytes, content_type: str, http_charset: str = "") -> str | None:
-    """The text of a page, "" if it has none, None if the content type is not text to read (an
-    image, a script).
+    """Return the text of a page, "" if it has none, None if the content type is not readable text
+    (an image, a script).
     """
     if content_type in ("text/html", "application/xhtml+xml"):
         return extract_html_text(decode_page(payload, http_charset))

@@ -1,6 +1,6 @@
-"""Bits per byte of every checkpoint on the validation documents: what each stage gained.
+"""Bits per byte of every checkpoint on the validation documents, to show the effect of each stage.
 
-What this leaves out: benchmarks with questions and answers, and judging by another model.
+What this leaves out: question-answering benchmarks, and evaluation by another model.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class EvaluationSettings(Settings):
 
     Attributes:
         max_tokens: how much of the validation split to read; None for all of it.
-        batch_size: windows at once; changes the speed only.
+        batch_size: windows per batch; changes the speed only.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
 
@@ -44,22 +44,23 @@ def evaluate_checkpoints(
     batch_size: int = 16,
     device: str = "auto",
 ) -> list[dict[str, Any]]:
-    """Evaluate all checkpoints of some stages, in float32.
+    """Evaluate all checkpoints of the given stages, in float32.
 
     Args:
         folders: stage -> the folder of its checkpoints, such as {"pretrain": runs/demo/...}.
         shards_folder: its "validation" split is read.
-        tokenizer_hash: of the checkpoints' tokenizer; None does not check.
-        max_tokens: read only so many; None for the whole split.
-        batch_size: windows at once; changes the speed only.
+        tokenizer_hash: hash of the checkpoints' tokenizer; None skips the check.
+        max_tokens: number of tokens to read; None for the whole split.
+        batch_size: windows per batch; changes the speed only.
         device: see `lm_core.device.pick_device`.
 
     Returns:
         One row for each checkpoint, in the order of `folders` and then by step: {"stage", "step",
-        "bits_per_byte", "perplexity" (None where it is past the largest float)}.
+        "bits_per_byte", "perplexity" (None if it exceeds the largest float)}.
 
     Raises:
-        ValueError: a folder holds no checkpoint, or one has another vocabulary than the shards.
+        ValueError: a folder has no checkpoint, or a checkpoint's vocabulary differs from the
+            shards'.
     """
     shards = TokenShards.open(shards_folder, "validation", tokenizer_hash)
     found = [
@@ -68,7 +69,7 @@ def evaluate_checkpoints(
         for path in _checkpoints_of(stage, folder)
     ]
     rows = []
-    done: dict[str, ValidationResult] = {}  # by weights: a stage's step 0 is its predecessor's end
+    done: dict[str, ValidationResult] = {}  # by weights: step 0 of a stage ends the one before
     with progress_bar("eval", len(found), "checkpoints") as bar:
         for stage, path in found:
             weights = file_sha256(path / WEIGHTS)
@@ -92,7 +93,7 @@ def evaluate_checkpoints(
 def evaluate_checkpoint(
     path: Path, shards: TokenShards, max_tokens: int | None, batch_size: int, device: torch.device
 ) -> ValidationResult:
-    """Load one checkpoint and predict the validation split with it."""
+    """Load one checkpoint and evaluate it on the validation split."""
     model = load_model(path, device)
     config = model.config
     if config.vocab_size != shards.vocab_size:
@@ -106,5 +107,5 @@ def evaluate_checkpoint(
 def _checkpoints_of(stage: str, folder: Path) -> list[Path]:
     found = list_checkpoints(folder)
     if not found:
-        raise UserError(f"{folder}: no checkpoint there; make one with `lm {stage} RECIPE`")
+        raise UserError(f"{folder} has no checkpoint; make one with `lm {stage} RECIPE`")
     return found

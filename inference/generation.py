@@ -1,11 +1,13 @@
-"""Continue a prompt: read it in one pass (prefill), then one token a step (decode).
+"""Continue a prompt: read it in one pass (prefill), then generate one token per step (decode).
 
     prompt ids -> [model, filling the cache] -> logits of the last position -> sample -> one id
                   [model, that id alone]     -> logits -> sample -> ... until a stop id or the limit
 
-Prefill is one large matrix product, decode many small ones that mostly wait for memory: see Pope et
-al. 2022 ("Efficiently Scaling Transformer Inference", arXiv 2211.05102, section 2). Left out:
-prompts of different lengths in one batch, and requests that join or leave while others run.
+Prefill uses large matrix products, decode many small ones that are bound by memory: see Pope et al.
+2022 ("Efficiently Scaling Transformer Inference", arXiv 2211.05102, section 2).
+
+What this leaves out: prompts of different lengths in one batch, and requests that join or leave
+while others run.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -22,9 +24,9 @@ from transformer_lm.token_id_check import check_token_ids
 
 
 def check_prompt_fits(num_prompt_tokens: int, context_length: int) -> None:
-    """Raise ValueError for a prompt that is empty or longer than the model's context."""
+    """Raise ValueError if a prompt is empty or longer than the model's context length."""
     if num_prompt_tokens == 0:
-        raise UserError("the prompt has no tokens: give at least one")
+        raise UserError("the prompt has no tokens; give at least one")
     if num_prompt_tokens > context_length:
         raise UserError(
             f"the prompt has {num_prompt_tokens} tokens, the model's context holds "
@@ -34,7 +36,7 @@ def check_prompt_fits(num_prompt_tokens: int, context_length: int) -> None:
 
 
 def check_max_new_tokens(max_new_tokens: int) -> None:
-    """Raise ValueError for a limit that leaves nothing to generate."""
+    """Raise ValueError if the limit leaves nothing to generate."""
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
 
@@ -45,11 +47,12 @@ PREFILL_TOKENS = 512  # logits of a whole prompt of 8,192 would be 1.6 GB with 4
 def prefill(
     model: TransformerLM, prompt_ids: Int[Tensor, "batch prompt"], cache: KVCache
 ) -> Float[Tensor, "batch vocab"]:
-    """Bring the whole prompt into the cache, some hundred tokens at a time; returns the logits
-    after its last token.
+    """Bring the whole prompt into the cache, PREFILL_TOKENS at a time, and return the logits after
+    its last token.
 
-    What the cache already holds must be a beginning of the prompt, and is not computed again. When
-    it holds all of it, the last token is computed once more: its logits were never stored.
+    Tokens already in the cache must be a prefix of the prompt, and are not computed again. If the
+    cache holds the whole prompt, the last token is computed once more, because its logits were
+    never stored.
     """
     prompt_length = prompt_ids.shape[1]
     if cache.length >= prompt_length:
@@ -71,21 +74,21 @@ def generate_steps(
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, the next token id of each text; None for a text that has ended.
 
-    A text ends at a stop id (which is not given), after `max_new_tokens`, or when the context is
-    full; the steps end when every text has. Text number i continues prompt i // samples_per_prompt.
-    Each prompt is read once, whatever the number of its samples, and they differ from their first
-    token on: the logits are repeated before the draw. `drawable` says which rows of the model
-    may be drawn, None for every one: a model may have more rows than its tokenizer has tokens.
+    A text ends at a stop id (which is not yielded), after `max_new_tokens`, or when the context is
+    full. The steps end when every text has ended. Text number i continues prompt i //
+    samples_per_prompt. Each prompt is read only once for all its samples, which differ from their
+    first token, because the logits are repeated before sampling. `drawable` says which rows of the
+    model may be sampled, None for all: a model may have more rows than its tokenizer has tokens.
 
-    Raises ValueError for a prompt that is empty, longer than the context or of another vocabulary,
-    and for a limit below one token.
+    Raises ValueError if a prompt is empty, longer than the context length or outside the
+    vocabulary, or if the limit is below one token.
     """
     check_max_new_tokens(max_new_tokens)
     context_length = model.config.context_length
     prompt_length = prompt_ids.shape[1]
     check_prompt_fits(prompt_length, context_length)
     check_token_ids(prompt_ids, model.config.vocab_size)
-    # The last token given is never read again, so it may stand one place past the context.
+    # The last token is never read again, so its position may be one past the context.
     num_steps = min(max_new_tokens, context_length - prompt_length + 1)
     if cache is None:
         cache = _new_cache(model, len(prompt_ids), prompt_length + num_steps - 1)
@@ -117,9 +120,10 @@ def generate(
     samples_per_prompt: int = 1,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
-    """The new token ids of each text, without the prompt and without the stop id.
+    """Return the new token ids of each text, without the prompt and without the stop id.
 
-    `on_token(text_number, token_id)` is called as each token is drawn. See `generate_steps`.
+    `on_token(text_number, token_id)` is called for each token as it is sampled. See
+    `generate_steps`.
     """
     texts: list[list[int]] = [[] for _ in range(len(prompt_ids) * samples_per_prompt)]
     steps = generate_steps(

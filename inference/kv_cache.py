@@ -1,12 +1,16 @@
-"""Keep the keys and values of the tokens already seen, so that a new token costs one position.
+"""A key-value cache: with the keys and values of earlier tokens stored, a new token costs one
+position.
 
-Attention at position t needs the keys and values of positions 0..t; those of the past never change.
-The memory is taken once, for the longest text allowed, and written in place: 2 (keys and values) x
-layers x batch x key-value heads x length x head_dim numbers. With grouped heads (Ainslie et al.
-2023, arXiv 2305.13245) only the key-value heads are stored, not one copy for each query head.
+Attention at position t needs the keys and values of positions 0..t, and those of earlier positions
+never change. The memory is allocated once, for the longest text allowed, and written in place: 2
+(keys and values) x layers x batch x key-value heads x length x head_dim numbers. With grouped heads
+(Ainslie et al. 2023, arXiv 2305.13245) only the key-value heads are stored, not one copy for each
+query head.
 
-This class fulfils `KeyValueCache`, the protocol beside the model's attention; the model never
-imports it. Left out: rows of different lengths in one batch, and sharing memory between requests
+This class implements `KeyValueCache`, the protocol defined next to the model's attention; the model
+never imports it.
+
+What this leaves out: rows of different lengths in one batch, and sharing memory between requests
 (pages).
 """
 
@@ -18,7 +22,7 @@ from transformer_lm.model_config import ModelConfig
 
 
 class KVCache:
-    """Keys and values of every layer, for a batch of texts that have equally many tokens."""
+    """Keys and values of every layer, for a batch of texts with the same number of tokens."""
 
     def __init__(
         self,
@@ -44,7 +48,7 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> "KVCache":
-        """A cache of the model's shape; `max_length` defaults to its context."""
+        """Return a cache of the model's shape; `max_length` defaults to its context length."""
         return cls(
             config.num_layers,
             batch_size,
@@ -57,22 +61,22 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Tokens stored in *every* layer: during a forward pass still the number before it."""
+        """Number of tokens stored in *every* layer; during a forward pass, the number before it."""
         return self._layer_lengths[-1]
 
     @property
     def max_length(self) -> int:
-        """Tokens there is room for."""
+        """Number of tokens that fit into the cache."""
         return self._keys.shape[3]
 
     @property
     def batch_size(self) -> int:
-        """Texts in the batch."""
+        """Number of texts in the batch."""
         return self._keys.shape[1]
 
     @property
     def num_bytes(self) -> int:
-        """Memory taken, full or not."""
+        """Allocated memory, whether used or not."""
         return 2 * self._keys.numel() * self._keys.element_size()
 
     def append(
@@ -83,17 +87,17 @@ class KVCache:
     ) -> tuple[
         Float[Tensor, "batch kv_heads all head_dim"], Float[Tensor, "batch kv_heads all head_dim"]
     ]:
-        """Store one layer's new keys and values; returns all of that layer's, old and new.
+        """Store one layer's new keys and values, and return all of that layer's, old and new.
 
-        What is returned is a view: valid until the next `append` or `truncate`.
+        The result is a view, valid until the next `append` or `truncate`.
         """
         start = self._layer_lengths[layer]
         end = start + keys.shape[2]
         assert end <= self.max_length, (
-            f"the cache has room for {self.max_length} tokens, {end} were to be stored"
+            f"the cache has room for {self.max_length} tokens, not for {end}"
         )
         assert keys.shape[0] == self.batch_size, (
-            f"the cache holds {self.batch_size} texts, keys of {keys.shape[0]} were given"
+            f"the cache holds {self.batch_size} texts, got keys of {keys.shape[0]}"
         )
         self._keys[layer, :, :, start:end] = keys
         self._values[layer, :, :, start:end] = values
@@ -101,14 +105,14 @@ class KVCache:
         return self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
 
     def truncate(self, length: int) -> None:
-        """Forget every token from position `length` on; what follows is written over."""
+        """Drop every token from position `length`; later ones overwrite them."""
         assert 0 <= length <= self.length, f"cannot cut {self.length} cached tokens to {length}"
         self._layer_lengths = [length] * len(self._layer_lengths)
 
     def repeat_texts(self, times: int) -> "KVCache":
-        """A new cache in which each text stands `times` times in a row: (a, b) -> (a, a, b, b).
+        """Return a new cache in which each text is repeated `times` times: (a, b) -> (a, a, b, b).
 
-        One prefill of a prompt then serves several continuations.
+        One prefill of a prompt can then be used for several continuations.
         """
         repeated = object.__new__(KVCache)
         repeated._keys = self._keys.repeat_interleave(times, dim=1)

@@ -1,9 +1,12 @@
-"""Choose the next token from the model's logits: temperature, top-k, top-p, or the most likely.
+"""Sampling of the next token from the model's logits: temperature, top-k, top-p, or greedy
+decoding.
 
-The three are applied in that order, as `transformers` does. Top-p is nucleus sampling, Holtzman et
-al. 2020 ("The Curious Case of Neural Text Degeneration", arXiv 1904.09751, section 3.1): the
-smallest set of most likely tokens whose probabilities add up to *at least* p, so that the token
-that crosses p belongs to it. Left out: repetition penalties, beam search, constrained grammars.
+Temperature, top-k and top-p are applied in that order, as `transformers` does. Top-p is nucleus
+sampling, Holtzman et al. 2020 ("The Curious Case of Neural Text Degeneration", arXiv 1904.09751,
+section 3.1): the smallest set of most likely tokens whose probabilities add up to *at least* p, so
+that it includes the token that crosses p.
+
+What this leaves out: repetition penalties, beam search, constrained grammars.
 """
 
 import torch
@@ -19,13 +22,15 @@ SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # 1.2e-38; 0 / 1e-46 is 
 
 
 class SamplingSettings(Settings):
-    """How to draw a token.
+    """How to sample a token.
 
-    temperature: logits are divided by it; 0 always takes the most likely token, and so does what
-    float32 cannot tell from 0.
-    top_k: only the k most likely tokens can be drawn; 0 switches it off.
-    top_p: only the smallest set of tokens with at least this probability; 1 switches it off.
-    seed: the same seed, prompt and settings give the same text.
+    Attributes:
+        temperature: logits are divided by it; 0, or a number that is 0 in float32, means greedy
+            decoding.
+        top_k: only the k most likely tokens can be sampled; 0 switches it off.
+        top_p: only the smallest set of tokens with at least this probability can be sampled; 1
+            switches it off.
+        seed: the same seed, prompt and settings give the same text.
     """
 
     temperature: float = 0.8
@@ -47,7 +52,9 @@ class SamplingSettings(Settings):
 
 
 def keep_top_k(logits: Float[Tensor, "*batch vocab"], k: int) -> Float[Tensor, "*batch vocab"]:
-    """Set all but the k largest logits of each row to minus infinity; exactly k stay, ties too."""
+    """Set all but the k largest logits of each row to minus infinity; exactly k stay, even with
+    ties.
+    """
     if k >= logits.shape[-1]:
         return logits
     largest, indices = logits.topk(k, dim=-1)
@@ -55,10 +62,11 @@ def keep_top_k(logits: Float[Tensor, "*batch vocab"], k: int) -> Float[Tensor, "
 
 
 def keep_top_p(logits: Float[Tensor, "*batch vocab"], p: float) -> Float[Tensor, "*batch vocab"]:
-    """Set to minus infinity every token outside the smallest most-likely set of probability >= p.
+    """Keep the smallest set of most likely tokens with probability >= p; set all others to minus
+    infinity.
 
-    A token stays when the tokens before it, in falling order, add up to less than p: the token
-    that crosses p stays, and so does the most likely one, however small p is.
+    A token stays if the more likely tokens before it add up to less than p. So the token that
+    crosses p stays, and so does the most likely token, however small p is.
     """
     if p >= 1:
         return logits
@@ -72,12 +80,13 @@ def keep_top_p(logits: Float[Tensor, "*batch vocab"], p: float) -> Float[Tensor,
 def next_token_probabilities(
     logits: Float[Tensor, "*batch vocab"], settings: SamplingSettings
 ) -> Float[Tensor, "*batch vocab"]:
-    """The distribution that `sample` draws from; each row adds up to 1. Computed in float32."""
+    """Return the distribution that `sample` draws from, in float32; each row adds up to 1."""
     logits = logits.float()
     if settings.temperature < SMALLEST_TEMPERATURE:
         most_likely = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter(-1, most_likely, 1.0)
-    # The largest logit is taken off first: at temperature 1e-30 the quotient would overflow.
+    # The largest logit is subtracted first, because at temperature 1e-30 the quotient would
+    # overflow.
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / settings.temperature
     if settings.top_k:
         logits = keep_top_k(logits, settings.top_k)
@@ -89,9 +98,9 @@ def sample(
     settings: SamplingSettings,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " batch"]:
-    """One token id for each row, drawn independently of the other rows.
+    """Sample one token id for each row, independently of the other rows.
 
-    `generator` lies on the device of the logits and moves on with every call; it is not used at
+    `generator` must be on the device of the logits. It advances with every call, but is not used at
     temperature 0.
     """
     if settings.temperature < SMALLEST_TEMPERATURE:

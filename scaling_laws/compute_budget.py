@@ -1,14 +1,14 @@
 """Split a compute budget between model size and training tokens, given a fitted loss surface.
 
 Training costs about C = 6 N D floating-point operations: 2 per parameter and token forward, 4
-backward (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Minimising E + A/N^alpha + B/D^beta
-with 6 N D held at C has a closed form, equation 4 of Hoffmann et al. 2022 (arXiv 2203.15556):
+backward (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Minimizing E + A/N^alpha + B/D^beta
+subject to 6 N D = C has a closed form, equation 4 of Hoffmann et al. 2022 (arXiv 2203.15556):
 
     N_best = G (C/6)^(beta/(alpha+beta)),  D_best = (C/6)^(alpha/(alpha+beta)) / G,
     G = (alpha A / (beta B))^(1/(alpha+beta))
 
-Left out: the attention's own operations, which 6 N D does not count (transformer_lm/model_cost.py
-does), and limits on N or D such as a corpus that ends.
+What this leaves out: the operations of attention itself, which 6 N D does not count
+(transformer_lm/model_cost.py does), and limits on N or D such as a finite corpus.
 """
 
 import math
@@ -20,7 +20,7 @@ from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import parameters_by_part
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
-LARGEST_BUDGET = 1e45  # far beyond any training
+LARGEST_BUDGET = 1e45  # far beyond any training run
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class BudgetSplit:
 
 
 def multiplied_parameters(config: ModelConfig) -> int:
-    """N of the law: the parameters that cost 6 FLOPs a token, so that C = 6 N D holds.
+    """Return N of the law: the parameters that cost 6 FLOPs per token, so that C = 6 N D holds.
 
-    All but tables that are only looked up: position embeddings, and a token embedding that is not
-    the output head too. A tied model and the same model untied therefore have one N.
+    These are all parameters except tables that are only looked up: position embeddings, and a token
+    embedding that is not also the output head. A tied model and the same model untied therefore
+    have the same N.
     """
     parts = dict(parameters_by_part(config))
     looked_up = {"positions"} if config.tie_embeddings else {"positions", "token embedding"}
@@ -45,12 +46,12 @@ def multiplied_parameters(config: ModelConfig) -> int:
 
 
 def training_flops(parameters: float, tokens: float) -> float:
-    """C = 6 N D."""
+    """Return C = 6 N D."""
     return FLOPS_PER_PARAMETER_AND_TOKEN * parameters * tokens
 
 
 def check_budget(flops: float) -> None:
-    """Raise UserError for a budget that is not a positive number, or that nobody can mean."""
+    """Raise UserError if a budget is not a positive number, or is absurdly large."""
     if not 0 < flops <= LARGEST_BUDGET:
         raise UserError(
             f"the budget must be a positive number of FLOPs, at most {LARGEST_BUDGET:g}, "
@@ -59,11 +60,11 @@ def check_budget(flops: float) -> None:
 
 
 def best_split(surface: LossSurface, flops: float) -> BudgetSplit:
-    """The N and D with 6 N D = `flops` whose predicted loss is smallest.
+    """Return the N and D with 6 N D = `flops` whose predicted loss is smallest.
 
-    Raises ValueError for a budget that is not positive, for a surface whose exponents or
-    coefficients are not (there the loss does not fall with size or data, and no best split exists),
-    and where the best split would be less than one parameter or one token.
+    Raises ValueError if the budget is not positive, or if the best split has less than one
+    parameter or one token. The same holds if the surface's exponents or coefficients are not
+    positive, because the loss then does not fall with size or data, and no best split exists.
     """
     check_budget(flops)
     shape = (surface.A, surface.B, surface.alpha, surface.beta)
@@ -83,7 +84,7 @@ def best_split(surface: LossSurface, flops: float) -> BudgetSplit:
     if not 0 <= log_parameters <= log_product:
         raise UserError(
             f"on this surface the best split of {flops:.3g} FLOPs has less than one parameter or "
-            "one token; give a larger budget, or fit it to more runs"
+            "one token; give a larger budget, or fit the surface to more runs"
         )
     parameters = math.exp(log_parameters)
     tokens = math.exp(log_product - log_parameters)

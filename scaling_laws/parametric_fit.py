@@ -3,19 +3,19 @@
 The fit is approach 3 of Hoffmann et al. 2022 ("Training Compute-Optimal Large Language Models",
 arXiv 2203.15556, section 3.3 and equation 10; start grid in its appendix D.3):
 
-    minimise  sum over runs of Huber_delta( logsumexp(a - alpha log N, b - beta log D, e) - log L )
+    minimize  sum over runs of Huber_delta( logsumexp(a - alpha log N, b - beta log D, e) - log L )
 
 with A = exp(a), B = exp(b), E = exp(e), which keeps all three positive, and delta = 1e-3. The
-logarithm makes an error of 1 % weigh the same at loss 3 as at loss 8; the Huber loss lets a run
-that went wrong pull with constant force instead of one that grows with its error.
-Besiroglu et al. 2024 (arXiv 2404.10102) show that the sum, not the mean, must be minimised: with
-the mean the optimiser's tolerance stops it early.
+logarithm gives an error of 1 % the same weight at loss 3 as at loss 8. With the Huber loss, the
+influence of a bad run is bounded instead of growing with its error. Besiroglu et al. 2024 (arXiv
+2404.10102) show that the sum, not the mean, must be minimized: with the mean, the optimizer's
+tolerance stops it early.
 
-Some tables have no best fit: where the loss rises with size, or falls in a step, the optimum lies
-at an infinite alpha. So the unknowns are kept in a box, wide enough for every published law, and a
-surface that ends at its walls is marked as one that the runs do not settle (fit_doubts.py).
+Some tables have no best fit: if the loss rises with size, or falls in a step, the optimum is at an
+infinite alpha. So the unknowns are bounded by a box, wide enough for every published law, and a
+surface that ends at the bounds is marked as not determined by the runs (fit_doubts.py).
 
-Left out: other laws (repeated data, learning-rate terms), and the choice of runs.
+What this leaves out: other laws (repeated data, learning-rate terms), and the choice of runs.
 """
 
 import itertools
@@ -32,7 +32,7 @@ from scaling_laws.small_runs.fit_doubts import doubts_about
 from scaling_laws.small_runs.runs_csv import FEWEST_RUNS, FinishedRun, is_usable, usable_range
 
 HUBER_DELTA = 1e-3
-LARGEST_EXPONENT = 2.0  # published ones lie between 0.05 and 1
+LARGEST_EXPONENT = 2.0  # published ones are between 0.05 and 1
 # The grid of the paper: 6 * 6 * 5 * 5 * 5 = 4,500 starts (a, b, e, alpha, beta).
 START_GRID = (
     (0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
@@ -41,18 +41,18 @@ START_GRID = (
     (0.0, 0.5, 1.0, 1.5, 2.0),
     (0.0, 0.5, 1.0, 1.5, 2.0),
 )
-RUNS_TO_CHOOSE_ON = 1000  # of a longer table so many decide which start is the best
-NUMBERS_AT_ONCE = 2**20  # of the scores of all starts; more would be gigabytes
+RUNS_TO_CHOOSE_ON = 1000  # in a longer table, this many decide which start is the best
+NUMBERS_AT_ONCE = 2**20  # scores computed at a time, for all starts; more would take gigabytes
 
 
 def log_surface(
     unknowns: Float[ndarray, "*starts 5"], log_sizes: Float[ndarray, "runs 2"]
 ) -> tuple[Float[ndarray, "*starts runs"], Float[ndarray, "3 *starts runs"]]:
-    """log L of every run under each set of unknowns (a, b, e, alpha, beta), and the share of the
-    loss that each of the three terms (size, data, E) has.
+    """Return log L of every run under each set of unknowns (a, b, e, alpha, beta), and the share of
+    the loss that each of the three terms (size, data, E) has.
 
-    `log_sizes` holds (log N, log D) of each run. The sum of the three terms is taken in log space,
-    so that no power of N is ever formed: exp(25) / N^2 would be fine, exp(25 * 40) would not.
+    `log_sizes` contains (log N, log D) of each run. The three terms are added in log space, so that
+    no power of N is ever formed: exp(25) / N^2 would be fine, exp(25 * 40) would not.
     """
     a, b, e, alpha, beta = (unknowns[..., i, None] for i in range(5))  # each [*starts, 1]
     log_parameters, log_tokens = log_sizes.T
@@ -71,10 +71,11 @@ def huber_objective(
     log_sizes: Float[ndarray, "runs 2"],
     log_losses: Float[ndarray, " runs"],
 ) -> Float[ndarray, "*starts"] | float:
-    """Sum over runs of Huber_delta(predicted - measured log loss), divided by delta squared.
+    """Return the sum over runs of Huber_delta(predicted - measured log loss), divided by delta
+    squared.
 
-    The division changes no optimum. It brings values of 1e-4 to about 100, where the stopping
-    tolerances of an optimiser mean something.
+    The division does not change the optimum. It scales values of 1e-4 to about 100, which suits the
+    stopping tolerances of an optimizer.
     """
     errors = np.abs(log_surface(unknowns, log_sizes)[0] - log_losses) / HUBER_DELTA
     return np.where(errors <= 1, 0.5 * errors**2, errors - 0.5).sum(axis=-1)
@@ -85,10 +86,10 @@ def huber_gradient(
     log_sizes: Float[ndarray, "runs 2"],
     log_losses: Float[ndarray, " runs"],
 ) -> tuple[float, Float[ndarray, " 5"]]:
-    """`huber_objective` at one point, and its derivative by each unknown.
+    """Return `huber_objective` at one point, and its derivative by each unknown.
 
     The derivative of a logsumexp by one of its terms is that term's share of the sum, and that of
-    the Huber loss is the error itself, cut off at plus and minus delta.
+    the Huber loss is the error itself, clipped to plus and minus delta.
     """
     predicted, (size, data, rest) = log_surface(unknowns, log_sizes)
     errors = (predicted - log_losses) / HUBER_DELTA
@@ -104,10 +105,11 @@ def fit_surface(
 ) -> LossSurface:
     """Fit the surface: score all 4,500 starts, refine the best `num_refined`, keep the best end.
 
-    With `num_bootstraps` > 0 the runs are drawn again with replacement that many times and fitted
-    from the optimum: the surface's `resampled`. Its `doubts` say why not to believe it.
-    Raises UserError for fewer than six runs, a number that no run can have (NaN, 0, 1e300), and
-    runs that all have one size or one token count (then A / N^alpha cannot be told from E).
+    With `num_bootstraps` > 0, the runs are resampled with replacement that many times and fitted
+    again, starting at the optimum; the results are the surface's `resampled`. Its `doubts` are
+    reasons not to believe it. Raises UserError for fewer than six runs, for a number that no run
+    can have (NaN, 0, 1e300), and for runs that all have the same size or token count (A / N^alpha
+    can then not be distinguished from E).
     """
     _check_runs(runs)
     table = np.array([[run.parameters, run.tokens, run.loss] for run in runs], dtype=np.float64)
@@ -131,7 +133,9 @@ def _best_end(
     num_refined: int,
     generator: np.random.Generator,
 ) -> Float[ndarray, " 5"]:
-    """The best of the ends of the best starts; a long table is thinned out until the last step."""
+    """Return the best optimum reached from the best starts; a long table is thinned out until the
+    last step.
+    """
     sizes, losses = log_sizes, log_losses
     if len(losses) > RUNS_TO_CHOOSE_ON:
         chosen = generator.choice(len(losses), RUNS_TO_CHOOSE_ON, replace=False)
@@ -149,12 +153,12 @@ def refine(
     log_sizes: Float[ndarray, "runs 2"],
     log_losses: Float[ndarray, " runs"],
 ) -> Float[ndarray, " 5"]:
-    """Go down from one start with L-BFGS within the box; returns the unknowns reached.
+    """Minimize from one start with L-BFGS within the box, and return the unknowns reached.
 
-    The sizes are centred first: log N is near 20, so that without it a change of alpha by 0.1
-    must be met by a change of a by 2, and the valley is too narrow to follow in few steps.
+    The sizes are centered first. Because log N is near 20, a change of alpha by 0.1 would otherwise
+    require a change of a by 2, and the valley would be too narrow to follow in few steps.
     """
-    from scipy.optimize import minimize  # a third of a second, which only a fit should pay
+    from scipy.optimize import minimize  # slow: a third of a second
 
     centre = log_sizes.mean(axis=0)
     unknowns = start.copy()
@@ -164,7 +168,7 @@ def refine(
         huber_gradient,
         np.clip(unknowns, *box.T),
         args=(log_sizes - centre, log_losses),
-        jac=True,  # the function returns the gradient too
+        jac=True,  # the function returns the gradient, too
         method="L-BFGS-B",
         bounds=box,
         options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-8, "maxcor": 20},
@@ -175,10 +179,10 @@ def refine(
 
 
 def _box(log_losses: Float[ndarray, " runs"]) -> Float[ndarray, "5 2"]:
-    """The lowest and highest value of each unknown, where the sizes are centred.
+    """Return the lowest and highest value of each unknown for centered sizes.
 
-    In the middle of the sizes no term is above the highest loss; e^-30 of the lowest is nothing.
-    An E below a thousandth of the lowest loss cannot be told from 0.
+    At the middle of the sizes, no term exceeds the highest loss, and e^-30 of the lowest is
+    negligible. An E below a thousandth of the lowest loss cannot be distinguished from 0.
     """
     lowest, highest = log_losses.min(), log_losses.max()
     term, floor = (lowest - 30, highest), (lowest - math.log(1000), highest)
@@ -201,6 +205,6 @@ def _check_runs(runs: list[FinishedRun]) -> None:
     for quantity in ("parameters", "tokens"):
         if len({getattr(run, quantity) for run in runs}) < 2:
             raise UserError(
-                f"all {len(runs)} runs have the same number of {quantity}: "
-                "vary it, or its exponent cannot be found"
+                f"all {len(runs)} runs have the same number of {quantity}; vary it, because its "
+                "exponent cannot be fitted otherwise"
             )

@@ -1,8 +1,9 @@
-"""The loss: how surprised the model is by the token that came, in nats, and in bits per byte.
+"""The loss: how surprised the model is by the actual next token, in nats and in bits per byte.
 
 Bits per byte divides by the bytes of text rather than by tokens, so that models with different
-tokenizers can be compared (Gao et al., 2020, section 3.1). What this leaves out: label smoothing,
-and a loss that never holds the whole table of logits.
+tokenizers can be compared (Gao et al., 2020, section 3.1).
+
+What this leaves out: label smoothing, and a loss that never stores all logits at once.
 """
 
 import math
@@ -17,10 +18,10 @@ from lm_core.user_error import UserError
 def token_losses(
     logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
-    """-log softmax(logits)[target] of every token, in nats, float32.
+    """Return -log softmax(logits)[target] of every token, in nats, float32.
 
-    It is log(sum(exp(logits))) - logits[target], and `logsumexp` takes the largest logit off before
-    it raises anything to a power: no probability is ever rounded to 0 and no power overflows.
+    It equals log(sum(exp(logits))) - logits[target]. `logsumexp` subtracts the largest logit before
+    it takes exponentials, so no probability is rounded to 0 and no exponential overflows.
     """
     logits = logits.float()
     chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
@@ -32,15 +33,15 @@ def cross_entropy(
     targets: Int[Tensor, "*batch"],
     mask: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """The mean loss per token, in nats.
+    """Return the mean loss per token, in nats.
 
     Args:
-        logits: for each position, of the token that follows it.
-        targets: the tokens that did follow.
-        mask: True for the tokens that count; None for all. The mean is over those alone.
+        logits: for each position, those of the token that follows it.
+        targets: the tokens that do follow.
+        mask: True for the tokens that count; None for all. The mean is over those tokens only.
 
     Raises:
-        ValueError: the mask leaves no token; a mean over nothing is no number.
+        ValueError: the mask leaves no token; the mean over no tokens is NaN.
     """
     losses = token_losses(logits, targets)
     if mask is None:
@@ -51,11 +52,11 @@ def cross_entropy(
 
 
 def bits_per_byte(total_nats: float, total_bytes: int) -> float:
-    """The whole loss of a text, over its length in bytes: nats / ln 2 = bits.
+    """Return the total loss of a text in bits (nats / ln 2), divided by its length in bytes.
 
     Raises:
         ValueError: there are no bytes.
     """
     if total_bytes <= 0:
-        raise UserError(f"bits per byte of {total_bytes} bytes; the validation text is empty")
+        raise UserError(f"no bits per byte for {total_bytes} bytes; the validation text is empty")
     return total_nats / math.log(2) / total_bytes

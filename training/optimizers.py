@@ -1,12 +1,14 @@
-"""AdamW, and clipping of gradients by their common norm.
+"""AdamW, and gradient clipping by the global norm.
 
-Adam: Kingma and Ba, 2015, algorithm 1. Decay apart from the gradient: Loshchilov and Hutter, 2019,
-algorithm 2: it shrinks the weight itself and never enters the moments, which would divide it by the
-gradient's size. What this leaves out: Muon, and state split over several processes.
+Adam: Kingma and Ba, 2015, algorithm 1. Decoupled weight decay: Loshchilov and Hutter, 2019,
+algorithm 2. It shrinks the weight itself and never enters the moments, which would divide it by the
+gradient's size.
 
-The arithmetic is written with `torch._foreach_*`: one call works through the list of all
-parameters, which a loop in Python would do one small tensor at a time. The same in one pass over
-memory: training/engine/fused_optimizer.py.
+The arithmetic uses `torch._foreach_*`: one call processes the list of all parameters, which a
+Python loop would do one small tensor at a time. For the same update in one pass over memory, see
+training/engine/fused_optimizer.py.
+
+What this leaves out: Muon, and state split over several processes.
 """
 
 from collections.abc import Iterable
@@ -18,15 +20,18 @@ from lm_core.user_error import UserError
 
 
 class AdamW:
-    """Keeps a running mean of each gradient and of its square, and moves each weight by the first
-    over the root of the second.
+    """The AdamW optimizer.
+
+    It keeps a running mean of each gradient and of its square, and moves each weight by the first
+    divided by the root of the second.
 
     Args:
-        parameters: by name; those that need no gradient are left alone. Matrices are decayed,
-            vectors (the weights of norms) are not.
-        betas: how much of each running mean is kept a step: (of the gradient, of its square).
-        eps: added to the root, against division by zero.
-        weight_decay: share of a weight taken off each step, times the learning rate.
+        parameters: by name; those that need no gradient are skipped. Matrices are decayed, vectors
+            (the weights of norms) are not.
+        betas: the share of each running mean that is kept per step: (of the gradient, of its
+            square).
+        eps: added to the root, to prevent division by zero.
+        weight_decay: share of a weight subtracted at each step, times the learning rate.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         self.steps += 1
         names = [name for name, p in self.parameters.items() if p.grad is not None]
         weights = [self.parameters[name] for name in names]
@@ -61,7 +66,8 @@ class AdamW:
         torch._foreach_lerp_(means, gradients, 1 - beta1)  # m <- beta1 m + (1 - beta1) g
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
-        # Both means start at 0; dividing by 1 - beta^t makes up for it (Kingma and Ba, section 3).
+        # Both means start at 0; dividing by 1 - beta^t corrects that bias (Kingma and Ba, section
+        # 3).
         roots = torch._foreach_sqrt(squares)
         torch._foreach_div_(roots, (1 - beta2**self.steps) ** 0.5)
         torch._foreach_add_(roots, self.eps)
@@ -69,28 +75,28 @@ class AdamW:
         torch._foreach_addcdiv_(weights, means, roots, value=-step_size)
 
     def zero_gradients(self) -> None:
-        """Forget the gradients, so that the next backward does not add to them."""
+        """Clear the gradients, so that the next backward pass does not add to them."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on besides the weights, for a checkpoint."""
+        """Return everything that the next step depends on except the weights, for a checkpoint."""
         tensors = {"steps": torch.tensor(self.steps)}
         tensors |= {f"mean/{name}": tensor for name, tensor in self.means.items()}
         return tensors | {f"square/{name}": tensor for name, tensor in self.squares.items()}
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `state` gave.
+        """Restore a state that `state` returned.
 
         Raises:
-            ValueError: it is of a model with other parameters.
+            ValueError: it belongs to a model with other parameters.
         """
         mismatched = self.state().keys() ^ tensors.keys()
         if mismatched:
             raise UserError(
-                f"the optimizer's saved state is of another model ({len(mismatched)} names differ, "
-                f"first {min(mismatched)}); train again from the start"
+                f"the optimizer's saved state belongs to another model ({len(mismatched)} names "
+                f"differ, first {min(mismatched)}); train again from the start"
             )
         self.steps = int(tensors["steps"])
         for name in self.parameters:
@@ -100,16 +106,16 @@ class AdamW:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients by one factor, so that together they are no longer than `max_norm`.
+    """Scale all gradients by one factor, so that their global norm is at most `max_norm`.
 
-    Gradients that are shorter stay as they are (Pascanu et al., 2013, algorithm 1).
+    If the norm is smaller, the gradients stay unchanged (Pascanu et al., 2013, algorithm 1).
 
     Returns:
-        The norm before, over all parameters as one vector; a tensor without axes.
+        The norm before clipping, over all parameters as one vector; a tensor without axes.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     if norm.is_cpu and norm <= max_norm:
-        return norm  # elsewhere, to ask for the norm is to wait for the device
+        return norm  # elsewhere, reading the norm would wait for the device
     torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
     return norm

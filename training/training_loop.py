@@ -1,9 +1,10 @@
-"""The training loop: read a batch, step, log, validate, save; and go on exactly where it stopped.
+"""The training loop: read a batch, step, log, validate, save; and resume exactly where it stopped.
 
-The loop knows nothing of what is learned: pretraining, fine-tuning and preference optimization give
-it a batch for each step and a loss for each batch. A resumed run gives the same numbers as one that
-was never stopped, because everything that a step depends on is either a pure function of the step
-(batch, learning rate) or in the checkpoint (weights, optimizer, random generators, precision).
+The loop does not depend on the task: pretraining, fine-tuning and preference optimization give it a
+batch for each step and a loss for each batch. A resumed run gives the same numbers as one that was
+never stopped, because everything that a step depends on is either a pure function of the step
+(batch, learning rate) or part of the checkpoint (weights, optimizer, random generators, precision).
+
 What this leaves out: gradient accumulation, and more than one process.
 """
 
@@ -40,18 +41,21 @@ from transformer_lm.language_model import TransformerLM
 
 
 class TrainingSettings(Settings):
-    """How to train, whatever is learned.
+    """Settings of the training loop, for every task.
 
     Attributes:
-        steps: optimizer updates.
-        batch_size: sequences (or pairs) an update.
+        steps: number of optimizer updates.
+        batch_size: sequences (or pairs) per update.
         learning_rate, min_learning_rate, warmup_steps: see training/schedules.py.
         weight_decay, beta1, beta2: see training/optimizers.py.
-        max_grad_norm: longer gradients are scaled down to it.
-        checkpoint_every, keep_checkpoints: in updates; how many of the newest stay, besides step 0.
-        validate_every: in updates; before the first and after the last always.
-        precision: "auto" measures this model on this device and takes the faster one.
-        seed: of the initial weights, the order of the data and the random generators.
+        max_grad_norm: gradients with a larger norm are scaled down to it.
+        checkpoint_every, keep_checkpoints: updates between checkpoints; number of newest ones to
+            keep, besides step 0.
+        validate_every: updates between validations; the loop always validates before the first and
+            after the last.
+        precision: "float32", "bfloat16", or "auto", which measures this model on this device and
+            uses the faster.
+        seed: for the initial weights, the order of the data and the random generators.
     """
 
     steps: int = pydantic.Field(gt=0)
@@ -78,14 +82,15 @@ class TrainingSettings(Settings):
             )
         if self.warmup_steps >= self.steps:
             raise UserError(
-                f"warmup_steps = {self.warmup_steps} leaves none of the {self.steps} steps to "
-                "learn in; a tenth of the steps is plenty"
+                f"warmup_steps = {self.warmup_steps} leaves none of the {self.steps} steps for "
+                "training after the warm-up; a tenth of the steps is enough"
             )
         return self
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide a run's numbers, for its fingerprint: the other three may change
-        between an interruption and the resume.
+        """Return the settings that affect a run's numbers, for its fingerprint.
+
+        The other three may change between an interruption and the resume.
         """
         return self.model_dump(exclude={"checkpoint_every", "keep_checkpoints", "validate_every"})
 
@@ -96,18 +101,18 @@ class TrainingRun:
 
     Attributes:
         model: with its initial weights; a resume overwrites them.
-        loss_of_batch: (model, batch) -> the loss to go down, a tensor without axes.
+        loss_of_batch: (model, batch) -> the loss to minimize, a tensor without axes.
         batch_at: the batch of an update, counted from 0: a pure function of that number.
         validate: figures by name, such as {"validation_bits_per_byte": 2.1}; None for none. Called
             in eval mode, without gradients, in the training's precision.
-        settings: see there.
-        checkpoint_folder: holds this run's checkpoints and nothing else.
-        metric_log: gets a row for each update, and row 0 before the first.
-        fingerprint: `run_fingerprint` of what decides the numbers.
+        settings: see `TrainingSettings`.
+        checkpoint_folder: contains this run's checkpoints and nothing else.
+        metric_log: receives a row for each update, and row 0 before the first.
+        fingerprint: `run_fingerprint` of everything that affects the numbers.
         companion_files: copied into every checkpoint, such as tokenizer.json.
         special_token_ids: entries of config.json such as {"eos_token_id": 2}.
         device: where to train.
-        description: for the progress bar.
+        description: text for the progress bar.
     """
 
     model: TransformerLM
@@ -126,18 +131,19 @@ class TrainingRun:
 
 @dataclass
 class TrainingState:
-    """Where a run stands; a checkpoint keeps it, as JSON.
+    """The progress of a run, which a checkpoint stores as JSON.
 
     Attributes:
         precision: "float32" or "bfloat16", as chosen.
-        bfloat16_advantage: how many times faster bfloat16 was; None where it was not measured.
-        step: updates done.
-        tokens: read so far.
-        seconds: spent on updates and validation so far, earlier processes included.
-        update_seconds: those spent on updates.
-        loss: of the last update; None before the first.
+        bfloat16_advantage: how many times faster bfloat16 was; None if it was not measured.
+        step: number of updates done.
+        tokens: number of tokens read so far.
+        seconds: time spent on updates and validation so far, including earlier processes.
+        update_seconds: the part of it spent on updates.
+        loss: loss of the last update; None before the first.
         validation_before, validation_after: the first and the latest figures.
-        resumed_from: the step of the checkpoint that this process went on from; None if it began.
+        resumed_from: the step of the checkpoint that this process resumed from; None if it started
+            the run.
     """
 
     precision: Literal["float32", "bfloat16"]
@@ -156,7 +162,7 @@ def train(run: TrainingRun) -> TrainingState:
     """Train to the end, from the newest checkpoint of the same fingerprint if there is one.
 
     Raises:
-        ValueError: the loss or the gradient is no finite number; the message names the step.
+        ValueError: the loss or the gradient is not finite; the message names the step.
     """
     settings = run.settings
     run.model.to(run.device).train()
@@ -180,14 +186,15 @@ def train(run: TrainingRun) -> TrainingState:
         queue: deque[_Update] = deque()
         read_at = 0.0
         for step in range(state.step + 1, settings.steps + 1):
-            # Begin an update; its loss and its gradient's norm are read when they have come.
+            # Begin an update; its loss and its gradient's norm are read once they have arrived.
             queue.append(_begin_update(run, optimizer, step, state.precision))
-            # What is due after it. Both need all updates so far to have ended.
+            # Validation and checkpoint, if due after it. Both need all updates so far to have
+            # ended.
             last = step == settings.steps
             validates = step % settings.validate_every == 0 or last
             saves = step % settings.checkpoint_every == 0 or last
             while len(queue) > (0 if validates or saves else unread_updates(run.device)):
-                # End the oldest update: one row of the log, with the validation where it is due.
+                # End the oldest update: write one row of the log, with the validation if it is due.
                 row = _end_update(queue.popleft(), state, read_at)
                 read_at = time.perf_counter()
                 if validates and not queue:
@@ -204,7 +211,7 @@ def train(run: TrainingRun) -> TrainingState:
 def _begin_or_resume(
     run: TrainingRun, optimizer: AdamW, checkpoints: RunCheckpoints
 ) -> TrainingState:
-    """The state after a resume, or after step 0 (first validation, first checkpoint)."""
+    """Return the state after a resume, or after step 0 (first validation, first checkpoint)."""
     saved = checkpoints.resume(run.model, optimizer)
     if saved is not None:
         return TrainingState(**(saved.extra | {"resumed_from": saved.step}))
@@ -219,27 +226,29 @@ def _begin_or_resume(
 
 @dataclass(frozen=True)
 class _Update:
-    """One that the device may still be at, and what its row needs."""
+    """An update that the device may still be computing, with the data for its row."""
 
     step: int
     learning_rate: float
     num_tokens: int
-    figures: QueuedFigures  # loss, norm of the gradient
+    figures: QueuedFigures  # loss and norm of the gradient
     started: float
 
 
 def unread_updates(device: torch.device) -> int:
-    """How many updates' figures may wait while the next one is begun: a GPU has then something to
-    do while this process writes a row. A CPU is done with an update when the call returns.
+    """Return how many updates may be unread when the next one begins.
+
+    On a GPU it is one, so that the GPU has work while this process writes a row. A CPU has finished
+    an update when the call returns.
     """
     return 0 if device.type == "cpu" else 1
 
 
 def _begin_update(run: TrainingRun, optimizer: AdamW, step: int, precision: str) -> _Update:
-    """Put one update into the device's queue. Nothing here may wait for the device."""
+    """Queue one update on the device. Nothing here may wait for the device."""
     started = time.perf_counter()
     settings = run.settings
-    # 1. what to read, and how large the step is: functions of the step's number alone
+    # 1. the batch and the learning rate: functions of the step's number alone
     batch = _batch(run, step)
     learning_rate = learning_rate_at(
         step,
@@ -252,7 +261,7 @@ def _begin_update(run: TrainingRun, optimizer: AdamW, step: int, precision: str)
     with _precision(run, precision):
         loss = run.loss_of_batch(run.model, batch)
     loss.backward()
-    # 3. clip, step, and forget the gradients
+    # 3. clip, step, and clear the gradients
     grad_norm = clip_gradients(run.model.parameters(), settings.max_grad_norm)
     figures = QueuedFigures(loss, grad_norm)
     optimizer.step(learning_rate)
@@ -261,13 +270,14 @@ def _begin_update(run: TrainingRun, optimizer: AdamW, step: int, precision: str)
 
 
 def _end_update(update: _Update, state: TrainingState, read_at: float) -> dict[str, Any]:
-    """Wait for one update; returns its row for the log.
+    """Wait for one update, and return its row for the log.
 
-    Its seconds begin with it, or where the one before it ended (`read_at`), if that was later.
+    Its time is measured from its start, or from the end of the previous update (`read_at`) if that
+    was later.
 
     Raises:
-        ValueError: it left the numbers. Its weights, and those of an update that was begun since,
-            are lost; no checkpoint is written in between.
+        ValueError: the loss or the gradient is not finite. The weights of this update and of one
+            begun since are lost; no checkpoint is written in between.
     """
     loss, grad_norm = update.figures.read()
     check_finite(update.step, loss, grad_norm, update.learning_rate)
@@ -288,7 +298,9 @@ def _end_update(update: _Update, state: TrainingState, read_at: float) -> dict[s
 
 
 def _batch(run: TrainingRun, step: int) -> Batch:
-    """What update `step` (counted from 1) reads, seen to be of the model's vocabulary."""
+    """Return the batch of update `step` (counted from 1), checked against the model's
+    vocabulary.
+    """
     batch = run.batch_at(step - 1)
     batch.check_ids(run.model.config.vocab_size)
     return batch.to(run.device)
@@ -298,12 +310,14 @@ IN_BFLOAT16 = {"float32": False, "bfloat16": True}  # a precision without a row 
 
 
 def _precision(run: TrainingRun, name: str) -> torch.autocast:
-    """Weights stay float32; inside, matrix products are done in bfloat16 if `name` says so."""
+    """Return the autocast context: weights stay float32, matrix products use bfloat16 if `name`
+    says so.
+    """
     return torch.autocast(run.device.type, torch.bfloat16, enabled=IN_BFLOAT16[name])
 
 
 def _validate(run: TrainingRun, state: TrainingState) -> dict[str, float]:
-    """The figures of `run.validate`; whatever it draws from the random generators is undone."""
+    """Return the figures of `run.validate`, and restore the state of the random generators."""
     if run.validate is None:
         return {}
     started = time.perf_counter()
@@ -319,7 +333,7 @@ def _validate(run: TrainingRun, state: TrainingState) -> dict[str, float]:
 
 
 def _choose_precision(run: TrainingRun) -> TrainingState:
-    """Measure a forward and backward pass of this model, unless the settings say which to use."""
+    """Measure a forward and backward pass of this model, unless the settings name a precision."""
     if run.settings.precision != "auto":
         return TrainingState(run.settings.precision)
     batch = _batch(run, 1)
@@ -338,7 +352,9 @@ def _choose_precision(run: TrainingRun) -> TrainingState:
 
 
 def _note(row: dict[str, Any], state: TrainingState) -> str:
-    """What the progress bar shows beside the count; of the validation, its first figure."""
+    """Return the text that the progress bar shows next to the count, with the first validation
+    figure.
+    """
     note = f"loss {row['loss']:.2f} · {row['tokens_per_second']:,.0f} tokens/s"
     for name, value in list(state.validation_after.items())[:1]:
         note += f" · {name.replace('_', ' ')} {value:.3f}"

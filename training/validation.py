@@ -1,8 +1,10 @@
-"""Validation: bits per byte on text that was not trained on.
+"""Validation: bits per byte on held-out text.
 
-Every token but the very first is predicted exactly once, from the tokens of its own window: windows
-do not slide, so a token at the start of one has little before it, and the figure is a little higher
-than a sliding window would give. What this leaves out: that slower, sliding figure.
+Every token except the very first is predicted exactly once, from the tokens of its own window.
+Windows do not slide, so a token at the start of a window has little context, and the figure is
+slightly higher than with a sliding window.
+
+What this leaves out: the slower evaluation with a sliding window.
 """
 
 import math
@@ -25,10 +27,11 @@ class ValidationResult:
     """The loss over a text.
 
     Attributes:
-        bits_per_byte: the whole loss, END_OF_TEXT tokens included, over the bytes of the text.
-        nats_per_token: the mean loss; exp of it is the perplexity.
-        num_tokens: tokens predicted.
-        num_bytes: bytes that those tokens stand for.
+        bits_per_byte: the total loss, END_OF_TEXT tokens included, divided by the bytes of the
+            text.
+        nats_per_token: the mean loss; its exponential is the perplexity.
+        num_tokens: number of predicted tokens.
+        num_bytes: number of bytes that those tokens stand for.
     """
 
     bits_per_byte: float
@@ -38,16 +41,16 @@ class ValidationResult:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token): depends on the tokenizer, bits per byte does not."""
+        """Return exp(nats per token), which depends on the tokenizer, unlike bits per byte."""
         return math.exp(self.nats_per_token)
 
 
 def validation_windows(
     num_tokens: int, context_length: int, batch_size: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """Batches of (start, count): inputs start .. start + count - 1, targets one further.
+    """Return batches of (start, count): inputs start .. start + count - 1, targets one further.
 
-    All windows of a batch have the same count; a shorter last window is a batch of its own.
+    All windows of a batch have the same count; a shorter last window gets a separate batch.
     """
     full = (num_tokens - 1) // context_length
     windows = [(index * context_length, context_length) for index in range(full)]
@@ -69,11 +72,12 @@ def evaluate_bits_per_byte(
     """Predict the text of `shards`, in order, in float32 or in the caller's autocast.
 
     Args:
-        model: token ids [batch, seq] -> logits [batch, seq, vocab]; put into eval mode, and back.
+        model: token ids [batch, seq] -> logits [batch, seq, vocab]; switched to eval mode during
+            the call.
         shards: the validation split.
-        context_length: tokens in a window.
-        batch_size: windows at once; changes the speed, and the result only by rounding.
-        max_tokens: read only so many from the start; None for all.
+        context_length: number of tokens in a window.
+        batch_size: windows per batch; changes the speed, and the result only by rounding.
+        max_tokens: number of tokens to read from the start; None for all.
 
     Raises:
         ValueError: there is nothing to predict, or an id is outside the shards' vocabulary.
@@ -82,7 +86,7 @@ def evaluate_bits_per_byte(
     if num_tokens < 2:
         raise UserError(
             f"{shards.folder}: {shards.split} holds {num_tokens} tokens, at least 2 are needed; "
-            "give more text"
+            "add text"
         )
     byte_lengths = shards.token_byte_lengths
     device = next(model.parameters()).device
@@ -92,7 +96,7 @@ def evaluate_bits_per_byte(
     for windows in validation_windows(num_tokens, context_length, batch_size):
         tokens = np.stack([shards.read(start, count + 1) for start, count in windows])
         token_ids = torch.from_numpy(tokens)
-        check_token_ids(token_ids, len(byte_lengths))  # before they are on a GPU
+        check_token_ids(token_ids, len(byte_lengths))  # before they are moved to a GPU
         total_nats += _sum_of_losses(model, token_ids.to(device))
         total_bytes += int(byte_lengths[tokens[:, 1:]].sum())
     model.train(was_training)
@@ -104,5 +108,7 @@ def evaluate_bits_per_byte(
 
 
 def _sum_of_losses(model: nn.Module, tokens: Tensor) -> float:
-    """Nats over a batch of windows; summed in float64, as there can be millions of them."""
+    """Return the nats of a batch of windows, summed in float64, as there can be millions of
+    them.
+    """
     return fused_token_losses(model(tokens[:, :-1]), tokens[:, 1:]).double().sum().item()

@@ -1,9 +1,9 @@
-"""Read the questions, answers and preference pairs that `lm data instructions` wrote.
+"""Reading of the questions, answers and preference pairs that `lm data instructions` wrote.
 
     sft_*.jsonl         {"id", "messages": [{"role", "content"}, ...]}
     preference_*.jsonl  {"id", "prompt": [{"role", "content"}, ...], "chosen", "rejected"}
 
-Left out: other layouts of instruction data; convert them to these.
+What this leaves out: other layouts of instruction data; convert them to these.
 """
 
 import json
@@ -22,7 +22,7 @@ MAKE_IT = "make it with `lm data instructions RECIPE`"
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """A conversation up to the question, and a better and a worse answer to it."""
+    """A conversation up to the last question, with a better and a worse answer to it."""
 
     prompt: list[Message]
     chosen: str
@@ -30,15 +30,15 @@ class PreferencePair:
 
 
 def read_conversations(path: Path) -> list[list[Message]]:
-    """The conversations of sft_train.jsonl or sft_heldout.jsonl, each a list of messages.
+    """Return the conversations of sft_train.jsonl or sft_heldout.jsonl, each a list of messages.
 
-    Raises ValueError, naming the file and the line, where one cannot be used.
+    Raises ValueError, naming the file and the line, if one cannot be used.
     """
     return [row["messages"] for row in _rows(path, {"messages": list})]
 
 
 def read_preferences(path: Path) -> list[PreferencePair]:
-    """The pairs of preference_train.jsonl or preference_heldout.jsonl. Raises as above."""
+    """Return the pairs of preference_train.jsonl or preference_heldout.jsonl; errors as above."""
     fields = {"prompt": list, "chosen": str, "rejected": str}
     return [
         PreferencePair(row["prompt"], row["chosen"], row["rejected"]) for row in _rows(path, fields)
@@ -51,11 +51,11 @@ def encode_rows(
     encode: Callable[[Row], Encoded | None],
     at_most: int | None = None,
 ) -> tuple[list[Encoded], int]:
-    """`encode` of each row, without those for which it is None, and how many those were.
+    """Return `encode` of each row, without the rows for which it is None, and the number of those.
 
-    Stops at the first `at_most` that fit: the rows after them are not encoded and not counted.
-    Raises ValueError, naming the file and the row, where `encode` does: an unknown role, a special
-    token inside a message.
+    Stops after the first `at_most` that fit: later rows are neither encoded nor counted. Raises
+    ValueError, naming the file and the row, if `encode` does: an unknown role, or a special token
+    inside a message.
     """
     encoded: list[Encoded] = []
     num_left_out = 0
@@ -77,9 +77,9 @@ def _rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; {MAKE_IT}") from None
+        raise UserError(f"{path} does not exist; {MAKE_IT}") from None
     if not any(lines):
-        raise UserError(f"{path}: has no rows; {MAKE_IT}")
+        raise UserError(f"{path} has no rows; {MAKE_IT}")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -96,6 +96,6 @@ def _rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
             for message in found if expected is list else []:
                 if not isinstance(message, dict):
                     raise UserError(
-                        f"{path}, line {number}: {field} must hold messages, got {message!r}"
+                        f"{path}, line {number}: {field} must contain messages, got {message!r}"
                     )
         yield row

@@ -1,9 +1,11 @@
-"""Texts of different lengths -> rectangular batches that waste little, in an order that resumes.
+"""Texts of different lengths -> rectangular batches with little padding, in a resumable order.
 
 Texts are padded on the right. Attention is causal, so no real token ever sees the padding, and the
-mask keeps it out of the loss: no attention mask is needed. Batching texts of like length keeps the
-padding small; doing it within blocks of a shuffled order keeps the batches different from epoch to
-epoch. Left out: packing several texts into one row, which needs an attention mask to keep them
+mask keeps it out of the loss: no attention mask is needed. Batching texts of similar length keeps
+the padding small; doing so within blocks of a shuffled order makes the batches differ from epoch to
+epoch.
+
+What this leaves out: packing several texts into one row, which needs an attention mask to keep them
 apart.
 """
 
@@ -20,13 +22,13 @@ from tokenizer_bpe.chat_template import encode_chat
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import epoch_order
 
-PADDING_ID = 0  # any id will do: nothing reads it
-BATCHES_PER_BLOCK = 16  # texts are sorted by length within so many batches
+PADDING_ID = 0  # any id is possible, because nothing reads it
+BATCHES_PER_BLOCK = 16  # texts are sorted by length within this many batches
 
 
 @dataclass(frozen=True)
 class MaskedText:
-    """A text as token ids, and which of them are the assistant's (end of message included)."""
+    """A text as token ids, with a mask of the assistant's tokens (end of message included)."""
 
     ids: list[int]
     mask: list[bool]
@@ -38,9 +40,9 @@ class MaskedText:
 def encode_conversation(
     tokenizer: Tokenizer, messages: Sequence[dict[str, str]], max_tokens: int
 ) -> MaskedText | None:
-    """The conversation in the chat template; None where it has more than `max_tokens` tokens.
+    """Encode a conversation in the chat template; None if it has more than `max_tokens` tokens.
 
-    It is dropped rather than cut: an answer without its end teaches the model not to end.
+    It is dropped rather than cut: an answer without its end teaches the model not to stop.
     """
     ids, mask = encode_chat(tokenizer, list(messages))
     return MaskedText(ids, mask) if len(ids) <= max_tokens else None
@@ -49,7 +51,7 @@ def encode_conversation(
 def pad(
     texts: Sequence[MaskedText],
 ) -> tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
-    """The ids and masks as rectangles as wide as the longest text; padding is masked out."""
+    """Return ids and masks as rectangles as wide as the longest text; padding is masked out."""
     width = max(len(text) for text in texts)
     ids = torch.full((len(texts), width), PADDING_ID)
     mask = torch.zeros((len(texts), width), dtype=torch.bool)
@@ -60,13 +62,14 @@ def pad(
 
 
 class LengthGroupedOrder:
-    """Which texts make up the batch of a step; every epoch is every text once.
+    """Chooses the texts of each step's batch; every epoch contains every text once.
 
-    A pure function of (lengths, batch_size, seed, step): a resume asks for step 700 and gets it.
+    It is a pure function of (lengths, batch_size, seed, step), so a resumed run can ask for step
+    700.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        assert len(lengths) > 0, "there must be a text to put into a batch"
+        assert len(lengths) > 0, "there must be at least one text to put into a batch"
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
@@ -74,7 +77,7 @@ class LengthGroupedOrder:
         self._batches = lru_cache(maxsize=1)(self._batches_of_epoch)
 
     def indices_at(self, step: int) -> list[int]:
-        """The numbers of the texts in the batch of `step`, counted from 0."""
+        """Return the numbers of the texts in the batch of `step`, counted from 0."""
         epoch, place = divmod(step, self.batches_per_epoch)
         return self._batches(epoch)[place]
 
@@ -85,16 +88,16 @@ class LengthGroupedOrder:
         for first in range(0, len(shuffled), block_size):
             block = sorted(shuffled[first : first + block_size], key=self.lengths.__getitem__)
             batches += cut(block, self.batch_size)
-        # Within a block short batches came first; a second shuffle mixes short and long steps.
+        # Within a block, short batches come first; a second shuffle mixes short and long steps.
         order = epoch_order(len(batches), derived_seed(self.seed, "batches"), epoch)
         return [batches[number] for number in order]
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Every text once, in batches of like length: for validation, where the order is free."""
+    """Return every text once, in batches of similar length; validation has no fixed order."""
     return cut(sorted(range(len(lengths)), key=lengths.__getitem__), batch_size)
 
 
 def cut(numbers: list[int], batch_size: int) -> list[list[int]]:
-    """Runs of `batch_size`; the last may be shorter."""
+    """Return runs of `batch_size` numbers; the last may be shorter."""
     return [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]

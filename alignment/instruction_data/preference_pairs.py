@@ -1,7 +1,8 @@
-"""Preference pairs as batches: the chosen and the rejected conversation side by side.
+"""Preference pairs as batches, with the chosen and the rejected conversation in the same batch.
 
-Both texts of a pair go through the model in one pass, as rows i and n + i of a batch. Left out:
-sharing the prompt, which both texts begin with, between them.
+Both texts of a pair go through the model in one pass, as rows i and n + i of a batch.
+
+What this leaves out: computing the prompt, with which both texts begin, only once.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from training.batching import Batch
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """The two conversations of a pair; they differ in the assistant's last message."""
+    """The two conversations of a pair, which differ in the assistant's last message."""
 
     chosen: MaskedText
     rejected: MaskedText
@@ -41,10 +42,10 @@ class EncodedPair:
 
 
 def encode_pair(tokenizer: Tokenizer, pair: PreferencePair, max_tokens: int) -> EncodedPair | None:
-    """Both conversations of a pair; None where one has more than `max_tokens` tokens.
+    """Encode both conversations of a pair; return None if one has more than `max_tokens` tokens.
 
-    Only the last answer is masked in: what the assistant said earlier in the prompt is no part of
-    the choice.
+    Only the last answer is masked in: the assistant's earlier messages in the prompt are not part
+    of the choice.
     """
     prompt_ids, _ = encode_chat(tokenizer, pair.prompt, add_generation_prompt=True)
     texts = []
@@ -61,7 +62,8 @@ def encode_pair(tokenizer: Tokenizer, pair: PreferencePair, max_tokens: int) -> 
 def encode_file(
     tokenizer: Tokenizer, file: Path, max_tokens: int, at_most: int | None = None
 ) -> tuple[list[EncodedPair], int]:
-    """The first `at_most` pairs of a file that fit, and how many that were met did not.
+    """Return the first `at_most` pairs of a file that fit, and the number of skipped pairs before
+    them.
 
     Raises ValueError if none fits.
     """
@@ -71,8 +73,8 @@ def encode_file(
     )
     if not pairs:
         raise UserError(
-            f"{file}: none of its {len(rows)} pairs fits into max_tokens = {max_tokens}; "
-            "raise it, up to the model's context"
+            f"{file}: none of its {len(rows)} pairs fits into max_tokens = {max_tokens}; raise "
+            "it, up to the model's context length"
         )
     return pairs, num_too_long
 
@@ -80,7 +82,7 @@ def encode_file(
 def pad_pairs(
     pairs: Sequence[EncodedPair],
 ) -> tuple[Int[Tensor, "texts seq"], Bool[Tensor, "texts seq"]]:
-    """Ids and masks of all chosen texts, then of all rejected ones."""
+    """Return ids and masks of all chosen texts, followed by those of all rejected ones."""
     return pad([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs])
 
 
@@ -99,7 +101,7 @@ class PairBatches:
         self.order = LengthGroupedOrder([pair.longest for pair in pairs], batch_size, seed)
 
     def batch_at(self, step: int) -> Batch:
-        """The batch of a step, counted from 0; its num_tokens leaves the padding out."""
+        """Return the batch of a step, counted from 0; its num_tokens does not count the padding."""
         numbers = self.order.indices_at(step)
         chosen = [self.pairs[number] for number in numbers]
         ids, mask = pad_pairs(chosen)

@@ -1,15 +1,16 @@
 """The funnel: WARC pages -> text -> language -> quality -> personal data -> duplicates -> the
 documents artifact.
 
-Each step counts what comes in, what goes out and why the rest was dropped, so that a person can see
-which rule costs what. Steps that look at one page run in several processes; steps that compare
-documents run in this one.
+Each step counts the documents in, the documents out and the reasons for dropping the rest, so that
+you can see the cost of each rule. Steps that look at one page run in several processes; steps that
+compare documents run in this one.
 
-A page that is too large, takes too long or makes the code fail costs that page, and is counted like
-any other; the first few of them are named in `counts.json`. Where the code fails on every page the
-mistake is not the pages', and the error is raised.
+A page that is too large, takes too long or makes the code fail is dropped and counted like any
+other; `counts.json` names the first few of them. If the code fails on every page, the fault is in
+the code, and the error is raised.
 
-Left out: inputs larger than memory (the text of all pages is held from the comparison of lines on).
+What this leaves out: inputs larger than memory (the text of all pages is in memory from the step
+that compares lines).
 """
 
 import traceback
@@ -58,7 +59,7 @@ EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA, LINES, EXACT, NEAR = (
 )
 PAGE_STEPS = (EXTRACT, LANGUAGE, QUALITY, PERSONAL_DATA)
 TOO_SLOW = "too slow"
-FAILED = "error"  # with the name of its class behind it
+FAILED = "error"  # followed by the name of the error's class
 NAMED_PAGES = 20  # in counts.json, for each step
 
 
@@ -70,18 +71,22 @@ class DocumentSettings(Settings):
     exact_dedup: ExactDedupSettings = ExactDedupSettings()
     minhash: MinHashSettings = MinHashSettings()
     max_page_bytes: int = Field(
-        default=10_000_000, ge=1, description="a page of more, unpacked, is dropped as too large"
+        default=10_000_000,
+        ge=1,
+        description="a page with more bytes than this after unpacking is dropped as too large",
     )
     max_page_seconds: float = Field(
-        default=30.0, gt=0, description="a page that takes longer is dropped as too slow"
+        default=30.0, gt=0, description="a page that takes longer than this is dropped as too slow"
     )
     num_processes: int = Field(default=2, ge=1, description="does not change the output")
 
 
 @dataclass(frozen=True)
 class PageOutcome:
-    """What the one-page steps made of a page. `sizes` has the bytes going into each step reached,
-    and out of the last. `problem` names a page that was lost for other reasons than its text.
+    """Result of the one-page steps for a page.
+
+    `sizes` holds the number of bytes into each step reached, and out of the last one. `problem`
+    names a page that was lost for a reason other than its text.
     """
 
     document: Document | None
@@ -91,16 +96,14 @@ class PageOutcome:
 
 
 class PageProcessor:
-    """The steps that look at one page; holds the language model, so each process makes its own."""
+    """The steps for one page. It holds the language model, so each process builds its own."""
 
     def __init__(self, settings: DocumentSettings) -> None:
         self.settings = settings
         self.identifier = LanguageIdentifier(language_model_path())
 
     def process(self, page: Page | LostPage, source: str) -> PageOutcome:
-        """Run a page through PAGE_STEPS until one drops it. Nothing that a page does to the code is
-        raised.
-        """
+        """Run a page through PAGE_STEPS until one drops it, and catch errors that it causes."""
         if isinstance(page, LostPage):
             problem = f"{source}: {page.detail}"
             return PageOutcome(None, (page.stored_bytes,), page.reason, problem)
@@ -122,7 +125,7 @@ class PageProcessor:
             return PageOutcome(None, tuple(sizes), f"{FAILED} ({kind})", problem)
 
     def _run_steps(self, page: Page, source: str, sizes: list[int]) -> PageOutcome:
-        """`sizes` gets the bytes that each step hands on."""
+        """Run the steps, and append to `sizes` the number of bytes that each step passes on."""
         text = extract_text(page.payload, page.content_type, page.charset)
         if not text:
             reason = "not a text format" if text is None else "no text found"
@@ -142,7 +145,7 @@ class PageProcessor:
         return PageOutcome(document, tuple(sizes))
 
 
-_processor: PageProcessor | None = None  # of a worker process: set once by _start_worker
+_processor: PageProcessor | None = None  # one per worker process, set once by _start_worker
 
 
 def _start_worker(settings: DocumentSettings) -> None:
@@ -166,8 +169,9 @@ def _pages_with_source(
 def process_pages(
     warc_paths: Sequence[Path], settings: DocumentSettings, num_pages: int | None = None
 ) -> Iterator[PageOutcome]:
-    """Outcomes in the order of the pages. A broken WARC file raises here, in the process that reads
-    it.
+    """Yield the outcomes in the order of the pages.
+
+    A broken WARC file raises here, in the process that reads it.
     """
     pages = _pages_with_source(warc_paths, settings.max_page_bytes)
     with progress_bar("extract and filter", num_pages, "pages") as bar:
@@ -186,7 +190,7 @@ def process_pages(
 def _counts_of_page_steps(
     outcomes: Iterable[PageOutcome],
 ) -> tuple[list[Document], list[dict[str, Any]]]:
-    """The documents that are left, and one row of counts for each of PAGE_STEPS."""
+    """Return the documents that are left, and one row of counts for each of PAGE_STEPS."""
     documents = []
     rows = [_row(step) for step in PAGE_STEPS]
     for outcome in outcomes:
@@ -222,9 +226,7 @@ def _text_bytes(documents: Iterable[Document]) -> int:
 def _comparing_step(
     documents: list[Document], step: str, counts: list[dict[str, Any]], bar: ProgressBar
 ) -> Iterator[list[Document]]:
-    """Count a step that compares documents: what the block leaves in the yielded list is what goes
-    out.
-    """
+    """Count a step that compares documents; the yielded list ends up as its output."""
     left: list[Document] = []
     row = _row(step)
     row |= {"documents_in": len(documents), "bytes_in": _text_bytes(documents)}
@@ -240,7 +242,7 @@ def _comparing_step(
 def deduplicate(
     documents: list[Document], settings: DocumentSettings, counts: list[dict[str, Any]]
 ) -> list[Document]:
-    """Drop repeated lines, then exact and near duplicates; appends a row of counts for each to
+    """Drop repeated lines, then exact and near duplicates; append a row of counts for each to
     `counts`.
     """
     with progress_bar("find duplicates", 3, "steps") as bar:
@@ -260,7 +262,7 @@ def deduplicate(
 
 
 def check_not_empty(counts: list[dict[str, Any]]) -> None:
-    """Raise UserError that names the first step that let nothing through; RuntimeError where the
+    """Raise a UserError that names the first step that dropped everything, or a RuntimeError if the
     code failed on every page.
     """
     for row in counts:
@@ -283,8 +285,10 @@ def build_documents(
     settings: DocumentSettings,
     num_pages: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Read WARC files, write the documents artifact, return its rows of counts (one a step, in
-    order). `num_pages`, where it is known, is for the estimate of the time left.
+    """Read WARC files, write the documents artifact, and return its rows of counts (one per step,
+    in order).
+
+    If `num_pages` is known, it is used to estimate the remaining time.
 
     Raises ValueError for a missing, empty or broken WARC file, a missing language model, or an
     empty result. The folder is written whole or not at all.

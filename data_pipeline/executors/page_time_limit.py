@@ -1,15 +1,16 @@
-"""A limit on the seconds that one page may take.
+"""A time limit, in seconds, for one page.
 
-Where the operating system has an alarm (everywhere but on Windows) its handler raises in the main
-thread: between two steps of Python, or inside a regular expression, which looks for signals while
-it searches. On Windows a second thread asks for the signal of Ctrl-C instead, which reaches the
-steps of Python only; a real Ctrl-C goes to the handler that was there before.
+Where the operating system has an alarm signal (everywhere except Windows), its handler raises in
+the main thread: between two Python instructions, or inside a regular expression, which checks for
+signals while it searches. On Windows, a second thread triggers the Ctrl-C signal instead, which
+interrupts Python instructions only; a real Ctrl-C is passed to the previous handler.
 
-The block should be one call. Python 3.13 gives a loop's jump back no entry in the table of `with`
-and `except`: a signal that arrives right there leaves the block past both.
+The block should be one call. In Python 3.13, a loop's jump back has no entry in the exception table
+of `with` and `except`, so a signal that arrives exactly there bypasses both.
 
-Left out: a single call into C code that never looks for signals. Everything that is called on a
-page takes time in proportion to its length (a test doubles it), and `max_page_bytes` bounds that.
+What this leaves out: a single call into C code that never checks for signals. Every function called
+on a page takes time in proportion to the page's length (a test doubles it), and `max_page_bytes`
+bounds that length.
 """
 
 import _thread
@@ -21,13 +22,15 @@ from types import FrameType
 
 
 class PageTooSlow(BaseException):
-    """The time is over. Not an `Exception`, so that no `except Exception` on the way catches it."""
+    """The time limit was exceeded. It is not an `Exception`, so that no `except Exception` catches
+    it.
+    """
 
 
 def time_limit(seconds: float) -> AbstractContextManager[None]:
     """Raise PageTooSlow inside the block once it has taken `seconds`.
 
-    Outside the main thread, where Python handles no signals, there is no limit.
+    There is no limit outside the main thread, because Python handles no signals there.
     """
     if threading.current_thread() is not threading.main_thread():
         return nullcontext()
@@ -36,7 +39,7 @@ def time_limit(seconds: float) -> AbstractContextManager[None]:
 
 @contextmanager
 def limit_by_alarm(seconds: float) -> Iterator[None]:
-    """By the operating system's alarm."""
+    """Limit the block by the operating system's alarm."""
     inside = True
 
     def on_alarm(number: int, frame: FrameType | None) -> None:
@@ -59,7 +62,7 @@ def limit_by_alarm(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def limit_by_thread(seconds: float) -> Iterator[None]:
-    """By a second thread and the signal of Ctrl-C."""
+    """Limit the block by a second thread and the Ctrl-C signal."""
     before = signal.getsignal(signal.SIGINT)
     inside, asked = True, False
 
@@ -89,5 +92,5 @@ def limit_by_thread(seconds: float) -> Iterator[None]:
             inside = False
     finally:
         timer.cancel()
-        timer.join()  # so that a signal that it still asks for meets our handler
+        timer.join()  # so that a signal it still sends reaches our handler
         signal.signal(signal.SIGINT, before)

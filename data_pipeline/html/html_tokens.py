@@ -1,13 +1,13 @@
 """HTML -> start tags, end tags and text: the tokenizer of the HTML standard (section 13.2.5),
-reduced to what the extraction of text needs.
+reduced to the parts that text extraction needs.
 
-Python's own html.parser reads a tag, a comment or a script that never ends again from every "<" in
-it, which takes the square of the page's length, and what it makes of broken markup differs between
-Python 3.11.7 and 3.13. Here every step moves forward, and what is never closed ends with the page,
-as in browsers.
+Python's own html.parser rereads a tag, comment or script that never ends from every "<" in it,
+which takes time quadratic in the page's length, and its treatment of broken markup differs between
+Python 3.11.7 and 3.13. Here every step moves forward, and an element that is never closed ends with
+the page, as in browsers.
 
-Left out: the names inside a doctype, the text of comments, CDATA sections outside HTML, and the
-repair of nesting. A tag that closes itself (`<script/>`) has no contents, as in XHTML.
+What this leaves out: the names inside a doctype, the text of comments, CDATA sections outside HTML,
+and the repair of nesting. A self-closing tag (`<script/>`) has no contents, as in XHTML.
 """
 
 import re
@@ -18,7 +18,7 @@ from html import unescape
 
 SPACE = r"\t\n\x0c\r "
 TAG_NAME = re.compile(rf"[a-zA-Z][^{SPACE}/>]*+")
-# "=" may begin a name; a quote inside a value without quotes is an ordinary character
+# "=" may begin a name; a quote inside an unquoted value is an ordinary character
 ATTRIBUTE = re.compile(
     rf"""[{SPACE}/]*+(?:
         (?P<end>>)
@@ -31,17 +31,17 @@ ATTRIBUTE = re.compile(
 UNCLOSED_VALUE = re.compile(rf"[{SPACE}]*+=")
 COMMENT_END = re.compile(r"--!?>")
 SCRIPT_MARK = re.compile(rf"<!--|-->|</?script(?=[{SPACE}/>])", re.IGNORECASE | re.ASCII)
-# html.unescape hands all digits to int(), which refuses more than 4,300 of them
+# html.unescape passes all digits to int(), which rejects more than 4,300 of them
 LEADING_ZEROS = re.compile(r"&#([xX]?)0++(?=[0-9a-fA-F])")
 HUGE_REFERENCE = re.compile(r"&#(?:[xX][0-9a-fA-F]{7,}+|[0-9]{8,}+);?")
 
 RAW_TEXT = frozenset({"style", "xmp", "iframe", "noembed", "noframes", "script", "plaintext"})
-ESCAPABLE_RAW_TEXT = frozenset({"textarea", "title"})  # character references count in these
+ESCAPABLE_RAW_TEXT = frozenset({"textarea", "title"})  # character references are resolved in these
 
 
 @dataclass(frozen=True, slots=True)
 class StartTag:
-    """<name attributes>; of attributes with the same name the first counts."""
+    """<name attributes>; if an attribute name is repeated, the first one counts."""
 
     name: str
     attributes: dict[str, str]
@@ -59,11 +59,11 @@ Token = StartTag | EndTag | str
 
 
 def tokens(html: str) -> Iterator[Token]:
-    """The tags and the text of a page in its order; text is never empty."""
+    """Yield the tags and the text of a page in order; text is never empty."""
     text_start = position = 0
     while (position := html.find("<", position)) >= 0:
         markup_end, token = _read_markup(html, position)
-        if markup_end == position:  # a "<" that begins nothing
+        if markup_end == position:  # a "<" that begins no markup
             position += 1
             continue
         if text_start < position:
@@ -82,7 +82,9 @@ def tokens(html: str) -> Iterator[Token]:
 
 
 def _read_markup(html: str, position: int) -> tuple[int, Token | None]:
-    """Where the markup that begins at a "<" ends (the same position if it is text), and its tag."""
+    """Return the end of the markup that begins at a "<" (the same position if it is text), and its
+    tag.
+    """
     following = html[position + 1 : position + 2]
     if following.isascii() and following.isalpha():
         return _read_tag(html, position + 1, is_end=False)
@@ -102,7 +104,7 @@ def _skip_to(html: str, mark: str, position: int) -> tuple[int, None]:
 
 
 def _read_comment(html: str, position: int) -> tuple[int, None]:
-    """<!-- ... -->, and what the standard takes for a comment: <!doctype ...>."""
+    """Read <!-- ... -->, or what the standard treats as a comment, such as <!doctype ...>."""
     if not html.startswith("<!--", position):
         return _skip_to(html, ">", position + 2)
     start = position + 4
@@ -114,9 +116,9 @@ def _read_comment(html: str, position: int) -> tuple[int, None]:
 
 
 def _read_tag(html: str, position: int, *, is_end: bool) -> tuple[int, Token | None]:
-    """The tag whose name is at `position`; one that the page's end cuts off is nothing."""
+    """Read the tag whose name is at `position`; a tag cut off by the end of the page is dropped."""
     found = TAG_NAME.match(html, position)
-    assert found is not None, "called at a letter only"
+    assert found is not None, "call this only at a letter"
     name, position = found.group().lower(), found.end()
     attributes: dict[str, str] = {}
     while found := ATTRIBUTE.match(html, position):
@@ -140,7 +142,7 @@ def _end_tag_pattern(name: str) -> re.Pattern[str]:
 
 
 def _raw_text_end(html: str, position: int, name: str) -> int:
-    """Where the contents of an element without tags inside end: at its end tag or with the page."""
+    """Return the end of the contents of a raw-text element: its end tag, or the end of the page."""
     if name == "plaintext":
         return len(html)
     if name == "script":
@@ -150,7 +152,7 @@ def _raw_text_end(html: str, position: int, name: str) -> int:
 
 
 def _script_end(html: str, position: int) -> int:
-    """As for the others; but inside `<!-- <script>` the first </script> is part of the script."""
+    """Return the end of a script; inside `<!-- <script>`, the first </script> is part of it."""
     in_comment = in_inner_script = False
     while found := SCRIPT_MARK.search(html, position):
         mark, position = found[0].lower(), found.end()
@@ -170,7 +172,7 @@ def _script_end(html: str, position: int) -> int:
 
 
 def unescape_references(text: str) -> str:
-    """`&amp;` and the like as the characters that they stand for; never a lone surrogate."""
+    """Replace references such as `&amp;` by their characters; never by a lone surrogate."""
     if "&" not in text:
         return text
     if "&#" in text:

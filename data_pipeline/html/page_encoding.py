@@ -1,13 +1,14 @@
 """Bytes of a page -> characters, as browsers read them.
 
-The rules are those of the WHATWG: the Encoding Standard says which labels name an encoding and what
-its bytes mean, HTML (section 13.2.3, "The input byte stream") says where a page's label is looked
-for. A label that the standard does not list is not a name, and the next source is asked; Python's
-registry of codecs is never asked with a stranger's text. The package `webencodings` holds the table
-of labels.
+The rules are those of the WHATWG: the Encoding Standard defines which labels name an encoding and
+what its bytes mean; HTML (section 13.2.3, "The input byte stream") defines where to look for a
+page's label. A label that the standard does not list is ignored, and the next source is tried. Text
+from a page is never looked up in Python's codec registry. The package `webencodings` contains the
+table of labels.
 
-Left out: a guess at the encoding of a page that names none (it is read as UTF-8; browsers take the
-encoding of the reader's language), and the 192 characters that Python's Big5-HKSCS lacks.
+What this leaves out: guessing the encoding of a page that names none (it is read as UTF-8; browsers
+use the usual encoding of the reader's language), and the 192 characters that Python's Big5-HKSCS
+lacks.
 """
 
 import codecs
@@ -20,7 +21,7 @@ import webencodings
 from data_pipeline.html.html_tokens import StartTag, tokens
 
 PRESCAN_BYTES = 1024  # HTML: "the first 1024 bytes"
-LATE_META_CHARACTERS = 1 << 16  # a <meta> further down makes a browser start again
+LATE_META_CHARACTERS = 1 << 16  # a <meta> after the first 1,024 bytes makes a browser start again
 DEFAULT_ENCODING = "utf-8"
 REPLACEMENT = "\ufffd"
 WEB_ERRORS = "lm-web-errors"
@@ -29,7 +30,7 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16le"),
     (codecs.BOM_UTF16_BE, "utf-16be"),
 )
-# encodings of several bytes a character whose Python codec is the browsers' one, or nearly
+# multi-byte encodings whose Python codec is the same as the browsers', or nearly
 CODECS: Mapping[str, str] = {
     "utf-8": "utf-8",
     "utf-16le": "utf-16-le",
@@ -52,7 +53,7 @@ SINGLE_BYTE_EXCEPTIONS: Mapping[tuple[str, int], str] = {
     ("koi8-u", 0xBE): "Ў",
     ("windows-1255", 0xCA): "\u05ba",
 }
-# what Python's codec and the standard's index say for the same bytes
+# the characters that Python's codec and the standard's index give for the same bytes
 OTHER_CHARACTERS: Mapping[str, Mapping[int, str]] = {
     "big5": str.maketrans("•､‾∼♁☉／＼¥¢£", "‧﹑¯～⊕⊙∕﹨￥￠￡"),
     "euc-jp": str.maketrans("〜‖−¢£¬", "～∥－￠￡￢"),
@@ -73,15 +74,16 @@ ISO_2022_JP_ESCAPE = re.compile(rb"\x1b(\([BJI]|\$[@B])")
 
 
 def encoding_of_label(label: str) -> str | None:
-    """The standard's name of the encoding that a label stands for, None if it stands for none."""
+    """Return the standard's name of the encoding that a label stands for, None if there is none."""
     found = webencodings.lookup(label) if label.isascii() else None
     return found.name if found else None
 
 
 def detect_encoding(payload: bytes, http_charset: str = "") -> str:
-    """The standard's name of a page's encoding: from the byte order mark, else the HTTP header,
-    else <meta> or the XML declaration in the first 1,024 bytes, else a <meta> after them, else
-    UTF-8.
+    """Return the standard's name of a page's encoding.
+
+    It comes from the byte order mark, else the HTTP header, else <meta> or the XML declaration in
+    the first 1,024 bytes, else a <meta> after them, else it is UTF-8.
     """
     for mark, encoding in BYTE_ORDER_MARKS:
         if payload.startswith(mark):
@@ -95,16 +97,16 @@ def detect_encoding(payload: bytes, http_charset: str = "") -> str:
 
 
 def decode_page(payload: bytes, http_charset: str = "") -> str:
-    """Characters of a page, each of them one that UTF-8 can write; bytes that the encoding does not
-    allow become U+FFFD.
+    """Return the characters of a page, all of which UTF-8 can encode; bytes that the encoding does
+    not allow become U+FFFD.
     """
     text = decode(payload, detect_encoding(payload, http_charset))
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decode(payload: bytes, encoding: str) -> str:
-    """Decode by the standard's name of an encoding."""
-    if encoding == "replacement":  # ISO-2022-KR and others, which hide attacks: no text at all
+    """Decode by an encoding's name in the standard."""
+    if encoding == "replacement":  # ISO-2022-KR and others, which can hide attacks: no text at all
         return REPLACEMENT if payload else ""
     if encoding == "euc-jp":
         return _decode_euc_jp(payload)
@@ -120,8 +122,9 @@ def decode(payload: bytes, encoding: str) -> str:
 
 @lru_cache
 def _single_byte_table(encoding: str) -> str:
-    """The 256 characters of a single-byte encoding. What Python leaves undefined below 0xA0 is a
-    control character in the standard.
+    """Return the 256 characters of a single-byte encoding.
+
+    A byte below 0xA0 that Python leaves undefined is a control character in the standard.
     """
     if encoding == "x-user-defined":
         return "".join(chr(byte if byte < 0x80 else 0xF700 + byte) for byte in range(256))
@@ -136,8 +139,8 @@ def _single_byte_table(encoding: str) -> str:
 
 
 def _web_errors(error: UnicodeError) -> tuple[str | bytes, int]:
-    """U+FFFD for a byte pair that stands for nothing; an ASCII character is never taken along, and
-    0x80 alone is the euro sign in GBK.
+    """Return U+FFFD for an invalid byte pair, without consuming an ASCII character; 0x80 alone is
+    the euro sign in GBK.
     """
     assert isinstance(error, UnicodeDecodeError), "used for decoding only"
     if error.encoding not in LEGACY_CODECS:
@@ -151,8 +154,10 @@ def _web_errors(error: UnicodeError) -> tuple[str | bytes, int]:
 
 @lru_cache(maxsize=94 * 94)
 def _jis_pair(first: int, second: int) -> str:
-    """The character of a pair of JIS X 0208 bytes (0x21 to 0x7E), by way of Shift_JIS, whose Python
-    codec has the vendors' characters that the Japanese codecs lack.
+    """Return the character of a pair of JIS X 0208 bytes (0x21 to 0x7E).
+
+    It is decoded through Shift_JIS, whose Python codec has the vendors' characters that the
+    Japanese codecs lack.
     """
     row, column = first - 0x21, second - 0x21
     lead = row // 2 + (0x81 if row < 62 else 0xC1)
@@ -161,7 +166,7 @@ def _jis_pair(first: int, second: int) -> str:
 
 
 def _decode_euc_jp(payload: bytes) -> str:
-    """Python's codec where it knows all characters, else one character after the other."""
+    """Use Python's codec if it knows all characters, else decode one character at a time."""
     try:
         return payload.decode("euc_jp").translate(OTHER_CHARACTERS["euc-jp"])
     except UnicodeDecodeError:
@@ -183,7 +188,9 @@ def _euc_jp_as_utf_8(found: re.Match[bytes]) -> bytes:
 
 
 def _decode_iso_2022_jp(payload: bytes) -> str:
-    """Pieces between escape sequences, each in the character set that the last one chose."""
+    """Decode the pieces between escape sequences, each in the character set that the last one
+    chose.
+    """
     pieces = ISO_2022_JP_ESCAPE.split(payload)
     modes = [b"(B", *pieces[1::2]]
     return "".join(map(_decode_iso_2022_jp_piece, modes, pieces[::2]))
@@ -200,7 +207,7 @@ def _decode_iso_2022_jp_piece(mode: bytes, piece: bytes) -> str:
     characters, position = [], 0
     while position < len(piece):
         pair = piece[position : position + 2]
-        if pair[:1] == b"\n":  # a line that forgot to switch back
+        if pair[:1] == b"\n":  # a line that does not switch back to ASCII
             characters.append("\n")
             position += 1
         elif len(pair) == 2 and min(pair) >= 0x21 and max(pair) <= 0x7E:
@@ -212,8 +219,8 @@ def _decode_iso_2022_jp_piece(mode: bytes, piece: bytes) -> str:
     return "".join(characters)
 
 
-# The prescan of HTML, section 13.2.3.2: a small reader of its own, because the characters are not
-# known yet. Each step moves forward, so it is linear.
+# The prescan of HTML, section 13.2.3.2. It needs a separate small parser, because the characters
+# are not known yet. Each step moves forward, so it is linear.
 TAG_START = re.compile(rb"</?[a-zA-Z][^\t\n\x0c\r >]*")
 META_START = re.compile(rb"<meta[\t\n\x0c\r /]", re.IGNORECASE)
 ATTRIBUTE_NAME = re.compile(
@@ -231,7 +238,7 @@ XML_ENCODING = re.compile(rb"""encoding[\x00-\x20]*+=[\x00-\x20]*+(?:"([^"]*+)"|
 
 
 def prescan(head: bytes) -> str | None:
-    """The encoding that the beginning of a page names in a <meta> or its XML declaration."""
+    """Return the encoding that the beginning of a page names in a <meta> or its XML declaration."""
     for start, encoding in ((b"<\0?\0x\0", "utf-16le"), (b"\0<\0?\0x", "utf-16be")):
         if head.startswith(start):
             return encoding
@@ -262,8 +269,9 @@ def _after(head: bytes, mark: bytes, position: int) -> int:
 
 
 def _prescan_attributes(head: bytes, position: int) -> tuple[dict[str, str], int]:
-    """The attributes of a tag, the first of each name, and the position where they end. A tag that
-    the bytes cut off names nothing.
+    """Return the attributes of a tag, the first of each name, and the position where they end.
+
+    A tag that the end of the bytes cuts off has no attributes.
     """
     attributes: dict[str, str] = {}
     while found := ATTRIBUTE_NAME.match(head, position):
@@ -281,7 +289,7 @@ def _prescan_attributes(head: bytes, position: int) -> tuple[dict[str, str], int
 
 
 def _encoding_of_meta(attributes: Mapping[str, str]) -> str | None:
-    """What a <meta> says: `charset`, or `content` beside http-equiv="content-type"."""
+    """Return a <meta>'s encoding: `charset`, or `content` with http-equiv="content-type"."""
     label = attributes.get("charset")
     if label is None and attributes.get("http-equiv", "").lower() == "content-type":
         found = CONTENT_CHARSET.search(attributes.get("content", ""))
@@ -293,7 +301,7 @@ def _encoding_of_meta(attributes: Mapping[str, str]) -> str | None:
 
 
 def _xml_encoding(head: bytes) -> str | None:
-    """HTML's "get an XML encoding"."""
+    """Return the encoding by HTML's "get an XML encoding"."""
     if not head.startswith(b"<?xml") or b">" not in head:
         return None
     found = XML_ENCODING.search(head[: head.index(b">")])
@@ -305,7 +313,7 @@ def _xml_encoding(head: bytes) -> str | None:
 
 
 def _late_meta(payload: bytes) -> str | None:
-    """A <meta> that the prescan did not reach: HTML's "change the encoding while parsing"."""
+    """Return a later <meta>'s encoding, by HTML's "change the encoding while parsing"."""
     if len(payload) <= PRESCAN_BYTES:
         return None
     for token in tokens(payload[:LATE_META_CHARACTERS].decode("latin-1")):

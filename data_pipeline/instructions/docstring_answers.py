@@ -1,10 +1,9 @@
-"""Docstrings -> questions and answers, with the syntax tree: source code is read and never
-imported.
+"""Docstrings -> questions and answers, from the syntax tree: source code is parsed, never imported.
 
 A documented function, class, method or module becomes one pair: a question with its full name, and
-the first paragraph of its docstring as the answer, if that reads like a sentence. Left out: names
-that begin with an underscore, functions inside functions, overloads, and what is written in C
-(math.sin has no source file).
+the first paragraph of its docstring as the answer, if that reads like a sentence. What this leaves
+out: names that begin with an underscore, functions inside functions, overloads, and functions
+written in C (math.sin has no source file).
 """
 
 import ast
@@ -53,7 +52,7 @@ NOT_PROSE = re.compile(
 
 @dataclass(frozen=True)
 class Pair:
-    """A documented name and the first paragraph of what its docstring says."""
+    """A documented name and the first paragraph of its docstring."""
 
     name: str  # fully qualified: "textwrap.TextWrapper.fill"
     module: str
@@ -62,21 +61,21 @@ class Pair:
 
 
 def name_hash(name: str) -> int:
-    """64 bits that depend on the name alone: they order the pairs, choose wordings and hold out a
-    part.
+    """Return 64 bits that depend on the name alone; they order pairs, choose wordings and hold
+    pairs out.
     """
     return int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big")
 
 
 def question_about(pair: Pair) -> str:
-    """The question, in one of the wordings for its kind."""
+    """Return the question, in one of the wordings for the pair's kind."""
     wordings = QUESTIONS[pair.kind]
     return wordings[name_hash(f"wording of {pair.name}") % len(wordings)].format(name=pair.name)
 
 
 def simplify_markup(text: str) -> str:
-    """reStructuredText roles, links and double backticks as single backticks; whitespace as single
-    spaces.
+    """Turn reStructuredText roles, links and double backticks into plain text or single backticks,
+    and whitespace into single spaces.
     """
     text = ROLE.sub(lambda role: f"`{role.group(1).strip()}`", text)
     text = LINK.sub(lambda link: link.group(1).rstrip(), text)
@@ -85,11 +84,11 @@ def simplify_markup(text: str) -> str:
 
 
 def answer_of(docstring: str, min_characters: int, max_characters: int) -> str | None:
-    """The first paragraph that is not a signature, cut to whole sentences; None if it does not read
-    like one.
+    """Return the first paragraph that is not a signature, cut to whole sentences, or None if it
+    does not read like a sentence.
 
-    A paragraph that introduces something (it ends with a colon), holds code or a list, or has fewer
-    than four words is no answer. One that ends with a word gets its full stop.
+    A paragraph that ends with a colon, contains code or a list, or has fewer than four words is not
+    an answer. If the last sentence has no end mark, a period is added.
     """
     paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(docstring), maxsplit=2)[:2]
     if paragraphs and SIGNATURE.match(paragraphs[0]):
@@ -126,7 +125,7 @@ def _decorator_names(node: Definition) -> set[str]:
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
-    """Public functions and classes of a body, also those under `if` and `try`."""
+    """Yield the public functions and classes of a body, including those under `if` and `try`."""
     for node in body:
         if isinstance(node, Definition):
             if not node.name.startswith("_") and "overload" not in _decorator_names(node):
@@ -136,7 +135,9 @@ def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
 
 
 def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, str, str]]:
-    """(qualified name, kind, docstring) of the module, its functions, classes and their methods."""
+    """Yield (qualified name, kind, docstring) of the module, its functions, classes and their
+    methods.
+    """
     yield module, "module", ast.get_docstring(tree) or ""
     for node in _definitions(tree.body):
         name = f"{module}.{node.name}"
@@ -151,8 +152,9 @@ def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, str, str]]
 
 
 def pairs_in_file(path: Path, module: str, min_characters: int, max_characters: int) -> list[Pair]:
-    """The pairs of one source file in the order of the file, one for each name; raises SyntaxError
-    or ValueError if it does not parse.
+    """Return the pairs of one source file in file order, one for each name.
+
+    Raises SyntaxError or ValueError if the file does not parse.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings

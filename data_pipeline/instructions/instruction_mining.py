@@ -2,11 +2,12 @@
 docstrings of this machine.
 
 The standard library and the installed packages explain tens of thousands of names in one sentence
-each: real instruction data without a download. A preference pair sets the right answer against the
-answer of another name nearby, of similar length, so that length gives nothing away. Training and
-held-out parts share no name and no answer.
+each: real instruction data without a download. A preference pair contrasts the right answer with
+the answer for another name nearby, of similar length, so that length does not give the right one
+away. The training and held-out parts share no name and no answer.
 
-Left out: questions in free wording, conversations of several turns, answers checked by a person.
+What this leaves out: freely worded questions, conversations of several turns, answers checked by a
+person.
 """
 
 import json
@@ -39,17 +40,19 @@ VENDORED_PARTS = frozenset(
     {"vendor", "vendored", "extern", "third_party", "thirdparty", "bundled", "conftest", "setup"}
 )
 STANDARD_LIBRARY = "standard library"
-NEAREST_IN_LENGTH = 3  # a rejected answer is one of this many, so that it is not always the same
+NEAREST_IN_LENGTH = 3  # candidates for a rejected answer, so that it is not always the same
 MAX_LENGTH_RATIO = 1.5  # between the two answers of a preference pair
 
 
 class InstructionSettings(Settings):
-    """Which docstrings become instructions."""
+    """Which docstrings become instruction data."""
 
     min_answer_characters: int = Field(default=20, ge=1)
     max_answer_characters: int = Field(default=400, ge=20)
     max_pairs_per_package: int = Field(
-        default=300, ge=1, description="so that one large package does not drown the others"
+        default=300,
+        ge=1,
+        description="most pairs from one package, so that a large one does not dominate",
     )
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
     include_installed_packages: bool = Field(
@@ -60,7 +63,7 @@ class InstructionSettings(Settings):
 
 @dataclass(frozen=True)
 class Package:
-    """Source files of one top-level name: (file, module name), in reading order."""
+    """The source files of one top-level name: (file, module name), in reading order."""
 
     name: str
     files: tuple[tuple[Path, str], ...]
@@ -83,8 +86,10 @@ def _is_wanted(module: str) -> bool:
 
 
 def find_packages(root: Path, max_pairs: int, names: Iterable[str] | None = None) -> list[Package]:
-    """The top-level packages and modules under a folder, sorted by name; files ordered by the hash
-    of their module name, so that a cap takes a sample of the whole package. `names`: only these.
+    """Return the top-level packages and modules under a folder, sorted by name.
+
+    Files are ordered by the hash of their module name, so that a cap takes a sample of the whole
+    package. If `names` is given, only these are returned.
     """
     wanted = None if names is None else set(names)
     packages = []
@@ -102,8 +107,8 @@ def find_packages(root: Path, max_pairs: int, names: Iterable[str] | None = None
 
 
 def installed_packages(settings: InstructionSettings) -> list[Package]:
-    """Every package of the standard library (without a cap) and, if wanted, of this installation's
-    site-packages.
+    """Return every package of the standard library (without a cap) and, if the settings ask for it,
+    of this installation's site-packages.
     """
     no_cap = sys.maxsize
     packages = find_packages(Path(sysconfig.get_path("stdlib")), no_cap, sys.stdlib_module_names)
@@ -114,7 +119,7 @@ def installed_packages(settings: InstructionSettings) -> list[Package]:
 
 
 def mine_package(package: Package, settings: InstructionSettings) -> tuple[list[Pair], int, int]:
-    """(pairs up to the package's cap, files read, files that do not parse)."""
+    """Return (pairs up to the package's cap, files read, files that do not parse)."""
     pairs: list[Pair] = []
     read = broken = 0
     for path, module in package.files:
@@ -135,8 +140,8 @@ def _hash_order(pair: Pair) -> tuple[int, str]:
 
 
 def distinct_pairs(pairs: Iterable[Pair]) -> list[Pair]:
-    """In the order of the names' hashes; of pairs with the same name, or with the same answer, the
-    first stays.
+    """Sort pairs by the hash of their names; of pairs with the same name or the same answer, keep
+    the first.
     """
     seen: set[str] = set()
     kept = []
@@ -149,12 +154,12 @@ def distinct_pairs(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def is_held_out(pair: Pair, share: float) -> bool:
-    """By the name's hash alone: a name stays on its side whatever else is installed."""
+    """Decide by the name's hash alone: a name stays in its part, whatever else is installed."""
     return name_hash(f"held out {pair.name}") < share * 2**64
 
 
 def instruction_row(pair: Pair) -> dict[str, Any]:
-    """A row of sft_*.jsonl."""
+    """Return a row of sft_*.jsonl."""
     messages = [
         {"role": "user", "content": question_about(pair)},
         {"role": "assistant", "content": pair.answer},
@@ -163,7 +168,7 @@ def instruction_row(pair: Pair) -> dict[str, Any]:
 
 
 def wrong_answer(pair: Pair, others: Iterable[Pair]) -> str | None:
-    """The answer of another name, by hash one of the NEAREST_IN_LENGTH.
+    """Return the answer for another name: one of the NEAREST_IN_LENGTH, chosen by hash.
 
     None if fewer than that many of `others` have an answer of similar length.
     """
@@ -181,10 +186,11 @@ def wrong_answer(pair: Pair, others: Iterable[Pair]) -> str | None:
 
 
 def preference_rows(pairs: list[Pair]) -> list[dict[str, Any]]:
-    """Rows of preference_*.jsonl: the right answer against a wrong one, both from `pairs`.
+    """Return the rows of preference_*.jsonl: the right answer against a wrong one, both from
+    `pairs`.
 
-    The wrong one is from the same module, or where that has too few of similar length, from the
-    same package, or else from anywhere; `rejected_from` says which.
+    The wrong answer comes from the same module; if that has too few of similar length, from the
+    same package; else from anywhere. `rejected_from` says which.
     """
     by_module: defaultdict[str, list[Pair]] = defaultdict(list)
     by_package: defaultdict[str, list[Pair]] = defaultdict(list)
@@ -227,7 +233,7 @@ def _mine_all(
 
 def mine_instructions(out_folder: Path, settings: InstructionSettings) -> dict[str, Any]:
     """Write sft_train.jsonl, sft_heldout.jsonl, preference_train.jsonl and
-    preference_heldout.jsonl, whole or not at all.
+    preference_heldout.jsonl, either all of them or none.
 
     Returns the counts. Raises ValueError if a file would be empty.
     """

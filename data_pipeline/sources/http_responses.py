@@ -1,13 +1,13 @@
-"""The answer of a web server as a crawl stored it -> its type, its charset and its body as it was
-before it was packed for the way.
+"""An HTTP response as a crawl stored it -> its type, its charset and its unpacked body.
 
 RFC 9112 (HTTP/1.1) for the message and its chunks, RFC 9110 section 8.4 for content codings. Many
-crawlers undo a coding and keep its header, and some servers write there what is no coding: a body
-that cannot be unpacked, has no byte that text never has (the "binary data bytes" of the WHATWG's
-MIME Sniffing) and is markup or UTF-8 is taken as it is. Others drop the header and leave the body
-packed: a body that begins as gzip and zstd do is unpacked. Packed bytes never count as text.
+crawlers undo a coding and keep its header, and some servers name a coding that does not exist. A
+body that cannot be unpacked is used as it is if it is markup or UTF-8 and has no byte that never
+occurs in text (the "binary data bytes" of the WHATWG's MIME Sniffing). Other crawlers drop the
+header and leave the body packed: a body that begins like gzip or zstd is unpacked. Packed bytes
+never count as text.
 
-Left out: the codings `compress` and `dcb`/`dcz`, which pages hardly use.
+What this leaves out: the codings `compress` and `dcb`/`dcz`, which pages rarely use.
 """
 
 import codecs
@@ -26,7 +26,7 @@ MEDIA_TYPE = re.compile(r"\s*+([^\s;,]++)")
 CHARSET_PARAMETER = re.compile(r"(?<![\w-])charset\s*+=\s*+[\"']?([\w.:-]++)", re.IGNORECASE)
 BINARY_BYTES = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 CHUNK_SIZE = re.compile(rb"[ \t]*+([0-9a-fA-F]{1,16})[ \t]*+(?:;[^\n]*+)?\r?\n")
-PIECE_BYTES = 1 << 18  # unpacked at a time, so that a bomb is noticed before memory is full
+PIECE_BYTES = 1 << 18  # unpacked at a time, to detect a decompression bomb before memory is full
 MAX_CODINGS = 4
 
 NOT_HTTP, UNKNOWN_CODING, DAMAGED, TOO_LARGE = (
@@ -38,7 +38,9 @@ NOT_HTTP, UNKNOWN_CODING, DAMAGED, TOO_LARGE = (
 
 
 class UnreadableAnswer(Exception):
-    """An answer whose body cannot be had; `reason` is one of the four above, `detail` says more."""
+    """A response whose body cannot be read; `reason` is one of the four above, `detail` says
+    more.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -48,7 +50,7 @@ class UnreadableAnswer(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The parts of a message; `body` is as it was stored."""
+    """The parts of a message, with `body` as it was stored."""
 
     status: int
     headers: Headers
@@ -56,14 +58,16 @@ class Answer:
 
 
 def parse_answer(message: bytes) -> Answer:
-    """Status, headers and stored body. Raises UnreadableAnswer where there is no status line."""
+    """Return status, headers and stored body. Raises UnreadableAnswer if there is no status
+    line.
+    """
     message = message.lstrip(b"\r\n")  # RFC 9112, section 2.2
     found = STATUS_LINE.match(message)
     if found is None:
         start = message[:40].decode("ascii", "replace")
         raise UnreadableAnswer(NOT_HTTP, f"it begins with {start!r}" if message else "it is empty")
     start, head_end = 0, HEAD_END.search(message, found.end())
-    while found[1].startswith(b"1") and head_end:  # 100 Continue: the answer comes after it
+    while found[1].startswith(b"1") and head_end:  # 100 Continue: the response comes after it
         following = STATUS_LINE.match(message, head_end.end())
         if following is None:
             break
@@ -75,8 +79,8 @@ def parse_answer(message: bytes) -> Answer:
 
 
 def split_content_type(header: str) -> tuple[str, str]:
-    """(media type, charset), each "" where the header has none. A missing semicolon between them is
-    forgiven.
+    """Return (media type, charset), each "" if the header has none; the semicolon between them may
+    be missing.
     """
     found = MEDIA_TYPE.match(header)
     charset = CHARSET_PARAMETER.search(header, found.end() if found else 0)
@@ -84,8 +88,10 @@ def split_content_type(header: str) -> tuple[str, str]:
 
 
 def unpacked_body(answer: Answer, max_bytes: int) -> bytes:
-    """The body without chunks and codings. Raises UnreadableAnswer where a coding is not known, the
-    packed bytes are damaged, or there are more than `max_bytes`.
+    """Return the body without chunks and codings.
+
+    Raises UnreadableAnswer if a coding is unknown, the packed bytes are damaged, or there are more
+    than `max_bytes`.
     """
     body = answer.body
     transfer = _listed(answer.headers.get("transfer-encoding", ""))
@@ -95,8 +101,8 @@ def unpacked_body(answer: Answer, max_bytes: int) -> bytes:
     codings += [coding for coding in transfer if coding != "chunked"]
     codings = [coding for coding in codings if coding not in NO_CODING]
     if len(codings) > MAX_CODINGS:
-        raise UnreadableAnswer(UNKNOWN_CODING, f"{len(codings)} codings one over the other")
-    for coding in reversed(codings):  # they are listed in the order in which they were applied
+        raise UnreadableAnswer(UNKNOWN_CODING, f"{len(codings)} codings on top of each other")
+    for coding in reversed(codings):  # listed in the order in which they were applied
         body = _unpack(body, coding, max_bytes)
     for start, coding in PACKED_STARTS.items():
         if body.startswith(start):
@@ -107,14 +113,16 @@ def unpacked_body(answer: Answer, max_bytes: int) -> bytes:
 
 
 def _listed(header: str) -> list[str]:
-    """The names in a header, without quotes and parameters (`gzip;q=1.0`)."""
+    """Return the names in a header, without quotes and parameters (`gzip;q=1.0`)."""
     names = (part.partition(";")[0].strip(" \t\"'").lower() for part in header.split(","))
     return [name for name in names if name]
 
 
 def join_chunks(body: bytes) -> bytes:
-    """The body of `Transfer-Encoding: chunked`; one without chunks is what a crawler joined. What a
-    crawler cut off is left out.
+    """Return the body of `Transfer-Encoding: chunked`.
+
+    A body without chunks was joined by the crawler already. A chunk that the crawler cut off is
+    kept as far as it goes.
     """
     pieces: list[bytes] = []
     position = 0
@@ -135,7 +143,7 @@ def join_chunks(body: bytes) -> bytes:
 
 
 def _unpack(body: bytes, coding: str, max_bytes: int) -> bytes:
-    """The body without one coding, at most one byte more than `max_bytes`."""
+    """Return the body without one coding, at most one byte more than `max_bytes`."""
     if not body:
         return body
     if coding not in UNPACKERS:
@@ -152,7 +160,9 @@ def _unpack(body: bytes, coding: str, max_bytes: int) -> bytes:
 
 
 def _is_text(body: bytes) -> bool:
-    """Whether a body is text that a crawler has unpacked: no binary byte, and markup or UTF-8."""
+    """Return whether a body is text that a crawler has unpacked: markup or UTF-8, no binary
+    byte.
+    """
     if BINARY_BYTES.search(body):
         return False
     try:
@@ -167,7 +177,7 @@ def _too_large(max_bytes: int) -> UnreadableAnswer:
 
 
 def _inflate(body: bytes, max_bytes: int, wbits: int) -> bytes:
-    """One zlib stream after the other; what follows the last one is ignored, as by browsers."""
+    """Unpack consecutive zlib streams; bytes after the last one are ignored, as in browsers."""
     pieces: list[bytes] = []
     size = 0
     while body:
@@ -187,7 +197,7 @@ def _inflate(body: bytes, max_bytes: int, wbits: int) -> bytes:
     return b"".join(pieces)
 
 
-GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for what stands around the stream
+GZIP, ZLIB, RAW_DEFLATE = 31, 15, -15  # zlib's numbers for the container around the stream
 
 
 def _gunzip(body: bytes, max_bytes: int) -> bytes:
@@ -195,7 +205,9 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
 
 
 def _undo_deflate(body: bytes, max_bytes: int) -> bytes:
-    """RFC 9110 means a zlib stream; some servers send a bare one."""
+    """Unpack a zlib stream, as RFC 9110 defines it, or a bare deflate stream, as some servers
+    send.
+    """
     try:
         return _inflate(body, max_bytes, ZLIB)
     except (zlib.error, EOFError):
@@ -203,7 +215,7 @@ def _undo_deflate(body: bytes, max_bytes: int) -> bytes:
 
 
 def _by_pyarrow(codec: str) -> Callable[[bytes, int], bytes]:
-    """pyarrow brings brotli and zstd along."""
+    """Return an unpacker that uses pyarrow, which includes brotli and zstd."""
 
     def unpack(body: bytes, max_bytes: int) -> bytes:
         pieces: list[bytes] = []

@@ -1,7 +1,8 @@
-"""Where pages come from: this machine's Python documentation, written once into a WARC file.
+"""The source of the pages: this machine's Python documentation, written once into a WARC file.
 
-Other inputs enter as WARC files through `warc_files.read_warc`: name them in the recipe. Left out
-for now: WET, parquet, plain text and folders of HTML.
+Other inputs are WARC files, which the recipe names and `warc_files.read_warc` reads.
+
+What this leaves out: WET, parquet, plain text and folders of HTML.
 """
 
 import time
@@ -21,22 +22,24 @@ from lm_core.user_error import UserError
 
 
 class CollectSettings(Settings):
-    """What `lm data collect` renders and how long it waits."""
+    """Settings of `lm data collect`."""
 
-    seconds_per_module: float = Field(default=20.0, gt=0, description="a slower import is given up")
+    seconds_per_module: float = Field(
+        default=20.0, gt=0, description="time limit for importing and rendering"
+    )
     include_readmes: bool = Field(
-        default=True, description="also the README of every installed distribution"
+        default=True, description="include the README of every installed distribution"
     )
     max_modules: int = Field(
-        default=0, ge=0, description="0: all of them; fewer for a quick try, spread evenly"
+        default=0, ge=0, description="0 means all; fewer, spread evenly, for a quick try"
     )
     num_processes: int = Field(
-        default=2, ge=1, description="child processes at a time; does not change the output"
+        default=2, ge=1, description="number of child processes; does not change the output"
     )
 
 
 def _spread_evenly(names: list[str], count: int) -> list[str]:
-    """`count` of the names at equal distances, all of them when count is 0 or too large."""
+    """Return `count` of the names at equal distances, all of them if count is 0 or too large."""
     if count == 0 or count >= len(names):
         return names
     return [names[position * len(names) // count] for position in range(count)]
@@ -45,7 +48,7 @@ def _spread_evenly(names: list[str], count: int) -> list[str]:
 def write_python_documentation(path: Path, settings: CollectSettings) -> dict[str, object]:
     """Render the standard library and the installed READMEs into the gzipped WARC file `path`.
 
-    Returns the counts: modules tried, pages, failures by reason, readmes, bytes of the payloads,
+    Returns the counts: modules tried, pages, failures by reason, READMEs, bytes of the payloads,
     seconds.
     """
     started = time.perf_counter()

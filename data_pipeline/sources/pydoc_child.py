@@ -1,14 +1,16 @@
-"""Renders modules with pydoc, in a child process of its own: `python -S -P pydoc_child.py FOLDER
-SECONDS MODULE...`
+"""Render modules with pydoc in a child process: `python -S -P pydoc_child.py FOLDER SECONDS
+MODULE...`
 
 Importing a module can print, warn, wait for input, open a browser, end the interpreter or never
-return. All of that happens here and not in the parent: what a module prints goes nowhere, and a
+return. All of that happens here and not in the parent: the output of a module is discarded, and a
 watchdog in C ends the process when one module takes longer than SECONDS, even while the module
-holds the interpreter lock. FOLDER gets `MODULE.html` for a page, or `MODULE.failed` with the reason
-in one line. A module that ended the process left neither; the parent reads that off the folder.
+holds the interpreter lock. The script writes `MODULE.html` for a page into FOLDER, or
+`MODULE.failed` with the reason in one line. A module that ended the process leaves neither file,
+which tells the parent.
 
-It is started as a file, imports nothing of ours, and leaves out what differs between machines:
-object addresses, file links, and values that hold a path of the installation.
+The script is started as a file and imports no other file of this project. It removes text that
+differs between machines: object addresses, file links, and values that contain a path of the
+installation.
 """
 
 import faulthandler
@@ -27,7 +29,7 @@ CLASS_SIGNATURE = re.compile(r'^<td class="decor title-decor" colspan=2>.*$', re
 
 
 def installation_paths() -> list[str]:
-    """Every folder whose name says where Python or the user lives, longest first."""
+    """Return every folder that depends on where Python or the user's home is, longest first."""
     paths = {
         sys.prefix,
         sys.base_prefix,
@@ -46,7 +48,7 @@ def installation_paths() -> list[str]:
 
 
 class PortableHTMLDoc(pydoc.HTMLDoc):
-    """pydoc's own renderer without what only this machine has."""
+    """pydoc's own renderer, without the details that differ between machines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class PortableHTMLDoc(pydoc.HTMLDoc):
 
 
 def render(module_name: str, renderer: PortableHTMLDoc) -> str:
-    """The HTML page of one module; raises whatever importing it raises."""
+    """Return the HTML page of one module; any error from importing it is raised."""
     module = importlib.import_module(module_name)
     return renderer.page(f"module {module_name}", renderer.document(module, module_name))
 
@@ -92,10 +94,10 @@ def main(folder: str, seconds: str, module_names: list[str]) -> None:
             unfinished = Path(folder, f"{module_name}.unfinished")
             unfinished.write_text(html, "utf-8", "backslashreplace", "\n")
             unfinished.rename(Path(folder, f"{module_name}.html"))  # whole or not at all
-        except BaseException as error:  # a module may call sys.exit, which is no Exception
+        except BaseException as error:  # sys.exit raises SystemExit, not an Exception
             Path(folder, f"{module_name}.failed").write_text(type(error).__name__)
         faulthandler.cancel_dump_traceback_later()
-    os._exit(0)  # threads and exit handlers of the imported modules have no say
+    os._exit(0)  # skips threads and exit handlers of the imported modules
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The documentation of the Python installation itself: input that is real on every machine, without
-a download.
+"""The documentation of the Python installation itself: real input on every machine, without a
+download.
 
 Two kinds of pages: the standard library's modules as pydoc renders them to HTML, and the long
 description (README) of every installed distribution. The same Python and packages give the same
 bytes.
 
-Left out: private modules, tests, IDLE and modules whose import has a visible effect; modules in
-site-packages (their docstrings are mined in instruction_mining.py); the reference manual, which an
-installation does not carry.
+What this leaves out: private modules, tests, IDLE and modules whose import has a visible effect;
+modules in site-packages (their docstrings are mined in instruction_mining.py); the reference
+manual, which an installation does not include.
 """
 
 import os
@@ -28,21 +28,19 @@ EXCLUDED_PARTS = frozenset(
     {"test", "tests", "idlelib", "turtledemo", "antigravity", "this", "pydoc_data", "site-packages"}
 )
 MODULES_PER_CHILD = (
-    16  # fixed, so that what is imported together does not depend on the number of cores
+    16  # fixed, so that the grouping of imports does not depend on the number of cores
 )
 CHILD_SCRIPT = Path(__file__).with_name("pydoc_child.py")
 
 
 def is_public_module(name: str) -> bool:
-    """Whether a module is documentation for users: not private, not a test, harmless to import."""
+    """Return whether a module is for users: not private, not a test, harmless to import."""
     parts = name.split(".")
     return not any(part.startswith(("_", "test_")) or part in EXCLUDED_PARTS for part in parts)
 
 
 def _modules_under(folders: list[str], prefix: str = "") -> Iterator[str]:
-    """Names of the modules that files under `folders` define, packages walked without importing
-    them.
-    """
+    """Yield the names of the modules under `folders`, without importing any package."""
     for found in pkgutil.iter_modules(folders, prefix):
         if not is_public_module(found.name):
             continue
@@ -55,7 +53,7 @@ def _modules_under(folders: list[str], prefix: str = "") -> Iterator[str]:
 
 
 def standard_library_modules() -> list[str]:
-    """The public modules of the standard library that this machine has, sorted."""
+    """Return the public modules of the standard library on this machine, sorted."""
     folders = [sysconfig.get_path("stdlib"), sysconfig.get_config_var("DESTSHARED")]
     names = set(_modules_under([folder for folder in folders if folder]))
     names |= {name for name in sys.builtin_module_names if is_public_module(name)}
@@ -63,8 +61,8 @@ def standard_library_modules() -> list[str]:
 
 
 def child_environment(home: str, extra_path: str | None = None) -> dict[str, str]:
-    """A small fixed environment: os.environ is printed on a page, and set order follows the hash
-    seed.
+    """Return a small fixed environment, because a page prints os.environ and set order follows the
+    hash seed.
     """
     environment = {
         "PATH": os.defpath,
@@ -73,7 +71,7 @@ def child_environment(home: str, extra_path: str | None = None) -> dict[str, str
         "LANG": "C.UTF-8",
         "TZ": "UTC",
         "COLUMNS": "80",
-        "BROWSER": "true",  # the command that does nothing: no module may open a browser
+        "BROWSER": "true",  # a command that does nothing, so that no module opens a browser
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -87,8 +85,10 @@ def child_environment(home: str, extra_path: str | None = None) -> dict[str, str
 def _run_child(
     names: list[str], folder: Path, seconds_per_module: float, extra_path: str | None
 ) -> str:
-    """Render what one child can; returns why it ended before its last module, "" if it did not."""
-    # -S: no site-packages and no start-up hooks of theirs; -P: the script's folder is not on the
+    """Render as many modules as one child can; return why it ended before the last one, "" if it
+    did not.
+    """
+    # -S: no site-packages and none of their start-up hooks; -P: the script's folder is not on the
     # path
     command = [
         sys.executable,
@@ -134,7 +134,7 @@ def render_batch(
                     results.append((name, page.read_text("utf-8"), ""))
                 elif failure.exists():
                     results.append((name, None, failure.read_text("utf-8")))
-                else:  # this one ended the child; the ones after it were not tried
+                else:  # this one ended the child; the ones after it have not been tried
                     results.append((name, None, ending or "ended the process"))
                     remaining = remaining[position + 1 :]
                     break
@@ -150,8 +150,8 @@ def render_modules(
     on_batch: Callable[[int], None],
     extra_path: str | None = None,
 ) -> tuple[list[Page], dict[str, int]]:
-    """Pages of the modules that render, in the order of `names`, and how many failed for which
-    reason.
+    """Return the pages of the modules that render, in the order of `names`, and the number of
+    failures by reason.
 
     `on_batch(n)` is called when n more modules are done.
     """
@@ -175,7 +175,9 @@ def _render_batches(
     num_processes: int,
     extra_path: str | None,
 ) -> Iterator[list[tuple[str, str | None, str]]]:
-    """Results of the batches, in order; on Ctrl-C those that have not begun are dropped."""
+    """Yield the results of the batches in order; on Ctrl-C, batches that have not begun are
+    dropped.
+    """
     with ThreadPoolExecutor(num_processes) as pool:  # the threads only wait for their children
         try:
             yield from pool.map(
@@ -187,7 +189,7 @@ def _render_batches(
 
 
 def installed_readmes() -> list[Page]:
-    """The long description of every installed distribution that has one, sorted by name."""
+    """Return the long description of every installed distribution that has one, sorted by name."""
     pages: dict[str, Page] = {}
     for distribution in metadata.distributions():
         fields = distribution.metadata

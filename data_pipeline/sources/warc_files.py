@@ -1,9 +1,10 @@
-"""Pages in and out of WARC files (ISO 28500), the format in which web crawls are stored.
+"""Reading and writing pages in WARC files (ISO 28500), the format of web crawls.
 
-`write_warc` writes the same bytes for the same pages; `read_warc` is the door for real crawls, and
-`read_answers` also says what it could not have. Left out: revisit records (they hold no body),
-request and metadata records, answers other than 200, and WET files (text that somebody else
-extracted).
+`write_warc` writes the same bytes for the same pages. `read_warc` reads real crawls, and
+`read_answers` also reports the pages that it could not read.
+
+What this leaves out: revisit records (they have no body), request and metadata records, responses
+with a status other than 200, and WET files (text that was extracted before).
 """
 
 import uuid
@@ -31,14 +32,14 @@ ODD_RECORD = "odd WARC record"
 MAX_BODY_BYTES = 64_000_000
 MAX_HTTP_HEADER_BYTES = 1_000_000
 FIXED_DATE = (
-    "2000-01-01T00:00:00Z"  # WARC demands a date; a real one would change the file at every run
+    "2000-01-01T00:00:00Z"  # WARC requires a date; a real one would change the file in every run
 )
 
 
 @dataclass(frozen=True)
 class Page:
-    """One answer of a server: `payload` is the body as sent, `charset` what the HTTP header says
-    ("" if nothing).
+    """A server's response: `payload` is the body as sent, `charset` the one in the HTTP header (""
+    if none).
     """
 
     url: str
@@ -48,8 +49,9 @@ class Page:
 
 
 def write_warc(path: Path, pages: Iterable[Page]) -> int:
-    """Write pages as response records into a gzipped WARC; the same pages give the same bytes.
-    Returns their number.
+    """Write pages as response records into a gzipped WARC, and return their number.
+
+    The same pages give the same bytes.
     """
     count = 0
     with atomic_file(path) as file:
@@ -78,8 +80,9 @@ def write_warc(path: Path, pages: Iterable[Page]) -> int:
 
 @dataclass(frozen=True)
 class LostPage:
-    """An answer with status 200 that could not be had, or a record that is odd: what it cost and
-    why. `reason` is one of a few words to count by, `detail` names the record.
+    """A response with status 200 that could not be read, or a malformed record.
+
+    `reason` is one of a few fixed phrases to count by; `detail` names the record.
     """
 
     url: str
@@ -89,7 +92,7 @@ class LostPage:
 
 
 def _read_answer(record: Record, max_bytes: int) -> Page | LostPage | None:
-    """The page in a record, None if the record is not an answer with status 200."""
+    """Return the page in a record, None if the record is not a response with status 200."""
     headers = record.headers
     url = headers.get("warc-target-uri", "").strip("<> ")
     kind = headers.get("warc-type", "").lower()
@@ -120,13 +123,14 @@ def _read_answer(record: Record, max_bytes: int) -> Page | LostPage | None:
 
 
 def read_answers(path: Path, max_bytes: int = MAX_BODY_BYTES) -> Iterator[Page | LostPage]:
-    """Every response record with status 200 in file order, one in memory at a time, and what could
-    not be had of them: bodies of more than `max_bytes`, damaged or packed in an unknown way, and
-    odd records.
+    """Yield every response record with status 200 in file order, one in memory at a time.
+
+    A LostPage stands for a record that could not be read: a body of more than `max_bytes`, damaged,
+    or packed in an unknown way, or a malformed record.
 
     Raises UserError, one line that names the file, when it is missing, empty, cut off, damaged, not
-    a WARC file, or has no answer with status 200. A caller that must not keep half of a broken file
-    writes what it makes atomically, as lm_core.formats.documents does.
+    a WARC file, or has no response with status 200. A caller that must not keep the first half of a
+    broken file has to write its output atomically, as lm_core.formats.documents does.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such WARC file; run `lm data collect`, or check the path")
@@ -147,6 +151,6 @@ def read_answers(path: Path, max_bytes: int = MAX_BODY_BYTES) -> Iterator[Page |
 
 
 def read_warc(paths: Iterable[Path]) -> Iterator[Page]:
-    """The pages of `read_answers`, without what could not be had."""
+    """Yield the pages of `read_answers`, without those that could not be read."""
     for path in paths:
         yield from (page for page in read_answers(Path(path)) if isinstance(page, Page))

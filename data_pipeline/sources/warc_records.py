@@ -1,11 +1,11 @@
-"""The records of a WARC file (ISO 28500) one after the other, whatever state the file is in.
+"""A reader for the records of a WARC file (ISO 28500) that tolerates malformed records.
 
-A crawl of millions of records holds odd ones. Here an odd record costs that record: the reader
-continues with the next gzip member, or in a file without compression at the next line that begins
-a record. Only a file that ends in the middle, is damaged, or holds no record at all is refused. The
-package warcio, with which files are written, stops at the first odd record.
+A crawl of millions of records contains malformed ones. The reader skips only that record and
+continues with the next gzip member or, in an uncompressed file, at the next line that begins a
+record. It rejects only a file that is cut off, damaged, or has no record at all. The package
+warcio, which this project uses for writing, stops at the first malformed record.
 
-Left out: ARC files, WARC files compressed with zstd, records in several segments.
+What this leaves out: ARC files, WARC files compressed with zstd, records in several segments.
 """
 
 import os
@@ -26,16 +26,18 @@ MAX_HEADER_BYTES = 1 << 18
 BLOCK_BYTES = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b"
 
-Headers = dict[str, str]  # names in lower case; a repeated one is joined by commas
+Headers = dict[str, str]  # names in lower case; values of a repeated one are joined by commas
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record; `odd` says in words what is wrong with it ("" if nothing is). `block` is cut after
-    the reader's limit, `length` is that of the whole block.
+    """A record of a WARC file.
+
+    `odd` describes the record's fault in words ("" if it has none). `block` is cut off at the
+    reader's limit; `length` is the length of the whole block.
     """
 
-    number: int  # from 1, odd ones included
+    number: int  # from 1, malformed ones included
     headers: Headers
     block: bytes
     length: int
@@ -43,7 +45,7 @@ class Record:
 
 
 def parse_headers(lines: list[bytes]) -> Headers:
-    """Names and values; a line that begins with a blank continues the one before it."""
+    """Return names and values; a line that begins with a space continues the one before it."""
     headers: Headers = {}
     name = ""
     for line in lines:
@@ -59,8 +61,10 @@ def parse_headers(lines: list[bytes]) -> Headers:
 
 
 class MemberStream:
-    """The bytes of a file without its compression. Reading ends with each gzip member;
-    `next_member` goes to the following one, and skips what was not read of this one.
+    """The decompressed bytes of a file.
+
+    Reading stops at the end of each gzip member; `next_member` moves to the next one and skips any
+    unread bytes.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -72,8 +76,9 @@ class MemberStream:
         self.buffer = bytearray()
 
     def _fill(self) -> bool:
-        """Add to the buffer; False where the member has ended. Raises EOFError or zlib.error where
-        the file ends in the middle of a member or is damaged.
+        """Add to the buffer; return False at the end of the member.
+
+        Raises EOFError or zlib.error if the file ends in the middle of a member or is damaged.
         """
         if self.member_ended:
             return False
@@ -91,19 +96,19 @@ class MemberStream:
         return bool(data) or not self.member_ended
 
     def peek(self, size: int) -> bytes:
-        """Up to `size` bytes that the next read begins with."""
+        """Return up to `size` bytes, with which the next read will begin."""
         while len(self.buffer) < size and self._fill():
             pass
         return bytes(self.buffer[:size])
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, fewer only where the member ends."""
+        """Return up to `size` bytes, fewer only at the end of the member."""
         data = self.peek(size)
         del self.buffer[: len(data)]
         return data
 
     def read_line(self) -> bytes:
-        """A line with its end; a longer one than MAX_HEADER_BYTES in pieces."""
+        """Return a line with its end; a line longer than MAX_HEADER_BYTES comes in pieces."""
         start = 0
         while (end := self.buffer.find(b"\n", start) + 1) == 0:
             start = len(self.buffer)
@@ -113,17 +118,17 @@ class MemberStream:
         return self.read(end)
 
     def go_to(self, position: int) -> None:
-        """Read on from there, in a file without compression."""
+        """Continue reading from there, in an uncompressed file."""
         self.file.seek(position)
         self.packed, self.member_ended = b"", False
         self.buffer.clear()
 
     def position(self) -> int:
-        """Where the next read begins, in a file without compression."""
+        """Return where the next read begins, in an uncompressed file."""
         return self.file.tell() - len(self.packed) - len(self.buffer)
 
     def next_member(self) -> bool:
-        """Go to the next gzip member; False at the end of the file."""
+        """Move to the next gzip member; return False at the end of the file."""
         while self.peek(1):
             self.buffer.clear()
         if not self.is_gzip:
@@ -137,10 +142,10 @@ class MemberStream:
 
 
 def read_records(path: Path, max_block_bytes: int) -> Iterator[Record]:
-    """The records of a file in its order.
+    """Yield the records of a file in order.
 
-    Raises UserError, one line that names the file, where it holds no record, ends in the middle of
-    one, or is damaged.
+    Raises UserError, one line that names the file, if it has no record, ends in the middle of one,
+    or is damaged.
     """
     number = 0
     found_one = False
@@ -160,12 +165,12 @@ def read_records(path: Path, max_block_bytes: int) -> Iterator[Record]:
             raise broken_file(path, number + 1, "is cut off") from None
     if not found_one:
         raise UserError(
-            f"{path}: holds no WARC record; expected a WARC file of a crawl, as it is or with gzip"
+            f"{path}: contains no WARC record; expected a WARC file of a crawl, plain or gzipped"
         )
 
 
 def broken_file(path: Path, record_number: int, what: str) -> UserError:
-    """The error for a file that cannot be read to its end."""
+    """Return the error for a file that cannot be read to its end."""
     return UserError(
         f"{path}: record {record_number} {what}; fetch the file again, or keep "
         f"its whole records with `warcio recompress {path} whole.warc.gz`"
@@ -173,7 +178,7 @@ def broken_file(path: Path, record_number: int, what: str) -> UserError:
 
 
 def _records_of_member(stream: MemberStream, number: int, limit: int) -> Iterator[Record]:
-    """The records up to the end of a gzip member, or of a file without compression."""
+    """Yield the records up to the end of a gzip member, or of an uncompressed file."""
     first_number = number
     line = last_line = b""
     while line := stream.read_line():
@@ -190,7 +195,7 @@ def _records_of_member(stream: MemberStream, number: int, limit: int) -> Iterato
 
 
 def _read_record(stream: MemberStream, number: int, limit: int) -> Record:
-    """The record whose version line has been read."""
+    """Return the record whose version line has been read."""
     lines: list[bytes] = []
     header_bytes = 0
     while (line := stream.read_line()).strip():
@@ -215,7 +220,7 @@ def _read_record(stream: MemberStream, number: int, limit: int) -> Record:
         left -= len(piece)
     following = stream.peek(8).lstrip(b"\r\n")[:5]
     if left or not b"WARC/".startswith(following):
-        if length <= limit or left:  # it may reach into the next record, which is looked for in it
+        if length <= limit or left:  # the block may contain the start of the next record
             stream.buffer[:0] = block
         odd = TOO_SHORT if left else "does not end where its Content-Length says"
         return Record(number, headers, b"", length, odd)
@@ -223,8 +228,9 @@ def _read_record(stream: MemberStream, number: int, limit: int) -> Record:
 
 
 def _is_in_file(stream: MemberStream, length: int) -> bool:
-    """Whether a block of that length is there; where it is not, go to the next record. Raises
-    EOFError where there is none: the file is cut off.
+    """Return whether a block of that length is there; if it is not, move to the next record.
+
+    Raises EOFError if there is no next record: the file is cut off.
     """
     start = stream.position()
     if start + length <= os.fstat(stream.file.fileno()).st_size:

@@ -1,8 +1,10 @@
-"""The engine: a checkpoint folder or a GGUF file in, text out, whole or as a stream.
+"""The engine: from a checkpoint folder or a GGUF file to text, returned whole or as a stream.
 
-It joins the three parts that a prompt passes through: the folder's own tokenizer, the model with a
-key-value cache, and the stream that turns ids into text without ever giving half a character.
-Left out: more than one request at a time, and keeping a chat's cache from one turn to the next.
+It connects the three parts that a prompt passes through: the folder's own tokenizer, the model with
+a key-value cache, and the stream that decodes ids into whole characters.
+
+What this leaves out: more than one request at a time, and keeping a chat's cache from one turn to
+the next.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -37,12 +39,12 @@ Message = dict[str, str]  # {"role": "user" or "assistant", "content": ...}
 
 
 class Engine:
-    """A model with its tokenizer. Not for use from several threads at once.
+    """A model with its tokenizer. It is not thread-safe.
 
-    Every special token of ours ends a text: what would follow is another document or another
-    message. A model from elsewhere brings its own ids to stop at, and its own chat template; see
-    `text_side`. Raises ValueError for a tokenizer of ours that lacks a special token, and for one
-    with tokens that the model has no row for. Rows without a token are never drawn.
+    In our own models, every special token ends a text, because another document or message would
+    follow. A foreign model has its own stop ids and its own chat template; see `text_side`. Raises
+    ValueError if one of our tokenizers lacks a special token, or if a tokenizer has ids for which
+    the model has no row. Rows without a token are never sampled.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Engine:
         missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.special_tokens]
         if missing and side.stop_ids is None:
             raise UserError(
-                f"the tokenizer has no special token {', '.join(missing)}: the engine needs "
+                f"the tokenizer lacks the special tokens {', '.join(missing)}; the engine needs "
                 f"{', '.join(SPECIAL_TOKENS)} to know where a text ends"
             )
         check_rows(model, tokenizer, "the tokenizer")
@@ -68,8 +70,8 @@ class Engine:
     def from_checkpoint(cls, folder: Path, device: str = "cpu") -> "Engine":
         """Load config.json, model.safetensors and tokenizer.json from one folder.
 
-        `device` is "cpu", "cuda" or "auto". Raises ValueError for a folder that is no checkpoint or
-        whose tokenizer has ids that the model has no row for.
+        `device` is "cpu", "cuda" or "auto". Raises ValueError if the folder is not a checkpoint, or
+        if its tokenizer has ids for which the model has no row.
         """
         folder = Path(folder)
         model = load_model(folder, pick_device(device))
@@ -79,7 +81,9 @@ class Engine:
 
     @classmethod
     def from_gguf(cls, path: Path, device: str = "cpu") -> "Engine":
-        """Load model, tokenizer and template from one GGUF file; ValueError where it is none."""
+        """Load model, tokenizer and template from a GGUF file; raise ValueError if it is not
+        one.
+        """
         path = Path(path)
         file = read_gguf(path)
         try:
@@ -92,14 +96,14 @@ class Engine:
 
     @property
     def context_length(self) -> int:
-        """Tokens that prompt and answer may have together."""
+        """The largest number of tokens in prompt and answer together."""
         return self.model.config.context_length
 
     def stream(self, text: str, sampling: SamplingSettings, max_new_tokens: int) -> Iterator[str]:
         """Continue `text`, piece by piece; the pieces are whole characters, without the prompt.
 
-        An empty text is continued from the start of a document. Raises ValueError, before anything
-        is computed, when the text has more tokens than the context.
+        An empty text is continued from the start of a document. Raises ValueError, before any
+        computation, if the text has more tokens than the context length.
         """
         ids = self.tokenizer.encode(text)
         if self.first_id is not None:
@@ -107,34 +111,36 @@ class Engine:
         if not ids:
             first = self.tokenizer.special_tokens.get(END_OF_TEXT, min(self.stop_ids, default=None))
             if first is None:
-                raise UserError("the prompt is empty, and the model names no token to begin with")
+                raise UserError("the prompt is empty, and the model names no token to start from")
             ids = [first]
         return self._stream_ids(ids, sampling, max_new_tokens)
 
     def complete(self, text: str, sampling: SamplingSettings, max_new_tokens: int) -> str:
-        """What `stream` gives, as one string."""
+        """Return the text of `stream` as one string."""
         return "".join(self.stream(text, sampling, max_new_tokens))
 
     def stream_chat(
         self, messages: Sequence[Message], sampling: SamplingSettings, max_new_tokens: int
     ) -> Iterator[str]:
-        """The assistant's next message, piece by piece. Raises ValueError as `stream` does."""
+        """Yield the assistant's next message, piece by piece. Raises ValueError as `stream`
+        does.
+        """
         return self._stream_ids(self.chat_ids(messages), sampling, max_new_tokens)
 
     def chat(
         self, messages: Sequence[Message], sampling: SamplingSettings, max_new_tokens: int
     ) -> str:
-        """What `stream_chat` gives, as one string without white space around it."""
+        """Return the text of `stream_chat` as one string, without surrounding whitespace."""
         return "".join(self.stream_chat(messages, sampling, max_new_tokens)).strip()
 
     def chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The conversation as token ids, up to where the assistant's next message begins."""
+        """Return the conversation as token ids, up to the start of the assistant's next message."""
         if self.template is not None:
             return encode_with_template(self.tokenizer, self.template, messages)
         if MESSAGE_START not in self.tokenizer.special_tokens:
             raise UserError(
-                "the model brings no chat template: it was trained to continue text, not to "
-                "answer; use `lm generate`"
+                "the model has no chat template: it was trained to continue text, not to answer; "
+                "use `lm generate`"
             )
         ids, _ = encode_chat(self.tokenizer, list(messages), add_generation_prompt=True)
         return ids
@@ -142,20 +148,21 @@ class Engine:
     def _stream_ids(
         self, prompt_ids: list[int], sampling: SamplingSettings, max_new_tokens: int
     ) -> Iterator[str]:
-        # Checked here and not only in generate_steps: a generator would raise at its first piece.
+        # Checked here as well as in generate_steps, because a generator raises only at its first
+        # piece.
         check_max_new_tokens(max_new_tokens)
         check_prompt_fits(len(prompt_ids), self.context_length)
         lacking = next((i for i in prompt_ids if i >= self.model.config.vocab_size), None)
         if lacking is not None:
             byte = self.tokenizer.vocab[lacking][0]
-            raise UserError(f"the text holds byte 0x{byte:02x}, which the model has no token for")
+            raise UserError(f"the text holds byte 0x{byte:02x}, for which the model has no token")
         device = next(self.model.parameters()).device
         prompt = torch.tensor([prompt_ids], device=device)
         drawable = None if self.drawable is None else self.drawable.to(device)
         steps = generate_steps(
             self.model, prompt, sampling, max_new_tokens, self.stop_ids, drawable=drawable
         )
-        # Control tokens are no text; nor is an id that the tokenizer lacks.
+        # Control tokens are not text; neither is an id that the tokenizer lacks.
         silent = set(control_tokens(self.tokenizer).values())
         return self.tokenizer.decode_stream(
             ids[0] for ids in steps if ids[0] in self.tokenizer.vocab and ids[0] not in silent
@@ -165,8 +172,11 @@ class Engine:
 def _rows_with_a_token(
     model: TransformerLM, tokenizer: Tokenizer, stop_ids: Collection[int]
 ) -> Bool[Tensor, " vocab"] | None:
-    """Which of the model's rows may be drawn: those with a token, and those that end a text. None
-    for all. Qwen3 has 151,936 rows, so that they divide well, and 151,669 tokens.
+    """Return the rows of the model that may be sampled: those with a token, and those that end a
+    text.
+
+    None stands for all rows. Qwen3 has 151,936 rows, a conveniently divisible number, for 151,669
+    tokens.
     """
     rows = model.config.vocab_size
     known = [token_id for token_id in {*tokenizer.vocab, *stop_ids} if 0 <= token_id < rows]
@@ -178,8 +188,9 @@ def _rows_with_a_token(
 
 
 def check_rows(model: TransformerLM, tokenizer: Tokenizer, where: str) -> None:
-    """Raise ValueError where the tokenizer has ids that the model has no row for; those of rare
-    bytes are none of the model's (see tokenizer_bpe/formats/missing_bytes.py).
+    """Raise ValueError if the tokenizer has ids for which the model has no row.
+
+    The ids of missing bytes are exempt (see tokenizer_bpe/formats/missing_bytes.py).
     """
     rows = model.config.vocab_size
     lacking = [
@@ -189,6 +200,6 @@ def check_rows(model: TransformerLM, tokenizer: Tokenizer, where: str) -> None:
     ]
     if lacking:
         raise UserError(
-            f"{where} has {tokenizer.vocab_size} entries, the model {rows} rows: there is none for "
-            f"{lacking[0]!r}; give the model the tokenizer that it was trained with"
+            f"{where} has {tokenizer.vocab_size} entries, the model {rows} rows: none for "
+            f"{lacking[0]!r}; use the tokenizer that the model was trained with"
         )

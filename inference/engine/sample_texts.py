@@ -1,7 +1,9 @@
-"""Write samples.json: what the checkpoints of a run say to a few prompts, for its report.
+"""Write samples.json: the output of a run's checkpoints for a few prompts, for the report.
 
-The pretrained model goes on from a few words; the aligned ones answer the same questions side by
-side. The file depends on the checkpoints and the settings alone. Left out: judging the samples.
+The pretrained model continues a few words; the aligned models answer the same questions. The file
+depends on the checkpoints and the settings alone.
+
+What this leaves out: judging the samples.
 """
 
 from collections.abc import Mapping
@@ -18,10 +20,12 @@ from lm_core.settings import Settings
 
 
 class SampleSettings(Settings):
-    """What a run is asked, and how its samples are drawn.
+    """The prompts and questions for a run, and the sampling settings.
 
-    prompts: texts to go on from; questions: each the first message of a chat; max_new_tokens: the
-    longest sample.
+    Attributes:
+        prompts: texts to continue.
+        questions: each the first message of a chat.
+        max_new_tokens: the length of the longest sample.
     """
 
     prompts: list[str] = pydantic.Field(default=["This module provides", "Return the"])
@@ -33,12 +37,12 @@ class SampleSettings(Settings):
 def write_samples(
     completing: Engine, answering: Mapping[str, Engine], settings: SampleSettings, path: Path
 ) -> dict[str, Any]:
-    """Sample every prompt and question, write the file, and return what was written.
+    """Sample every prompt and question, write the file, and return its contents.
 
     {"completions": [{"prompt", "text"}], "chat": [{"question", "replies": [{"label", "text"}]}]}.
-    `answering` maps a label such as "sft" to an engine; where it is empty, nothing is asked. Each
-    prompt has a seed of its own, made from the settings' seed and its place; all engines answer a
-    question with the same seed.
+    `answering` maps a label such as "sft" to an engine; if it is empty, no question is asked. Each
+    prompt has its own seed, derived from the settings' seed and the prompt's position; all engines
+    answer a question with the same seed.
     """
     samples: dict[str, Any] = {"completions": [], "chat": []}
     for number, prompt in enumerate(settings.prompts):

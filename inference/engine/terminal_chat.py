@@ -1,9 +1,10 @@
 """A conversation in the terminal: read a line, stream the reply, remember both.
 
 `/reset` forgets the conversation; `/quit`, `exit`, `quit`, Ctrl-D or Ctrl-C at the prompt ends it;
-Ctrl-C during a reply stops that reply. A reply that fails costs that turn and no more. When the
-conversation no longer fits the model's context, its oldest turns are dropped, and said to be. Left
-out: line editing and history (the shell's `rlwrap` gives them).
+Ctrl-C during a reply stops that reply. If a reply fails, only that turn is lost. When the
+conversation no longer fits the model's context, its oldest turns are dropped with a notice.
+
+What this leaves out: line editing and history (use the shell's `rlwrap`).
 """
 
 import os
@@ -17,14 +18,14 @@ from lm_core.user_error import UserError
 
 YOU = "you> "
 MODEL = "model> "
-THOUGHT, END_OF_THOUGHT = "<think>", "</think>"  # Qwen3's templates drop what is between, too
+THOUGHT, END_OF_THOUGHT = "<think>", "</think>"  # Qwen3's templates drop the text between them, too
 LEAVE = ("/quit", "/exit", "quit", "exit")
-COMMAND = re.compile(r"/[a-z]+")  # one word; a path has more to it
+COMMAND = re.compile(r"/[a-z]+")  # one word, so that a path is not a command
 HELP = "Type a message. /reset forgets the conversation; exit, /quit or Ctrl-D ends it.\n"
 
 
 def write_to_terminal(text: str) -> None:
-    """Show `text` at once, without a line break of its own."""
+    """Show `text` at once, without adding a line break."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -36,13 +37,12 @@ def chat_session(
     read_line: Callable[[str], str] = input,
     write: Callable[[str], None] = write_to_terminal,
 ) -> list[Message]:
-    """Talk until a word of LEAVE or the end of input; returns the conversation as it stood then.
+    """Chat until a word of LEAVE or the end of input, and return the conversation.
 
-    `read_line(prompt)` gives one line and raises EOFError at the end; `write(text)` shows text
-    without adding a line break. A message that is too long is refused with one line, not a crash.
+    `read_line(prompt)` returns one line and raises EOFError at the end; `write(text)` shows text
+    without adding a line break. A message that is too long is rejected with one line.
 
-    Raises ValueError, before anything is shown, where the model brings no chat template, or one
-    that fails.
+    Raises ValueError, before any output, if the model has no chat template, or one that fails.
     """
     engine.chat_ids([{"role": "user", "content": "Hello"}])
     messages: list[Message] = []
@@ -68,7 +68,7 @@ def chat_session(
             continue
         if not line:
             continue
-        seed = (sampling.seed + num_replies) % 2**63  # the same question twice may get two answers
+        seed = (sampling.seed + num_replies) % 2**63  # a repeated question may get another answer
         turn_sampling = sampling.model_copy(update={"seed": seed})
         messages = _take_turn(engine, messages, line, turn_sampling, max_new_tokens, write)
         num_replies += 1
@@ -79,8 +79,8 @@ def drop_oldest_turns(
 ) -> tuple[list[Message], int]:
     """Drop whole turns from the front until `reply_room` tokens are free; the last message stays.
 
-    Returns what is left and how many messages went. A turn is a user's message and its reply, so
-    that the conversation always begins with the user.
+    Returns the remaining messages and the number of dropped ones. A turn is a user's message and
+    its reply, so that the conversation always begins with the user.
     """
     kept = messages
     while len(kept) > 1 and len(engine.chat_ids(kept)) + reply_room > engine.context_length:
@@ -96,11 +96,12 @@ def _take_turn(
     max_new_tokens: int,
     write: Callable[[str], None],
 ) -> list[Message]:
-    """One question and its reply; returns the conversation with both, or as it was where the
-    question is refused or the reply fails.
+    """Answer one question, and return the conversation with question and reply.
+
+    If the question is rejected or the reply fails, the conversation is returned unchanged.
     """
-    # A quarter of the context at least stays free: a long --max-new-tokens must not cost the memory
-    # of every turn before.
+    # At most a quarter of the context is reserved, so that a large --max-new-tokens does not drop
+    # every earlier turn.
     reply_room = min(max_new_tokens, engine.context_length // 4)
     asked = [*messages, {"role": "user", "content": line}]
     try:
@@ -119,7 +120,7 @@ def _take_turn(
             reply += piece
     except KeyboardInterrupt:
         write(" (stopped)")
-    # Whatever it is, an hour of conversation must not be lost with it.
+    # No error may end the program, because the whole conversation would be lost.
     except Exception as error:
         if os.environ.get("LM_TRACEBACK"):
             raise
@@ -131,9 +132,10 @@ def _take_turn(
 
 
 def _as_said(engine: Engine, reply: str) -> str:
-    """The reply as it is remembered: without what the model thought aloud first. Some templates
-    open the thought themselves, so that only its end is in the reply; where that is no token of the
-    model's, it is text like any other.
+    """Return the reply as it is remembered, without the model's thoughts before it.
+
+    Some templates open the thought themselves, so that the reply contains only its end. If that end
+    is not a token of the model, it is ordinary text.
     """
     thinks = END_OF_THOUGHT in engine.tokenizer.special_tokens
     if thinks or reply.lstrip().startswith(THOUGHT):

@@ -1,9 +1,11 @@
-"""What turns text into ids and ends a model's answers: the tokenizer, the chat template, the ids to
-stop at. A checkpoint folder brings them, ours or another's, and so does a GGUF file.
+"""The text side of a model: its tokenizer, its chat template, and the ids that end an answer. They
+come with a checkpoint folder, ours or a foreign one, or with a GGUF file.
 
-Our own checkpoints have ChatML and three special tokens, each of which ends a text. Others say in
-config.json or generation_config.json where a text ends, and their template shows which token closes
-a message. What this leaves out: tools, and anything that a tokenizer does besides BPE.
+Our own checkpoints have ChatML and three special tokens, each of which ends a text. Foreign ones
+name the end of a text in config.json or generation_config.json, and their template shows which
+token closes a message.
+
+What this leaves out: tools, and tokenizers other than BPE.
 """
 
 from pathlib import Path
@@ -37,13 +39,13 @@ FILES_WITH_END_IDS = ("config.json", "generation_config.json")
 
 
 class TextSide(NamedTuple):
-    """The parts.
+    """The parts of a model that handle text.
 
     Attributes:
         tokenizer: text to ids and back.
-        template: None where `encode_chat` is to be used: our own format.
+        template: None for our own format, which `encode_chat` writes.
         stop_ids: each ends a text; None for our own special tokens.
-        first_id: stands before every text that is no chat; None for nothing.
+        first_id: precedes every text that is not a chat; None for nothing.
     """
 
     tokenizer: Tokenizer
@@ -55,7 +57,7 @@ class TextSide(NamedTuple):
 def text_side_of_folder(folder: Path) -> TextSide:
     """Read tokenizer.json, the template and the ids of a checkpoint folder.
 
-    Raises ValueError where one of the files is not what it should be.
+    Raises ValueError if one of the files is invalid.
     """
     if not (folder / TOKENIZER_FILE).is_file():
         step = foreign_step(folder) or "delete this checkpoint folder"
@@ -78,7 +80,9 @@ def text_side_of_folder(folder: Path) -> TextSide:
 
 
 def text_side_of_gguf(file: GGUFFile) -> TextSide:
-    """The same from a GGUF file's metadata. Raises ValueError for a tokenizer that is not read."""
+    """Read the same from a GGUF file's metadata; raise ValueError if its tokenizer is not
+    supported.
+    """
     tokenizer = Tokenizer(*read_gguf_vocabulary(file))
     check_whole_words(tokenizer, file)
     tokens = named_tokens(file)
@@ -89,7 +93,7 @@ def text_side_of_gguf(file: GGUFFile) -> TextSide:
 
 
 def _end_ids(config: Any) -> list[int]:
-    """`eos_token_id` is missing, null, a number or several."""
+    """Return the end ids of a config, whose `eos_token_id` is missing, null, a number or a list."""
     found = config.get("eos_token_id") if isinstance(config, dict) else None
     listed = found if isinstance(found, list) else [found]
     return [token_id for token_id in listed if isinstance(token_id, int)]
@@ -106,8 +110,9 @@ def _text_side(
 
 
 def _closing_id(tokenizer: Tokenizer, template: JinjaTemplate) -> int | None:
-    """The id that closes a message. A template that fails says so when someone chats: text can be
-    continued without it.
+    """Return the id that closes a message.
+
+    A template that fails raises its error in a chat; continuing text does not need it.
     """
     try:
         return end_of_message(tokenizer, template)

@@ -1,9 +1,11 @@
-"""Why a table of runs does not settle the surface that was fitted to it, in words.
+"""Reasons, in words, why a table of runs does not determine the surface that was fitted to it.
 
-A fit always ends somewhere. These checks ask whether the runs decided where: do they span sizes and
-tokens, does the loss fall with both, does the surface pass through the runs, and are the five
-numbers where a law can have them, in the bootstraps too. What this leaves out: probabilities; a
-table without a doubt may still have been trained badly in a way that looks like a law.
+A fit always returns some surface. These checks ask whether the runs determine it: do they span
+sizes and tokens, does the loss fall with both, does the surface pass through the runs, and are the
+five numbers in a plausible range, also in the bootstraps?
+
+What this leaves out: probabilities; badly trained runs may still look like a law and raise no
+doubt.
 """
 
 from collections import defaultdict
@@ -16,27 +18,27 @@ import numpy as np
 from scaling_laws.loss_surface import LossSurface, predict_loss
 from scaling_laws.small_runs.runs_csv import FinishedRun
 
-ENOUGH_RUNS = 8  # of different size or tokens
-SMALLEST_SPAN = 2.0  # the largest size over the smallest; tokens likewise
-SMALLEST_E = 0.01  # of the lowest loss
+ENOUGH_RUNS = 8  # that differ in size or tokens
+SMALLEST_SPAN = 2.0  # largest size divided by the smallest; the same for tokens
+SMALLEST_E = 0.01  # as a share of the lowest loss
 EXPONENTS = (0.05, 1.5)
-LARGEST_MISS = 0.03  # of the loss, nine runs in ten
-FARTHER_APART = 1.5  # nearer sizes are taken together: between them noise alone makes a rise
-SMALLEST_RISE = 1e-3  # of the loss; less is noise
-RISING_PAIRS = 0.1  # so large a share of all pairs of neighbours may rise by chance
+LARGEST_MISS = 0.03  # as a share of the loss, for nine runs in ten
+FARTHER_APART = 1.5  # closer sizes are merged: noise alone could make the loss rise between them
+SMALLEST_RISE = 1e-3  # as a share of the loss; less is noise
+RISING_PAIRS = 0.1  # share of all pairs of neighbours that may rise by chance
 # quantity -> (the other quantity, its name in a sentence, exponent)
 AXES = {"parameters": ("tokens", "size", "alpha"), "tokens": ("parameters", "tokens", "beta")}
 
 
 def doubts_about(surface: LossSurface, runs: list[FinishedRun]) -> list[str]:
-    """Everything that speaks against the surface, the plainest first; empty where nothing does."""
+    """Return all doubts about the surface, the most obvious first; empty if there are none."""
     miss = largest_miss(surface, runs)
     places = len({(run.parameters, run.tokens) for run in runs})
     found = []
     if places < ENOUGH_RUNS:
         found.append(
-            f"{places} runs are hardly more than the five unknowns: a surface passes through them "
-            "whatever they say"
+            f"{places} runs are barely more than the five unknowns: a surface fits them whatever "
+            "their losses are"
         )
     found += [doubt for quantity in AXES for doubt in _about_axis(surface, runs, quantity, miss)]
     found += rising_losses(runs) + _one_line_of_runs(runs)
@@ -48,12 +50,13 @@ def doubts_about(surface: LossSurface, runs: list[FinishedRun]) -> list[str]:
 
 
 def _miss(miss: float) -> str:
-    return f"one run in ten lies {miss:.1%} or more off the surface"
+    return f"one run in ten is {miss:.1%} or more off the surface"
 
 
 def largest_miss(surface: LossSurface, runs: list[FinishedRun]) -> float:
-    """How far the runs lie off the surface, as a share of their loss: the 90th percentile, which
-    one bad run of many does not move.
+    """Return the distance of the runs from the surface as a share of their loss.
+
+    It is the 90th percentile, which one bad run among many does not change.
     """
     predicted = np.array([predict_loss(surface, run.parameters, run.tokens) for run in runs])
     measured = np.array([run.loss for run in runs])
@@ -61,8 +64,10 @@ def largest_miss(surface: LossSurface, runs: list[FinishedRun]) -> float:
 
 
 def _one_line_of_runs(runs: list[FinishedRun]) -> list[str]:
-    """Where tokens grow with size by one rule (20 a parameter), the two terms fall together: which
-    of them a loss comes from is not in the table, though a surface passes through it.
+    """Return a doubt if tokens grow with size by one rule, such as 20 per parameter.
+
+    The two terms then fall together, and the table cannot show which of them a loss comes from,
+    although a surface fits it.
     """
     sizes, tokens = np.log([[run.parameters, run.tokens] for run in runs]).T
     centred = sizes - sizes.mean()
@@ -72,13 +77,15 @@ def _one_line_of_runs(runs: list[FinishedRun]) -> list[str]:
         return []
     return [
         f"tokens grow with size by one rule (within a factor of {beside:.3g}), so that the two "
-        "cannot be told apart: train the same sizes on other numbers of tokens too"
+        "cannot be told apart: train the same sizes on other numbers of tokens, too"
     ]
 
 
 def rising_losses(runs: list[FinishedRun]) -> list[str]:
-    """A sentence for each axis along which the loss rises between neighbours: runs that have the
-    other quantity in common. Tables without such runs are not judged here.
+    """Return a sentence for each axis along which the loss rises between neighbours.
+
+    Neighbours are runs with the same value of the other quantity. Tables without such runs raise no
+    doubt here.
     """
     found = []
     for quantity, (other, name, _) in AXES.items():
@@ -97,7 +104,7 @@ def rising_losses(runs: list[FinishedRun]) -> list[str]:
 def _neighbours(
     runs: list[FinishedRun], quantity: str, other: str
 ) -> Iterator[tuple[float, tuple[float, float], tuple[float, float]]]:
-    """(the common value, (quantity, loss) of the smaller, the same of the next larger)."""
+    """Return (the common value, (quantity, loss) of the smaller, the same of the next larger)."""
     losses: dict[float, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         losses[getattr(run, other)][getattr(run, quantity)].append(run.loss)
@@ -107,7 +114,9 @@ def _neighbours(
 
 
 def _taken_together(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The medians of (quantity, loss) over points that lie less than FARTHER_APART apart."""
+    """Return the medians of (quantity, loss) over points less than a factor of FARTHER_APART
+    apart.
+    """
     groups: list[list[tuple[float, float]]] = []
     for point in points:
         if groups and point[0] < FARTHER_APART * groups[-1][0][0]:
@@ -118,14 +127,16 @@ def _taken_together(points: list[tuple[float, float]]) -> list[tuple[float, floa
 
 
 def _count(value: float) -> str:
-    """Parameters or tokens; a table may give them in billions."""
+    """Format parameters or tokens, which a table may give in billions."""
     return f"{value:,.0f}" if 100 <= value < 1e12 else f"{value:.3g}"
 
 
 def _about_axis(
     surface: LossSurface, runs: list[FinishedRun], quantity: str, miss: float
 ) -> list[str]:
-    """Does the table span this axis, and does the surface fall along it?"""
+    """Return a doubt if the table does not span this axis, or the surface does not fall along
+    it.
+    """
     other, name, _ = AXES[quantity]
     values = [getattr(run, quantity) for run in runs]
     span = max(values) / min(values)
@@ -160,8 +171,8 @@ def _about_E(surface: LossSurface, lowest_loss: float) -> list[str]:
     smallest = SMALLEST_E * lowest_loss
     if smallest > surface.E:
         return [
-            f"E fell to {surface.E:.2g}, as if there were no loss that cannot be learned away: "
-            "the runs are too small or too short to see it, and predictions far from them fail"
+            f"E fell to {surface.E:.2g}, as if there were no irreducible loss: the runs are too "
+            "small or too short to show it, and predictions far from them fail"
         ]
     low, high = surface.intervals.get("E", (surface.E, surface.E))
     if low < smallest:

@@ -1,8 +1,10 @@
-"""Read and write the table of finished training runs from which a scaling law is fitted.
+"""Reading and writing the table of finished training runs to which a scaling law is fitted.
 
-One line a run: parameters (trainable numbers, a tied matrix counted once), tokens (seen in
-training), loss (validation, nats per token) and flops. The heads `N` and `D` of published tables
-are understood too. Left out: any judgement on the runs; which ones to trust is the caller's choice.
+Each line is a run: parameters (trainable numbers, a tied matrix counted once), tokens (seen in
+training), loss (validation, nats per token) and flops. The column names `N` and `D` of published
+tables are accepted, too.
+
+What this leaves out: any judgment of the runs; the caller chooses which ones to trust.
 """
 
 import csv
@@ -14,15 +16,15 @@ from typing import Any
 from lm_core.artifact_paths import atomic_file
 from lm_core.user_error import UserError
 
-FEWEST_RUNS = 6  # five unknowns need more than five equations to leave anything to be wrong about
-# Beyond these no count and no loss is meant, and logarithms times exponents could overflow.
+FEWEST_RUNS = 6  # with five unknowns, only a sixth run can contradict the fit
+# Plausible counts and losses are within these; outside, logarithms times exponents could overflow.
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-30, 1e30
 COLUMN_NAMES = {"parameters": ("parameters", "N"), "tokens": ("tokens", "D"), "loss": ("loss",)}
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One training run: N parameters saw D tokens and reached this loss (nats per token)."""
+    """One training run: N parameters, D training tokens, and the loss reached (nats per token)."""
 
     parameters: float
     tokens: float
@@ -30,20 +32,20 @@ class FinishedRun:
 
 
 def is_usable(value: float) -> bool:
-    """Whether a run can have this number: not NaN, zero, negative or absurdly large."""
+    """Return whether a run can have this number: not NaN, zero, negative or absurdly large."""
     return bool(SMALLEST_NUMBER <= value <= LARGEST_NUMBER)
 
 
 def usable_range() -> str:
-    """What `is_usable` accepts, in words."""
+    """Return the range that `is_usable` accepts, in words."""
     return f"a positive number (from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g})"
 
 
 def read_runs_csv(path: Path) -> list[FinishedRun]:
-    """The runs of a CSV file, in its order.
+    """Return the runs of a CSV file, in its order.
 
-    Raises UserError, naming the file and where it can the line: a file that cannot be read, a
-    missing column, a cell that is not a usable number, fewer than six runs.
+    Raises UserError, naming the file and if possible the line, if the file cannot be read, a column
+    is missing, a cell is not a usable number, or there are fewer than six runs.
     """
     reader = csv.reader(io.StringIO(_text_of(path), newline=""))
     try:
@@ -54,16 +56,16 @@ def read_runs_csv(path: Path) -> list[FinishedRun]:
 
 def _text_of(path: Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")  # spreadsheets write a mark
+        return Path(path).read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
-            f"there is no table of runs at {path}: give a CSV file with the columns "
-            "parameters, tokens and loss"
+            f"there is no table of runs at {path}; give a CSV file with the columns parameters, "
+            "tokens and loss"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: give a CSV file in UTF-8") from None
+        raise UserError(f"{path} is not a text file; give a CSV file in UTF-8") from None
 
 
 def _runs(reader: Any, path: Path) -> list[FinishedRun]:
@@ -81,8 +83,8 @@ def _runs(reader: Any, path: Path) -> list[FinishedRun]:
     ]
     if len(runs) < FEWEST_RUNS:
         raise UserError(
-            f"{path} holds {len(runs)} runs, a surface with five unknowns needs at least "
-            f"{FEWEST_RUNS}: add runs of other sizes and token counts"
+            f"{path} holds {len(runs)} runs, but a surface with five unknowns needs at least "
+            f"{FEWEST_RUNS}; add runs of other sizes and token counts"
         )
     return runs
 
@@ -102,8 +104,8 @@ def _column(heads: list[str], quantity: str, path: Path) -> int:
             return heads.index(name)
     raise UserError(
         f"{path} has no column {' or '.join(COLUMN_NAMES[quantity])}: "
-        f"its columns are {', '.join(heads) or 'none'}; rename the column that is meant, and "
-        "separate columns by commas"
+        f"its columns are {', '.join(heads) or 'none'}; rename the right column, and separate "
+        "columns by commas"
     )
 
 

@@ -1,20 +1,21 @@
-"""A sweep: train a grid of small models on a grid of token counts, and write down what each
-reached.
+"""A sweep: train a grid of small models on a grid of token counts, and record the loss of each.
 
-Every run has a learning-rate schedule of its own length. A loss read off the middle of a longer
-run would be too high, because its learning rate has not come down yet; Hoffmann et al. 2022 (arXiv
-2203.15556, appendix B) name this as the reason why earlier laws asked for too large models.
+Every run has a learning-rate schedule of its own length. A loss from the middle of a longer run
+would be too high, because its learning rate has not decayed yet. Hoffmann et al. 2022 (arXiv
+2203.15556, appendix B) name this as the reason why earlier laws recommended models that are too
+large.
 
-N counts the output head but not a token embedding of its own beside it: the head is multiplied,
-the embedding is looked up, and C = 6 N D is to hold. With small models the head is most of N, and
-leaving it out would bend the law (Pearce and Song 2024, arXiv 2406.12907). D counts the tokens
-trained on, each seen once.
+N counts the output head but not a separate token embedding: the head is multiplied, the embedding
+is only looked up, and C = 6 N D must hold. With small models the head is most of N, and leaving it
+out would bend the law (Pearce and Song 2024, arXiv 2406.12907). D counts the tokens trained on,
+each seen once.
 
-The runs that are done are known by a file each: a sweep that was stopped goes on with the next.
-The learning rate falls as 1 / width: Adam moves every weight by about the rate, and a sum over
-twice as many weights moves twice as far (Yang et al. 2022, arXiv 2203.03466, table 3). With one
-rate for all, the largest model would be the worst trained. Left out: tuning it for each size, which
-a serious sweep needs.
+Each finished run has its own file, so a sweep that was stopped continues with the next run. The
+learning rate falls as 1 / width: Adam moves every weight by about the rate, and a sum over twice as
+many weights moves twice as far (Yang et al. 2022, arXiv 2203.03466, table 3). With one rate for
+all, the largest model would be the worst trained.
+
+What this leaves out: tuning the rate for each size, which a serious sweep needs.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from training.runs.pretraining import PretrainSettings
 from training.training_loop import TrainingSettings
 from transformer_lm.model_config import ModelConfig, ModelShape
 
-FEWEST_VALIDATION_TOKENS = 2000  # a mean over fewer is too noisy to compare sizes by
+FEWEST_VALIDATION_TOKENS = 2000  # a mean over fewer is too noisy to compare sizes
 
 
 class SweepSize(Settings):
@@ -57,17 +58,17 @@ class SweepSettings(Settings):
     """The `[scaling]` section of a recipe.
 
     Attributes:
-        sizes: the models of the grid, without vocabulary and context.
+        sizes: the models of the grid, without vocabulary and context length.
         token_budgets: training tokens; every size is trained on each, rounded down to whole steps;
-            budgets that come to the same number of steps are one run.
-        context_length: of all models; that of the main run, if its loss is to be predicted.
-        tie_embeddings: of all models; likewise as in the main run.
-        batch_size: windows of context_length tokens a step.
-        learning_rate: at the peak, for the width `learning_rate_width`; other widths get it times
-            learning_rate_width / d_model. It rises over a tenth of the steps and falls to a tenth
-            of the peak on a cosine that ends with the run.
-        validation_tokens: how much of the validation split is read; None for all of it. As in the
-            main run, or the two losses are not of the same text.
+            budgets with the same number of steps are one run.
+        context_length: for all models; use that of the main run to predict its loss.
+        tie_embeddings: for all models; also as in the main run.
+        batch_size: windows of context_length tokens per step.
+        learning_rate: the peak for the width `learning_rate_width`; for other widths it is
+            multiplied by learning_rate_width / d_model. The rate rises over a tenth of the steps
+            and falls to a tenth of the peak along a cosine that ends with the run.
+        validation_tokens: how much of the validation split is read; None for all of it. Use that of
+            the main run, so that both losses are of the same text.
     """
 
     sizes: list[SweepSize] = pydantic.Field(default=DEFAULT_SIZES, min_length=1)
@@ -85,7 +86,7 @@ class SweepSettings(Settings):
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The runs that reached a loss, and in words what else should be known of them."""
+    """The runs that reached a loss, with remarks in words."""
 
     runs: list[FinishedRun]
     remarks: list[str]
@@ -98,19 +99,19 @@ def run_sweep(
     tokenizer_hash: str | None = None,
     code: dict[str, str] | None = None,
 ) -> SweepResult:
-    """Train the whole grid that is not done yet and write out_folder/runs.csv; returns its runs.
+    """Train the unfinished part of the grid, write out_folder/runs.csv, and return its runs.
 
-    Budgets larger than the training split are left out (the law is for tokens seen once), and so
-    are runs that diverge; a remark says so.
+    Budgets larger than the training split are left out (the law is for tokens seen once), as are
+    runs that diverge; a remark says so.
 
     Args:
-        shards_folder: what `lm data shard` wrote, with a train and a validation split.
-        out_folder: gets runs.csv, metrics.jsonl, and finished/NAME.json for each run.
-        tokenizer_hash: checked against that of the shards; None does not check.
-        code: package -> hash of its code; runs that other code finished are trained again.
+        shards_folder: the folder that `lm data shard` wrote, with a train and a validation split.
+        out_folder: where runs.csv, metrics.jsonl, and finished/NAME.json for each run are written.
+        tokenizer_hash: checked against that of the shards; None skips the check.
+        code: package -> hash of its code; runs finished by other code are trained again.
 
-    Raises UserError when a budget is smaller than two steps, when all are larger than the training
-    split, and when every run diverges.
+    Raises UserError if a budget is smaller than two steps, if all are larger than the training
+    split, or if every run diverges.
     """
     shards = TokenShards.open(shards_folder, "train", tokenizer_hash)
     validation = TokenShards.open(shards_folder, "validation", tokenizer_hash)
@@ -155,7 +156,7 @@ def _divergence(planned: PretrainSettings, done: dict[str, Any]) -> str:
 
 
 def planned_run(settings: SweepSettings, size: SweepSize, tokens: int) -> PretrainSettings:
-    """The pretraining of one place in the grid."""
+    """Return the pretraining settings of one point of the grid."""
     model = ModelShape(
         context_length=settings.context_length,
         tie_embeddings=settings.tie_embeddings,
@@ -184,7 +185,9 @@ def planned_run(settings: SweepSettings, size: SweepSize, tokens: int) -> Pretra
 
 
 def run_name(planned: PretrainSettings) -> str:
-    """Two shapes can have equally many parameters (four heads or two): the shape is in the name."""
+    """Return a name with the shape, as two shapes can have equally many parameters (four heads or
+    two).
+    """
     model, training = planned.model, planned.training
     tokens = training.steps * training.batch_size * model.context_length
     shape = f"{model.d_model}x{model.num_layers}_{model.num_heads}_{model.num_kv_heads}"
@@ -192,13 +195,13 @@ def run_name(planned: PretrainSettings) -> str:
 
 
 def _usable_budgets(settings: SweepSettings, num_train_tokens: int) -> tuple[list[int], list[str]]:
-    """The token budgets that the training split can fill, and a remark on the others."""
+    """Return the token budgets that the training split can fill, and a remark on the others."""
     tokens_per_step = settings.batch_size * settings.context_length
     for budget in settings.token_budgets:
         if budget < 2 * tokens_per_step:
             raise UserError(
                 f"a token budget of {budget:,} is less than two steps of {tokens_per_step:,} "
-                "tokens; raise it, or lower batch_size"
+                "tokens; raise it or lower batch_size"
             )
     usable = [budget for budget in settings.token_budgets if budget <= num_train_tokens]
     left_out = [f"{budget:,}" for budget in settings.token_budgets if budget > num_train_tokens]
@@ -208,7 +211,7 @@ def _usable_budgets(settings: SweepSettings, num_train_tokens: int) -> tuple[lis
     if not usable:
         raise UserError(
             f"every token budget of the sweep ({', '.join(left_out)}) is {reason}; lower [scaling] "
-            "token_budgets, or give more text"
+            "token_budgets or add text"
         )
     remark = f"no run was trained on {' or '.join(left_out)} tokens: {reason}"
     return usable, [remark] if left_out else []

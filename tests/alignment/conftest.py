@@ -50,7 +50,9 @@ def pretrained(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Questions "q0" ... whose right answer is the digit, spelled; the wrong one is another's."""
+    """Write questions "q0" ... whose right answer is the digit in words; the wrong one is another
+    digit.
+    """
     folder = tmp_path_factory.mktemp("instructions")
     words = ["zero", "one", "two", "three", "four", "five"]
     questions, pairs = [], []
@@ -80,7 +82,9 @@ def model(pretrained: Path) -> TransformerLM:
 
 @pytest.fixture
 def alphabets(tmp_path: Path) -> Path:
-    """Questions "Q<number>?"; right answers are made of a, b and c, wrong ones of x, y and z."""
+    """Write questions "Q<number>?"; right answers consist of a, b and c, wrong ones of x, y and
+    z.
+    """
     folder = tmp_path / "alphabets"
     folder.mkdir()
     generator = torch.Generator().manual_seed(7)

@@ -1,4 +1,6 @@
-"""DPO: the loss by hand, in float64 and by its gradient; runs that learn, resume and refuse."""
+"""DPO: the loss by hand, in float64 and by its gradient; runs that learn, resume and reject
+inputs.
+"""
 
 import math
 from statistics import mean
@@ -71,7 +73,7 @@ def numbers(folder) -> list[dict]:
 
 @torch.no_grad()
 def answer_log_probs(model, text: MaskedText) -> list[float]:
-    """The oracle: the model reads what stands before a token, alone, unpadded."""
+    """The oracle: the model reads the tokens before a token, alone and without padding."""
     places = [t for t, learn in enumerate(text.mask) if learn]
     prefixes = {t: torch.tensor([text.ids[:t]]) for t in places}
     return [model(prefixes[t])[0, -1].double().log_softmax(-1)[text.ids[t]].item() for t in places]
@@ -111,7 +113,8 @@ def test_gradient_raises_the_chosen_and_lowers_the_rejected():
     reference_chosen = torch.tensor([-5.0, -35.0])  # the second pair is already far ahead
     dpo_loss(chosen, rejected, reference_chosen, torch.full((2,), -5.0), 0.1).backward()
     assert (chosen.grad < 0).all() and (rejected.grad > 0).all()
-    # -beta sigmoid(-margin) / pairs: margins 0 and 3; a pair that is right already counts less.
+    # -beta sigmoid(-margin) / pairs: margins 0 and 3; a pair that is already ranked correctly
+    # counts less.
     expected = [-0.1 / 2 / 2, -0.1 / (1 + math.exp(3)) / 2]
     assert chosen.grad.tolist() == pytest.approx(expected, rel=1e-5)
     assert torch.equal(chosen.grad, -rejected.grad)
@@ -134,7 +137,9 @@ def test_scores_come_in_the_order_of_the_pairs(model, monkeypatch):
 
 
 def test_scores_are_float32_also_within_bfloat16(model):
-    """Else a policy that is its reference ranks pairs by rounding; so it was, 46.9 % of 256."""
+    """Otherwise a policy equal to its reference ranks pairs by rounding, as once happened: 46.9 %
+    of 256.
+    """
     reference, _ = score_pairs(model, PAIRS)
     with torch.autocast("cpu", torch.bfloat16):
         figures = HeldoutPairs(PAIRS, reference, 0.1)(model)
@@ -185,7 +190,7 @@ def test_a_run_learns_to_rank(tmp_path, alphabets, pretrained, tokenizer):
         for pair in heldout
     ]
     ranked = [chosen > rejected for chosen, rejected in means]
-    assert len(ranked) == 32 and 0 < sum(ranked) < 29, "something is left to learn"
+    assert len(ranked) == 32 and 0 < sum(ranked) < 29, "some pairs are left to learn"
     assert figures["heldout_ranking_before"] == mean(ranked)
     assert figures["heldout_ranking_after"] > 0.95
     assert figures["heldout_reward_accuracy_after"] > 0.95
@@ -197,7 +202,7 @@ def test_a_run_learns_to_rank(tmp_path, alphabets, pretrained, tokenizer):
 
 
 def test_the_figures_are_of_the_heldout_file(tmp_path, alphabets, pretrained, tokenizer):
-    """With right and wrong exchanged there, and only there, learning lowers the ranking."""
+    """With right and wrong swapped in that file only, training lowers the ranking."""
     file = alphabets / "preference_heldout.jsonl"
     text = file.read_text().replace('"chosen"', '"x"').replace('"rejected"', '"chosen"')
     file.write_text(text.replace('"x"', '"rejected"'))
@@ -281,14 +286,14 @@ def test_what_is_resumed_and_what_starts_anew(
 
 def test_inputs_that_cannot_be_used(tmp_path, alphabets, pretrained, tokenizer):
     given = (tmp_path, alphabets, pretrained, tokenizer)
-    with pytest.raises(ValueError, match=r"max_tokens = 65 is more than .* context of 64; lower"):
+    with pytest.raises(ValueError, match=r"max_tokens = 65 is more than .* length of 64; lower"):
         optimise(*given, settings(max_tokens=65))
     with pytest.raises(ValueError, match="none of its 64 pairs fits into max_tokens = 12"):
         optimise(*given, settings(max_tokens=12))
     (alphabets / "preference_heldout.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"preference_heldout.jsonl: not there; make it with"):
+    with pytest.raises(ValueError, match=r"preference_heldout.jsonl does not exist; make it with"):
         optimise(*given)
-    assert not (tmp_path / "dpo").exists(), "nothing may be begun on inputs that are refused"
+    assert not (tmp_path / "dpo").exists(), "no training may begin on rejected inputs"
 
 
 def test_pairs_of_another_vocabulary_are_refused_before_the_model_sees_them(model, monkeypatch):

@@ -1,4 +1,6 @@
-"""Fine-tuning: the loss against a reading prefix by prefix, a run that learns, resumes, refuses."""
+"""Fine-tuning: the loss against an oracle that reads prefixes; runs that learn, resume and
+reject.
+"""
 
 import json
 import math
@@ -56,7 +58,7 @@ def numbers(folder) -> list[dict]:
 
 @torch.no_grad()
 def masked_log_probs(model, text: MaskedText) -> list[float]:
-    """The oracle: the model reads what stands before a token, alone, unpadded."""
+    """The oracle: the model reads the tokens before a token, alone and without padding."""
     places = [t for t, learn in enumerate(text.mask) if learn]
     prefixes = {t: torch.tensor([text.ids[:t]]) for t in places}
     return [model(prefixes[t])[0, -1].double().log_softmax(-1)[text.ids[t]].item() for t in places]
@@ -74,13 +76,13 @@ def test_loss_is_the_mean_over_the_answers_tokens(model):
 def test_answer_loss_is_over_tokens_whatever_the_batches(model, monkeypatch):
     together = answer_loss(model, TEXTS)
     monkeypatch.setattr(supervised_finetuning, "VALIDATION_BATCH", 1)
-    # Apart, a mean of the batches' means would weigh the one token of the short text as three.
+    # A mean of the batches' means would weigh the one token of the short text as much as three.
     assert answer_loss(model, TEXTS) == pytest.approx(together, abs=1e-6)
 
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_prompt_and_padding_get_no_gradient(model):
-    """At the logits: none where the next token is the user's, the template's or padding."""
+    """The logits get no gradient where the next token is the user's, the template's or padding."""
     ids, mask = pad(TEXTS)
     logits = model(ids).detach().requires_grad_()
     sft_loss(lambda _: logits, Batch({"token_ids": ids, "mask": mask}, 9)).backward()
@@ -99,7 +101,8 @@ def test_batches_leave_padding_out_of_the_count(tokenizer):
 
 def test_a_run_learns_the_answers_alphabet(tmp_path, alphabets, pretrained, tokenizer):
     figures = fine_tune(tmp_path, alphabets, pretrained, tokenizer)
-    # At first each of 259 tokens is as likely; three letters and the end are left to choose from.
+    # At first, all 259 tokens are equally likely; after training, three letters and the end are
+    # left.
     assert figures["heldout_loss_before"] == pytest.approx(math.log(259), abs=0.3)
     assert figures["heldout_loss_after"] < math.log(4) + 0.1  # measured 1.25; ln 4 is 1.39
     assert figures["conversations"] == 64 and figures["conversations_too_long"] == 0
@@ -121,7 +124,7 @@ def test_the_heldout_loss_is_of_the_heldout_file(tmp_path, alphabets, pretrained
 
 
 def test_the_users_words_are_not_learned(tmp_path, model, alphabets, pretrained, tokenizer):
-    """The loss of a conversation's user part must stay near where it was: nobody trains on it."""
+    """The loss of a conversation's user part must hardly change, because it is not trained on."""
     messages = [{"role": "user", "content": "Q7?"}, {"role": "assistant", "content": "a"}]
     text = encode_conversation(tokenizer, messages, 64)
     users = MaskedText(text.ids, [False, *(not learn for learn in text.mask[1:])])
@@ -176,7 +179,7 @@ def test_what_is_resumed_and_what_starts_anew(
 
 def test_inputs_that_cannot_be_used(tmp_path, alphabets, pretrained, tokenizer):
     given = (tmp_path, alphabets, pretrained, tokenizer)
-    with pytest.raises(ValueError, match=r"max_tokens = 65 is more than .* context of 64; lower"):
+    with pytest.raises(ValueError, match=r"max_tokens = 65 is more than .* length of 64; lower"):
         fine_tune(*given, settings(max_tokens=65))
     with pytest.raises(ValueError, match=r"none of its 64 conversations .* max_tokens = 12") as e:
         fine_tune(*given, settings(max_tokens=12))
@@ -189,7 +192,7 @@ def test_inputs_that_cannot_be_used(tmp_path, alphabets, pretrained, tokenizer):
     file.write_text(json.dumps({"messages": [question | {"role": "robot"}]}))
     with pytest.raises(ValueError, match=r"sft_heldout.jsonl, row 1: message 0: role 'robot'"):
         fine_tune(*given)
-    assert not (tmp_path / "sft").exists(), "nothing may be begun on inputs that are refused"
+    assert not (tmp_path / "sft").exists(), "no training may begin on rejected inputs"
 
 
 def test_heldout_ids_of_another_vocabulary_are_refused_before_the_model_sees_them(

@@ -60,7 +60,7 @@ def test_an_empty_mask_is_an_error_and_not_zero_or_nan(function) -> None:
 
 
 def test_a_token_is_predicted_from_those_before_it(model) -> None:
-    """The oracle reads one prefix at a time, so it cannot be shifted by one."""
+    """The oracle reads one prefix at a time, so an off-by-one error is impossible."""
     ids = torch.randint(0, 259, (1, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = token_log_probs(model(ids), ids)[0]

@@ -1,4 +1,4 @@
-"""The experiment on the digit rule holds out what it says, and runs from end to end."""
+"""The digit-rule experiment holds out the stated sums, and runs from end to end."""
 
 import importlib.util
 import json
@@ -45,7 +45,7 @@ def test_prose_is_cut_without_loss_and_held_out_in_blocks(experiment):
 
 
 def test_only_the_answer_and_its_end_count(experiment, monkeypatch):
-    """By hand: 432 and the end of the line are 4, 3, 2, 2 tokens under the four rules."""
+    """By hand, 432 and the end of the line are 4, 3, 2 and 2 tokens under the four rules."""
     sums = [experiment.Sum(347, 85), experiment.Sum(1, 2), experiment.Sum(999, 999)]
     for max_digits, tokens in ((1, 4 + 2 + 5), (2, 3 + 2 + 3), (3, 2 + 2 + 3), (0, 2 + 2 + 2)):
         lines = [found.prompt + found.answer for found in sums]

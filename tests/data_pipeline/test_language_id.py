@@ -1,4 +1,4 @@
-"""The language model: five languages, line breaks, and a model that is missing or is none."""
+"""The language model: five languages, line breaks, and a model file that is missing or invalid."""
 
 import importlib.util
 import sys

@@ -1,10 +1,10 @@
 """Twice the page, twice the work: every pattern of the package, and every function that a page's
 text goes through.
 
-Work is CPU time of this process, compared with that on a shorter input in the same run. A pattern
-that takes the square of its input's length needs millions of steps for the few thousand characters
-of the first look, where others need thousands; what is slow there is measured at four times the
-length: 4 times the time if the work is linear, 16 times if it is quadratic.
+Work is CPU time of this process, compared with that on a shorter input in the same run. A quadratic
+pattern needs millions of steps for the few thousand characters of the first look, where others need
+thousands. Patterns that are slow there are measured at four times the length: 4 times the time if
+the work is linear, 16 times if it is quadratic.
 """
 
 import ast
@@ -44,7 +44,7 @@ PACKAGE = Path(data_pipeline.__path__[-1])
 SOURCES = sorted(PACKAGE.rglob("[!_]*.py"))
 LIBRARIES = {"re": re, "regex": regex}
 FIRST_LOOK = 1_500  # characters
-SUSPICIOUS = 0.5e-3  # seconds: what is faster there is not quadratic
+SUSPICIOUS = 0.5e-3  # seconds: a faster pattern is not quadratic
 LIMIT = 120  # seconds: exponential
 
 PIECES = [
@@ -64,13 +64,13 @@ SUFFIXES = ["", "x"]
 
 
 def nasty(length: int) -> Iterator[Callable[[int], str]]:
-    """Makers of inputs, each for any number of characters."""
+    """Yield makers of inputs, each for any number of characters."""
     for prefix, piece, suffix in itertools.product(PREFIXES, PIECES, SUFFIXES):
         yield lambda n, p=prefix, q=piece, s=suffix: p + q * (n // len(q)) + s
 
 
 def cpu_seconds(work: Callable[[], object], repeats: int = 1) -> float:
-    """The least of some runs."""
+    """Return the smallest time of several runs."""
     times = []
     for _ in range(repeats):
         started = time.process_time()
@@ -89,14 +89,14 @@ def check_linear(name: str, work: Callable[[str], object], slow: float = SUSPICI
             once = cpu_seconds(lambda text=short: work(text), 3)
             four_times = cpu_seconds(lambda text=long: work(text), 3)
             assert four_times < 8 * once + slow, (
-                f"{name} takes {four_times / once:.1f} times as long for four times "
-                f"{make(12)!r} and so on"
+                f"{name} takes {four_times / once:.1f} times as long for four times the length of "
+                f"{make(12)!r}..."
             )
 
 
 def patterns() -> dict[str, tuple[re.Pattern, set[str]]]:
-    """Every compiled pattern of a module, and every pattern that a call spells out, with the
-    methods that are called on it ("sub" where that is not known).
+    """Return every compiled pattern of a module, and every pattern written in a call, with the
+    methods that are called on it ("sub" if that is unknown).
     """
     found: dict[str, tuple[re.Pattern, set[str]]] = {}
     for path in SOURCES:

@@ -1,4 +1,4 @@
-"""Near duplicates: an estimate that agrees with datasketch, and every shortcut."""
+"""Near duplicates: an estimate that agrees with datasketch, and all shortcuts."""
 
 import unicodedata
 
@@ -29,7 +29,7 @@ def random_words(count: int) -> list[str]:
 
 
 def sets_with_similarity(size: int, shared: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of `size` random 64-bit numbers of which `shared` are the same."""
+    """Return two sets of `size` random 64-bit numbers that have `shared` in common."""
     numbers = np.unique(RNG.integers(0, 2**64, 2 * size - shared, dtype=np.uint64))
     RNG.shuffle(numbers)
     return np.sort(numbers[:size]), np.sort(numbers[size - shared :])
@@ -128,7 +128,7 @@ def test_pairs_above_the_threshold_are_found_and_pairs_below_are_not():
 
 
 def test_duplicates_are_transitive():
-    """Each is similar to the next (0.82), the first is not similar to the last (0.5)."""
+    """Each text is similar to the next (0.82), but the first is not similar to the last (0.5)."""
     numbers = np.sort(RNG.integers(0, 2**64, 2000, dtype=np.uint64))
     chain = [np.sort(numbers[start : start + 1000]) for start in range(0, 400, 100)]
     assert jaccard(chain[0], chain[1]) > 0.8
@@ -171,7 +171,7 @@ def test_texts_without_a_letter_are_compared_as_they_are():
 def test_marks_that_make_another_letter_stay(one, other):
     assert normalize(one) != normalize(other)
     decomposed = unicodedata.normalize("NFD", one)
-    assert normalize(decomposed) == normalize(one), "however it is written in Unicode"
+    assert normalize(decomposed) == normalize(one), "in every Unicode normalization form"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_other_ways_to_write_the_same_are_the_same(one, other):
 
 def test_characters_are_words_where_no_blanks_are_written():
     assert normalize("我爱 Python 编程") == ["我", "爱", "python", "编", "程"]
-    assert normalize("한국어 문장") == ["한국어", "문장"], "Korean writes blanks"
+    assert normalize("한국어 문장") == ["한국어", "문장"], "Korean has spaces between words"
     assert len(normalize("ภาษาไทย")) == 7
 
 

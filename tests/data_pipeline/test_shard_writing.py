@@ -17,7 +17,9 @@ from lm_core.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
 
 
 class ByteTokenizer:
-    """Ids 0 to 255 are bytes; special tokens come after, and are seen in the text."""
+    """A tokenizer whose ids 0 to 255 are bytes; special tokens follow, and are recognized in the
+    text.
+    """
 
     def __init__(self, special_tokens: tuple[str, ...] = SPECIAL_TOKENS) -> None:
         self.special_tokens = {name: 256 + i for i, name in enumerate(special_tokens)}
@@ -69,7 +71,7 @@ def test_the_split_depends_on_the_document_alone():
     held_out = [key for key in ids if split_of(key, 0.1) == "validation"]
     assert 140 <= len(held_out) <= 260  # 200 expected, standard deviation 13
     assert all(split_of(key, 0.2) == "validation" for key in held_out), (
-        "a larger share holds the smaller"
+        "a larger share includes the smaller one"
     )
     assert split_of("0" * 16, 1e-9) == "validation"
     assert split_of("f" * 16, 0.999999) == "train"

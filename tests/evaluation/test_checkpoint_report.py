@@ -59,7 +59,9 @@ def test_one_row_for_each_checkpoint_with_the_loss_by_definition(tmp_path, shard
 
 
 def test_a_loss_whose_exponential_is_no_float_is_still_a_row(tmp_path, shards):
-    """A training that went astray and stayed finite; the other checkpoints' figures are wanted."""
+    """A training run that went wrong but stayed finite must not hide the other checkpoints'
+    figures.
+    """
     model = make_checkpoint(tmp_path / "earlier", 0)
     with torch.no_grad():
         model.token_embedding.weight.mul_(1000)

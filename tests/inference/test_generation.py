@@ -1,6 +1,4 @@
-"""Generation equals `transformers` where it is greedy, ends where it should, and draws each sample
-for itself.
-"""
+"""Greedy generation equals `transformers`, ends where it should, and samples are independent."""
 
 import pytest
 import torch
@@ -19,7 +17,7 @@ PROMPT = torch.tensor([[72, 101, 108, 108, 111]])
 
 
 def slow_greedy(model, prompt: torch.Tensor, count: int) -> list[int]:
-    """No cache: the whole text again for every token."""
+    """Generate without a cache: read the whole text again for every token."""
     ids = prompt.clone()
     for _ in range(count):
         with torch.no_grad():
@@ -76,7 +74,7 @@ def test_first_draws_have_the_models_own_distribution(model) -> None:
     drawn = torch.tensor(texts).flatten().bincount(minlength=model.config.vocab_size) / 20_000
     with torch.no_grad():
         expected = model(PROMPT)[0, -1].softmax(-1)
-    # 0.018 is five standard errors of the largest share that could be.
+    # 0.018 is five standard errors of the largest possible share.
     torch.testing.assert_close(drawn, expected, atol=0.018, rtol=0)
 
 
@@ -133,7 +131,7 @@ def test_a_beginning_that_lies_in_the_cache_is_not_computed_again(model, cached:
 
 
 def test_a_long_prompt_is_read_in_parts(model, monkeypatch) -> None:
-    """The logits of all its positions at once would take gigabytes with a real vocabulary."""
+    """With a real vocabulary, the logits of all positions at once would take gigabytes."""
     prompt = torch.arange(30)[None]
     whole = generate(model, prompt, GREEDY, 8)
     monkeypatch.setattr(generation, "PREFILL_TOKENS", 7)

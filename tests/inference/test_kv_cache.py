@@ -1,4 +1,4 @@
-"""With the cache the model computes what it computes without, whatever the batch and the cuts."""
+"""The model computes the same with and without the cache, for any batch and any truncation."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from inference.kv_cache import KVCache
 def test_logits_with_the_cache_equal_logits_without(model, batch_size: int, cuts) -> None:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, model.config.vocab_size, (batch_size, 12), generator=generator)
-    # In float64, where a sum in another order does not show; rotary angles are float32 in both.
+    # In float64, where the order of a sum does not matter; rotary angles are float32 in both.
     model.double()
     cache = KVCache.for_model(model.config, batch_size, dtype=torch.float64)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_bytes_by_hand_and_only_the_key_value_heads_are_stored(model) -> None:
 
 def test_too_many_tokens_or_texts_are_our_own_mistake(model) -> None:
     cache = KVCache.for_model(model.config, batch_size=1, max_length=4)
-    with pytest.raises(AssertionError, match="room for 4 tokens, 5 were to be stored"):
+    with pytest.raises(AssertionError, match="room for 4 tokens, not for 5"):
         model(torch.zeros(1, 5, dtype=torch.int64), cache=cache)
-    with pytest.raises(AssertionError, match="holds 1 texts, keys of 2"):
+    with pytest.raises(AssertionError, match="holds 1 texts, got keys of 2"):
         model(torch.zeros(2, 1, dtype=torch.int64), cache=cache)

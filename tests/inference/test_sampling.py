@@ -49,7 +49,7 @@ def test_top_p_is_the_smallest_set_of_likeliest_tokens(values: list[float], p: f
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("k", [1, 3, 20])
 def test_the_filters_are_those_of_transformers(p: float, k: int) -> None:
-    """Random logits of float32, without ties, by the two classes that `generate` uses."""
+    """Compare on random float32 logits, without ties, with the two classes that `generate` uses."""
     logits = torch.randn(64, 50, generator=torch.Generator().manual_seed(0)) * 2
     settings = SamplingSettings(temperature=0.7, top_k=k, top_p=p)
     theirs = logits / 0.7
@@ -74,8 +74,8 @@ def test_temperature_by_hand() -> None:
 
 
 def test_top_k_comes_before_top_p() -> None:
-    # Of the two kept by top-k, 0.5 has two thirds of the mass: enough for p = 0.6, which is not so
-    # over all four.
+    # Of the two kept by top-k, 0.5 has two thirds of the mass: enough for p = 0.6, unlike over all
+    # four.
     settings = SamplingSettings(temperature=1.0, top_k=2, top_p=0.6)
     assert next_token_probabilities(LOGITS, settings).tolist() == [[0, 1, 0, 0]]
 

@@ -1,5 +1,5 @@
 """One thread for tiny models: with two, each of thousands of small operations waits for the second,
-and beside another busy process they took 196 s instead of 8.
+and the tests took 196 s instead of 8 next to another busy process.
 """
 
 from collections.abc import Iterator

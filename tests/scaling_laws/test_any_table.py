@@ -1,4 +1,4 @@
-"""Any table of runs gives a fit whose every number is finite, or one line for the user."""
+"""Every table of runs gives either a fit with finite numbers or a one-line error."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from scaling_laws.small_runs.runs_csv import FinishedRun, read_runs_csv
 
 USABLE = st.floats(1e-30, 1e30)
 NUMBERS = st.one_of(
-    st.floats(),  # NaN, infinity, zero, negative, 1e300, the smallest there is
+    st.floats(),  # NaN, infinity, zero, negative, 1e300, the smallest float
     st.integers(-(10**400), 10**400),
     USABLE,
 )

@@ -22,7 +22,7 @@ def test_no_other_split_is_better(flops: float) -> None:
 
 
 def test_chinchillas_own_budget_gives_its_known_answer() -> None:
-    # Besiroglu et al. 2024, figure 5: about 20 tokens a parameter at Chinchilla's budget.
+    # Besiroglu et al. 2024, figure 5: about 20 tokens per parameter at Chinchilla's budget.
     split = best_split(SURFACE, 5.76e23)
     assert 15 < split.tokens / split.parameters < 30
 

@@ -28,7 +28,7 @@ def test_powers_that_no_float_can_hold() -> None:
 
 @pytest.mark.parametrize("point", [(0, 1), (1, 0), (-1, 1), (math.nan, 1), (1, math.nan)])
 def test_points_that_no_model_has(point: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="positive numbers of parameters and tokens"):
+    with pytest.raises(ValueError, match="tokens; both must be positive"):
         predict_loss(LossSurface(E=1, A=1, B=1, alpha=1, beta=1), *point)
 
 

@@ -1,6 +1,4 @@
-"""The fit recovers a surface that it was given, survives outliers, and comes near the published
-one.
-"""
+"""The fit recovers a known surface, tolerates outliers, and is close to the published one."""
 
 import csv
 from pathlib import Path
@@ -41,7 +39,7 @@ def test_an_exact_surface_is_recovered() -> None:
 
 
 def test_one_wild_run_hardly_moves_the_fit() -> None:
-    """A least-squares fit would follow it; Huber's loss does not."""
+    """A least-squares fit would follow the outlier; Huber's loss does not."""
     runs = grid(noise=0.0005)
     calm = fit_surface(runs)
     runs[7] = FinishedRun(runs[7].parameters, runs[7].tokens, runs[7].loss * 1.3)
@@ -54,7 +52,8 @@ def test_extrapolation_is_right_where_a_power_law_in_linear_space_is_not() -> No
     runs = grid()
     far = predict_loss(TRUE, 7e10, 1.4e12)
     assert predict_loss(fit_surface(runs), 7e10, 1.4e12) == pytest.approx(far, rel=0.005)
-    # loss = c * C^-k through the best run of each size has no floor E: too low out there.
+    # loss = c * C^-k through the best run of each size has no floor E, so it is too low for large
+    # budgets.
     best = [min((r for r in runs if r.parameters == n), key=lambda r: r.loss) for n in (2e7, 2.5e9)]
     flops = [6 * run.parameters * run.tokens for run in best]
     losses = torch.tensor([run.loss for run in best]).log()
@@ -106,23 +105,24 @@ def test_bootstrap_intervals_widen_with_noise_and_hold_the_truth() -> None:
 PUBLISHED = LossSurface(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared tables of runs are not here")
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared tables of runs are not available")
 def test_the_published_refit_of_chinchilla_lies_within_our_intervals() -> None:
-    """Besiroglu et al. 2024 (arXiv 2404.10102) fitted 240 points read off the same figure; ours are
-    234 points read off by somebody else, so only agreement within the uncertainty can be asked.
+    """Besiroglu et al. 2024 (arXiv 2404.10102) fitted 240 points read off the same figure. Ours are
+    234 points read off independently, so only agreement within the uncertainty can be expected.
     """
     fit = fit_surface(read_runs_csv(SHARED / "chinchilla_runs.csv"), num_bootstraps=60)
     for name in NAMES:
         low, high = fit.intervals[name]
         assert low < getattr(PUBLISHED, name) < high, name
-    assert fit.alpha == pytest.approx(fit.beta, abs=0.03), "so N and D grow alike with the budget"
+    assert fit.alpha == pytest.approx(fit.beta, abs=0.03), "so N and D grow equally with the budget"
     assert fit.settled
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared tables of runs are not here")
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared tables of runs are not available")
 def test_the_published_refit_is_found_on_its_own_points() -> None:
-    """Their 245 points without the five highest losses, as they did. The published numbers trade
-    against each other (A, B: 3 %); the losses that they predict do not.
+    """Fit their 245 points without the five highest losses, as they did.
+
+    The published numbers compensate for each other (A, B: 3 %), but the predicted losses agree.
     """
     with (SHARED / "chinchilla_245.csv").open() as file:
         rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
@@ -147,7 +147,7 @@ def test_runs_that_cannot_tell_are_refused() -> None:
 
 
 def test_a_long_table_is_thinned_out_before_the_starts_are_compared(monkeypatch) -> None:
-    """All of it is read, and the work on the 4,500 starts does not grow with it."""
+    """The whole table is read, but the work on the 4,500 starts does not grow with it."""
     generator = np.random.default_rng(0)
     sizes = np.exp(generator.uniform(np.log([1e7, 1e9]), np.log([1e10, 1e12]), (20_000, 2)))
     runs = [FinishedRun(n, d, predict_loss(TRUE, n, d)) for n, d in sizes.tolist()]

@@ -1,4 +1,6 @@
-"""Batches: every window once an epoch, a pure function of seed and step, targets one further."""
+"""Batches: every window once per epoch, a pure function of seed and step, targets shifted by
+one.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from training.batching import Batch, EpochSampler, WindowBatches, epoch_order
 
 
 def make_shards(folder, num_tokens: int) -> TokenShards:
-    """Tokens 0, 1, 2 ...: a window says where it was cut."""
+    """Write tokens 0, 1, 2 ..., so that a window shows where it was cut."""
     with ShardWriter(folder, "0" * 64, 1000, np.ones(1000), tokens_per_file=40) as writer:
         for start in range(0, num_tokens, 17):
             writer.add("train", np.arange(start, min(start + 17, num_tokens)))

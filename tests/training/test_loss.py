@@ -1,4 +1,6 @@
-"""The loss by hand, against torch in float64, and at logits that overflow a naive one."""
+"""The loss by hand, against torch in float64, and for logits that overflow a naive
+implementation.
+"""
 
 import math
 
@@ -44,7 +46,7 @@ def test_bfloat16_logits_are_summed_in_float32():
 
 def test_the_mean_is_over_the_masked_tokens_alone():
     logits = torch.zeros(2, 3, 5)
-    logits[0, 0, 0] = 100.0  # sure, and wrong
+    logits[0, 0, 0] = 100.0  # confident and wrong
     targets = torch.ones(2, 3, dtype=torch.int64)
     mask = torch.tensor([[False, True, True], [True, False, False]])
     assert cross_entropy(logits, targets, mask).item() == pytest.approx(math.log(5))

@@ -126,7 +126,7 @@ def test_small_gradients_are_not_scaled_up():
 
 
 def test_clipping_asks_no_device_for_the_norm():
-    """A tensor on "meta" has no numbers: to ask for one is an error, as it is a wait on a GPU."""
+    """Reading a value of a tensor on "meta" is an error; on a GPU it would be a wait."""
     parameter = nn.Parameter(torch.zeros(2, device="meta"))
     parameter.grad = torch.zeros(2, device="meta")
     assert clip_gradients([parameter], 1.0).is_meta

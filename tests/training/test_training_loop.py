@@ -1,4 +1,6 @@
-"""The loop: what it logs and saves, and that a stopped run gives an unstopped one's numbers."""
+"""The loop: its log and checkpoints, and a resumed run that gives an uninterrupted one's
+numbers.
+"""
 
 import math
 from contextlib import nullcontext
@@ -45,13 +47,13 @@ def batch_at(step: int) -> Batch:
 
 
 def noisy_loss(model, batch: Batch) -> torch.Tensor:
-    """Draws from torch's global generator, as dropout would."""
+    """Draw from torch's global generator, as dropout would."""
     keep = torch.rand(batch["targets"].shape) > 0.2
     return cross_entropy(model(batch["token_ids"]), batch["targets"], keep)
 
 
 def noisy_validation(model) -> dict[str, float]:
-    """Draws too: it must not move the training's generator."""
+    """Draw too; this must not advance the training's generator."""
     torch.rand(100)
     assert not torch.is_grad_enabled() and not model.training
     batch = batch_at(10**6)
@@ -82,7 +84,7 @@ def make_run(folder, loss=noisy_loss, fingerprint: str = "f", **changes) -> Trai
 
 
 def numbers(folder) -> list[dict]:
-    """The rows without the clock's readings."""
+    """Return the rows without the times."""
     return [
         {key: value for key, value in row.items() if key not in TIMES}
         for row in read_metrics(folder / "metrics.jsonl")
@@ -152,7 +154,7 @@ def test_checkpoints_are_those_of_the_settings_and_load(tmp_path):
 def test_a_killed_run_gives_the_same_numbers(tmp_path, at_step, when):
     train(make_run(tmp_path / "straight"))
     run_until_killed(make_run(tmp_path / "stopped"), at_step, when)
-    torch.rand(7)  # another process would not have this one's generator either
+    torch.rand(7)  # another process would not have this generator's state either
     summary = train(make_run(tmp_path / "stopped"))
     last_saved = (at_step - 1) // 6 * 6
     assert summary.resumed_from == last_saved
@@ -212,7 +214,7 @@ def test_the_precision_is_measured_once_and_kept(tmp_path, monkeypatch):
     run_until_killed(make_run(tmp_path / "stopped", precision="auto"), 9, "after the row")
     assert len(measured) == 2
     summary = train(make_run(tmp_path / "stopped", precision="auto"))
-    assert len(measured) == 2, "a resume must not measure again: it could choose otherwise"
+    assert len(measured) == 2, "a resume must not measure again, because the result could differ"
     assert (summary.precision, summary.bfloat16_advantage) == ("bfloat16", 3.0)
     assert numbers(tmp_path / "stopped") == numbers(tmp_path / "straight")
     train(make_run(tmp_path / "set", precision="bfloat16"))
@@ -250,7 +252,7 @@ def test_a_loss_that_is_no_number_names_the_step(tmp_path, bad, words):
 
 
 def test_an_update_that_ruins_the_weights_is_found_by_the_validation_after_it(tmp_path):
-    """Its own loss was still finite, and after the last update there is no other."""
+    """The update's own loss was still finite, and no update follows the last one."""
     rates = {"learning_rate": 1e38, "min_learning_rate": 1e38, "warmup_steps": 0}
     message = "the validation loss became NaN after step 1; lower learning_rate"
     with pytest.raises(DivergedError, match=message) as error:
@@ -263,7 +265,7 @@ def test_a_broken_model_to_begin_with_is_not_the_learning_rates_fault(tmp_path):
     run = make_run(tmp_path)
     with torch.no_grad():
         run.model.token_embedding.weight.fill_(math.nan)
-    message = "the validation loss is NaN before the first step; the model that the"
+    message = "the validation loss is NaN before the first step; the initial model"
     with pytest.raises(DivergedError, match=message):
         train(run)
 
@@ -330,7 +332,7 @@ def test_ids_of_another_tokenizer_are_refused_before_they_reach_the_model(tmp_pa
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_an_update_never_waits_for_the_device(tmp_path, monkeypatch):
-    """A tensor on "meta" has no numbers: to ask for one is an error, as it is a wait on a GPU."""
+    """Reading a value of a tensor on "meta" is an error; on a GPU it would be a wait."""
     run = make_run(tmp_path, language_model_loss)
     run.device = torch.device("meta")
     run.model.to("meta")
@@ -343,7 +345,7 @@ def test_an_update_never_waits_for_the_device(tmp_path, monkeypatch):
 
 
 def test_a_run_of_the_lessons_optimizer_is_continued(tmp_path, monkeypatch):
-    """Its checkpoints are those of earlier versions; the numbers part in the last digits only."""
+    """Its checkpoints are those of earlier versions; the numbers differ in the last digits only."""
     train(make_run(tmp_path / "straight"))
     with monkeypatch.context() as patch:
         patch.setattr(training_loop, "FusedAdamW", AdamW)
@@ -355,8 +357,8 @@ def test_a_run_of_the_lessons_optimizer_is_continued(tmp_path, monkeypatch):
 
 
 def test_gradients_are_clipped_to_the_setting(tmp_path):
-    """With AdamW's division the size of a gradient hardly shows; the logged norm is the one before
-    clipping, and the means hold what came after.
+    """AdamW's division almost hides the size of a gradient. The logged norm is the one before
+    clipping, and the means contain the clipped gradient.
     """
     run = make_run(tmp_path, steps=1, warmup_steps=0, max_grad_norm=1e-3)
     train(run)
@@ -389,7 +391,7 @@ def test_how_often_to_save_and_look_does_not_decide_the_numbers():
 
 
 def test_looking_more_often_changes_no_loss(tmp_path):
-    """Validation draws random numbers here; the training must not notice."""
+    """Validation draws random numbers here, which must not affect the training."""
     train(make_run(tmp_path / "seldom", validate_every=20))
     train(make_run(tmp_path / "often", validate_every=1))
     losses = [[row["loss"] for row in numbers(tmp_path / name)[1:]] for name in ("seldom", "often")]

@@ -15,7 +15,7 @@ VOCAB = 50
 
 
 class Recorder(nn.Module):
-    """Gives every token the same logits, and remembers what it was shown."""
+    """A model that gives every token the same logits and records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def test_the_figure_by_hand(tmp_path, num_tokens):
     losses = -torch.log_softmax(model.bias.detach().double(), 0)[tokens[1:]]
     num_bytes = int((tokens[1:] % 5).sum())
     assert (result.num_tokens, result.num_bytes) == (num_tokens - 1, num_bytes)
-    # each loss is a float32 of about 4, good to 2e-7 of itself
+    # each loss is a float32 of about 4, with a relative error of 2e-7
     expected = losses.sum().item() / math.log(2) / num_bytes
     assert result.bits_per_byte == pytest.approx(expected, rel=1e-6)
     assert result.perplexity == pytest.approx(math.exp(losses.mean().item()), rel=1e-5)
@@ -66,11 +66,11 @@ def test_the_model_reads_the_text_in_order_and_in_windows(tmp_path):
     model = Recorder()
     evaluate_bits_per_byte(model, make_shards(tmp_path / "s", tokens), 8, batch_size=2)
     assert model.seen == [list(range(8)), list(range(8, 16)), [16, 17, 18]]
-    assert model.training, "it is put back into training mode"
+    assert model.training, "the training mode is restored"
 
 
 def test_ids_of_a_damaged_shard_are_refused_before_the_model_sees_them(tmp_path):
-    """The very last token is a target alone, and no model looks at it."""
+    """The very last token is only a target, which the model never reads."""
     make_shards(tmp_path / "s", np.arange(1, 10))
     (file,) = (tmp_path / "s").glob("validation-*.bin")
     np.array([*range(1, 9), VOCAB], "<u2").tofile(file)

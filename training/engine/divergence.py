@@ -1,5 +1,6 @@
-"""A training that has left the numbers: its loss or its gradient is NaN or infinite. What this
-leaves out: going back to a checkpoint, and on with a smaller learning rate.
+"""Checks for a training run that has diverged: its loss or its gradient is NaN or infinite.
+
+What this leaves out: restarting from a checkpoint with a smaller learning rate.
 """
 
 import math
@@ -17,12 +18,12 @@ class DivergedError(UserError):
 
 
 def in_words(value: float) -> str:
-    """A value that is not finite, as people write it."""
+    """Return the usual spelling of a value that is not finite."""
     return "NaN" if math.isnan(value) else "infinite"
 
 
 def check_finite(step: int, loss: float, grad_norm: float, learning_rate: float) -> None:
-    """Raise DivergedError where one of the two is not finite."""
+    """Raise DivergedError if the loss or the gradient's norm is not finite."""
     for name, value in (("loss", loss), ("gradient's norm", grad_norm)):
         if not math.isfinite(value):
             message = (
@@ -34,8 +35,9 @@ def check_finite(step: int, loss: float, grad_norm: float, learning_rate: float)
 
 
 def check_figures(step: int, figures: Mapping[str, float]) -> None:
-    """Raise DivergedError where a figure of a validation is not finite: the update before it may
-    have ruined the weights, and no later one has seen them yet.
+    """Raise DivergedError if a validation figure is not finite.
+
+    The last update may have ruined the weights, which only a later update would detect.
     """
     for name, value in figures.items():
         if math.isfinite(value):
@@ -43,12 +45,12 @@ def check_figures(step: int, figures: Mapping[str, float]) -> None:
         what = name.replace("_", " ")
         if step == 0:
             message = (
-                f"the {what} is {in_words(value)} before the first step; the model that the "
-                "training begins with is not whole: make it again"
+                f"the {what} is {in_words(value)} before the first step; the initial model is "
+                "damaged: create it again"
             )
         else:
             message = (
-                f"the {what} became {in_words(value)} after step {step}; lower learning_rate, or "
+                f"the {what} became {in_words(value)} after step {step}; lower learning_rate or "
                 "raise warmup_steps"
             )
         raise DivergedError(message, step)

@@ -1,12 +1,12 @@
-"""The loss of training/loss.py, fast: a piece of the table of logits at a time, and a backward pass
-written by hand.
+"""A fast version of the loss in training/loss.py: it reads the logits in pieces and has a
+handwritten backward pass.
 
-The lesson passes over [tokens, vocab] in float32 about eight times, and each pass over 64 MB asks
-the system for fresh memory. Here a piece of 256 rows stays in the processor's cache, all pieces use
-the same memory, and only the logits and their gradient, in the logits' own type, are ever whole.
+The lesson passes over [tokens, vocab] in float32 about eight times, and each pass over 64 MB
+allocates fresh memory. Here a piece of 256 rows stays in the processor's cache, all pieces use the
+same memory, and only the logits and their gradient, in the logits' own type, exist in full.
 
 The gradient of -log softmax(x)[target] is softmax(x), less 1 at the target. What this leaves out:
-not storing the logits at all, by fusing the output head as well.
+fusing the output head as well, so that the logits are never stored.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ ROWS = 256  # 64 and 1,024 make no difference beyond the noise (docs/experiment_
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # autograd's own class has no public type
+        ctx: Any,  # autograd's class has no public type
         logits: Float[Tensor, "tokens vocab"],
         targets: Int[Tensor, " tokens"],
     ) -> Float[Tensor, " tokens"]:
@@ -58,7 +58,9 @@ def _pieces(logits: Float[Tensor, "tokens vocab"]) -> list[slice]:
 
 
 def _memory_of_a_piece(logits: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "rows vocab"]:
-    """One for all pieces: fresh memory takes longer than the arithmetic that fills it."""
+    """Return one buffer for all pieces; allocating memory takes longer than the arithmetic that
+    fills it.
+    """
     rows = min(ROWS, len(logits))
     return logits.new_empty(rows, logits.shape[1], dtype=torch.float32)
 
@@ -66,6 +68,6 @@ def _memory_of_a_piece(logits: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "
 def fused_token_losses(
     logits: Float[Tensor, "*batch vocab"], targets: Int[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
-    """What `training.loss.token_losses` gives: nats per token, float32."""
+    """Return the result of `training.loss.token_losses`: nats per token, float32."""
     flat = _TokenLosses.apply(logits.flatten(0, -2), targets.flatten())
     return flat.view(targets.shape)

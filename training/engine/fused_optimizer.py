@@ -1,12 +1,13 @@
-"""The AdamW of training/optimizers.py, fast: one pass over the memory in place of about twenty.
+"""A fast version of the AdamW in training/optimizers.py: one pass over memory instead of about
+twenty.
 
 PyTorch's fused kernel reads a weight, its gradient and its two means once and writes them once; the
-lesson's formula goes over all of them at every step of its arithmetic. State and interface are the
-lesson's, so a checkpoint of one is a checkpoint of the other; the result is the same to rounding.
+lesson's formula passes over all of them for every operation. State and interface are the lesson's,
+so the two share checkpoints. The results agree up to rounding.
 
-That a kernel exists does not mean that it runs here, or is right. So it is tried on one small
-problem for each device and type, next to the lesson, and where it fails the lesson's arithmetic
-takes its place and one line on stderr says why.
+A kernel that exists does not necessarily run on this machine, or give the right result. So it is
+tested against the lesson on a small problem for each device and type. If it fails, the lesson's
+arithmetic is used instead, and one line on stderr says why.
 """
 
 import functools
@@ -21,7 +22,7 @@ from training.optimizers import AdamW
 
 
 class FusedAdamW(AdamW):
-    """As `AdamW`; see there for the arguments."""
+    """AdamW by the fused kernel; see `AdamW` for the arguments."""
 
     def __init__(
         self,
@@ -30,14 +31,14 @@ class FusedAdamW(AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ) -> None:
-        parameters = list(parameters)  # a learner's own AdamW may keep them by another name
+        parameters = list(parameters)  # a learner's own AdamW may store them under another name
         super().__init__(parameters, betas, eps, weight_decay)
         kinds = {(p.device.type, p.dtype) for _, p in parameters if p.requires_grad}
         self.is_fused = all(fused_step_works(*kind) for kind in kinds)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         if not self.is_fused:
             super().step(learning_rate)
             return
@@ -55,11 +56,13 @@ class FusedAdamW(AdamW):
 def fused_step(
     optimizer: AdamW, names: list[str], learning_rate: float, weight_decay: float
 ) -> None:
-    """Move parameters of one device and type. `torch.optim.AdamW(fused=True)` calls this kernel
-    too; but it counts the steps of each parameter, and the lesson counts those of all.
+    """Update the parameters of one device and type.
+
+    `torch.optim.AdamW(fused=True)` calls this kernel too, but counts steps for each parameter
+    separately; the lesson has one count for all of them.
     """
     weights = [optimizer.parameters[name] for name in names]
-    # Filled on the device: to copy it there would be to wait for what is still being computed.
+    # Filled on the device: copying the value there would wait for the computations in the queue.
     steps = torch.full((), float(optimizer.steps), device=weights[0].device)
     torch._fused_adamw_(
         weights,
@@ -79,12 +82,12 @@ def fused_step(
 
 
 def _gradient_in_order(weight: nn.Parameter) -> Tensor:
-    """The gradient, its elements in memory as those of the weight: the kernel asks for no strides.
+    """Return the gradient in the memory layout of the weight, because the kernel ignores strides.
 
-    Autograd lays it out so; a gradient that was set by hand may lie otherwise.
+    Autograd uses that layout; a gradient that was set by hand may have another.
     """
     gradient = weight.grad
-    assert gradient is not None, "parameters without a gradient are left out before"
+    assert gradient is not None, "parameters without a gradient must be filtered out before"
     if gradient.stride() == weight.stride():
         return gradient
     return torch.empty_like(weight).copy_(gradient)
@@ -92,15 +95,17 @@ def _gradient_in_order(weight: nn.Parameter) -> Tensor:
 
 @functools.cache
 def fused_step_works(device: str, dtype: torch.dtype) -> bool:
-    """True where the kernel does what the lesson does; else one line on stderr says why not."""
+    """Return whether the kernel agrees with the lesson; if not, one line on stderr says why."""
     reason = why_fused_is_unusable(device, dtype)
     if reason is not None:
-        print(f"AdamW: not torch's fused kernel, but the formula ({reason})", file=sys.stderr)
+        print(f"AdamW: torch's fused kernel is not used ({reason})", file=sys.stderr)
     return reason is None
 
 
 def why_fused_is_unusable(device: str, dtype: torch.dtype) -> str | None:
-    """Why a few numbers are not moved as the lesson moves them; None if they are."""
+    """Return why the kernel's update of a few numbers differs from the lesson's, None if it does
+    not.
+    """
     if any(path.name == "optimizers.py" for path in stand_in_files("training")):
         return "your own training/optimizers.py is used"
     start = torch.linspace(-1, 1, 99, device=device).to(dtype)[None]
@@ -113,10 +118,10 @@ def why_fused_is_unusable(device: str, dtype: torch.dtype) -> str | None:
             kernel.steps += 1
             with torch.no_grad():
                 fused_step(kernel, ["w"], 0.01, kernel.weight_decay)
-    except RuntimeError as error:  # NotImplementedError is one: no such kernel
+    except RuntimeError as error:  # a missing kernel raises its subclass NotImplementedError
         first_line = (str(error).splitlines() or [""])[0]
         return f"{device}, {dtype}: {first_line[:120]}"
-    if device == "meta":  # which has no numbers to compare
+    if device == "meta":  # which has no values to compare
         return None
     found, expected = (o.parameters["w"].detach() for o in (kernel, formula))
     if torch.allclose(found, expected, rtol=0, atol=4 * torch.finfo(dtype).eps):

@@ -1,9 +1,9 @@
-"""Numbers on their way from the device to this process, read when they have come.
+"""Numbers copied from the device to this process, read once they have arrived.
 
 A GPU works through a queue that this process fills. `.item()` waits until the queue is empty, and
-then the GPU waits for the next step to be put in: at every step, both stand still in turn. Here the
-copy is put into the queue as well, and who reads the numbers a step later waits for that copy and
-for nothing behind it. On a CPU there is no queue, and no waiting.
+then the GPU waits for the next step to be queued: at every step, each is idle in turn. Here the
+copy is queued as well, and reading the numbers one step later waits for that copy and for nothing
+queued after it. A CPU has no queue, so there is no wait.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class QueuedFigures:
-    """Some tensors without axes, of one device; `read` gives them as numbers."""
+    """Scalar tensors on one device; `read` returns them as numbers."""
 
     def __init__(self, *figures: Tensor) -> None:
         together = torch.stack([figure.detach() for figure in figures])
@@ -22,7 +22,7 @@ class QueuedFigures:
             self._copied.record(torch.cuda.current_stream(together.device))
 
     def read(self) -> list[float]:
-        """The numbers; waits for what was queued before them."""
+        """Return the numbers, after waiting for the work queued before them."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._figures.tolist()

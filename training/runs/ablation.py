@@ -1,9 +1,11 @@
-"""Ablations: the same training again and again, each time with one thing changed.
+"""Ablations: the same training several times, each time with one thing changed.
 
-A file of recipes/ablations/ holds only what it changes; default.toml in the same folder holds the
-rest. All runs see the same batches in the same order, so a difference comes from the change, or
-from the dice: `default_again.toml` changes the seed alone, and shows how much those do. What this
-leaves out: tuning the learning rate for each variant, which some would need to be at their best.
+A file in recipes/ablations/ contains only its changes; default.toml in the same folder contains the
+rest. All runs see the same batches in the same order, so a difference comes from the change or from
+chance: `default_again.toml` changes the seed alone, and shows the size of the second effect.
+
+What this leaves out: tuning the learning rate for each variant, which some would need for their
+best result.
 """
 
 from pathlib import Path
@@ -22,10 +24,10 @@ class AblationSettings(Settings):
     """A file of recipes/ablations/.
 
     Attributes:
-        title: for the table and the plot.
-        shards: the folder of the text.
-        folder: gets the results.
-        pretrain: the run.
+        title: name in the table and the plot.
+        shards: folder of the token shards.
+        folder: where the results are written.
+        pretrain: settings of the run.
     """
 
     title: str
@@ -35,15 +37,17 @@ class AblationSettings(Settings):
 
 
 def load_ablations(paths: list[Path], overrides: list[str] | None = None) -> list[AblationSettings]:
-    """Read ablation files; the default's own comes first, whether it is named or not.
+    """Read ablation files; the default comes first, whether it is named or not.
 
     Raises:
-        ValueError: the files lie in several folders, a setting is wrong, or two have one title.
+        ValueError: the files are in several folders, a setting is wrong, or two have the same
+            title.
     """
     folders = {path.parent for path in paths}
     if len(folders) != 1:
         raise UserError(
-            f"ablations from {len(folders)} folders; name files of one, which holds {DEFAULT} too"
+            f"the ablations are in {len(folders)} folders; name files of one folder that also "
+            f"contains {DEFAULT}"
         )
     for path in paths:
         if not path.is_file():
@@ -58,8 +62,8 @@ def load_ablations(paths: list[Path], overrides: list[str] | None = None) -> lis
     for number, title in enumerate(titles):
         if title in titles[:number]:
             raise UserError(
-                f"{ordered[number]}: title is {title!r}, as in "
-                f"{ordered[titles.index(title)]}; give each its own"
+                f"{ordered[number]}: title is {title!r}, the same as in "
+                f"{ordered[titles.index(title)]}; give each file its own title"
             )
     return settings
 
@@ -67,11 +71,11 @@ def load_ablations(paths: list[Path], overrides: list[str] | None = None) -> lis
 def run_ablations(
     ablations: list[AblationSettings], code: dict[str, str] | None = None
 ) -> tuple[list[dict[str, Any]], Path]:
-    """Train those that are not finished yet.
+    """Train the ablations that are not finished yet.
 
     Returns:
-        (what each reached, with its title, in order: see `RunSeries`, where one that diverged is a
-        result too; the metrics.jsonl with all rows, in which a run's stage is its title).
+        (the results in order, each with its title; the metrics.jsonl with all rows, in which a
+        run's stage is its title). See `RunSeries` for the results; a run that diverged has one too.
     """
     first = ablations[0]
     shards = TokenShards.open(Path(first.shards), "train", None)

@@ -1,7 +1,9 @@
-"""Many small runs in one folder: each is trained once, and what it reached is kept in a file.
+"""Many small runs in one folder: each is trained once, and its result is kept in a file.
 
-A series of runs that was stopped goes on with the next. The checkpoints of a finished run are
-removed; its rows of metrics.jsonl stay. What this leaves out: runs side by side.
+A series that was stopped continues with the next unfinished run. The checkpoints of a finished run
+are removed; its rows of metrics.jsonl stay.
+
+What this leaves out: runs in parallel.
 """
 
 import shutil
@@ -21,13 +23,13 @@ from transformer_lm.model_cost import count_parameters
 
 @dataclass(frozen=True)
 class RunSeries:
-    """What the runs of a series share.
+    """The settings that the runs of a series share.
 
     Attributes:
-        shards: their text.
-        folder: gets finished/NAME.json and metrics.jsonl.
-        command: the `lm` command that makes a damaged file again.
-        code: package -> hash of its code; runs that other code finished are trained again.
+        shards: the token shards of the runs.
+        folder: where finished/NAME.json and metrics.jsonl are written.
+        command: the `lm` command that recreates a damaged file.
+        code: package -> hash of its code; runs finished by other code are trained again.
     """
 
     shards: TokenShards
@@ -37,7 +39,7 @@ class RunSeries:
 
     @property
     def metrics(self) -> Path:
-        """The rows of all runs; a row's stage is its run's description."""
+        """Return the path of the rows of all runs; a row's stage is its run's description."""
         return self.folder / "metrics.jsonl"
 
     def train_unless_finished(
@@ -47,17 +49,17 @@ class RunSeries:
         description: str,
         keeps_diverged: bool = False,
     ) -> dict[str, Any]:
-        """Train a run that is not done yet.
+        """Train a run that is not finished yet, and return its result.
 
         Args:
-            settings: of the run.
-            name: of its file.
+            settings: those of the run.
+            name: name of the result file.
             description: its stage in metrics.jsonl, and the title of its progress bar.
-            keeps_diverged: a run whose loss becomes NaN is finished too, and not an error.
+            keeps_diverged: a run whose loss becomes NaN counts as finished, not as an error.
 
         Returns:
-            parameters, tokens (trained on), loss (validation, nats per token), bits_per_byte; of a
-            run that diverged parameters and diverged_at, the step.
+            parameters, tokens (trained on), loss (validation, nats per token), bits_per_byte; for a
+            run that diverged: parameters and diverged_at, the step.
 
         Raises:
             DivergedError: the loss became NaN, and `keeps_diverged` is False.
@@ -81,7 +83,7 @@ class RunSeries:
             done["diverged_at"] = error.step
         finished.parent.mkdir(parents=True, exist_ok=True)
         write_json(finished, {"fingerprint": fingerprint, **done})
-        shutil.rmtree(checkpoints, ignore_errors=True)  # one that diverged early has none
+        shutil.rmtree(checkpoints, ignore_errors=True)  # a run that diverged early has none
         return done
 
     def _train(

@@ -1,7 +1,7 @@
-"""Pretraining: shards in, checkpoints out; ties the shards, the model and the loop together.
+"""Pretraining: shards in, checkpoints out. It connects the shards, the model and the loop.
 
-What this leaves out: the recipe and its paths (lm_course), and the tokenizer itself, of which this
-step needs the hash, the size and the files to put beside the weights.
+What this leaves out: the recipe and its paths (lm_course), and the tokenizer itself; this step
+needs only its hash, its size and the files to store next to the weights.
 """
 
 from functools import partial
@@ -29,8 +29,8 @@ class PretrainSettings(Settings):
     """The `[pretrain]` section of a recipe.
 
     Attributes:
-        model: the shape to train; the vocabulary is that of the shards.
-        training: how to train it.
+        model: shape of the model; the vocabulary is that of the shards.
+        training: settings of the training loop.
         validation_tokens: how much of the validation split to read each time; None for all of it.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
@@ -42,14 +42,14 @@ class PretrainSettings(Settings):
 
 
 def language_model_loss(model: TransformerLM, batch: Batch) -> Tensor:
-    """The mean loss per token of a batch from `WindowBatches`."""
+    """Return the mean loss per token of a batch from `WindowBatches`."""
     return fused_token_losses(model(batch["token_ids"]), batch["targets"]).mean()
 
 
 def _validation_figures(
     shards: TokenShards, settings: PretrainSettings, model: TransformerLM
 ) -> dict[str, float]:
-    """What the log gets of a validation, by name."""
+    """Return the validation figures for the log, by name."""
     context_length, batch_size = settings.model.context_length, settings.training.batch_size
     result = evaluate_bits_per_byte(
         model, shards, context_length, batch_size, settings.validation_tokens
@@ -75,11 +75,12 @@ def pretrain(
 
     Args:
         settings: the recipe's section.
-        shards_folder: what `lm data shard` wrote.
-        checkpoint_folder: for the checkpoints; one of another run is emptied.
-        metric_log: of the stage "pretrain"; its stage is also the progress bar's title.
-        tokenizer_hash: of the tokenizer whose files are the companions; None does not check.
-        companion_files: tokenizer.json and what else belongs beside the weights.
+        shards_folder: the folder that `lm data shard` wrote.
+        checkpoint_folder: for the checkpoints; those of another run are set aside, and removed when
+            this run ends.
+        metric_log: log of the stage "pretrain"; its stage is also the progress bar's title.
+        tokenizer_hash: hash of the tokenizer in companion_files; None skips the check.
+        companion_files: tokenizer.json and other files to store next to the weights.
         special_token_ids: entries of config.json such as {"eos_token_id": 2}.
         code: package -> hash of its code; a run is not resumed under other code.
 

@@ -1,9 +1,10 @@
 """The checkpoints of one training run: written, found again, and kept to a bounded number.
 
-A run is known by its fingerprint, a hash of everything that decides its numbers. Another run's
-checkpoints are never continued: they are set aside with their rows of metrics.jsonl until the new
-run has ended, so that a new run that is interrupted costs nothing that was finished. What this
-leaves out: the file format (lm_core/formats/checkpoint_files.py) and the weights' layout
+A run is identified by its fingerprint, a hash of everything that affects its numbers. Another run's
+checkpoints are never continued. They are set aside with their rows of metrics.jsonl until the new
+run has ended, so that interrupting the new run does not destroy a finished one.
+
+What this leaves out: the file format (lm_core/formats/checkpoint_files.py) and the weights' layout
 (transformer_lm/weights/pretrained.py).
 """
 
@@ -33,7 +34,7 @@ ROWS = "metrics.json"
 
 
 def run_fingerprint(**parts: Any) -> str:
-    """SHA-256 of what decides a run's numbers: anything JSON holds, by name."""
+    """Return the SHA-256 of everything that affects a run's numbers: any JSON values, by name."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -43,12 +44,12 @@ class RunCheckpoints:
     """The checkpoint folder of one run.
 
     Attributes:
-        folder: holds step_000000, step_000500 ...
-        fingerprint: of this run.
-        metric_log: with this stage's rows.
+        folder: contains step_000000, step_000500 ...
+        fingerprint: fingerprint of this run.
+        metric_log: contains this stage's rows.
         companion_files: written into every checkpoint, such as tokenizer.json.
         special_token_ids: entries of config.json such as {"eos_token_id": 2}.
-        keep: how many of the newest to keep. Step 0 stays besides them, as the "before" of every
+        keep: number of newest checkpoints to keep. Step 0 is kept as well, as the "before" of every
             comparison.
     """
 
@@ -62,10 +63,10 @@ class RunCheckpoints:
     def save(
         self, model: TransformerLM, optimizer: AdamW, step: int, extra: dict[str, Any]
     ) -> Path:
-        """Write a checkpoint whole, then remove those that are no longer kept.
+        """Write a checkpoint atomically, then remove those that are no longer kept.
 
         Args:
-            extra: what JSON holds and the loop needs again, such as the precision.
+            extra: JSON values that the loop needs again, such as the precision.
         """
         tensors, config = to_hugging_face(model, self.special_token_ids)
         optimizer_state = {name: tensor.cpu() for name, tensor in optimizer.state().items()}
@@ -79,14 +80,14 @@ class RunCheckpoints:
         return folder
 
     def finish(self) -> None:
-        """The run has ended: what was set aside for it goes."""
+        """Remove the checkpoints that were set aside, as the run has ended."""
         remove_path(self.folder / SET_ASIDE)
 
     def resume(self, model: TransformerLM, optimizer: AdamW) -> TrainingState | None:
-        """Put the newest checkpoint's weights, optimizer and random state back.
+        """Restore the weights, optimizer and random state of the newest checkpoint.
 
-        The log then ends with the checkpoint's step. Returns None, with no checkpoint and no row
-        left, where there is none of this run.
+        The log then ends with the checkpoint's step. Returns None if this run has no checkpoint; no
+        checkpoint and no row are then left in place.
         """
         remove_unfinished(self.folder)
         earlier = self.folder / SET_ASIDE
@@ -112,8 +113,10 @@ class RunCheckpoints:
         return read_training_state(found[-1]).fingerprint if found else None
 
     def _set_aside(self, earlier: Path) -> None:
-        """Another run's checkpoints make room. Where some are set aside already, these are of a run
-        that never ended, and go.
+        """Set another run's checkpoints aside.
+
+        If some are set aside already, the current ones belong to a run that never ended, and are
+        removed.
         """
         if not list_checkpoints(earlier) and list_checkpoints(self.folder):
             earlier.mkdir(exist_ok=True)
@@ -124,11 +127,13 @@ class RunCheckpoints:
             remove_path(checkpoint)
 
     def _bring_back(self, earlier: Path) -> None:
-        """The settings are those of the run that was set aside: it is the current one again."""
+        """Make the run that was set aside current again, because the settings are those of that
+        run.
+        """
         for checkpoint in list_checkpoints(self.folder):
             remove_path(checkpoint)
         rows = read_json(earlier / ROWS, "the rows of the earlier run", "lm pretrain RECIPE")
         self.metric_log.replace_rows(rows)
-        for checkpoint in list_checkpoints(earlier):  # the newest last: until then, try again
+        for checkpoint in list_checkpoints(earlier):  # newest last: if interrupted, do all again
             checkpoint.rename(self.folder / checkpoint.name)
         remove_path(earlier)

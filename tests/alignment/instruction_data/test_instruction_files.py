@@ -30,7 +30,7 @@ def test_rows_as_written(tmp_path) -> None:
         ('{"messages": "hello"}', "line 1: messages must be a list, got 'hello'"),
         ("[1]", "line 1: messages must be a list, got None"),
         ("\n\n", "has no rows; make it with"),
-        ('{"messages": ["hello"]}', "line 1: messages must hold messages, got 'hello'"),
+        ('{"messages": ["hello"]}', "line 1: messages must contain messages, got 'hello'"),
     ],
 )
 def test_bad_rows(tmp_path, content: str, message: str) -> None:
@@ -41,12 +41,14 @@ def test_bad_rows(tmp_path, content: str, message: str) -> None:
 
 
 def test_a_missing_file_names_the_command(tmp_path) -> None:
-    with pytest.raises(ValueError, match="not there; make it with `lm data instructions RECIPE`"):
+    with pytest.raises(
+        ValueError, match="does not exist; make it with `lm data instructions RECIPE`"
+    ):
         read_preferences(tmp_path / "none.jsonl")
 
 
 def test_a_line_ends_at_a_newline_only(tmp_path) -> None:
-    """U+2028 ends a line for str.splitlines, not in JSON lines."""
+    """U+2028 ends a line in str.splitlines, but not in JSON lines."""
     path = tmp_path / "rows.jsonl"
     messages = [{"role": "user", "content": "a\u2028b"}]
     path.write_text(json.dumps({"messages": messages}, ensure_ascii=False), encoding="utf-8")

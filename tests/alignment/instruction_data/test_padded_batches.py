@@ -1,4 +1,4 @@
-"""Batches waste little, hold every text once an epoch, and are a function of the step alone."""
+"""Batches have little padding, contain every text once per epoch, and depend on the step alone."""
 
 import random
 
@@ -81,14 +81,14 @@ def test_every_text_once_whatever_the_sizes(lengths, batch_size, seed) -> None:
 
 
 def test_short_and_long_batches_alternate() -> None:
-    """Sorted batches in a row would train on short texts first and long ones last."""
+    """Batches in sorted order would train on short texts first and long ones last."""
     order = LengthGroupedOrder(list(range(160)), 10, seed=0)
     firsts = [min(order.indices_at(step)) for step in range(16)]
     assert firsts != sorted(firsts)
 
 
 def test_in_another_epoch_texts_meet_others() -> None:
-    """Two texts of a length are in the same batch in one epoch and not in the next."""
+    """Two texts of the same length share a batch in one epoch and not in the next."""
     order = LengthGroupedOrder([5] * 60, 6, seed=0)
     first, second = ({frozenset(order.indices_at(e * 10 + i)) for i in range(10)} for e in range(2))
     assert not first & second

@@ -1,4 +1,4 @@
-"""Pairs: what is masked in, which row is which, and that a reference stays with its pair."""
+"""Pairs: the mask, the order of the rows, and a reference that stays with its pair."""
 
 import pytest
 import torch

@@ -38,7 +38,7 @@ def test_a_block_in_time_is_left_alone(limit):
 def test_a_loop_is_ended_although_it_catches_exceptions(limit):
     before = handlers()
     with pytest.raises(PageTooSlow), limit(0.05):
-        loop_that_catches()  # not here: in 3.13 a loop's jump back lies outside its `with`
+        loop_that_catches()  # not inline: in 3.13 a loop's jump back is outside its `with`
     assert handlers() == before
 
 
@@ -49,7 +49,7 @@ def loop_that_catches() -> None:
             sum(range(1000))
 
 
-@pytest.mark.skipif(not HAS_ALARM, reason="without an alarm a regular expression runs to its end")
+@pytest.mark.skipif(not HAS_ALARM, reason="no alarm interrupts a regular expression")
 def test_a_regular_expression_is_ended():
     with pytest.raises(PageTooSlow), time_limit(0.05):
         re.match(r"(a|a)*b", "a" * 60)  # 2^60 steps

@@ -38,7 +38,7 @@ def test_by_hand():
 @pytest.mark.parametrize(
     ("html", "expected"),
     [
-        ("a<b", ["a"]),  # a tag that the page's end cuts off is nothing
+        ("a<b", ["a"]),  # a tag that the page's end cuts off is dropped
         ("a<b c='>", ["a"]),
         ("a<!-- b", ["a"]),
         ("a</", ["a</"]),
@@ -78,7 +78,7 @@ def test_character_references(text, expected):
 
 
 def merged(parts) -> list:
-    """Adjacent pieces of text as one."""
+    """Join adjacent pieces of text."""
     result: list = []
     for part in parts:
         if isinstance(part, str) and result and isinstance(result[-1], str):
@@ -89,7 +89,7 @@ def merged(parts) -> list:
 
 
 def html5lib_tokens(html: str) -> list:
-    """What html5lib's tokenizer makes of it, told about raw text as its tree builder does."""
+    """Tokenize with html5lib, told about raw text as its tree builder does."""
     tokenizer = HTMLTokenizer(html)
     kinds = {number: name for name, number in tokenTypes.items()}
     parts: list = []
@@ -147,7 +147,9 @@ NEVER_ENDING = [
 
 @pytest.mark.parametrize("piece", NEVER_ENDING)
 def test_work_grows_with_the_length_and_not_with_its_square(piece):
-    """Counts the lines of html_tokens.py that run, and bounds what its patterns look at."""
+    """Count the executed lines of html_tokens.py, and bound the characters that its patterns
+    read.
+    """
 
     def lines(html: str) -> int:
         count = 0
@@ -171,7 +173,7 @@ def test_work_grows_with_the_length_and_not_with_its_square(piece):
 
 
 def test_a_tag_that_never_ends_is_read_once():
-    """Each scan to the end of the page is the last one: the generator ends there."""
+    """A scan that reaches the end of the page is the last one, because the generator ends there."""
     for piece in ("<a ", "<!--", '<a b="', "<? ", "<script>"):
         parts = list(tokens("x" + piece * 1000))
         assert len([part for part in parts if not isinstance(part, StartTag)]) <= 2

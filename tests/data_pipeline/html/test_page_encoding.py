@@ -1,7 +1,7 @@
-"""Bytes to characters as browsers do it.
+"""Bytes to characters, as browsers decode them.
 
-`whatwg_encodings.json` holds what Chromium's TextDecoder made of every label, of all bytes of the
-single-byte encodings, and a hash of what it made of all byte pairs of the others.
+`whatwg_encodings.json` contains the results of Chromium's TextDecoder for every label, for all
+bytes of the single-byte encodings, and a hash of its results for all byte pairs of the others.
 """
 
 import encodings
@@ -142,18 +142,18 @@ def test_prescan_by_hand(head, encoding):
 
 
 def html5lib_prescan(head: bytes) -> str | None:
-    """html5lib's reader of <meta>, which knows no XML declaration."""
+    """Run html5lib's reader of <meta>, which ignores XML declarations."""
     found = EncodingParser(head).getEncoding()
     if found is None:
         return None
     return {"utf-16le": "utf-8", "utf-16be": "utf-8"}.get(found.name, found.name)
 
 
-PIECES = [  # each "<" after a space: html5lib ends a value without quotes there
+PIECES = [  # each "<" after a space: html5lib ends an unquoted value there
     b" <meta ", b" <p ", b" </p ", b" <!-- ", b" -->", b" <!doctype html>", b">", b"/", b" ", b"x",
     b" = ", b"'", b'"', b"gbk", b"utf-16", b"bogus", b"big5", b";", b" <title>", b"\n",
 ]  # fmt: skip
-# not both in one page: after a charset that it does not know html5lib still looks at content
+# not both in one page: after an unknown charset, html5lib still looks at content
 CHARSET = [b"charset=", b"charset = ", b"charset"]
 CONTENT = [b"content=", b"http-equiv=content-type ", b'content="text/html; charset=koi8-r" ']
 
@@ -165,7 +165,7 @@ def pages_of(pieces: list[bytes]) -> st.SearchStrategy[bytes]:
 @given(pages_of(PIECES + CHARSET) | pages_of(PIECES + CONTENT))
 @example(b"<meta http-equiv=content-type content=charset=gbk>")
 def test_prescan_is_html5libs(head):
-    head += b" >"  # a <meta> that the bytes cut off counts in html5lib, in the standard it does not
+    head += b" >"  # html5lib counts a <meta> that is cut off, the standard does not
     assert prescan(head) == html5lib_prescan(head)
 
 

@@ -1,4 +1,4 @@
-"""Mining on a made-up installation: caps, duplicates, splits, preference pairs, files."""
+"""Mining on a fake installation: caps, duplicates, splits, preference pairs, files."""
 
 import json
 import sysconfig
@@ -26,7 +26,7 @@ def function(name: str, answer: str) -> str:
 
 @pytest.fixture
 def installation(tmp_path, monkeypatch):
-    """Two folders that stand for the standard library and site-packages."""
+    """Create two folders that stand for the standard library and site-packages."""
     standard, site = tmp_path / "lib", tmp_path / "site"
     values = [function(f"f{n}", f"Return the value number {n} of all.") for n in range(40)]
     things = [function(f"g{n}", f"Compute the large thing number {n}.") for n in range(50)]

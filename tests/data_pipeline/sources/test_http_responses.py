@@ -1,4 +1,4 @@
-"""Answers of web servers: types and charsets, chunks, and every content coding."""
+"""HTTP responses: types and charsets, chunks, and every content coding."""
 
 import base64
 import gzip
@@ -74,7 +74,7 @@ def body_of(message: bytes, max_bytes: int = 10**6) -> bytes:
     ],
 )
 def test_codings_are_undone(coding, packed):
-    if packed is None:  # brotli's stored blocks: a stream that holds the bytes as they are
+    if packed is None:  # brotli's stored blocks: a stream with the raw bytes
         packed = stored_brotli(gzip.compress(BODY))
     assert body_of(answer(coding, packed)) == BODY.replace(
         *((b"A", b"\xc4") if coding == "ISO-8859-1" else (b"", b""))
@@ -102,8 +102,8 @@ def test_packed_bytes_never_count_as_text(coding):
     damaged = [packed[:length] for length in range(len(packed) // 3, len(packed))]
     for body in [*damaged, b"\x1b\x04\x01 some packed bytes", b"\0" + packed]:
         with pytest.raises(UnreadableAnswer) as caught:
-            assert body_of(answer(coding, body)) == BODY, "cut, and yet whole"
-            raise UnreadableAnswer("damaged body", "nothing but a check sum was lost")
+            assert body_of(answer(coding, body)) == BODY, "a cut body decoded as if it were whole"
+            raise UnreadableAnswer("damaged body", "only a checksum was lost")
         assert caught.value.reason == "damaged body"
 
 

@@ -1,4 +1,4 @@
-"""The renderer itself, in this process: what it removes from pydoc's pages."""
+"""The renderer itself, in this process: the details that it removes from pydoc's pages."""
 
 import importlib.util
 import types
@@ -7,7 +7,7 @@ import data_pipeline.sources.python_documentation as documentation
 
 
 def load_child() -> types.ModuleType:
-    """The script as a module; it is started as a file and not imported in the pipeline."""
+    """Import the script as a module; the pipeline starts it as a file."""
     spec = importlib.util.spec_from_file_location("pydoc_child", documentation.CHILD_SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

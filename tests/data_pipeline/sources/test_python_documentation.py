@@ -1,4 +1,4 @@
-"""Rendering in child processes: same bytes twice, and modules that print, hang, crash or leave."""
+"""Rendering in child processes: same bytes twice, and modules that print, hang, crash or exit."""
 
 import re
 import sys
@@ -38,7 +38,7 @@ def test_pages_hold_no_address_and_no_path_of_this_machine():
 
 @pytest.fixture
 def strange_modules(tmp_path):
-    """A folder of modules that do what a module should not do when it is imported."""
+    """Create a folder of modules that misbehave when they are imported."""
     sources = {
         "good_before": '"""Good before."""',
         "prints": '"""It prints."""\nimport os\nprint("noise")\nos.write(2, b"Timeout (no)")',

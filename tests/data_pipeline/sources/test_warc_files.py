@@ -19,7 +19,7 @@ REAL_CRAWL = Path(__file__).parents[3] / "shared/data/warc/iana.warc.gz"
 
 
 def write_records(path: Path, records: list[tuple[str, str, str]], compress: bool = True) -> None:
-    """Records of (type, status line, content type) with warcio itself."""
+    """Write records of (type, status line, content type) with warcio itself."""
     with path.open("wb") as file:
         writer = WARCWriter(file, gzip=compress)
         for number, (kind, status, content_type) in enumerate(records):

@@ -1,5 +1,5 @@
-"""Records one after the other: against warcio on whole files, and odd records that cost themselves
-alone.
+"""Records compared with warcio on whole files, and malformed records, of which no other record is
+lost.
 """
 
 import gzip
@@ -37,7 +37,7 @@ def record(
 
 
 def write(path: Path, records: list[bytes], form: str) -> Path:
-    """As single gzip members, as one member, or without compression."""
+    """Write records as single gzip members, as one member, or without compression."""
     members = {
         "members": lambda: b"".join(map(gzip.compress, records)),
         "one member": lambda: gzip.compress(b"".join(records)),
@@ -117,7 +117,7 @@ def test_an_odd_record_costs_itself_alone(tmp_path, name, form):
     assert (lost.reason, lost.detail[:8]) == (reason, "record 3")
     assert detail in lost.detail
     only = write(tmp_path / "b", [odd], form)
-    assert list(read_warc([only])) == [], "an odd record does not make the file unreadable"
+    assert list(read_warc([only])) == [], "a malformed record does not make the file unreadable"
 
 
 @pytest.mark.parametrize("length", [b"%d" % (len(OK) + more) for more in (5, 20, 300, 99999)])

@@ -1,4 +1,4 @@
-"""A checkpoint folder in, text out: whole characters, and errors before anything is computed."""
+"""From a checkpoint folder to text: whole characters, and errors before any computation."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_a_loaded_engine_says_what_the_model_in_memory_says(checkpoint, engine) 
 
 
 def test_streams_join_to_the_whole_and_never_hold_half_a_character(engine) -> None:
-    settings = SamplingSettings(temperature=3.0, seed=1)  # random bytes: many broken characters
+    settings = SamplingSettings(temperature=3.0, seed=1)  # random bytes: many invalid characters
     pieces = list(engine.stream("Hello", settings, 40))
     assert "".join(pieces) == engine.complete("Hello", settings, 40)
     ids = [ids[0] for ids in _ids(engine, settings)]
@@ -52,7 +52,7 @@ def _ids(engine, settings):
 
 
 def test_a_piece_is_never_a_part_of_a_character(engine, monkeypatch) -> None:
-    """One token a byte: the pieces are the characters, and an unfinished last one is U+FFFD."""
+    """One token per byte: the pieces are the characters, and an incomplete last one is U+FFFD."""
     text = "aé€😀"
     steps = ([byte] for byte in text.encode() + b"\xe2\x82")
     monkeypatch.setattr(engine_module, "generate_steps", lambda *_, **__: steps)
@@ -100,7 +100,7 @@ def test_chat_ends_with_the_assistants_turn_open(engine) -> None:
 
 
 def says(ids):
-    """In place of `generate_steps`: these ids."""
+    """Replace `generate_steps` by these ids."""
     return lambda *_, **__: ([each] for each in ids)
 
 
@@ -115,7 +115,7 @@ def test_chat_is_what_the_stream_gives_without_white_space_around_it(engine, mon
 def test_a_tokenizer_larger_than_the_model_is_refused(checkpoint, tokenizer) -> None:
     larger = Tokenizer(tokenizer.vocab, [], [*SPECIAL_TOKENS, "<|another|>"])
     (checkpoint / "tokenizer.json").write_bytes(hugging_face_files(larger)["tokenizer.json"])
-    with pytest.raises(UserError, match="has 260 entries, the model 259 rows: there is none for"):
+    with pytest.raises(UserError, match="has 260 entries, the model 259 rows: none for"):
         Engine.from_checkpoint(checkpoint)
 
 
@@ -127,11 +127,11 @@ def test_a_larger_tokenizer_in_memory_is_refused_too(model, tokenizer) -> None:
 
 @pytest.fixture
 def padded(tokenizer) -> Engine:
-    """A model with 61 rows more than its tokenizer has tokens, and those the likeliest."""
+    """A model with 61 rows more than its tokenizer has tokens, and those are the most likely."""
     seed_everything(0)
     shape = {"d_model": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 16}
     model = TransformerLM(ModelConfig(vocab_size=320, context_length=64, **shape))
-    with torch.no_grad():  # rows that point the same way as the largest of the others, and further
+    with torch.no_grad():  # rows parallel to the largest of the others, but longer
         model.token_embedding.weight[259:] = 50 * model.token_embedding.weight[:61]
     return Engine(model, tokenizer)
 
@@ -164,11 +164,11 @@ def test_a_row_without_a_token_is_never_drawn(padded, settings, monkeypatch) -> 
     assert max(drawn) < 259
     prompt = torch.tensor([padded.tokenizer.encode("Hello")])
     free = [ids[0] for ids in generate_steps(padded.model, prompt, settings, 40)]
-    assert max(free) >= 259, "these rows would have been drawn"
+    assert max(free) >= 259, "these rows would have been sampled"
 
 
 def test_an_end_that_is_no_token_may_be_drawn(padded) -> None:
-    """config.json may name an id for the end that the tokenizer lacks."""
+    """config.json may name an end id that the tokenizer lacks."""
     side = TextSide(padded.tokenizer, None, frozenset({300}))
     drawable = Engine(padded.model, padded.tokenizer, side).drawable
     assert drawable.nonzero().flatten().tolist() == [*range(259), 300]
@@ -204,7 +204,7 @@ def test_a_model_that_names_no_end_continues_text(model) -> None:
 
 def test_a_tokenizer_without_the_special_tokens_is_refused(model, tokenizer) -> None:
     vocab = {token_id: token for token_id, token in tokenizer.vocab.items() if token_id < 257}
-    with pytest.raises(ValueError, match=r"no special token <\|im_start\|>, <\|im_end\|>: the eng"):
+    with pytest.raises(ValueError, match=r"lacks the special tokens <\|im_start\|>, <\|im_end\|>"):
         Engine(model, Tokenizer(vocab, [], SPECIAL_TOKENS[:1]))
 
 
@@ -223,7 +223,7 @@ TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% end
 
 @pytest.fixture
 def foreign(model, tokenizer) -> Engine:
-    """With a template, an id before every text, and two ids to stop at."""
+    """An engine with a template, an id before every text, and two stop ids."""
     template = JinjaTemplate(TEMPLATE, {})
     return Engine(model, tokenizer, TextSide(tokenizer, template, frozenset({7, 258}), 256))
 
@@ -255,16 +255,16 @@ def test_a_base_model_does_not_chat(model) -> None:
     tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
     base = Engine(model, tokenizer, TextSide(tokenizer, None, frozenset({256})))
     assert base.complete("Hello", GREEDY, 4)
-    with pytest.raises(ValueError, match=r"brings no chat template: .* use `lm generate`"):
+    with pytest.raises(ValueError, match=r"has no chat template: .* use `lm generate`"):
         base.chat_ids([{"role": "user", "content": "Hi"}])
 
 
 def test_a_byte_that_the_model_has_no_row_for_is_refused_by_name(model) -> None:
-    """As in SmolLM2: such bytes have ids past the vocabulary."""
+    """As in SmolLM2, such bytes have ids beyond the vocabulary."""
     vocab = {i: bytes([byte]) for i, byte in enumerate(byte for byte in range(256) if byte != 4)}
     vocab |= {255: b"<|endoftext|>", 256: b"<|im_start|>", 257: b"<|im_end|>", 259: b"\x04"}
     tokenizer = Tokenizer(vocab, [], SPECIAL_TOKENS)
     engine = Engine(model, tokenizer)
     engine_module.check_rows(model, tokenizer, "the tokenizer")
-    with pytest.raises(ValueError, match="the text holds byte 0x04, which the model has no token"):
+    with pytest.raises(ValueError, match="text holds byte 0x04, for which the model has no"):
         engine.stream("a\x04", GREEDY, 3)

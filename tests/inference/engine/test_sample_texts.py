@@ -20,7 +20,7 @@ def test_the_file_is_what_is_returned_and_the_same_every_time(engine, tmp_path) 
     write_samples(engine, {"sft": engine, "dpo": engine}, settings, path)
     assert path.read_bytes() == first
     texts = [row["text"] for row in samples["completions"]]
-    assert texts[0] != texts[1], "each prompt has a seed of its own"
+    assert texts[0] != texts[1], "each prompt has its own seed"
     replies = samples["chat"][0]["replies"]
     assert [reply["label"] for reply in replies] == ["sft", "dpo"]
     assert replies[0]["text"] == replies[1]["text"], "the same engine, seed and question"

@@ -65,7 +65,7 @@ def test_whole_turns_go_and_only_as_many_as_must(engine) -> None:
     roles = ("user", "assistant", "user", "assistant", "user")
     turns = [{"role": role, "content": letter} for role, letter in zip(roles, "abcde", strict=True)]
     tokens = [len(engine.chat_ids(turns[first:])) for first in (0, 2, 4)]
-    # A room that the last two turns just leave free, and one token more.
+    # The room that the last two turns leave free, and one token more.
     room = 48 - tokens[1]
     assert tokens[0] > 48 > tokens[1] > tokens[2]
     assert drop_oldest_turns(engine, turns, room) == (turns[2:], 2)
@@ -128,7 +128,7 @@ def test_a_model_without_a_template_says_so_before_it_greets(model) -> None:
     broken = TextSide(tokenizer, JinjaTemplate("{% for x in %}", {}), frozenset({256}))
     written: list[str] = []
     for engine, words in (
-        (base, "brings no chat template"),
+        (base, "has no chat template"),
         (Engine(model, tokenizer, broken), "the model's chat template fails: "),
     ):
         with pytest.raises(UserError, match=words):

@@ -1,4 +1,6 @@
-"""What a folder or a GGUF file brings besides weights: which template, which ids end a text."""
+"""The files besides the weights in a folder or a GGUF file: the template, and the ids that end a
+text.
+"""
 
 import json
 
@@ -17,7 +19,7 @@ TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<end>{% endfor %
 
 @pytest.fixture
 def folder(tmp_path):
-    """Of a model with its own special tokens, 256 to 258, and template."""
+    """Write the folder of a model with its own template and special tokens, 256 to 258."""
     tokenizer = Tokenizer(BYTES, [], OTHERS)
     roles = {"bos_token": "<s>", "eos_token": "</s>"}
     for name, content in hugging_face_files(tokenizer, TEMPLATE, roles).items():
@@ -40,7 +42,7 @@ def test_our_own_checkpoint_keeps_its_format(tmp_path):
 
 
 def test_the_ids_that_end_a_text(folder):
-    assert text_side_of_folder(folder).stop_ids == {258}, "what closes a message in the template"
+    assert text_side_of_folder(folder).stop_ids == {258}, "what closes a message"
     write(folder / "config.json", eos_token_id=257)
     assert text_side_of_folder(folder).stop_ids == {257, 258}
     write(folder / "generation_config.json", eos_token_id=[256, 65])
@@ -53,7 +55,7 @@ def test_the_id_before_every_text(folder):
     assert text_side_of_folder(folder).first_id is None
     write(folder / "tokenizer_config.json", add_bos_token=True)
     assert text_side_of_folder(folder).first_id == 256
-    (folder / "special_tokens_map.json").unlink()  # `transformers` believes that file first
+    (folder / "special_tokens_map.json").unlink()  # `transformers` reads that file first
     write(folder / "tokenizer_config.json", bos_token={"content": "</s>"})
     assert text_side_of_folder(folder).first_id == 257
 
@@ -103,4 +105,4 @@ def test_a_template_that_fails_leaves_text_to_be_continued(folder):
     write(folder / "config.json", eos_token_id=257)
     side = text_side_of_folder(folder)
     assert side.stop_ids == {257}
-    assert side.template.text == "{% for x in %}", "chat says why it is refused"
+    assert side.template.text == "{% for x in %}", "the chat reports why it fails"

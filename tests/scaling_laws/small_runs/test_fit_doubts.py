@@ -1,4 +1,4 @@
-"""Each kind of table that settles nothing is doubted for its own reason, and a good one is not."""
+"""Each kind of undetermined table raises its own doubt, and a good table raises none."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from scaling_laws.small_runs.runs_csv import FinishedRun
 
 TRUE = LossSurface(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
 SIZES, TOKENS = (2e7, 1e8, 5e8, 2.5e9), (5e8, 2e9, 8e9, 3.2e10)
-NINE_SMALL_RUNS = [  # of a demo whose fit once went to alpha = 202 and A = inf
+NINE_SMALL_RUNS = [  # of a demo whose fit once ended at alpha = 202 and A = inf
     (155808, 39936, 6.635176), (155808, 99328, 6.425025), (155808, 249856, 6.010085),
     (400832, 39936, 6.572387), (400832, 99328, 6.193402), (400832, 249856, 5.734290),
     (1262720, 39936, 6.662134), (1262720, 99328, 6.182604), (1262720, 249856, 5.541140),
@@ -64,7 +64,7 @@ def test_the_nine_small_runs() -> None:
         (lambda n, d: predict_loss(TRUE, n, 1e10), ["hardly falls with tokens"]),
         (lambda n, d: n**0.1, ["does not always fall with size", "hardly falls with size"]),
         (lambda n, d: d**0.1, ["does not always fall with tokens", "hardly falls with tokens"]),
-        (lambda n, d: 3 if n < 5e8 else 2, ["one run in ten lies"]),
+        (lambda n, d: 3 if n < 5e8 else 2, ["one run in ten is"]),
         (lambda n, d: 1.7 + (n < 1e8) + 1500 / d**0.37, ["alpha came to 2"]),
         (lambda n, d: 400 / n**0.34 + 1500 / d**0.37, ["E fell to"]),
         (lambda n, d: 1.7 + 400 / n**0.01 + 1500 / d**0.37, ["alpha came to", "more sizes"]),
@@ -78,7 +78,7 @@ def test_every_reason_is_said(loss_of, expected: list[str]) -> None:
 def test_runs_far_off_every_surface() -> None:
     generator = np.random.default_rng(0)
     found = doubts(grid(lambda n, d: predict_loss(TRUE, n, d) * (1 + generator.uniform(-0.2, 0.2))))
-    assert "one run in ten lies" in found
+    assert "one run in ten is" in found
 
 
 def test_sizes_and_tokens_that_hardly_differ() -> None:
@@ -96,18 +96,18 @@ def test_wide_intervals_are_said() -> None:
     )
     fit = fit_surface(runs, num_bootstraps=40)
     low, high = fit.intervals["beta"]
-    assert high > 1.5, "or this table is too good for the test"
-    assert 0.05 < fit.beta < 1.5, "so that the interval alone speaks against it"
+    assert high > 1.5, "otherwise this table is too good for the test"
+    assert 0.05 < fit.beta < 1.5, "so that only the interval raises a doubt"
     assert f"beta may be anything from {low:.2g} to {high:.2g}: vary the token counts" in (
         "\n".join(fit.doubts)
     )
 
 
 def test_as_many_runs_as_unknowns_say_nothing() -> None:
-    """Six noisy runs: the surface passes through five of them, so that nothing looks wrong."""
+    """With six noisy runs, the surface passes through five of them, so that nothing looks wrong."""
     runs = grid(sizes=SIZES[:3], tokens=TOKENS[:2])
-    assert "6 runs are hardly more than the five unknowns" in doubts(runs)
-    assert "6 runs are hardly more than the five unknowns" in doubts(runs * 2), (
+    assert "6 runs are barely more than the five unknowns" in doubts(runs)
+    assert "6 runs are barely more than the five unknowns" in doubts(runs * 2), (
         "repeats do not help"
     )
     assert "hardly more" not in doubts(grid(sizes=SIZES[:3], tokens=TOKENS[:3]))
@@ -124,7 +124,9 @@ def test_rises_are_counted_between_neighbours_and_repeats_are_one_run() -> None:
 
 
 def test_a_dense_table_is_not_doubted_for_its_noise() -> None:
-    """Sizes 14 % apart whose losses differ by less than 1 % of noise: neighbours often rise."""
+    """Sizes 14 % apart with noise below 1 % of the loss: the loss often rises between
+    neighbours.
+    """
     generator = np.random.default_rng(0)
     runs = grid(
         lambda n, d: predict_loss(TRUE, n, d) * (1 + 0.01 * generator.normal()),

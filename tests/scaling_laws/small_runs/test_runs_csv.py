@@ -1,4 +1,4 @@
-"""Tables of runs: written and read back, foreign heads understood, mistakes named by line."""
+"""Tables of runs: round trip, the column names of other tables, and errors that name the line."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_the_mark_that_spreadsheets_put_first_is_not_part_of_a_head(tmp_path) ->
     ("content", "message"),
     [
         ("N,loss\n", "has no column tokens or D: its columns are N, loss"),
-        ("", "its columns are none; rename the column that is meant, and separate"),
+        ("", "its columns are none; rename the right column, and separate"),
         ("N,D,loss\n1,2,3\n", "holds 1 runs"),
         ("N,D,loss\n1,2,3\n1,x,3\n", "line 3: D must be a positive number .*, got 'x'"),
         ("N,D,loss\n1,2,-3\n", "line 2: loss must be a positive number .*, got '-3'"),

@@ -48,7 +48,7 @@ def test_every_size_meets_every_budget_and_more_tokens_help(shards, tmp_path) ->
         (size, tokens) for size in sizes for tokens in (320, 640, 1280)
     ]
     assert runs[2].loss < runs[0].loss
-    assert not list((tmp_path / "scaling").rglob("step_*")), "checkpoints of done runs are removed"
+    assert not list((tmp_path / "scaling").rglob("step_*")), "finished runs keep no checkpoint"
 
 
 def test_finished_runs_are_not_trained_again_and_other_code_is(shards, tmp_path, trained) -> None:
@@ -63,7 +63,7 @@ def test_finished_runs_are_not_trained_again_and_other_code_is(shards, tmp_path,
 
 @pytest.fixture
 def trained(monkeypatch) -> list[int]:
-    """Gets the steps of every run that is really trained."""
+    """Record the steps of every run that is actually trained."""
     steps: list[int] = []
 
     def counting(planned, *given, **named):
@@ -128,7 +128,7 @@ def test_every_part_of_the_shape_makes_another_run(shards, tmp_path, trained, kv
     both = ONE_SIZE.model_copy(update={"sizes": heads, "token_budgets": [320]})
     first = run_sweep(shards, tmp_path / "scaling", both).runs
     if kv_heads == (2, 4):
-        assert first[0].parameters == first[1].parameters, "and yet they are two runs"
+        assert first[0].parameters == first[1].parameters, "they are two runs all the same"
     assert first[0].loss != first[1].loss
     assert run_sweep(shards, tmp_path / "scaling", both).runs == first
     assert len(trained) == 2

@@ -1,4 +1,4 @@
-"""The fast loss against the lesson, across the borders of its pieces."""
+"""The fast loss against the lesson, including the boundaries of its pieces."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_losses_and_gradients_equal_the_lesson(shape):
 def test_the_gradient_is_that_of_finite_differences():
     logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0, 2, 1, 1])
-    step = 1e-2  # the sum is kept in float32: smaller steps drown in its rounding
+    step = 1e-2  # the sum is float32, whose rounding would hide smaller steps
     fused_token_losses(logits, targets).sum().backward()
     for index in [(0, 0), (1, 2), (3, 0)]:
         moved = [logits.detach().clone() for _ in range(2)]
@@ -51,7 +51,7 @@ def test_bfloat16_gradients_are_float32_ones_rounded_once():
 
 
 class LargeMemory(TorchDispatchMode):
-    """Counts the tensors of at least `elements` that come to be in memory of their own."""
+    """Counts tensors of at least `elements` elements that get newly allocated memory."""
 
     def __init__(self, elements: int) -> None:
         super().__init__()
@@ -69,9 +69,9 @@ class LargeMemory(TorchDispatchMode):
 
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, 2), (torch.bfloat16, 3)])
 def test_all_pieces_use_the_same_memory(dtype, expected):
-    """One piece forward, one backward where the logits are narrow, and the gradient.
+    """One piece forward, one backward if the logits are narrow, and the gradient.
 
-    What a single call of PyTorch asks for inside, as logsumexp does, is not seen.
+    Memory that a single call of PyTorch allocates internally, as logsumexp does, is not counted.
     """
     logits = torch.randn(4 * ROWS, 50).to(dtype).requires_grad_()
     targets = torch.zeros(4 * ROWS, dtype=torch.int64)

@@ -9,7 +9,8 @@ from training.engine.fused_optimizer import FusedAdamW, fused_step_works, why_fu
 from training.optimizers import AdamW
 
 OPTIONS = {"betas": (0.8, 0.97), "eps": 1e-3, "weight_decay": 0.3}
-# Of the largest weight, 2 to 3: the formula rounds after every operation, the kernel once a step.
+# Relative to the largest weight, 2 to 3: the formula rounds after every operation, the kernel once
+# per step.
 TOLERANCES = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 0.06, torch.float16: 0.06}
 SHAPES = {"matrix": (40, 33), "vector": (50,), "scale": (), "cube": (2, 3, 4), "still": (3, 3)}
 
@@ -25,7 +26,7 @@ def make_parameters(dtype: torch.dtype) -> dict[str, nn.Parameter]:
 
 
 def set_gradients(parameters: dict[str, nn.Parameter], step: int) -> None:
-    """ "still" has none, "vector" has none in every third step."""
+    """ "still" has no gradient, "vector" has none in every third step."""
     generator = torch.Generator().manual_seed(step)
     for p in parameters.values():
         p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
@@ -72,7 +73,7 @@ def test_the_kernel_does_it_and_not_the_formula(monkeypatch):
 
 
 def test_state_goes_from_the_lesson_to_the_kernel_and_back():
-    """A checkpoint of a run that began with the formula is continued, and the other way round."""
+    """A run that began with the formula resumes with the kernel, and vice versa."""
     straight, changing = make_parameters(torch.float64), make_parameters(torch.float64)
     formula, optimizer = AdamW(straight.items()), AdamW(changing.items())
     for step in range(1, 13):
@@ -124,7 +125,7 @@ def test_types_may_be_mixed():
     ],
 )
 def test_a_kernel_that_fails_gives_way_to_the_formula(monkeypatch, capsys, broken, reason):
-    """ "meta" stands for a device of another kind."""
+    """ "meta" represents a device of another kind."""
 
     def kernel(weights, gradients, *rest, **options):
         if broken == "missing":
@@ -141,7 +142,7 @@ def test_a_kernel_that_fails_gives_way_to_the_formula(monkeypatch, capsys, broke
     fused, formula = FusedAdamW(ours.items()), AdamW(theirs.items())
     FusedAdamW(ours.items())
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and said[0].startswith("AdamW: not torch's fused kernel")
+    assert len(said) == 1 and said[0].startswith("AdamW: torch's fused kernel is not used")
     assert reason in said[0]
     assert not fused.is_fused
     for parameters, optimizer in ((ours, fused), (theirs, formula)):
@@ -183,7 +184,9 @@ def test_a_learners_own_optimizer_may_keep_its_parameters_by_another_name(tmp_pa
 
 
 def test_a_gradient_that_lies_otherwise_in_memory_is_read_right():
-    """set_gradients gives "turned" rows where the weight has columns; this says so."""
+    """set_gradients gives "turned" a row-major gradient for a column-major weight; check that it
+    does.
+    """
     parameters = make_parameters(torch.float32)
     set_gradients(parameters, 1)
     turned = parameters["turned"]
@@ -191,4 +194,4 @@ def test_a_gradient_that_lies_otherwise_in_memory_is_read_right():
     in_order = fused_optimizer._gradient_in_order(turned)
     assert in_order.stride() == turned.stride() and torch.equal(in_order, turned.grad)
     matrix = parameters["matrix"]
-    assert fused_optimizer._gradient_in_order(matrix) is matrix.grad, "copied for nothing"
+    assert fused_optimizer._gradient_in_order(matrix) is matrix.grad, "a needless copy"

@@ -1,4 +1,4 @@
-"""Figures come back as they were when they were queued, and nothing before `read` asks for them."""
+"""Figures have the values of the time when they were queued, and nothing waits before `read`."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Ablations: files that hold only what they change, each trained once."""
+"""Ablations: files that contain only their changes, each trained once."""
 
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def test_a_run_that_diverges_is_a_result_and_the_others_go_on(folder, monkeypatc
     assert 1 <= first[1]["diverged_at"] <= 6 and "bits_per_byte" not in first[1]
     assert "diverged_at" not in first[2] and first[2]["bits_per_byte"] > 0
     read_metrics(metrics, "no norm")
-    monkeypatch.setattr(finished_runs, "pretrain", None)  # nothing is trained again
+    monkeypatch.setattr(finished_runs, "pretrain", None)  # a second training would fail
     assert run_ablations(load_ablations(paths))[0] == first
 
 
@@ -99,7 +99,9 @@ def test_a_wrong_setting_names_its_file(folder):
     with pytest.raises(ValueError, match=r"bad\.toml: unknown setting .*did you mean norm_pos"):
         load_ablations([folder / "bad.toml"])
     (folder / "twin.toml").write_text('title = "post-norm"\n')
-    with pytest.raises(ValueError, match=r"twin\.toml: title is 'post-norm', as in .*post\.toml"):
+    with pytest.raises(
+        ValueError, match=r"twin\.toml: title is 'post-norm', the same as in .*post\.toml"
+    ):
         load_ablations([folder / "post.toml", folder / "twin.toml"])
     with pytest.raises(ValueError, match=r"nothing\.toml: no such ablation; .*elsewhere has none"):
         load_ablations([folder.parent / "elsewhere" / "nothing.toml"])

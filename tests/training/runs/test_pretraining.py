@@ -1,4 +1,4 @@
-"""Pretraining from shards to a checkpoint, stopped by SIGKILL, refused where inputs disagree."""
+"""Pretraining from shards to a checkpoint, stopped by SIGKILL, and rejected if inputs disagree."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ pretrain(settings, root / "shards", root / "checkpoints", log)
 
 
 def make_root(root: Path) -> Path:
-    """Shards of a text with a rule in it, and the recipe."""
+    """Write shards of a text that follows a rule, and the recipe."""
     generator = np.random.default_rng(0)
     with ShardWriter(root / "shards", "a" * 64, VOCAB, np.r_[np.full(VOCAB - 1, 2), 0]) as writer:
         for index in range(40):
@@ -110,7 +110,7 @@ def test_killed_with_sigkill_and_started_again(tmp_path):
     )
     deadline = time.monotonic() + 60
     while len(numbers(killed)) < 19:
-        assert child.poll() is None and time.monotonic() < deadline, "the child did not get there"
+        assert child.poll() is None and time.monotonic() < deadline, "the child is too slow"
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, which are continued, and what a resume puts back."""
+"""The checkpoints that are kept, those that are continued, and the state that a resume restores."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_step_0_and_the_newest_are_kept(tmp_path, keep, expected):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_resume_puts_everything_back(tmp_path, variant):
-    """Of every variant: also of those that no family of transformers computes."""
+    """For every variant, including those that no model family in transformers has."""
     model, optimizer = make_model(**variant)
     model(torch.arange(8)[None]).logsumexp(-1).mean().backward()
     optimizer.step(0.1)
@@ -66,7 +66,7 @@ def test_a_resume_puts_everything_back(tmp_path, variant):
 
     other, other_optimizer = make_model(seed=9, **variant)
     state = make_checkpoints(tmp_path).resume(other, other_optimizer)
-    assert torch.equal(torch.rand(3), drawn), "the generator stands where it stood"
+    assert torch.equal(torch.rand(3), drawn), "the generator's state is restored"
     assert (state.step, state.extra) == (1, {"precision": "float32"})
     for (name, expected), found in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(expected, found), name
@@ -85,7 +85,7 @@ def test_another_run_is_set_aside_until_the_new_one_has_ended(tmp_path):
     assert two.resume(*make_model()) is None
     assert names(tmp_path) == [] and two.metric_log.rows() == []
     two.metric_log.append({"step": 0, "loss": 9.0})
-    two.save(*make_model(seed=1), 0, {})  # and here it is interrupted
+    two.save(*make_model(seed=1), 0, {})  # and then it is interrupted
 
     assert one.resume(*make_model()).step == 4, "the settings of the first run find it again"
     assert names(tmp_path) == ["step_000000", "step_000004"]
