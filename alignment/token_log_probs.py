@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lm_core.user_error import UserError
 from training.engine.fused_loss import fused_token_losses
 
 
@@ -46,19 +45,15 @@ def sum_per_sequence(
 ) -> Float[Tensor, " batch"]:
     """Return the sum over the masked tokens of each text: log p(answer | prompt), in nats.
 
-    Raises ValueError if a text has no masked token.
+    A text without a masked token would give 0; `pad` refuses such texts, so no batch has one.
     """
-    _check_no_mask_is_empty(mask)
     return torch.where(mask, log_probs, 0.0).sum(dim=-1)
 
 
 def mean_per_sequence(
     log_probs: Float[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"]
 ) -> Float[Tensor, " batch"]:
-    """Return the mean over the masked tokens of each text, to compare long and short answers.
-
-    Raises ValueError if a text has no masked token.
-    """
+    """Return the mean over the masked tokens of each text, to compare long and short answers."""
     return sum_per_sequence(log_probs, mask) / mask.sum(dim=-1)
 
 
@@ -68,15 +63,5 @@ def mean_over_tokens(
     """Return the mean over all masked tokens of the batch, all weighted equally.
 
     This is not the mean of the per-text means, in which a token of a short answer weighs more.
-    Raises ValueError if a text has no masked token.
     """
     return sum_per_sequence(log_probs, mask).sum() / mask.sum()
-
-
-def _check_no_mask_is_empty(mask: Bool[Tensor, "batch seq"]) -> None:
-    empty = (~mask.any(dim=-1)).nonzero().flatten().tolist()
-    if empty:
-        raise UserError(
-            f"texts {empty} of the batch have no token to score: their mask is empty, so a mean "
-            "would be 0/0; drop them, or check that the answer was not cut off"
-        )

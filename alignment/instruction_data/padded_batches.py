@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lm_core.random_state import derived_seed
+from lm_core.user_error import UserError
 from tokenizer_bpe.chat_template import encode_chat
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import epoch_order
@@ -51,7 +52,18 @@ def encode_conversation(
 def pad(
     texts: Sequence[MaskedText],
 ) -> tuple[Int[Tensor, "batch seq"], Bool[Tensor, "batch seq"]]:
-    """Return ids and masks as rectangles as wide as the longest text; padding is masked out."""
+    """Return ids and masks as rectangles as wide as the longest text; padding is masked out.
+
+    Raises:
+        ValueError: the mask of a text leaves no token to predict; the mean of its log-probabilities
+            would be 0/0. The first token does not count: nothing predicts it.
+    """
+    empty = [row for row, text in enumerate(texts) if not any(text.mask[1:])]
+    if empty:
+        raise UserError(
+            f"texts {empty} of the batch have no token to score: their masks are empty; drop them, "
+            "or check that the answer was not cut off"
+        )
     width = max(len(text) for text in texts)
     ids = torch.full((len(texts), width), PADDING_ID)
     mask = torch.zeros((len(texts), width), dtype=torch.bool)

@@ -52,13 +52,6 @@ def test_what_is_masked_out_does_not_matter_even_if_it_is_infinite() -> None:
     assert log_probs.grad.tolist() == MASK.float().tolist()
 
 
-@pytest.mark.parametrize("function", [sum_per_sequence, mean_per_sequence, mean_over_tokens])
-def test_an_empty_mask_is_an_error_and_not_zero_or_nan(function) -> None:
-    mask = torch.tensor([[True, False, False], [False, False, False]])
-    with pytest.raises(ValueError, match=r"texts \[1\] of the batch have no token to score"):
-        function(LOG_PROBS, mask)
-
-
 def test_a_token_is_predicted_from_those_before_it(model) -> None:
     """The oracle reads one prefix at a time, so an off-by-one error is impossible."""
     ids = torch.randint(0, 259, (1, 9), generator=torch.Generator().manual_seed(0))

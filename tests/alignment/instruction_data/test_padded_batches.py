@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,13 +14,21 @@ from alignment.instruction_data.padded_batches import (
     encode_conversation,
     pad,
 )
+from lm_core.user_error import UserError
 
 
 def test_padding_by_hand() -> None:
-    ids, mask = pad([MaskedText([5, 6], [False, True]), MaskedText([7], [True])])
-    assert ids.tolist() == [[5, 6], [7, 0]]
-    assert mask.tolist() == [[False, True], [True, False]]
+    ids, mask = pad([MaskedText([5, 6, 8], [False, True, True]), MaskedText([7, 9], [False, True])])
+    assert ids.tolist() == [[5, 6, 8], [7, 9, 0]]
+    assert mask.tolist() == [[False, True, True], [False, True, False]]
     assert ids.dtype == torch.int64
+
+
+def test_a_text_without_a_token_to_score_is_refused() -> None:
+    whole = MaskedText([5, 6], [False, True])
+    for mask in ([False, False], [True, False]):  # nothing predicts the first token
+        with pytest.raises(UserError, match=r"texts \[1\] of the batch have no token to score"):
+            pad([whole, MaskedText([5, 6], mask)])
 
 
 def test_every_text_once_an_epoch_and_epochs_differ() -> None:
