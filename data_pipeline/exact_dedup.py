@@ -23,18 +23,16 @@ BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")  # the gap that several dropped 
 
 
 class ExactDedupSettings(Settings):
-    """Thresholds for repeated text."""
+    """Thresholds for repeated text.
 
-    max_documents_per_line: int = Field(
-        default=10,
-        ge=1,
-        description="a line that occurs in more documents than this is dropped from all of them",
-    )
-    min_line_characters: int = Field(
-        default=30,
-        ge=0,
-        description="a run of repeated lines is dropped only if one is this long",
-    )
+    Attributes:
+        max_documents_per_line: a line that occurs in more documents than this is dropped from
+            all of them.
+        min_line_characters: a run of repeated lines is dropped only if one is this long.
+    """
+
+    max_documents_per_line: int = Field(default=10, ge=1)
+    min_line_characters: int = Field(default=30, ge=0)
 
 
 def text_hash(text: str) -> int:

@@ -28,22 +28,17 @@ LABEL_PREFIX = "__label__"
 
 
 class LanguageSettings(Settings):
-    """Which languages to keep."""
+    """Which languages to keep.
 
-    languages: list[str] = Field(
-        default=["en"], min_length=1, description="ISO 639 codes of the languages to keep"
-    )
-    min_confidence: float = Field(
-        default=0.4,
-        ge=0,
-        le=1,
-        description="lowest probability that the model may give its first choice",
-    )
-    max_characters: int = Field(
-        default=20_000,
-        ge=1,
-        description="number of characters at the beginning of a text that the model reads",
-    )
+    Attributes:
+        languages: ISO 639 codes of the languages to keep.
+        min_confidence: lowest probability that the model may give its first choice.
+        max_characters: number of characters at the beginning of a text that the model reads.
+    """
+
+    languages: list[str] = Field(default=["en"], min_length=1)
+    min_confidence: float = Field(default=0.4, ge=0, le=1)
+    max_characters: int = Field(default=20_000, ge=1)
 
 
 @dataclass(frozen=True)

@@ -40,16 +40,18 @@ SHINGLES_AT_A_TIME = 1 << 14  # 16,384 shingles x 128 hashes x 8 bytes = 16 MiB
 
 
 class MinHashSettings(Settings):
-    """Thresholds for near duplicates."""
+    """Thresholds for near duplicates.
 
-    threshold: float = Field(
-        default=0.8,
-        gt=0,
-        le=1,
-        description="Jaccard similarity from which two documents are duplicates",
-    )
-    ngram_words: int = Field(default=5, ge=1, description="words in a shingle")
-    num_hashes: int = Field(default=128, ge=8, description="length of a signature")
+    Attributes:
+        threshold: Jaccard similarity from which two documents are duplicates.
+        ngram_words: words in a shingle.
+        num_hashes: length of a signature.
+        seed: of the hash functions.
+    """
+
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    ngram_words: int = Field(default=5, ge=1)
+    num_hashes: int = Field(default=128, ge=8)
     seed: int = 0
 
 

@@ -25,30 +25,35 @@ SENTENCE_ENDS = (".", "!", "?", '"', "”", ":", ")")
 
 
 class QualitySettings(Settings):
-    """Thresholds; each default is the paper's unless its description says otherwise."""
+    """Thresholds; each default is the paper's, unless C4 is named below.
+
+    Attributes:
+        min_words: fewest words of a page.
+        max_words: most words of a page.
+        min_mean_word_length: smallest mean length of a word, in characters.
+        max_mean_word_length: largest mean length of a word, in characters.
+        max_symbol_share: most '#' for each word, and most ellipses.
+        max_bullet_line_share: largest share of lines that begin with a bullet.
+        max_ellipsis_line_share: largest share of lines that end with an ellipsis.
+        min_alphabetic_share: smallest share of words with at least one letter.
+        min_stop_words: how many of eight common English words must occur.
+        min_terminal_line_share: smallest share of lines that end like a sentence; C4 drops all
+            others.
+        max_curly_brackets_per_word: C4 drops a page with any '{', but documentation shows code
+            and dictionaries.
+    """
 
     min_words: int = Field(default=50, ge=0)
     max_words: int = Field(default=100_000, ge=1)
     min_mean_word_length: float = Field(default=3.0, ge=0)
     max_mean_word_length: float = Field(default=10.0, ge=0)
-    max_symbol_share: float = Field(default=0.1, ge=0, description="'#' or ellipses for each word")
+    max_symbol_share: float = Field(default=0.1, ge=0)
     max_bullet_line_share: float = Field(default=0.9, ge=0, le=1)
     max_ellipsis_line_share: float = Field(default=0.3, ge=0, le=1)
-    min_alphabetic_share: float = Field(
-        default=0.8, ge=0, le=1, description="smallest share of words with at least one letter"
-    )
+    min_alphabetic_share: float = Field(default=0.8, ge=0, le=1)
     min_stop_words: int = Field(default=2, ge=0, le=8)
-    min_terminal_line_share: float = Field(
-        default=0.05,
-        ge=0,
-        le=1,
-        description="smallest share of lines that end like a sentence; C4 drops all others",
-    )
-    max_curly_brackets_per_word: float = Field(
-        default=0.1,
-        ge=0,
-        description="C4 drops a page with any '{'; documentation shows code and dictionaries",
-    )
+    min_terminal_line_share: float = Field(default=0.05, ge=0, le=1)
+    max_curly_brackets_per_word: float = Field(default=0.1, ge=0)
 
 
 def has_enough_words(text: str, settings: QualitySettings) -> bool:

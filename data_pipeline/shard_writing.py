@@ -40,11 +40,14 @@ class TextEncoder(Protocol):
 
 
 class ShardSettings(Settings):
-    """How to turn documents into shards."""
+    """How to turn documents into shards.
 
-    validation_share: float = Field(
-        default=0.05, gt=0, lt=1, description="expected share of documents held out"
-    )
+    Attributes:
+        validation_share: expected share of documents held out.
+        tokens_per_file: a shard file has at most this many tokens.
+    """
+
+    validation_share: float = Field(default=0.05, gt=0, lt=1)
     tokens_per_file: int = Field(default=2**24, ge=1)
 
 

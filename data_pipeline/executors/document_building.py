@@ -64,21 +64,26 @@ NAMED_PAGES = 20  # in counts.json, for each step
 
 
 class DocumentSettings(Settings):
-    """Every threshold of `lm data build`."""
+    """Every threshold of `lm data build`.
+
+    Attributes:
+        language: see LanguageSettings.
+        quality: see QualitySettings.
+        exact_dedup: see ExactDedupSettings.
+        minhash: see MinHashSettings.
+        max_page_bytes: a page with more bytes than this after unpacking is dropped as too
+            large.
+        max_page_seconds: a page that takes longer than this is dropped as too slow.
+        num_processes: that read pages; does not change the output.
+    """
 
     language: LanguageSettings = LanguageSettings()
     quality: QualitySettings = QualitySettings()
     exact_dedup: ExactDedupSettings = ExactDedupSettings()
     minhash: MinHashSettings = MinHashSettings()
-    max_page_bytes: int = Field(
-        default=10_000_000,
-        ge=1,
-        description="a page with more bytes than this after unpacking is dropped as too large",
-    )
-    max_page_seconds: float = Field(
-        default=30.0, gt=0, description="a page that takes longer than this is dropped as too slow"
-    )
-    num_processes: int = Field(default=2, ge=1, description="does not change the output")
+    max_page_bytes: int = Field(default=10_000_000, ge=1)
+    max_page_seconds: float = Field(default=30.0, gt=0)
+    num_processes: int = Field(default=2, ge=1)
 
 
 @dataclass(frozen=True)

@@ -45,20 +45,24 @@ MAX_LENGTH_RATIO = 1.5  # between the two answers of a preference pair
 
 
 class InstructionSettings(Settings):
-    """Which docstrings become instruction data."""
+    """Which docstrings become instruction data.
+
+    Attributes:
+        min_answer_characters: shorter answers are left out.
+        max_answer_characters: longer answers are left out.
+        max_pairs_per_package: most pairs from one package, so that a large one does not
+            dominate.
+        heldout_share: expected share of the pairs that is held out.
+        include_installed_packages: False: the standard library only.
+        num_processes: that read source files; does not change the output.
+    """
 
     min_answer_characters: int = Field(default=20, ge=1)
     max_answer_characters: int = Field(default=400, ge=20)
-    max_pairs_per_package: int = Field(
-        default=300,
-        ge=1,
-        description="most pairs from one package, so that a large one does not dominate",
-    )
+    max_pairs_per_package: int = Field(default=300, ge=1)
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
-    include_installed_packages: bool = Field(
-        default=True, description="False: the standard library only"
-    )
-    num_processes: int = Field(default=2, ge=1, description="does not change the output")
+    include_installed_packages: bool = True
+    num_processes: int = Field(default=2, ge=1)
 
 
 @dataclass(frozen=True)

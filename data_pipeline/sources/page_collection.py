@@ -22,20 +22,19 @@ from lm_core.user_error import UserError
 
 
 class CollectSettings(Settings):
-    """Settings of `lm data collect`."""
+    """Settings of `lm data collect`.
 
-    seconds_per_module: float = Field(
-        default=20.0, gt=0, description="time limit for importing and rendering"
-    )
-    include_readmes: bool = Field(
-        default=True, description="include the README of every installed distribution"
-    )
-    max_modules: int = Field(
-        default=0, ge=0, description="0 means all; fewer, spread evenly, for a quick try"
-    )
-    num_processes: int = Field(
-        default=2, ge=1, description="number of child processes; does not change the output"
-    )
+    Attributes:
+        seconds_per_module: time limit for importing and rendering.
+        include_readmes: include the README of every installed distribution.
+        max_modules: 0 means all; fewer, spread evenly, for a quick try.
+        num_processes: number of child processes; does not change the output.
+    """
+
+    seconds_per_module: float = Field(default=20.0, gt=0)
+    include_readmes: bool = True
+    max_modules: int = Field(default=0, ge=0)
+    num_processes: int = Field(default=2, ge=1)
 
 
 def _spread_evenly(names: list[str], count: int) -> list[str]:

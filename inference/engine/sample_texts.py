@@ -26,6 +26,7 @@ class SampleSettings(Settings):
         prompts: texts to continue.
         questions: each the first message of a chat.
         max_new_tokens: the length of the longest sample.
+        sampling: see SamplingSettings.
     """
 
     prompts: list[str] = pydantic.Field(default=["This module provides", "Return the"])

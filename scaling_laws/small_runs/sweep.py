@@ -38,7 +38,11 @@ FEWEST_VALIDATION_TOKENS = 2000  # a mean over fewer is too noisy to compare siz
 
 
 class SweepSize(Settings):
-    """One model of the grid; see ModelConfig."""
+    """One model of the grid; see ModelConfig.
+
+    Attributes:
+        d_model, num_layers, num_heads, num_kv_heads, d_ff: as in ModelConfig.
+    """
 
     d_model: int
     num_layers: int
@@ -69,6 +73,10 @@ class SweepSettings(Settings):
             and falls to a tenth of the peak along a cosine that ends with the run.
         validation_tokens: how much of the validation split is read; None for all of it. Use that of
             the main run, so that both losses are of the same text.
+        learning_rate_width: the d_model that `learning_rate` is for.
+        precision: "auto" measures each model on this device and uses the faster one.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        seed: for the initial weights and the order of the data.
     """
 
     sizes: list[SweepSize] = pydantic.Field(default=DEFAULT_SIZES, min_length=1)
