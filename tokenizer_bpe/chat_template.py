@@ -1,10 +1,12 @@
-"""Conversation -> ids, and which of them the assistant wrote.
+"""Conversation -> ids, with a mask of the assistant's tokens.
 
 The format is ChatML: every message is `<|im_start|>role\\ncontent<|im_end|>\\n`. Supervised
-fine-tuning learns only what the assistant writes, so the mask is True for the tokens of the
-assistant's content and for the `<|im_end|>` that ends it: the model must learn to stop. What this
-leaves out: tools and images. A special token's name inside a message is text like any other: nobody
-can end a message and speak for the assistant by writing <|im_end|>.
+fine-tuning trains only on the assistant's text, so the mask is True for the tokens of the
+assistant's content and for the `<|im_end|>` that ends it: the model must learn to stop. A special
+token's name inside a message is ordinary text, so a user cannot end a message and speak for the
+assistant by writing <|im_end|>.
+
+What this leaves out: tools and images.
 
 Source: OpenAI 2023, "Chat Markup Language"; the mask as in Ouyang et al. 2022, section 3.
 """
@@ -18,7 +20,7 @@ from tokenizer_bpe.tokenizer_protocol import AnyTokenizer
 
 ROLES = ("system", "user", "assistant")
 
-# The same format for Hugging Face's `apply_chat_template`, in the language of Jinja.
+# The same format for Hugging Face's `apply_chat_template`, as a Jinja template.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + '<|im_end|>\\n' }}"
@@ -36,8 +38,9 @@ def encode_chat(
 
     Args:
         tokenizer: must have the special tokens MESSAGE_START and MESSAGE_END.
-        messages: each has a "role" of ROLES and a "content", whose outer white space is dropped.
-        add_generation_prompt: end with the opening of an assistant's message.
+        messages: each has a "role" from ROLES and a "content", whose leading and trailing
+            whitespace is removed.
+        add_generation_prompt: end with the start of an assistant's message.
 
     Returns:
         (ids, assistant_mask), of equal length.
@@ -60,8 +63,8 @@ def encode_chat(
 
     for number, message in enumerate(messages):
         role, content = _checked(message, number)
-        # A special token, or a newline before a content that begins with no white space, is a
-        # border of words: the parts have the same tokens alone as in the whole.
+        # A special token, or a newline before content without leading whitespace, is a word
+        # boundary: the parts have the same tokens alone as in the whole.
         add(tokenizer.encode(f"{MESSAGE_START}{role}\n"), False)
         said = encode_as_text(tokenizer, content)
         add([*said, tokenizer.special_tokens[MESSAGE_END]], role == ROLES[2])
@@ -72,7 +75,9 @@ def encode_chat(
 
 
 def _checked(message: Mapping[str, str], number: int) -> tuple[str, str]:
-    """The role and the stripped content of a message, or a ValueError that names the message."""
+    """Return the role and the stripped content of a message, or raise a ValueError that names
+    it.
+    """
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise UserError(f"message {number}: role {role!r}, expected one of {', '.join(ROLES)}")

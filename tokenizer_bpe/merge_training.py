@@ -1,22 +1,22 @@
-"""Training BPE fast: the merges of `naive_training`, without ever counting all pairs again.
+"""Fast BPE training: the merges of `naive_training`, without recounting all pairs.
 
 Three ideas, each a few lines:
 
 - A word is a string whose characters are tokens: `chr(id)`. A pair is then a string of two
   characters, and a merge is slicing, which Python does in C.
-- Inverted index: every pair knows the words that it may occur in; a merge visits only those. An
-  entry may be out of date (an earlier merge took the pair away); the visit then finds nothing.
+- Inverted index: every pair has a list of the words in which it may occur, and a merge visits only
+  those. An entry may be stale (an earlier merge removed the pair); the visit then finds nothing.
 - Priority queue with lazy deletion: merging can only lower the count of an old pair, and every new
-  pair holds the new token. So a pair enters the queue once, when its count is at its highest; if
-  its count has fallen by the time it comes to the top, it goes back with the count it has now.
+  pair contains the new token. So a pair is pushed once, when its count is highest. If its count has
+  fallen by the time it reaches the top, it is pushed again with its current count.
 
-Slicing copies the word, so a word of n tokens costs n steps per merge. Past LONG_WORD tokens (a
-line of one letter, base64) a word is a linked list instead, and a merge costs what it changes.
-One case stays expensive because its result is large: where every pair occurs once, the rule for
-ties makes one token longer and longer, and the vocabulary grows with the square of the number of
-merges. Words that repeat never do that.
+Slicing copies the word, so a word of n tokens costs n steps per merge. A word of more than
+LONG_WORD tokens (a line of one letter, base64) is a linked list instead, where the cost of a merge
+depends only on the number of changes. One case stays expensive because its result is large: where
+every pair occurs once, the rule for ties makes one token longer and longer, and the vocabulary
+grows with the square of the number of merges. Repeated words never do that.
 
-What this leaves out: text that does not fit the table of distinct words, and threads.
+What this leaves out: texts whose distinct words do not fit into memory, and threads.
 
 Source: Sennrich et al. 2016, algorithm 1; the index is that of the authors' subword-nmt.
 """
@@ -39,13 +39,21 @@ LONG_WORD = 500  # tokens
 
 
 class TokenizerSettings(Settings):
-    """The [tokenizer] section of a recipe."""
+    """The [tokenizer] section of a recipe.
 
-    vocab_size: int = Field(default=4096, gt=256)  # bytes, merges and special tokens together
-    pattern: Literal["gpt2", "gpt4"] = "gpt2"  # a key of pretokenization.PATTERNS
-    max_digits: int | None = Field(default=None, ge=0)  # in a word; 0: no limit; unset: 3 in gpt4
-    max_training_bytes: int = Field(default=50_000_000, gt=0)  # of UTF-8 text; the rest is not read
-    num_processes: int = Field(default=1, ge=1)  # that count words; threads of compiled code
+    Attributes:
+        vocab_size: bytes, merges and special tokens together.
+        pattern: a key of pretokenization.PATTERNS.
+        max_digits: in a word; 0: no limit; unset: 3 in gpt4.
+        max_training_bytes: of UTF-8 text; the rest is not read.
+        num_processes: to count words; threads for compiled code.
+    """
+
+    vocab_size: int = Field(default=4096, gt=256)
+    pattern: Literal["gpt2", "gpt4"] = "gpt2"
+    max_digits: int | None = Field(default=None, ge=0)
+    max_training_bytes: int = Field(default=50_000_000, gt=0)
+    num_processes: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _digit_rule_has_a_place(self) -> "TokenizerSettings":
@@ -70,8 +78,9 @@ def train_bpe(
     special_tokens: Sequence[str],
     pattern: str = GPT2_PATTERN,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """Train a byte-level BPE vocabulary on a text file; see `naive_training.train_bpe`, whose
-    arguments, results and errors these are.
+    """Train a byte-level BPE vocabulary on a text file.
+
+    Arguments, results and errors are those of `naive_training.train_bpe`.
     """
     check_special_tokens(special_tokens)
     check_vocab_size(vocab_size, special_tokens)
@@ -85,13 +94,13 @@ def train_bpe_from_counts(
     special_tokens: Sequence[str],
     on_merge: Callable[[int], None] | None = None,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """Train on words that are already counted.
+    """Train on words that have been counted already.
 
     Args:
-        counts: word -> how often it occurs, from `count_words`.
+        counts: word -> number of occurrences, from `count_words`.
         vocab_size: at most this many entries: the 256 bytes, the merges, the special tokens.
         special_tokens: they take the last ids, in the order given.
-        on_merge: called after every merge with the number made so far; for a progress bar.
+        on_merge: called after every merge with the number of merges so far; for a progress bar.
 
     Returns:
         (id -> bytes, merges in the order in which they were made).
@@ -120,7 +129,7 @@ def train_bpe_from_counts(
 
 
 class MergeQueue:
-    """The pairs by priority: the highest count first, then the larger pair of byte strings."""
+    """A priority queue of pairs: the highest count first, then the larger pair of byte strings."""
 
     def __init__(self, pair_counts: dict[str, int], tokens: list[bytes]) -> None:
         self._pair_counts = pair_counts  # kept up to date by IndexedWords.merge
@@ -135,24 +144,24 @@ class MergeQueue:
         return -self._pair_counts[pair], order[ord(left)], order[ord(right)], pair
 
     def add_token(self, token: bytes) -> None:
-        """Append a token, so that pairs that hold it can be pushed."""
+        """Append a token, so that pairs containing it can be pushed."""
         self._tokens.append(token)
         self._reversed_order.append(_reversed_order_key(token))
 
     def push(self, pairs: list[str]) -> None:
-        """Add pairs that are new and complete: their count can only fall from here on."""
+        """Add new pairs whose count is complete, so that it can only fall from now on."""
         for pair in pairs:
             if self._pair_counts[pair] > 0:
                 heapq.heappush(self._heap, self._entry(pair))
 
     def pop_best(self) -> str | None:
-        """Remove and return the best pair; None when no pair is left."""
+        """Remove and return the best pair; None if no pair is left."""
         heap, pair_counts = self._heap, self._pair_counts
         while heap:
             pair = heap[0][3]
             if pair_counts[pair] == -heap[0][0]:
                 return heapq.heappop(heap)[3]
-            if pair_counts[pair] > 0:  # the count has fallen: back into the queue
+            if pair_counts[pair] > 0:  # the count has fallen: push the pair again
                 heapq.heapreplace(heap, self._entry(pair))
             else:
                 heapq.heappop(heap)
@@ -160,24 +169,23 @@ class MergeQueue:
 
 
 def _reversed_order_key(token: bytes) -> str:
-    """A string that sorts in the opposite order of `token`: the heap pops the smallest.
+    """Return a string that sorts in the opposite order of `token`, since the heap pops the
+    smallest.
 
-    The last character ranks a token before those that it begins with: b"ab" > b"a".
+    The last character ranks a token before its own prefixes: b"ab" > b"a".
     """
     return "".join(chr(256 - byte) for byte in token) + chr(257)
 
 
 class IndexedWords:
-    """All distinct words, the count of every pair, and the words that a pair may occur in."""
+    """All distinct words, the count of every pair, and the words in which a pair may occur."""
 
     def __init__(self, counts: Mapping[str, int]) -> None:
         self.pair_counts: dict[str, int] = {}
-        self._words: list[str] = []  # token characters; "" stands for a word in _long_words
+        self._words: list[str] = []  # token characters; "" for a word in _long_words
         self._frequencies: list[int] = []
         self._long_words: dict[int, LinkedWord] = {}
-        self._places: dict[
-            str, list[int]
-        ] = {}  # pair -> indices of words, each word's side by side
+        self._places: dict[str, list[int]] = {}  # pair -> indices of words, equal ones adjacent
         for word, frequency in counts.items():
             # Bytes 0 to 255 are tokens 0 to 255, and Latin-1 maps a byte to the same character.
             self._add(word if word.isascii() else word.encode().decode("latin-1"), frequency)
@@ -200,12 +208,12 @@ class IndexedWords:
                 places[pair] = [index]
 
     def merge(self, pair: str, merged: str) -> list[str]:
-        """Merge `pair` into the token `merged` in every word; return the pairs that came to be."""
+        """Merge `pair` into the token `merged` in every word; return the new pairs."""
         counts, places = self.pair_counts, self._places
         new_pairs: list[str] = []
         previous = -1
         for index in places.pop(pair):
-            if index == previous:  # a word stands here once for each time that it held the pair
+            if index == previous:  # a word is listed once per occurrence of the pair
                 continue
             previous = index
             frequency = self._frequencies[index]
@@ -223,7 +231,9 @@ class IndexedWords:
         return new_pairs
 
     def _merge_in_word(self, index: int, pair: str, merged: str) -> Iterable[tuple[str, str]]:
-        """Merge in one word, from left to right; -> (pair that went, pair in its place)."""
+        """Merge in one word, from left to right; return (removed pair, new pair) for each
+        change.
+        """
         word = self._words[index]
         if not word:
             return self._long_words[index].merge(pair, merged)
@@ -245,12 +255,12 @@ class IndexedWords:
 class LinkedWord:
     """A long word as a doubly linked list of tokens, with the positions of each of its pairs.
 
-    A merge visits the positions of one pair. Each merge that is made leaves one token fewer and
-    adds at most two positions, so all merges together visit at most 3 n positions of n tokens.
+    A merge visits the positions of one pair. Each merged position leaves one token fewer and adds
+    at most two positions, so all merges together visit at most 3 n positions for n tokens.
     """
 
     def __init__(self, word: str) -> None:
-        self._tokens = list(word)  # "" where the token has become a part of the one before it
+        self._tokens = list(word)  # "" if the token was merged into the one before it
         self._next = list(range(1, len(word) + 1))
         self._before = list(range(-1, len(word) - 1))
         self._positions: dict[str, list[int]] = {}  # pair -> positions of its left token, ascending
@@ -258,14 +268,14 @@ class LinkedWord:
             self._positions.setdefault(pair, []).append(position)
 
     def merge(self, pair: str, merged: str) -> Iterator[tuple[str, str]]:
-        """Merge `pair` from left to right; yield (pair that went, pair in its place)."""
+        """Merge `pair` from left to right; yield (removed pair, new pair)."""
         tokens, following, before = self._tokens, self._next, self._before
         left, right = pair
         end = len(tokens)
         for position in self._positions.pop(pair, []):
             second = following[position]
             if second == end or tokens[position] != left or tokens[second] != right:
-                continue  # out of date
+                continue  # stale
             third = following[second]
             tokens[position], tokens[second] = merged, ""
             following[position] = third
@@ -281,7 +291,9 @@ class LinkedWord:
 
 @contextmanager
 def _garbage_collector_off() -> Iterator[None]:
-    """Millions of small objects and no cycles: looking for cycles takes time and finds none."""
+    """Switch off the search for cycles: among millions of small objects it takes time and finds
+    none.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,11 +1,12 @@
-"""Encoding the obvious way: bytes, then the earliest merge that fits, until none does.
+"""Naive encoding: split a word into bytes, and apply the earliest merge that fits until none does.
 
-What `tokenizer.Tokenizer` computes, in the words of the definition: its tests compare the two. What
-this leaves out: speed (every merge looks at the whole word again, and no word is remembered),
-streams, and decoding.
+It gives the ids of `tokenizer.Tokenizer`, whose tests compare the two, by following the definition
+literally. A merge is made in all its places before anything else, as in GPT-2's own code.
 
-Source: Sennrich et al. 2016, section 3.2, on bytes as in Radford et al. 2019. A merge is made in
-all its places before anything else, as in GPT-2's own code.
+What this leaves out: speed (every merge rescans the whole word, and words are not cached), streams,
+and decoding.
+
+Source: Sennrich et al. 2016, section 3.2, on bytes as in Radford et al. 2019.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,11 @@ from tokenizer_bpe.pretokenization import GPT2_PATTERN, pretokenize, split_speci
 
 
 def encode_word(word: bytes, ranks: Mapping[Pair, int], verbose: bool = False) -> Word:
-    """The tokens of one word.
+    """Return the tokens of one word.
 
     Args:
         word: its bytes.
-        ranks: pair -> place in the list of merges; the smallest is applied first.
+        ranks: pair -> index in the list of merges; the smallest is applied first.
         verbose: print the tokens at the beginning and after every merge.
 
     >>> encode_word(b"banana", {(b"a", b"n"): 0, (b"an", b"an"): 1}, verbose=True)
@@ -47,7 +48,7 @@ def encode(
     pattern: str = GPT2_PATTERN,
     verbose: bool = False,
 ) -> list[int]:
-    """The ids of a text; `vocab` to `pattern` are the arguments of `tokenizer.Tokenizer`."""
+    """Return the ids of a text; `vocab` to `pattern` are the arguments of `tokenizer.Tokenizer`."""
     id_of = {token: token_id for token_id, token in vocab.items()}
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     ids: list[int] = []
@@ -61,5 +62,5 @@ def encode(
 
 
 def print_tokens(tokens: Word) -> None:
-    """One line; a byte that is no character by itself as \\xff."""
+    """Print the tokens on one line; a byte that is not a character by itself appears as \\xff."""
     print(*(token.decode("utf-8", errors="backslashreplace") for token in tokens))

@@ -1,7 +1,9 @@
-"""Training BPE the obvious way: count all pairs, merge the most frequent one, and start again.
+"""Naive BPE training: count all pairs, merge the most frequent one, and repeat.
 
-Every merge looks at every word again, so V merges over N token positions cost V * N steps; the
-lesson `merge_training` finds the same merges from a priority queue. What this leaves out: speed.
+Every merge visits every word, so V merges over N token positions cost V * N steps. The lesson
+`merge_training` finds the same merges with a priority queue.
+
+What this leaves out: speed.
 
 Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units",
 algorithm 1, on bytes as in Radford et al. 2019.
@@ -20,9 +22,9 @@ Pair = tuple[bytes, bytes]
 
 
 def count_pairs(words: Mapping[Word, int]) -> Counter[Pair]:
-    """How often each two tokens stand side by side; a word counts as often as it occurs.
+    """Count how often each two tokens are adjacent; a word counts as often as it occurs.
 
-    "aaa" holds the pair (a, a) twice: the overlap is counted.
+    "aaa" contains the pair (a, a) twice: overlaps are counted.
     """
     pairs: Counter[Pair] = Counter()
     for word, count in words.items():
@@ -32,7 +34,7 @@ def count_pairs(words: Mapping[Word, int]) -> Counter[Pair]:
 
 
 def best_pair(pairs: Mapping[Pair, int]) -> Pair:
-    """The most frequent pair; among equals, the larger pair of byte strings.
+    """Return the most frequent pair; among equals, the larger pair of byte strings.
 
     >>> best_pair({(b"a", b"b"): 2, (b"a", b"bc"): 2, (b"z", b"z"): 1})
     (b'a', b'bc')
@@ -41,7 +43,7 @@ def best_pair(pairs: Mapping[Pair, int]) -> Pair:
 
 
 def merge_pair(word: Word, pair: Pair) -> Word:
-    """Replace `pair` by one token wherever it stands in `word`, from left to right.
+    """Replace `pair` by one token wherever it occurs in `word`, from left to right.
 
     >>> merge_pair((b"a", b"a", b"a"), (b"a", b"a"))
     (b'aa', b'a')
@@ -69,11 +71,11 @@ def train_bpe(
 
     Args:
         input_path: a UTF-8 file.
-        vocab_size: at most this many entries: the 256 bytes, the merges, the special tokens. Fewer
-            where the text runs out of pairs.
+        vocab_size: at most this many entries: the 256 bytes, the merges, the special tokens. There
+            are fewer if the text runs out of pairs.
         special_tokens: never part of a merge; they take the last ids, in the order given.
-        pattern: how text is cut into words; no merge crosses a word's border.
-        verbose: print every merge as it is made, with the number of times that the pair occurred.
+        pattern: the pattern that cuts text into words; no merge crosses a word boundary.
+        verbose: print every merge as it is made, with the count of its pair.
 
     Returns:
         (id -> bytes, merges in the order in which they were made).

@@ -1,25 +1,25 @@
-"""Text -> words: the pieces that BPE may merge inside of, and never across.
+"""Text -> words: BPE merges inside these pieces, but never across them.
 
-Special tokens are cut out first; a pattern cuts the rest into words such as " dog" or "'ll"; the
-trainers only need how often each word occurs. A file is counted in parts that begin at a document
-border, so several processes can share it and no part need be large.
+Special tokens are cut out first, and a pattern cuts the rest into words such as " dog" or "'ll".
+The trainers only need the count of each word. A file is counted in parts that begin at a document
+boundary, so several processes can share it, and no part needs to be large.
 
 How many digits a word may hold (`gpt4_pattern`) decides what a model must learn in order to add.
 `benchmarks/digit_rule.py` measures it:
 
-- 1: ten digits, and to carry. Single digits meet in the same ten shapes in every sum.
-- 2: a table of 100 by 100. 347 is "34", "7", and its ones are not below the ones of 85.
+- 1: ten digits, and the carry. Single digits meet in the same ten shapes in every sum.
+- 2: a table of 100 by 100. 347 is "34", "7", so its ones are not aligned with the ones of 85.
 - 3: a table of 1,000 by 1,000. As one token, an operand of three digits occurs 76 times in the
   whole training, and what was learned of 347 says little about 348. From four digits on, numbers
-  are cut from the left, so ones are not below ones.
-- 0 (no limit): the same, with cuts that follow no rule. No number of four digits was frequent
-  enough for a token of its own: 1100 became "1", "100", and 1998 "199", "8". GPT-2 cuts numbers
-  this way too.
+  are split from the left, so their ones are not aligned.
+- 0 (no limit): the same, with splits that follow no rule. No number of four digits was frequent
+  enough to become a token: 1100 became "1", "100", and 1998 "199", "8". GPT-2 splits numbers this
+  way too.
 
-Large models do add in groups of three digits, and better where these are cut from the right (Singh
-and Strouse, 2024, "Tokenization counts", arXiv 2402.14903).
+Large models do add in groups of three digits, and do it better if numbers are split from the right
+(Singh and Strouse, 2024, "Tokenization counts", arXiv 2402.14903).
 
-What this leaves out: normalisation (the text stays as it is, byte for byte) and languages written
+What this leaves out: normalization (the text stays unchanged, byte for byte) and languages written
 without spaces, where a "word" is a whole clause.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
@@ -45,9 +45,9 @@ GPT2_PATTERN = (
 
 
 def gpt4_pattern(max_digits: int = 3) -> str:
-    """GPT-4's pattern, in which a newline ends a word, with the rule about digits as an option.
+    """Return GPT-4's pattern, in which a newline ends a word, with the digit rule as an option.
 
-    A word holds at most `max_digits` digits, so that a number is not one rare token: 3 is GPT-4's
+    A word has at most `max_digits` digits, so that a number is not one rare token: 3 is GPT-4's
     rule, 1 that of Llama 2 and Qwen, and 0 sets no limit, as in GPT-2.
     """
     digits = rf"{{1,{max_digits}}}" if max_digits else "+"
@@ -58,7 +58,9 @@ def gpt4_pattern(max_digits: int = 3) -> str:
 
 
 def digit_limit(pattern: str) -> int | None:
-    """The `max_digits`, below 1,000, of a pattern that `gpt4_pattern` made; None for any other."""
+    """Return the `max_digits`, below 1,000, of a pattern from `gpt4_pattern`; None for any
+    other.
+    """
     found = re.search(r"\\p\{N\}\{1,([0-9]{1,3})\}", pattern)
     limit = int(found[1]) if found else 0
     return limit if pattern == gpt4_pattern(limit) else None
@@ -68,13 +70,13 @@ GPT4_PATTERN = gpt4_pattern()
 
 
 def split_digits_pattern(individual: bool = True) -> str:
-    r"""GPT-2's pattern after digits were cut out, as SmolLM2 does it.
+    r"""Return GPT-2's pattern applied after digits are cut out, as in SmolLM2.
 
-    What lies between two digits is cut by itself, so white space in front of a digit is a word of
-    its own, and all of it is one.
+    The text between two digits is cut by itself, so all whitespace in front of a digit is one
+    separate word.
 
     Args:
-        individual: every digit is a word; else every run of them.
+        individual: True if every digit is a word; False if every run of digits is.
     """
     digits = r"\p{N}" if individual else r"\p{N}+"
     return (
@@ -87,14 +89,14 @@ PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN}
 
 @cache
 def ascii_pattern(pattern: str) -> re.Pattern[str] | None:
-    r"""What cuts ASCII text as `pattern` does; None for a pattern of your own.
+    r"""Return a pattern that cuts ASCII text as `pattern` does; None for a pattern of your own.
 
-    The standard library's `re` knows no \p{L}, but is 2.1 times as fast as `regex` (45 against 21
-    MB/s, 19th-century novels).
+    The standard library's `re` does not support \p{L}, but is 2.1 times as fast as `regex` (45
+    against 21 MB/s, 19th-century novels).
     """
     if pattern != GPT2_PATTERN and digit_limit(pattern) is None:
         return None
-    # The two stand side by side inside of [^...] only, and a single one outside of it only.
+    # Both together occur only inside [^...], and a single one occurs only outside it.
     for unicode, ascii_only in (
         (r"\p{L}\p{N}", "A-Za-z0-9"),
         (r"\p{L}", "[A-Za-z]"),
@@ -104,22 +106,23 @@ def ascii_pattern(pattern: str) -> re.Pattern[str] | None:
     return re.compile(pattern, re.ASCII)
 
 
-# What GPT-2's pattern makes one word of a run of three or more white-space characters (two at the
-# end of a text): all but the last. Where no such run is left, words also end before *every* space
-# and newline, and `str.split` does most of the cutting. The class is the white space of `regex`;
-# the standard library's \s also holds \x1c to \x1f.
+# In a run of three or more whitespace characters (two at the end of a text), GPT-2's pattern makes
+# one word of all but the last. Without such runs, words also end before *every* space and newline,
+# and `str.split` does most of the cutting. The class is the whitespace of `regex`; the standard
+# library's \s also includes \x1c to \x1f.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 SPACE_RUNS = {GPT2_PATTERN: re.compile(rf"([{_SPACE}][{_SPACE}]+(?![^{_SPACE}]))")}
 
-# Under all these patterns a word ends before every space that follows a non-space, whatever comes
+# With all these patterns, a word ends before every space that follows a non-space, whatever comes
 # next.
 SAFE_CUT = re.compile(r"(?<=\S)(?= )")
 BLOCK_CHARACTERS = 2048  # short enough that 96 % of English blocks are pure ASCII
-PART_BYTES = 1 << 24  # one process holds about 16 MB of text at a time
+PART_BYTES = 1 << 24  # a process holds about 16 MB of text at a time
 
 
 def special_token_pattern(special_tokens: Sequence[str]) -> re.Pattern[str] | None:
-    """A pattern that matches any of the special tokens, the longest first; None for no tokens.
+    """Return a pattern that matches any of the special tokens, the longest first; None for no
+    tokens.
 
     Raises ValueError for an empty or repeated token.
     """
@@ -129,17 +132,17 @@ def special_token_pattern(special_tokens: Sequence[str]) -> re.Pattern[str] | No
 
 
 def split_special_tokens(text: str, special_tokens: Sequence[str]) -> list[str]:
-    """Cut `text` into pieces; every special token is a piece of its own.
+    """Cut `text` into pieces; every special token is a separate piece.
 
     Args:
         text: any text.
-        special_tokens: where two match at one place, the longer wins.
+        special_tokens: if two match at the same place, the longer one wins.
 
     Returns:
-        Non-empty pieces that join to `text`.
+        Non-empty pieces that, joined, give `text`.
 
     Raises:
-        ValueError: a special token is empty or named twice.
+        ValueError: a special token is empty or repeated.
     """
     pattern = special_token_pattern(special_tokens)
     if pattern is None:
@@ -152,8 +155,10 @@ def split_special_tokens(text: str, special_tokens: Sequence[str]) -> list[str]:
 
 
 def open_special_token(text: str, start: int, special_tokens: Iterable[str]) -> int:
-    """The first place from `start` on where the end of `text` may be the beginning of a special
-    token (or of a longer one) that more text would complete; `len(text)` where there is none.
+    """Return the first place, at or after `start`, where an incomplete special token may begin.
+
+    There, the end of `text` is the beginning of a special token (or of a longer one) that more text
+    could complete. Returns `len(text)` if there is none.
     """
     longest = max(map(len, special_tokens), default=0)
     for position in range(max(start, len(text) - longest + 1), len(text)):
@@ -164,7 +169,7 @@ def open_special_token(text: str, start: int, special_tokens: Iterable[str]) -> 
 
 
 def pretokenize(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
-    """Cut `text`, which holds no special token, into words that join to `text`.
+    """Cut `text`, which has no special token, into words that, joined, give `text`.
 
     Args:
         text: any text.
@@ -177,10 +182,11 @@ def pretokenize(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
 
 
 def text_blocks(text: str, pattern: str, size: int = BLOCK_CHARACTERS) -> Iterator[str]:
-    """Cut a long text into blocks of about `size` characters, where a word ends in any case.
+    """Cut a long text into blocks of about `size` characters, at places where a word certainly
+    ends.
 
     The words of the blocks, in order, are the words of the text. Text without spaces is one block;
-    so is all text under a pattern of your own, whose safe places we do not know.
+    so is all text under a pattern of your own, whose safe places are unknown.
     """
     if ascii_pattern(pattern) is None:
         size = len(text)
@@ -202,11 +208,11 @@ def count_words(
 
     Args:
         path_or_texts: the path of a UTF-8 file, or the texts themselves, read as they come.
-        special_tokens: no word holds any part of one. A file is read in parts that begin at one of
-            them (END_OF_TEXT where it is named); a file without any is read whole.
+        special_tokens: no word contains any part of one. A file is read in parts that begin at one
+            of them (END_OF_TEXT if it is listed); a file without any is read whole.
         pattern: see `pretokenize`.
-        num_processes: above 1, worker processes are spawned: call it under `if __name__ ==
-            "__main__":`, as for all of `multiprocessing`.
+        num_processes: above 1, worker processes are spawned, so call it under `if __name__ ==
+            "__main__":`, as always with `multiprocessing`.
 
     Returns:
         word -> count, in order of first appearance.
@@ -283,14 +289,14 @@ def _read_part(path: Path, start: int, end: int) -> str:
 
 
 def find_document_boundaries(file: BinaryIO, num_chunks: int, separator: bytes) -> list[int]:
-    """Offsets at which a file can be cut into about `num_chunks` parts of about equal size.
+    """Return offsets at which a file can be cut into about `num_chunks` parts of about equal size.
 
     Each inner offset is where a `separator` begins: the first at or after an equal share.
 
     Args:
         file: open for reading bytes.
-        num_chunks: the number of parts wanted; fewer come back where documents are long.
-        separator: the bytes that stand between documents.
+        num_chunks: the desired number of parts; there may be fewer if documents are long.
+        separator: the bytes between documents.
 
     Returns:
         Ascending offsets in bytes; the first is 0 and the last is the size of the file.
@@ -307,6 +313,6 @@ def find_document_boundaries(file: BinaryIO, num_chunks: int, separator: bytes) 
                 boundaries.add(position - len(window) + found)
                 break
             position += len(block)
-            # Keep what may be the first bytes of a separator that the blocks' border cuts.
+            # Keep bytes that may begin a separator cut by the end of the block.
             window = (window + block)[max(0, len(window) + len(block) - len(separator) + 1) :]
     return sorted(boundaries)

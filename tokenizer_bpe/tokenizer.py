@@ -1,18 +1,18 @@
 """Text -> token ids and back, with a trained vocabulary.
 
-Encoding takes the words of a text one by one and applies the merges to each, the earliest merge
-first. Most words of a text were seen before, so a dictionary of words does most of the work.
+Encoding processes the words of a text one by one and applies the merges to each, the earliest merge
+first. Most words of a text have been seen before, so a cache of words does most of the work.
 
 As in `merge_training`, a word is a string whose characters are tokens: `chr(id)`. A merge is then
-`str.replace`. What is kept of a word is that string as UTF-16 or UTF-32: two or four bytes a token,
+`str.replace`. The cache stores that string as UTF-16 or UTF-32, with two or four bytes per token,
 so the words of a text, joined, *are* the array of ids.
 
 A merge is made in all its places before anything else, as in GPT-2's own code. `tokenizers` and
-tiktoken make one place at a time; where that gives other ids, which is for merges that no trainer
-makes, files are refused (`input_checks.check_order_of_merges`).
+tiktoken merge one place at a time. That gives other ids only for merges that no trainer makes, and
+such files are rejected (`input_checks.check_order_of_merges`).
 
-What this leaves out: threads and compiled code, padding and truncation (a batch's business), and
-normalisation.
+What this leaves out: threads and compiled code, padding and truncation (which concern batches), and
+normalization.
 
 Source: Sennrich et al. 2016, section 3.2; Radford et al. 2019, section 2.2.
 """
@@ -39,7 +39,7 @@ from tokenizer_bpe.pretokenization import (
 )
 from tokenizer_bpe.templates.added_tokens import control_tokens
 
-LONG_WORD = 400  # tokens; from here on the heap is the faster way
+LONG_WORD = 400  # tokens; from this length, the heap is faster
 BLOCK_CHARACTERS = 1 << 12  # 2.2 s for 60 MB of novels; 2.4 with 1 << 14, 2.9 with 1 << 18
 CACHED_WORDS = 1 << 19  # about 60 MB; a full cache is emptied
 NO_MERGE = 1 << 62
@@ -53,7 +53,7 @@ class Tokenizer:
         merges: pairs of byte strings, in order of priority.
         special_tokens: text -> id.
         vocab_size: the largest id, plus one.
-        pattern: how text is cut into words.
+        pattern: the pattern that cuts text into words.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class Tokenizer:
         special_tokens: Sequence[str] | None = None,
         pattern: str = GPT2_PATTERN,
     ) -> None:
-        """Make a tokenizer from what a trainer returns.
+        """Make a tokenizer from the results of a trainer.
 
         Args:
             vocab: id -> bytes; every single byte must have an id.
             merges: each merges two tokens that are single bytes or results of earlier merges.
             special_tokens: found in text before anything else, the longest first. One that the
                 vocabulary lacks gets the next free id.
-            pattern: see `pretokenization.pretokenize`. For `encode_iterable`, whether a word ends
-                may depend on the two words after it, no more; GPT-2's and GPT-4's obey.
+            pattern: see `pretokenization.pretokenize`. For `encode_iterable`, the end of a word may
+                depend on at most the two words after it, as in GPT-2's and GPT-4's patterns.
 
         Raises:
-            ValueError: the merges do not match the vocabulary (which one), a byte has no id, or a
-                special token is empty or repeated.
+            ValueError: the merges do not match the vocabulary (the message names the merge), a byte
+                has no id, or a special token is empty or repeated.
         """
         self.vocab = dict(vocab)
         self.merges = list(merges)
@@ -107,9 +107,9 @@ class Tokenizer:
         special_tokens: Sequence[str] | None = None,
         pattern: str = GPT2_PATTERN,
     ) -> "Tokenizer":
-        """Read a vocab.json and a merges.txt as GPT-2 ships them.
+        """Read a vocab.json and a merges.txt in GPT-2's format.
 
-        Raises ValueError where they do not match each other; the message names the line.
+        Raises ValueError if they do not match; the message names the line.
         """
         found = tokenizer_file.read_gpt2_files(Path(vocab_path), Path(merges_path))
         return cls(found.vocab, found.merges, special_tokens, pattern)
@@ -130,17 +130,19 @@ class Tokenizer:
 
         Args:
             path: the file.
-            special_tokens: text -> id; such a file does not hold them.
-            pattern: such a file does not hold it either.
+            special_tokens: text -> id; they are not part of the file.
+            pattern: not part of the file either.
         """
         return cls(*tokenizer_file.read_tiktoken_ranks(Path(path), special_tokens or {}, pattern))
 
     def save(self, path: Path | str) -> None:
-        """Write tokenizer.json at `path`, and beside it merges.txt for people to read."""
+        """Write tokenizer.json at `path`, and a readable merges.txt next to it."""
         tokenizer_file.write_tokenizer_json(self, Path(path))
 
     def byte_lengths(self) -> np.ndarray:
-        """Bytes of text per token, int32 [vocab_size]; 0 for special tokens and unused ids."""
+        """Return bytes of text per token, int32 [vocab_size]; 0 for special tokens and unused
+        ids.
+        """
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
         for token_id, token in self.vocab.items():
             lengths[token_id] = len(token)
@@ -148,28 +150,31 @@ class Tokenizer:
         return lengths
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, special tokens included; ValueError for half of a surrogate pair."""
+        """Return the ids of `text`, special tokens included; ValueError for half of a surrogate
+        pair.
+        """
         return self.encode_to_array(text).tolist()
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text, in order."""
+        """Return the ids of each text, in order."""
         return [self.encode(text) for text in texts]
 
     def encode_to_array(self, text: str) -> np.ndarray:
-        """As `encode`, as an array: uint16 where every id of the vocabulary fits, else uint32."""
+        """Return the ids as an array: uint16 if every id of the vocabulary fits, else uint32."""
         return np.frombuffer(b"".join(self._encode_pieces(text)), dtype=self._dtype).copy()
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
-        """The ids of the texts joined, without joining them: for a file, or text that streams in.
+        """Yield the ids of the joined texts without joining them, for a file or a stream.
 
-        Reads the next text only when all settled ids are out. Held back is what a later text may
-        change: the last two words, and the beginning of a special token; memory is bounded by them.
+        The next text is read only after all settled ids have been yielded. The part that a later
+        text may change is held back: the last two words, and the beginning of a special token. They
+        bound the memory.
         """
         held = ""
         wait_for = 0
         for text in texts:
             held += text
-            # Looking again only when the text has doubled keeps the whole linear in its length.
+            # Retrying only after the text has doubled keeps the total time linear in its length.
             if len(held) >= wait_for:
                 tokens, held = self._encode_settled(held)
                 wait_for = 2 * len(held)
@@ -177,12 +182,12 @@ class Tokenizer:
         yield from self.encode(held)
 
     def _encode_settled(self, text: str) -> tuple[bytes, str]:
-        """The tokens that no further text can change, and the text that they leave over."""
+        """Return the tokens that no further text can change, and the remaining text."""
         tokens: list[bytes] = []
         start = 0
         while True:
             match = self._special.search(text, start) if self._special else None
-            # From here on, a special token may have begun whose end has not come yet.
+            # From here, the text may contain the beginning of a special token.
             open_from = open_special_token(text, start, self.special_tokens)
             if match is None or match.start() >= open_from:
                 break
@@ -192,18 +197,18 @@ class Tokenizer:
         blocks = list(text_blocks(text[start:open_from], self.pattern, BLOCK_CHARACTERS)) or [""]
         for block in blocks[:-1]:
             tokens += self._encode_words(block)
-        # Word by word: cut off from the text after them, they could not be cut out again the same.
+        # Word by word, because without the text after them, the words could be cut differently.
         words = pretokenize(blocks[-1], self.pattern)[:-2]
         tokens += map(self._cache.__getitem__, words)
         settled = start + sum(map(len, blocks[:-1])) + sum(map(len, words))
         return b"".join(tokens), text[settled:]
 
     def _packed(self, tokens: str) -> bytes:
-        """Token characters as the bytes of an array of ids."""
+        """Return token characters as the bytes of an array of ids."""
         return tokens.encode(self._codec, "surrogatepass")
 
     def _encode_pieces(self, text: str) -> Iterator[bytes]:
-        """Packed tokens of a text that may hold special tokens."""
+        """Yield packed tokens of a text that may contain special tokens."""
         start = 0
         for match in self._special.finditer(text) if self._special else ():
             yield from self._encode_words(text[start : match.start()])
@@ -212,7 +217,7 @@ class Tokenizer:
         yield from self._encode_words(text[start:] if start else text)
 
     def _encode_words(self, text: str) -> Iterator[bytes]:
-        """Packed tokens of a text without special tokens."""
+        """Yield packed tokens of a text without special tokens."""
         runs = SPACE_RUNS.get(self.pattern)
         for block in text_blocks(text, self.pattern, BLOCK_CHARACTERS):
             if runs is None:
@@ -220,7 +225,7 @@ class Tokenizer:
                 yield b"".join(map(self._cache.__getitem__, words))
                 continue
             between = True
-            for piece in runs.split(block):  # what lies between two runs, a run, and so on
+            for piece in runs.split(block):  # text between runs, a run, and so on
                 if between:
                     first, *chunks = piece.replace("\n", " \n").split(" ")
                     yield self._cache[first]
@@ -230,7 +235,7 @@ class Tokenizer:
                 between = not between
 
     def _encode_word(self, word: str) -> str:
-        """One word of text -> its token characters."""
+        """Return the token characters of one word."""
         tokens = utf8_bytes(word).decode("latin-1").translate(self._token_of_byte)
         return self._merge(tokens) if len(tokens) <= LONG_WORD else self._merge_long(tokens)
 
@@ -244,9 +249,10 @@ class Tokenizer:
         return tokens
 
     def _merge_long(self, tokens: str) -> str:
-        """The same merges from a heap over a linked list: n log n for a word of n tokens.
+        """Make the same merges with a heap over a linked list: n log n for a word of n tokens.
 
-        In rounds, because a merge is made in all its places before any pair that it brings about.
+        It works in rounds, because a merge is made in all its places before any pair that it
+        creates.
         """
         token_at = list(tokens)
         end = len(tokens)
@@ -260,7 +266,7 @@ class Tokenizer:
                 _, place = heapq.heappop(heap)
                 second = following[place]
                 if second == end or token_at[place] + token_at[second] != self._pairs[rank]:
-                    continue  # a merge on either side has taken this pair away
+                    continue  # a merge on either side has removed this pair
                 token_at[place], token_at[second] = self._results[rank], ""
                 following[place] = third = following[second]
                 if third < end:
@@ -274,16 +280,16 @@ class Tokenizer:
         return "".join(token_at)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
+        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD.
 
         Raises ValueError for an id that the vocabulary lacks.
         """
         return b"".join(self._bytes_of(ids)).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` as it becomes certain: never a part of a character.
+        """Yield the text of `ids` as soon as it is certain, never a part of a character.
 
-        The pieces join to `decode(ids)`; an id that completes no character yields nothing.
+        The pieces, joined, are `decode(ids)`; an id that completes no character yields nothing.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token in self._bytes_of(ids):
@@ -302,7 +308,9 @@ class Tokenizer:
 
 
 class _WordCache(dict[str, bytes]):
-    """A word, or a chunk of a few whole words -> packed tokens; encodes what it has not seen."""
+    """A cache from a word, or a chunk of a few whole words, to packed tokens; it encodes missing
+    ones.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -311,8 +319,8 @@ class _WordCache(dict[str, bytes]):
     def __missing__(self, text: str) -> bytes:
         if len(self) >= CACHED_WORDS:
             self.clear()
-        # Only chunks between spaces hold several words; any other is one, even if it would be cut
-        # otherwise without the text behind it.
+        # Only chunks between spaces have several words; any other is one word, even if it would be
+        # cut differently without the text after it.
         pattern = self._tokenizer.pattern
         words = pretokenize(text, pattern) if pattern in SPACE_RUNS else [text]
         if len(words) == 1:
@@ -325,8 +333,9 @@ class _WordCache(dict[str, bytes]):
 
 
 class _SpacedCache(dict[str, bytes]):
-    """What `split` leaves of a chunk: without the space in front, or with a newline -> the packed
-    tokens of the whole chunk.
+    """A cache from the remains of a chunk after `split` to the packed tokens of the whole chunk.
+
+    The remains lack the space in front, or contain a newline.
     """
 
     def __init__(self, cache: _WordCache) -> None:

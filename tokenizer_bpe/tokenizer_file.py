@@ -1,13 +1,15 @@
-"""Vocabularies on disk, as other programs write and read them.
+"""Vocabulary files in the formats of other programs.
 
-- tokenizer.json: the Hugging Face `tokenizers` format, byte-level BPE. What the stages exchange.
-- vocab.json and merges.txt: as GPT-2 ships them.
+- tokenizer.json: the Hugging Face `tokenizers` format, byte-level BPE, which the stages exchange.
+- vocab.json and merges.txt: GPT-2's format.
 - .tiktoken: a token in base64 and its rank on each line.
 
 Hugging Face files write a token's bytes as printable characters ("Ġdog" for b" dog"); the table is
-in `byte_characters`. Merges from which other libraries would make other ids are neither read
-nor written, see `input_checks.check_order_of_merges`. What this leaves out: every other kind of
-tokenizer; a ValueError says which part is foreign, see `foreign_parts`.
+in `byte_characters`. Merges for which other libraries would give other ids are neither read nor
+written (see `input_checks.check_order_of_merges`).
+
+What this leaves out: every other kind of tokenizer; a ValueError names the unsupported part (see
+`foreign_parts`).
 """
 
 import base64
@@ -39,8 +41,8 @@ MAKE_TOKENIZER = "lm tokenizer train RECIPE"
 
 
 class Vocabulary(NamedTuple):
-    """What a file says: id -> bytes with special tokens, merges by priority, special tokens in
-    order.
+    """The contents of a file: id -> bytes with special tokens, merges by priority, special tokens
+    in order.
     """
 
     vocab: dict[int, bytes]
@@ -50,9 +52,9 @@ class Vocabulary(NamedTuple):
 
 
 def byte_characters() -> dict[int, str]:
-    """Byte -> the printable character that stands for it in Hugging Face files.
+    """Return byte -> the printable character that stands for it in Hugging Face files.
 
-    Printable bytes stand for themselves; the other 68 take U+0100, U+0101, ... in order (GPT-2's
+    Printable bytes stand for themselves; the other 68 are U+0100, U+0101, ... in order (GPT-2's
     `bytes_to_unicode`).
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -66,12 +68,12 @@ CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.it
 
 
 def to_printable(token: bytes) -> str:
-    """b" dog" -> "Ġdog"."""
+    """Convert b" dog" -> "Ġdog"."""
     return "".join(map(BYTE_TO_CHARACTER.__getitem__, token))
 
 
 def from_printable(text: str, where: str) -> bytes:
-    """ "Ġdog" -> b" dog"; ValueError where a character stands for no byte."""
+    """Convert "Ġdog" -> b" dog"; raise ValueError if a character stands for no byte."""
     try:
         return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
     except KeyError as error:
@@ -85,7 +87,7 @@ def from_printable(text: str, where: str) -> bytes:
 
 
 def write_tokenizer_json(tokenizer: AnyTokenizer, path: Path) -> None:
-    """Write tokenizer.json at `path`, and merges.txt beside it, each whole or not at all."""
+    """Write tokenizer.json at `path`, and merges.txt next to it, each atomically."""
     for target, content in (
         (path, tokenizer_json(tokenizer)),
         (path.with_name("merges.txt"), merges_text(tokenizer)),
@@ -95,10 +97,10 @@ def write_tokenizer_json(tokenizer: AnyTokenizer, path: Path) -> None:
 
 
 def tokenizer_json(tokenizer: AnyTokenizer) -> bytes:
-    """The bytes of a tokenizer.json that `tokenizers` loads.
+    """Return the bytes of a tokenizer.json that `tokenizers` can load.
 
-    Raises ValueError where a special token's text is how the format writes an ordinary token, and
-    for merges from which `tokenizers` would make other ids.
+    Raises ValueError if a special token's text is the printable form of an ordinary token, or if
+    `tokenizers` would give other ids for the merges.
     """
     check_order_of_merges(tokenizer.merges)
     special_ids = {token_id: text for text, token_id in tokenizer.special_tokens.items()}
@@ -151,7 +153,9 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
 
 
 def _pre_tokenizer(pattern: str) -> dict[str, Any]:
-    """ByteLevel knows GPT-2's pattern by itself; any other is a Split before it."""
+    """Return the pre-tokenizer: ByteLevel includes GPT-2's pattern; any other is a Split before
+    it.
+    """
     if pattern == GPT2_PATTERN:
         return _byte_level(use_regex=True)
     written = pattern_to_write(pattern)
@@ -173,7 +177,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or "merges" not in model:
         found = model.get("type") if isinstance(model, dict) else None
-        raise UserError(f"{path}: the model is {found!r}, expected 'BPE'; we read no other kind")
+        raise UserError(f"{path}: the model is {found!r}, expected 'BPE', the only supported kind")
     _refuse_foreign_parts(path, content, model)
     say_where_tables_differ(path, model.get(KEY))
     ids = token_ids(model.get("vocab"), f"{path}: model.vocab")
@@ -200,7 +204,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
 
 
 def _refuse_foreign_parts(path: Path, content: dict[str, Any], model: dict[str, Any]) -> None:
-    """Parts that would make other ids than ours."""
+    """Raise ValueError for parts with which `tokenizers` would give other ids."""
     foreign = [
         f"model.{name}"
         for name in (
@@ -216,10 +220,10 @@ def _refuse_foreign_parts(path: Path, content: dict[str, Any], model: dict[str, 
 
 
 def tokenizer_hash(path: Path) -> str:
-    """SHA-256, as 64 hex digits, of what decides the ids: vocabulary, merges, special tokens,
-    pattern.
+    """Return the SHA-256, as 64 hex digits, of everything that affects the ids: vocabulary, merges,
+    special tokens, pattern.
 
-    The layout of the file does not count: `tokenizers` may load it and write it again.
+    The layout of the file does not matter: `tokenizers` may load it and write it again.
     """
     found = read_tokenizer_json(Path(path))
     decisive = [
@@ -236,12 +240,12 @@ def hugging_face_files(
     chat_template: str | None = CHAT_TEMPLATE,
     roles: Mapping[str, str] | None = None,
 ) -> dict[str, bytes]:
-    """The files that let `transformers.AutoTokenizer` load a checkpoint folder: name -> content.
+    """Return the files with which `transformers.AutoTokenizer` loads a checkpoint folder, by name.
 
     Args:
-        tokenizer: what they describe.
+        tokenizer: the tokenizer that they describe.
         chat_template: None for a model that has none.
-        roles: special tokens by what they are for; None for those of our own checkpoints.
+        roles: special tokens by their role; None for those of our own checkpoints.
     """
     own = {"eos_token": MESSAGE_END, "pad_token": END_OF_TEXT}
     roles_map = (
@@ -249,7 +253,7 @@ def hugging_face_files(
     )
     roles = own if roles is None else roles
     config = {
-        # 4.x knows this name, and 5.x still takes it for its TokenizersBackend.
+        # 4.x has this name, and 5.x still accepts it for its TokenizersBackend.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": False,
         "add_prefix_space": False,
@@ -269,16 +273,16 @@ def hugging_face_files(
 
 
 def merges_text(tokenizer: AnyTokenizer) -> bytes:
-    """The merges, one on each line, in printable characters."""
+    """Return the merges, one on each line, in printable characters."""
     lines = [f"{to_printable(left)} {to_printable(right)}" for left, right in tokenizer.merges]
     return "\n".join(["#version: 0.2", *lines, ""]).encode()
 
 
 def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
-    """Read vocab.json and merges.txt; ValueError names the line that does not fit."""
+    """Read vocab.json and merges.txt; a ValueError names the line that does not match."""
     vocab: dict[int, bytes] = {}
     for text, token_id in token_ids(_read_json(vocab_path), str(vocab_path)).items():
-        # Such a file does not say which tokens are special: they are those that need no merge.
+        # Such a file does not mark special tokens: they are those that need no merge.
         printable = all(character in CHARACTER_TO_BYTE for character in text)
         vocab[token_id] = from_printable(text, str(vocab_path)) if printable else text.encode()
     merges, line_numbers = [], []
@@ -304,11 +308,10 @@ def read_gpt2_files(vocab_path: Path, merges_path: Path) -> Vocabulary:
 
 
 def write_tiktoken_ranks(tokenizer: AnyTokenizer, path: Path) -> None:
-    """Write a `.tiktoken` file: every token but the special ones; its id is its rank.
+    """Write a `.tiktoken` file: every token except the special ones, with its id as its rank.
 
-    Raises ValueError where ids do not follow the order of the merges, since a rank is both; and
-    where a token is not made by the merge that its rank says, so that its readers would make other
-    ids.
+    Raises ValueError if ids do not follow the order of the merges, since a rank is both, or if a
+    token is not made by the merge that its rank implies, because readers would then give other ids.
     """
     check_order_of_merges(tokenizer.merges)
     special = set(tokenizer.special_tokens.values())
@@ -330,11 +333,11 @@ def write_tiktoken_ranks(tokenizer: AnyTokenizer, path: Path) -> None:
 def read_tiktoken_ranks(path: Path, special_tokens: Mapping[str, int], pattern: str) -> Vocabulary:
     """Read a `.tiktoken` file.
 
-    It holds no merges: the merge that makes a token is what is left to do when all merges of lower
+    The file has no merges: the merge that makes a token is the one left after all merges of lower
     rank have been made inside it.
 
     Raises:
-        ValueError: a line is not "base64 rank", a token or a rank comes twice, a special token has
+        ValueError: a line is not "base64 rank", a token or a rank is repeated, a special token has
             an id that is taken, or a token is not made of two earlier ones.
     """
     ranks: dict[bytes, int] = {}
@@ -356,7 +359,7 @@ def read_tiktoken_ranks(path: Path, special_tokens: Mapping[str, int], pattern: 
 
 
 def _merges_of_ranks(path: Path, ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """For every token of two bytes or more, by rank, the last merge that makes it."""
+    """Return for every token of two bytes or more, by rank, the last merge that makes it."""
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda entry: entry[1]):
         if len(token) == 1:
@@ -376,7 +379,7 @@ def _merges_of_ranks(path: Path, ranks: Mapping[bytes, int]) -> list[tuple[bytes
 def _read_json(path: Path) -> Any:
     try:
         content = json.loads(_read_text(path))
-        if isinstance(content, dict):  # half of a surrogate pair is no text
+        if isinstance(content, dict):  # half of a surrogate pair is not text
             json.dumps(content.get("added_tokens"), ensure_ascii=False).encode()
         return content
     except (json.JSONDecodeError, UnicodeEncodeError, RecursionError) as error:

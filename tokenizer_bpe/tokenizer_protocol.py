@@ -1,8 +1,8 @@
-"""What a tokenizer is to the functions that are handed one: the lesson's `Tokenizer`, its compiled
-twin or a learner's own.
+"""The interface of a tokenizer for functions that receive one: the lesson's `Tokenizer`, its
+compiled twin or a learner's own.
 
-`tokenizer.py` imports the files and templates that take a tokenizer, so they cannot import it; they
-name this instead.
+`tokenizer.py` imports the files and templates that take a tokenizer, so they cannot import it, and
+use this protocol instead.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class AnyTokenizer(Protocol):
         vocab: id -> bytes, added tokens included.
         merges: pairs of byte strings, in order of priority.
         special_tokens: text -> id of the added tokens.
-        pattern: how text is cut into words.
+        pattern: the pattern that cuts text into words.
         vocab_size: the largest id, plus one.
     """
 
@@ -35,9 +35,9 @@ class AnyTokenizer(Protocol):
     ) -> None: ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text."""
+        """Return the ids of a text."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids."""
+        """Return the text of ids."""
         ...

@@ -2,8 +2,8 @@
 
 The loop does not depend on the task: pretraining, fine-tuning and preference optimization give it a
 batch for each step and a loss for each batch. A resumed run gives the same numbers as one that was
-never stopped, because everything that a step depends on is either a pure function of the step
-(batch, learning rate) or part of the checkpoint (weights, optimizer, random generators, precision).
+never stopped. Everything that a step depends on is either a pure function of the step (batch,
+learning rate) or part of the checkpoint (weights, optimizer, random generators, precision).
 
 What this leaves out: gradient accumulation, and more than one process.
 """

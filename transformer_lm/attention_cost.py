@@ -1,15 +1,17 @@
-"""Why attention by tiles is faster, counted and not measured: the bytes that cross between a chip
-and its memory, and the FLOPs done with them.
+"""Why tiled attention is faster, by counting: the bytes moved between a chip and its memory, and
+the FLOPs done with them.
 
-A GPU multiplies far faster than it reads: for each byte from memory an H100 can do about 300 FLOPs
-in bfloat16. Work with fewer FLOPs per byte than that (its arithmetic intensity) waits for memory,
-and is made faster by moving less, even if it then computes more. The plain formula writes and reads
-a table of queries x keys again and again. By tiles, the table never leaves the chip; instead keys
-and values are read once for each tile of queries, so the larger the tiles, the fewer the bytes.
+A GPU multiplies far faster than it reads: for each byte from memory, an H100 can do about 300 FLOPs
+in bfloat16. Work with fewer FLOPs per byte (a lower arithmetic intensity) waits for memory, and
+becomes faster by moving less, even if it then computes more. The plain formula writes and reads a
+table of queries x keys repeatedly. With tiles, the table never leaves the chip. Instead, keys and
+values are read once for each tile of queries, so the larger the tiles, the fewer the bytes.
 
 All counts are for one head of one sequence. A tensor that an operation uses is counted as read once
-from memory; caches between the chip and its memory, and the tiles that a matrix product makes
-itself, are left out, as are the FLOPs of exp, sums and the mask (each in passing, per score).
+from memory.
+
+What this leaves out: caches between the chip and its memory, the tiles inside a matrix product, and
+the FLOPs of exp, sums and the mask (a few per score).
 
 Dao et al., 2022 (FlashAttention), section 3.2, theorem 2: the same count up to constants. The two
 limits: Williams, Waterman and Patterson, 2009 (Roofline).
@@ -19,12 +21,12 @@ from dataclasses import dataclass
 
 from transformer_lm.tiled_attention import Tile, VisibleKeys, tiles
 
-LSE_BYTES = 4  # of the numbers kept for each row, and of the sums for dq: float32
+LSE_BYTES = 4  # for the numbers kept for each row, and for the sums for dq: float32
 
 
 @dataclass(frozen=True)
 class AttentionCost:
-    """Bytes read from memory, bytes written to it, and FLOPs (a product and a sum are two)."""
+    """Bytes read from memory, bytes written to it, and FLOPs (a product and a sum count as two)."""
 
     bytes_read: int
     bytes_written: int
@@ -43,19 +45,19 @@ class AttentionCost:
 
     @property
     def intensity(self) -> float:
-        """FLOPs per byte."""
+        """Arithmetic intensity: FLOPs per byte."""
         return self.flops / self.bytes_moved
 
     def least_seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """The slower of computing and moving, if they overlap perfectly."""
+        """Return the time of the slower of computing and moving, if they overlap perfectly."""
         return max(self.flops / flops_per_second, self.bytes_moved / bytes_per_second)
 
 
 def eager_forward(queries: int, keys: int, head_dim: int, bytes_per_value: int) -> AttentionCost:
-    """`scaled_dot_product_attention` with a mask, operation by operation.
+    """Count `scaled_dot_product_attention` with a mask, operation by operation.
 
     Reads of the table: / sqrt(d), the mask's fill, largest of a row, - largest, exp, sum of a row,
-    / sum, times v. Writes: q k^T, / sqrt(d), fill, - largest, exp, / sum. The mask has a byte an
+    / sum, times v. Writes: q k^T, / sqrt(d), fill, - largest, exp, / sum. The mask has one byte per
     entry: read and written by ~, read by the fill.
     """
     table, row = queries * keys, queries
@@ -68,10 +70,11 @@ def eager_forward(queries: int, keys: int, head_dim: int, bytes_per_value: int) 
 
 
 def eager_backward(queries: int, keys: int, head_dim: int, bytes_per_value: int) -> AttentionCost:
-    """What PyTorch's automatic differentiation makes of that: one operation undone after the other.
+    """Count its backward pass by PyTorch's automatic differentiation, one operation after another.
 
-    20 reads of tables and 13 writes, most of them for the softmax; counted in PyTorch 2.13. The
-    gradient of a row's largest value asks where it is: a table of bytes, and 8 bytes a row.
+    There are 20 reads of tables and 13 writes, most of them for the softmax; counted in PyTorch
+    2.13. The gradient of a row's largest value needs its position: a table of bytes, and 8 bytes
+    per row.
     """
     table, row = queries * keys, queries
     q, k = queries * head_dim, keys * head_dim
@@ -83,7 +86,7 @@ def eager_backward(queries: int, keys: int, head_dim: int, bytes_per_value: int)
 
 
 def tile_pairs(visible: VisibleKeys, query_tile: int, key_tile: int) -> list[tuple[Tile, Tile]]:
-    """The pairs of tiles in which some query sees some key: only those are computed."""
+    """Return the pairs of tiles in which some query sees some key; only those are computed."""
     return [
         (queries, keys)
         for queries in tiles(visible.num_queries, query_tile)
@@ -94,7 +97,7 @@ def tile_pairs(visible: VisibleKeys, query_tile: int, key_tile: int) -> list[tup
 
 @dataclass(frozen=True)
 class TileRows:
-    """Rows that pass by, summed over the pairs of tiles: of queries, of keys, and their product."""
+    """Numbers of rows, summed over the pairs of tiles: of queries, of keys, and their product."""
 
     queries: int
     keys: int
@@ -114,8 +117,9 @@ class TileRows:
 def flash_forward(
     visible: VisibleKeys, head_dim: int, query_tile: int, key_tile: int, bytes_per_value: int
 ) -> AttentionCost:
-    """Each tile of queries is read once, and k and v once for each of them; o and lse are written.
-    The forward pass of the lesson and that of the Triton kernels.
+    """Count the forward pass of the lesson and of the Triton kernels.
+
+    Each tile of queries is read once, and k and v once for each of them; o and lse are written.
     """
     rows = TileRows.of(visible, query_tile, key_tile)
     q_bytes = visible.num_queries * head_dim * bytes_per_value
@@ -127,7 +131,7 @@ def flash_forward(
 
 
 def delta_cost(visible: VisibleKeys, head_dim: int, bytes_per_value: int) -> AttentionCost:
-    """rowsum(do * o): both are read, and a number a row is written."""
+    """Count rowsum(do * o): both are read, and one number per row is written."""
     o_bytes = visible.num_queries * head_dim * bytes_per_value
     return AttentionCost(2 * o_bytes, visible.num_queries * LSE_BYTES, 0)
 
@@ -135,8 +139,10 @@ def delta_cost(visible: VisibleKeys, head_dim: int, bytes_per_value: int) -> Att
 def flash_backward(
     visible: VisibleKeys, head_dim: int, query_tile: int, key_tile: int, bytes_per_value: int
 ) -> AttentionCost:
-    """The lesson's loop (the paper's): five products a pair of tiles. k and v are read once; q, do,
-    lse and delta once for each tile of keys; and dq is added to in memory, in float32.
+    """Count the lesson's loop (the paper's), with five products per pair of tiles.
+
+    k and v are read once; q, do, lse and delta once for each tile of keys; dq is accumulated in
+    memory, in float32.
     """
     rows = TileRows.of(visible, query_tile, key_tile)
     k_bytes = visible.num_keys * head_dim * bytes_per_value
@@ -156,8 +162,10 @@ def flash_backward(
 def flash_backward_in_two_kernels(
     visible: VisibleKeys, head_dim: int, query_tile: int, key_tile: int, bytes_per_value: int
 ) -> AttentionCost:
-    """The Triton kernels' way: seven products a pair of tiles, and nothing added up in memory. One
-    kernel holds k and v and reads q, do, lse and delta; the other holds those and reads k and v.
+    """Count the Triton kernels, with seven products per pair of tiles and no sums in memory.
+
+    One kernel keeps k and v on the chip and reads q, do, lse and delta; the other keeps those and
+    reads k and v.
     """
     rows = TileRows.of(visible, query_tile, key_tile)
     q_bytes, k_bytes = (
@@ -176,8 +184,10 @@ def flash_backward_in_two_kernels(
 
 
 def on_chip_bytes(query_tile: int, key_tile: int, head_dim: int, bytes_per_value: int) -> int:
-    """What one tile of the forward pass needs on the chip: q, k, v, and in float32 o, the scores
-    and two numbers a row. It is what limits the tiles, and with them the bytes that are saved.
+    """Return the memory that one tile of the forward pass needs on the chip.
+
+    It holds q, k, v, and in float32 o, the scores and two numbers per row. This memory limits the
+    size of the tiles, and therefore the bytes that are saved.
     """
     tiles_in = (query_tile + 2 * key_tile) * head_dim * bytes_per_value
     sums = query_tile * (head_dim + key_tile + 2) * LSE_BYTES
@@ -185,7 +195,7 @@ def on_chip_bytes(query_tile: int, key_tile: int, head_dim: int, bytes_per_value
 
 
 def cost_table(length: int, head_dim: int, query_tile: int, key_tile: int) -> list[str]:
-    """Rows of a Markdown table: one causal head in bfloat16."""
+    """Return the rows of a Markdown table for one causal head in bfloat16."""
     visible = VisibleKeys(length, length, is_causal=True)
     shape = head_dim, query_tile, key_tile, 2
     costs = {

@@ -1,14 +1,14 @@
 """FlashAttention-2's backward pass as three Triton kernels.
 
-`tiled_attention_backward` adds to dq in memory as the tiles of keys go by. On a GPU those additions
-would come from many programs at once, in no fixed order. So there are two kernels here, one that
-holds a tile of dk and dv and walks along the queries, and one that holds a tile of dq and walks
-along the keys. Both compute the weights again: seven products of tiles where five would do, and in
-return nothing is added up in memory and two equal runs give equal bits. A first kernel computes
-delta = rowsum(do * o), which stands for the softmax's sum over the row. A program for dk and dv
-serves the whole group of query heads that read its key head, so their sum is made in registers.
+`tiled_attention_backward` adds to dq in memory for each tile of keys. On a GPU those additions
+would come from many programs at once, in no fixed order. So there are two kernels here: one holds a
+tile of dk and dv and loops over the queries, and one holds a tile of dq and loops over the keys.
+Both recompute the weights. That takes seven products of tiles instead of five, but nothing is
+summed in memory, and two equal runs give identical bits. A first kernel computes delta = rowsum(do
+* o), which replaces the softmax's sum over the row. A program for dk and dv handles the whole group
+of query heads that read its key head, so their sum is computed in registers.
 
-What this leaves out: as the forward kernel, and gradients for lse.
+What this leaves out: the same as the forward kernel, and gradients for lse.
 
 Dao, 2023, algorithm 2; delta: Dao et al., 2022 (FlashAttention), appendix B.2.
 """
@@ -44,7 +44,7 @@ def delta_kernel(
     BLOCK_D: tl.constexpr,
     QUERY_TILE: tl.constexpr,
 ):
-    """delta = rowsum(grad * o), in float32."""
+    """Compute delta = rowsum(grad * o), in float32."""
     sequence, head, start, first, num_queries, _, _ = place_of_program(
         max_lengths[0], cu_seqlens, max_lengths, QUERY_TILE, HEADS
     )
@@ -69,17 +69,20 @@ def query_bounds(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
-    """Four borders in the queries, for the tile of keys at row `start`: `key_bounds` from the other
-    side. Rows beyond the end of the queries are loaded as 0, and add nothing.
+    """Return four boundaries in the queries for the tile of keys at row `start`, as `key_bounds`
+    does for keys.
+
+    Rows beyond the end of the queries are loaded as 0, and add nothing.
     """
-    row = start - (num_keys - num_queries)  # the query that stands at the tile's first key
+    row = start - (num_keys - num_queries)  # the query at the position of the tile's first key
     first, whole_first, whole_stop, stop = 0, 0, num_queries, num_queries
     if IS_CAUSAL:
         first = tl.minimum(tl.maximum(row, 0), num_queries) // QUERY_TILE * QUERY_TILE
         whole_first = tl.cdiv(tl.maximum(row + KEY_TILE - 1, 0), QUERY_TILE) * QUERY_TILE
         whole_first = tl.minimum(whole_first, num_queries)
     if WINDOW > 0:
-        # Seen last from the tile's first key, and at all from its last.
+        # The last query that sees the tile's first key, then the last that sees any key of the
+        # tile.
         whole_stop = tl.minimum(tl.maximum(row + WINDOW, 0), num_queries)
         whole_stop = tl.maximum(whole_stop // QUERY_TILE * QUERY_TILE, first)
         whole_first = tl.minimum(whole_first, whole_stop)
@@ -89,15 +92,16 @@ def query_bounds(
 
 @triton.jit
 def weights_again(scores, lse):
-    """exp(scores - lse), for scores that have log2(e) in them. A row that sees nothing has lse
-    = -inf and scores of -inf, and its weights are 0.
+    """Return exp(scores - lse), for scores that include the factor log2(e).
+
+    A row that sees nothing has lse = -inf and scores of -inf, and its weights are 0.
     """
     return tl.exp2(scores - tl.where(lse == float("-inf"), 0.0, lse * LOG2_E))
 
 
 @triton.jit
 def add_key_gradients(sums, weights, q_tile, grad_tile, v_tile, delta):
-    """What a tile of queries adds to dk (without the scale) and dv; weights are [keys, queries]."""
+    """Add a tile of queries to dk (without the scale) and dv; weights are [keys, queries]."""
     dk, dv = sums
     dv = add_product(weights.to(grad_tile.dtype), grad_tile, dv)
     d_weights = product(v_tile, tl.trans(grad_tile))
@@ -129,7 +133,9 @@ def key_gradient_kernel(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
-    """A tile of dk and dv. Its tables are [keys, queries], so that no weights are turned round."""
+    """Compute a tile of dk and dv; its tables are [keys, queries], so that no weights are
+    transposed.
+    """
     sequence, head, start, first_q, num_queries, first_k, num_keys = place_of_program(
         max_lengths[1], cu_seqlens, max_lengths, KEY_TILE, KV_HEADS
     )
@@ -191,7 +197,7 @@ def query_gradient_kernel(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
-    """A tile of dq, by the same walk along the keys as the forward kernel's."""
+    """Compute a tile of dq, by the same loop over the keys as in the forward kernel."""
     sequence, head, start, first_q, num_queries, first_k, num_keys = place_of_program(
         max_lengths[0], cu_seqlens, max_lengths, QUERY_TILE, HEADS
     )

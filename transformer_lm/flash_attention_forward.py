@@ -1,16 +1,18 @@
 """FlashAttention-2's forward pass as a Triton kernel: the outer loop of
 transformer_lm/tiled_attention.py is the grid, the inner loop is the kernel.
 
-One program takes one tile of queries of one head of one sequence and walks along the keys, which
-pass through the chip's shared memory while scores and sums stay in registers. It visits the tiles
-that some query of its tile may see, and asks where each query may look only in those that the
-diagonal, the window's edge or the end of the keys runs through: the others need no mask.
+One program handles one tile of queries of one head of one sequence and loops over the keys, which
+are loaded through the chip's shared memory while scores and sums stay in registers. It visits the
+tiles that some query of its tile may see. It applies a mask only in tiles that the diagonal, the
+window's edge or the end of the keys crosses.
 
-Exponents are powers of two (exp2 is one instruction; exp is that and a product), so scores are
-scaled by log2(e) on the way. A head dimension that is no power of two is padded to one with zeros
-inside the kernel, as tl.arange knows no other lengths: 80 costs as much as 128. What this leaves
-out: dropout, biases, float8, split keys (few queries with a long cache run on few programs), and
-Hopper's tensor descriptors with specialized warps, which could not be tried without such a GPU.
+Exponentials use base two (exp2 is one instruction; exp is exp2 and a product), so scores are also
+scaled by log2(e). A head dimension that is not a power of two is padded to one with zeros inside
+the kernel, because tl.arange supports no other lengths: 80 costs as much as 128.
+
+What this leaves out: dropout, biases, float8, split keys (few queries with a long cache run on few
+programs), and Hopper's tensor descriptors with specialized warps, which could not be tried without
+such a GPU.
 
 Dao, 2023, algorithm 1, section 3.1 (which tiles the diagonal leaves) and 3.2 (the grid).
 """
@@ -28,7 +30,9 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def add_product(x, y, sums):
-    """sums + x y, in float32; "ieee" keeps float32 factors whole where TF32 would cut them off."""
+    """Return sums + x y, in float32; "ieee" keeps float32 factors whole, which TF32 would
+    truncate.
+    """
     if INTERPRETED:
         # Triton 3.9's interpreter multiplies the bits of bfloat16 as if they were whole numbers.
         x, y = x.to(tl.float32), y.to(tl.float32)
@@ -42,7 +46,9 @@ def product(x, y):
 
 @triton.jit
 def load_rows(base, rows, num_rows, stride, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows of a [seq, head_dim] matrix, [rows, BLOCK_D]; 0 below its end and beyond its width."""
+    """Load rows of a [seq, head_dim] matrix as [rows, BLOCK_D]; 0 below its end and beyond its
+    width.
+    """
     columns = tl.arange(0, BLOCK_D)
     inside = rows[:, None] < num_rows
     if HEAD_DIM != BLOCK_D:
@@ -52,7 +58,7 @@ def load_rows(base, rows, num_rows, stride, HEAD_DIM: tl.constexpr, BLOCK_D: tl.
 
 @triton.jit
 def store_rows(base, rows, num_rows, stride, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The inverse of `load_rows`, rounded to the type that lies there."""
+    """Store rows, the inverse of `load_rows`, rounded to the type of the memory."""
     columns = tl.arange(0, BLOCK_D)
     inside = (rows[:, None] < num_rows) & (columns[None, :] < HEAD_DIM)
     address = base + rows[:, None] * stride + columns[None, :]
@@ -61,11 +67,11 @@ def store_rows(base, rows, num_rows, stride, x, HEAD_DIM: tl.constexpr, BLOCK_D:
 
 @triton.jit
 def place_of_program(max_rows, cu_seqlens, max_lengths, TILE: tl.constexpr, HEADS: tl.constexpr):
-    """The program's sequence, head and first row; and of the sequence's queries and of its keys
-    where they start and how many they are.
+    """Return the program's sequence, head and first row, and the start and number of the sequence's
+    queries and of its keys.
 
-    Packed sequences lie one after the other, from cu_seqlens[i] to cu_seqlens[i + 1]; otherwise
-    cu_seqlens is None, and all are as long as the longest.
+    Packed sequences are concatenated, from cu_seqlens[i] to cu_seqlens[i + 1]. Otherwise cu_seqlens
+    is None, and all are as long as the longest.
     """
     tiles = tl.cdiv(max_rows, TILE)
     sequence, head = tl.program_id(0) // tiles // HEADS, tl.program_id(0) // tiles % HEADS
@@ -83,8 +89,10 @@ def place_of_program(max_rows, cu_seqlens, max_lengths, TILE: tl.constexpr, HEAD
 
 @triton.jit
 def matrix_of(strides, sequence, head, first):
-    """How far into a tensor the [seq, head_dim] matrix of a head starts. In 64 bits: a batch may be
-    larger than 2^31 values, though one such matrix may not (the caller checks).
+    """Return the offset of the [seq, head_dim] matrix of a head in a tensor.
+
+    It has 64 bits, because a batch may have more than 2^31 values, although one such matrix may not
+    (the caller checks).
     """
     offset = sequence.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
     return offset + first.to(tl.int64) * strides[2]
@@ -92,7 +100,7 @@ def matrix_of(strides, sequence, head, first):
 
 @triton.jit
 def visible(distance, allowed, IS_CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
-    """True where a query may look at a key that lies `distance` positions before it."""
+    """Return True where a query may look at a key `distance` positions before it."""
     if IS_CAUSAL:
         allowed = allowed & (distance >= 0)
     if WINDOW > 0:
@@ -110,11 +118,12 @@ def key_bounds(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
-    """Four borders in the keys, for the tile of queries at row `start`: from the first to the last
-    lie the keys that any of its queries sees, and between the middle two the whole tiles of keys
-    that all of them see.
+    """Return four boundaries in the keys, for the tile of queries at row `start`.
+
+    Between the first and the last are the keys that any of its queries sees, and between the middle
+    two the whole tiles of keys that all of them see.
     """
-    position = num_keys - num_queries + start  # the last query stands at the last key
+    position = num_keys - num_queries + start  # the last query is at the position of the last key
     first, whole_first, whole_stop, stop = 0, 0, num_keys, num_keys
     if IS_CAUSAL:
         whole_stop = tl.maximum(tl.minimum(position + 1, num_keys), 0)
@@ -122,7 +131,7 @@ def key_bounds(
     whole_stop = whole_stop // KEY_TILE * KEY_TILE
     if WINDOW > 0:
         first = tl.maximum(position - WINDOW + 1, 0) // KEY_TILE * KEY_TILE
-        # The last query's window starts the latest; then the next border of tiles.
+        # The start of the last query's window, rounded up to the next tile.
         whole_first = tl.maximum(position + QUERY_TILE - WINDOW, 0)
         whole_first = (whole_first + KEY_TILE - 1) // KEY_TILE * KEY_TILE
         whole_stop = tl.maximum(whole_stop, first)
@@ -132,8 +141,10 @@ def key_bounds(
 
 @triton.jit
 def online_softmax(sums, scores, scale, v_tile):
-    """Take one tile of keys into the `sums` of a tile of queries: each row's largest score so far,
-    its sum of weights, its weighted sum of values. `scale` has log2(e) in it.
+    """Add one tile of keys to the `sums` of a tile of queries: each row's largest score so far, its
+    sum of weights, its weighted sum of values.
+
+    `scale` includes the factor log2(e).
     """
     largest, total, weighted = sums
     new_largest = tl.maximum(largest, tl.max(scores, 1) * scale)
@@ -167,12 +178,12 @@ def forward_kernel(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
-    """Writes o and lse = ln(sum(exp(scores))). Strides are (sequence, head, row)."""
+    """Write o and lse = ln(sum(exp(scores))). Strides are (sequence, head, row)."""
     sequence, head, start, first_q, num_queries, first_k, num_keys = place_of_program(
         max_lengths[0], cu_seqlens, max_lengths, QUERY_TILE, HEADS
     )
     if start >= num_queries:
-        return  # a packed sequence that is shorter than the longest
+        return  # beyond the end of a packed sequence
     q_rows = start + tl.arange(0, QUERY_TILE)
     q_at, k_at, v_at, o_at, lse_at = strides
     q += matrix_of(q_at, sequence, head, first_q)

@@ -1,8 +1,10 @@
-"""The decoder: token ids in, for each position the logits of the token that follows it.
+"""The decoder: from token ids to the logits of the next token at each position.
 
 Blocks are pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x)) (Xiong et al., 2020,
 figure 1b), with one more norm before the output head. The variants of `ModelShape` change one part
-each. What this leaves out: dropout, and sampling (inference/generation.py).
+each.
+
+What this leaves out: dropout, and sampling (inference/generation.py).
 """
 
 from typing import assert_never
@@ -27,22 +29,22 @@ from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
 from transformer_lm.token_id_check import check_token_ids
 
-# A variant is a row of a table; a value of `ModelShape` without a row is an error, never another
-# variant under its name.
+# A variant is a row of a table. A value of `ModelShape` without a row is an error; it never selects
+# another variant.
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm, "none": lambda d_model, eps: NoNorm()}
 FEED_FORWARDS = {"swiglu": SwiGLU, "gelu": GELUMLP}
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """The norm that the config names, for vectors of d_model."""
+    """Return the norm that the config names, for vectors of size d_model."""
     return NORMS[config.norm](config.d_model, config.norm_eps)
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a feed-forward layer, each added to the stream that it read.
+    """Attention and a feed-forward layer, each added to the residual stream that it read.
 
-    Pre-norm leaves the stream itself alone, from the embedding to the last norm; post-norm (Vaswani
-    et al., 2017) normalises it after every addition.
+    Pre-norm does not normalize the stream itself between the embedding and the last norm; post-norm
+    (Vaswani et al., 2017) normalizes it after every addition.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class TransformerBlock(nn.Module):
 
 
 class TransformerLM(nn.Module):
-    """The whole model. `config` is kept as an attribute; a checkpoint is made from it.
+    """The whole model. `config` is an attribute, which a checkpoint stores.
 
     Args:
         config: the shape.
@@ -100,7 +102,7 @@ class TransformerLM(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(config, layer, attention_backend) for layer in range(config.num_layers)
         )
-        # After the last block of a post-norm model, the stream has just been normalised.
+        # After the last block of a post-norm model, the stream is already normalized.
         self.final_norm = make_norm(config) if config.norm_position == "pre" else NoNorm()
         if not config.tie_embeddings:
             self.output_head = Linear(config.d_model, config.vocab_size)
@@ -109,16 +111,16 @@ class TransformerLM(nn.Module):
     def forward(
         self, token_ids: Int[Tensor, "batch seq"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Logits of the next token at every position.
+        """Return the logits of the next token at every position.
 
         Args:
-            token_ids: the tokens; with a cache, those that follow the cached ones.
-            cache: keys and values of the tokens before; the new ones are appended to it.
+            token_ids: the tokens; with a cache, those after the cached ones.
+            cache: keys and values of the earlier tokens; the new ones are appended to it.
 
         Raises:
-            ValueError: the sequence, cached tokens included, is longer than the context, or an id
-                is not in the vocabulary (seen on a CPU, not compiled; else ids are checked before
-                they come here).
+            ValueError: the sequence, cached tokens included, is longer than the context length, or
+                an id is not in the vocabulary (checked here only on a CPU without compilation;
+                otherwise the caller must check).
         """
         past = 0 if cache is None else cache.length
         self._check(token_ids, past)

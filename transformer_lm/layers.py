@@ -1,7 +1,9 @@
-"""The layers without positions: softmax, SiLU, GELU, linear, embedding, norms, feed-forward.
+"""The layers that do not depend on positions: softmax, SiLU, GELU, linear, embedding, norms,
+feed-forward.
 
-Weights follow PyTorch's shape for a linear map, [d_out, d_in], so that a row is one output. What
-this leaves out: dropout (a model that sees its data about once does not need it).
+Weights have PyTorch's shape for a linear map, [d_out, d_in], so that a row is one output.
+
+What this leaves out: dropout (a model that sees its data about once does not need it).
 
 RMSNorm: Zhang and Sennrich, 2019, equation 4. LayerNorm: Ba et al., 2016, equation 4. SwiGLU:
 Shazeer, 2020, equation 6. GELU: Hendrycks and Gimpel, 2016, section 2.
@@ -17,9 +19,9 @@ from transformer_lm.initialization import draw_normal, linear_std, tied_embeddin
 
 
 def softmax(x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
-    """exp(x) / sum(exp(x)) along `dim`.
+    """Return exp(x) / sum(exp(x)) along `dim`.
 
-    The largest value is taken off first, so no exponent is above 0: exp(1000) would be infinity. A
+    The largest value is subtracted first, so no exponent is above 0; exp(1000) would be infinity. A
     slice in which every value is -inf gives NaN, as there is no distribution over nothing.
     """
     exponentials = torch.exp(x - x.amax(dim=dim, keepdim=True))
@@ -27,23 +29,24 @@ def softmax(x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
 
 
 def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """x * sigmoid(x), element by element (Hendrycks and Gimpel, 2016)."""
+    """Return x * sigmoid(x), element by element (Hendrycks and Gimpel, 2016)."""
     return x * torch.sigmoid(x)
 
 
 def gelu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """x times the normal distribution's share below x, in the approximation by tanh that GPT-2 was
-    trained with (at most 5e-4 off).
+    """Return x times the normal distribution's share below x, approximated by tanh as in GPT-2.
+
+    The approximation has an error of at most 5e-4.
     """
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 class Linear(nn.Module):
-    """y = x W^T + b, with W of shape [d_out, d_in]; b only where asked for: Llama has none.
+    """y = x W^T + b, with W of shape [d_out, d_in]; b is optional, and Llama has none.
 
-    W starts from a normal distribution of variance 2 / (d_in + d_out) (Glorot and Bengio, 2010,
-    equation 12), cut off at three standard deviations; b starts at 0. In a model,
-    `initialization.py` decides.
+    W is drawn from a normal distribution of variance 2 / (d_in + d_out) (Glorot and Bengio, 2010,
+    equation 12), truncated at three standard deviations; b is 0. In a model, `initialization.py`
+    sets both.
     """
 
     def __init__(self, d_in: int, d_out: int, bias: bool = False) -> None:
@@ -60,8 +63,8 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """One row of `weight` [vocab_size, d_model] for each id.
 
-    Starts small (standard deviation 0.5 / sqrt(d_model)): as an output head, larger rows would make
-    a new model sure of its guesses. In a model, `initialization.py` decides.
+    The initial values are small (standard deviation 0.5 / sqrt(d_model)): with larger rows in a
+    tied output head, a new model would be too confident. In a model, `initialization.py` sets them.
     """
 
     def __init__(self, vocab_size: int, d_model: int) -> None:
@@ -70,16 +73,18 @@ class Embedding(nn.Module):
         draw_normal(self.weight, tied_embedding_std(d_model))
 
     def forward(self, token_ids: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
-        # The gradient of self.weight[token_ids] adds rows in whatever order threads arrive, so two
-        # equal runs part after some steps; this one has an order, and takes a seventh of the time.
+        # The gradient of self.weight[token_ids] adds rows in the order in which threads arrive, so
+        # two equal runs diverge after some steps. This one has a fixed order, and takes a seventh
+        # of the time.
         return torch.nn.functional.embedding(token_ids, self.weight)
 
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis.
 
-    Computed in float32 whatever x is: the square of a bfloat16 has 8 bits, and a mean over hundreds
-    of them is off by more than the layers above can undo. The result has x's type.
+    It is computed in float32 for every type of x: the square of a bfloat16 has 8 bits, and the
+    error of a mean over hundreds of them is more than the later layers can correct. The result has
+    x's type.
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5) -> None:
@@ -94,7 +99,8 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last axis; in float32, as above.
+    """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last axis; in float32, like
+    RMSNorm.
 
     The variance is the mean of the squared distances (over n, not n - 1).
     """
@@ -112,7 +118,7 @@ class LayerNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """x as it is: what stands in a norm's place where a model has none."""
+    """The identity, in place of a norm in models without norms."""
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         return x
@@ -128,8 +134,8 @@ class SwiGLU(nn.Module):
         self.down = Linear(d_ff, d_model, bias)
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        # silu() of above in one pass forward and one backward, which takes half the time (forward
-        # and backward of [1024, 864] in float32, one thread: 2.4 against 4.6 ms).
+        # The same as silu() above, in one pass forward and one backward, which takes half the time
+        # (forward and backward of [1024, 864] in float32, one thread: 2.4 against 4.6 ms).
         return self.down(torch.nn.functional.silu(self.gate(x)) * self.up(x))
 
 

@@ -1,7 +1,7 @@
-"""The shape of a model: every number that decides which tensors it has and what they compute.
+"""The shape of a model: all settings that determine its tensors and their computation.
 
-What this leaves out: how it is trained (training/training_loop.py), and which code computes the
-attention, because that changes the speed and not the result (transformer_lm/attention.py).
+What this leaves out: training settings (training/training_loop.py), and the code that computes
+attention, which changes the speed but not the result (transformer_lm/attention.py).
 """
 
 from typing import Any, Literal
@@ -13,17 +13,18 @@ from lm_core.user_error import UserError
 
 
 class RopeScaling(Settings):
-    """How rotary frequencies are changed for contexts longer than those trained on.
+    """Rescaling of rotary frequencies for contexts longer than those of the training.
 
     Attributes:
         kind: "linear" (Chen et al., 2023), "llama3" (Llama team, 2024, section 3.4.2) or "yarn"
-            (Peng et al., 2023, section 3); rotary_embedding.py has each.
-        factor: how many times as slowly the slow frequencies turn.
-        original_context_length: what the model was trained on, in tokens.
-        low_frequency_factor, high_frequency_factor: llama3: turns within the original context below
-            which a frequency is slowed in full, and above which it stays.
-        beta_fast, beta_slow: the same for yarn: above, below.
-        attention_factor: yarn: cosines and sines are multiplied by it; None for 0.1 ln(factor) + 1.
+            (Peng et al., 2023, section 3); see rotary_embedding.py.
+        factor: the factor by which the slow frequencies are slowed down.
+        original_context_length: context length of the original training, in tokens.
+        low_frequency_factor, high_frequency_factor: for llama3: the numbers of turns within the
+            original context below which a frequency is fully slowed, and above which it is
+            unchanged.
+        beta_fast, beta_slow: the same for yarn, in the order above, below.
+        attention_factor: for yarn, multiplies cosines and sines; None for 0.1 ln(factor) + 1.
     """
 
     kind: Literal["linear", "llama3", "yarn"]
@@ -37,31 +38,33 @@ class RopeScaling(Settings):
 
 
 class ModelShape(Settings):
-    """A decoder. The defaults are the form that Llama (Touvron et al., 2023) made common: pre-norm
-    blocks, SwiGLU, RMSNorm, rotary positions, grouped query heads. GPT-2 is norm = "layernorm",
-    position = "learned", mlp = "gelu", biases = true.
+    """The shape of a decoder, without its vocabulary.
+
+    The defaults are the form that Llama (Touvron et al., 2023) made common: pre-norm blocks,
+    SwiGLU, RMSNorm, rotary positions, grouped query heads. GPT-2 has norm = "layernorm", position =
+    "learned", mlp = "gelu", biases = true.
 
     Attributes:
         context_length: the longest sequence, in tokens.
         d_model: width of the residual stream.
         num_layers: number of blocks.
-        num_heads: query heads.
-        num_kv_heads: key and value heads; each serves num_heads / num_kv_heads query heads.
-        head_dim: width of a head; unless given, d_model / num_heads.
-        d_ff: width inside the feed-forward. SwiGLU has three matrices and the GELU MLP two, so 8/3
-            of d_model in the one costs what 4 does in the other.
+        num_heads: number of query heads.
+        num_kv_heads: number of key-value heads; each serves num_heads / num_kv_heads query heads.
+        head_dim: width of a head; d_model / num_heads by default.
+        d_ff: inner width of the feed-forward layer. SwiGLU has three matrices and the GELU MLP two,
+            so 8/3 of d_model in the former costs as much as 4 in the latter.
         norm: "rmsnorm", "layernorm" or "none".
-        norm_position: "pre" normalises what a branch reads, "post" the stream after it was added.
-        position: "rotary", "learned" (a vector for each position, as GPT-2) or "none".
+        norm_position: "pre" normalizes the input of a branch, "post" the stream after the addition.
+        position: "rotary", "learned" (a vector for each position, as in GPT-2) or "none".
         mlp: "swiglu" or "gelu".
-        biases: of the linear layers; the output head has none in any case.
-        qk_norm: an RMSNorm over each head's query and key, before they are turned (Qwen3).
-        sliding_window: a position sees itself and the sliding_window - 1 before it; unless given,
-            all before it.
+        biases: whether linear layers have biases; the output head never has one.
+        qk_norm: an RMSNorm over each head's query and key, before the rotation (Qwen3).
+        sliding_window: a position sees itself and the sliding_window - 1 before it; all before it
+            by default.
         rope_theta: base of the rotary frequencies.
-        rope_scaling: for contexts longer than those trained on.
+        rope_scaling: for contexts longer than those of the training.
         norm_eps: added to the mean square (or variance) inside a norm.
-        tie_embeddings: the output head is the token embedding, and costs no parameters of its own.
+        tie_embeddings: the output head is the token embedding, without separate parameters.
     """
 
     context_length: int = pydantic.Field(gt=0)
@@ -86,14 +89,15 @@ class ModelShape(Settings):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _default_head_dim(cls, values: Any) -> Any:
-        """d_model / num_heads, where both are numbers that allow it; the fields' own checks say
-        what is wrong with those that do not.
+        """Set head_dim to d_model / num_heads if it is missing.
+
+        If these are not suitable numbers, the fields' own checks report it.
         """
         if not isinstance(values, dict) or "head_dim" in values:
             return values
         width, heads = values.get("d_model"), values.get("num_heads")
         if not (isinstance(width, int) and isinstance(heads, int) and width > 0 and heads > 0):
-            return values | {"head_dim": 1}  # another field has the problem
+            return values | {"head_dim": 1}  # another field's check reports the problem
         if width % heads:
             raise UserError(
                 f"num_heads = {heads} does not divide d_model = {width}; "
@@ -106,7 +110,7 @@ class ModelShape(Settings):
         if self.position == "rotary" and self.head_dim % 2:
             raise UserError(
                 f"head_dim = {self.head_dim} (d_model = {self.d_model}, num_heads = "
-                f"{self.num_heads}) is odd; rotary positions turn pairs, so a head's width must "
+                f"{self.num_heads}) is odd; rotary positions rotate pairs, so a head's width must "
                 "be even"
             )
         if self.num_heads % self.num_kv_heads:
@@ -116,7 +120,7 @@ class ModelShape(Settings):
             )
         if self.rope_scaling is not None and self.position != "rotary":
             raise UserError(
-                f"rope_scaling is given, but position is {self.position!r}; take one of the two out"
+                f"rope_scaling is given, but position is {self.position!r}; remove one of the two"
             )
         scaling = self.rope_scaling
         if scaling is not None and scaling.kind == "yarn" and self.rope_theta <= 1:
@@ -128,11 +132,11 @@ class ModelShape(Settings):
 
 
 class ModelConfig(ModelShape):
-    """A shape and the vocabulary that it is for; a recipe gives the shape alone, because the
-    tokenizer decides the rest.
+    """A shape with its vocabulary size; a recipe gives only the shape, because the tokenizer
+    determines the vocabulary.
 
     Attributes:
-        vocab_size: entries of the tokenizer's vocabulary, special tokens included.
+        vocab_size: size of the tokenizer's vocabulary, special tokens included.
     """
 
     vocab_size: int = pydantic.Field(gt=0)

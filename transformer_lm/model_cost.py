@@ -1,8 +1,9 @@
-"""What a model costs, counted from its shape and not measured: parameters, FLOPs, bytes.
+"""The cost of a model, computed from its shape: parameters, FLOPs, bytes.
 
-One multiplication and one addition are two FLOPs, and only matrix products are counted: what is
-left (norms, softmax, rotations) is under 1 % of the FLOPs of any model worth training. What this
-leaves out: the time that any of it takes, and the copies that an implementation makes on the way.
+One multiplication and one addition are two FLOPs, and only matrix products are counted: the rest
+(norms, softmax, rotations) is under 1 % of the FLOPs of any model worth training.
+
+What this leaves out: run time, and the copies that an implementation makes.
 
 Exact count: Hoffmann et al., 2022, appendix F. The rule C = 6 N D: Kaplan et al., 2020, section
 2.1. Activations: after Korthikanti et al., 2022, section 4.
@@ -12,12 +13,12 @@ from collections.abc import Mapping
 
 from transformer_lm.model_config import ModelConfig, ModelShape
 
-# Of a feed-forward layer: gate and up, or up alone. One more, down, leads out again.
+# Inward matrices of a feed-forward layer: gate and up, or up alone. Down comes in addition.
 INWARD_MATRICES = {"swiglu": 2, "gelu": 1}
 
 
 def _matrices(shape: ModelShape) -> dict[str, list[tuple[int, int]]]:
-    """(d_out, d_in) of the linear maps of one block."""
+    """Return (d_out, d_in) of the linear maps of one block."""
     width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     d, d_ff = shape.d_model, shape.d_ff
     return {
@@ -27,7 +28,7 @@ def _matrices(shape: ModelShape) -> dict[str, list[tuple[int, int]]]:
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
-    """Parameters of each part of the model; a tied output head has none of its own."""
+    """Return the parameters of each part of the model; a tied output head counts as none."""
     layers, d = config.num_layers, config.d_model
     linear = {
         part: layers * sum(d_out * d_in + config.biases * d_out for d_out, d_in in maps)
@@ -47,21 +48,21 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
 
 
 def shares(parts: Mapping[str, int]) -> dict[str, float]:
-    """Each part's share of the sum, from 0 to 1."""
+    """Return each part's share of the sum, from 0 to 1."""
     total = sum(parts.values())
     return {part: number / total for part, number in parts.items()}
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """All parameters, embeddings included."""
+    """Return the number of all parameters, embeddings included."""
     return sum(parameters_by_part(config).values())
 
 
 def forward_flops_by_part(config: ModelConfig, sequence_length: int) -> dict[str, int]:
-    """FLOPs of a forward pass over one sequence, by part.
+    """Return the FLOPs of a forward pass over one sequence, by part.
 
-    Attention scores are counted for the whole [sequence, sequence] table, as is the custom; a
-    kernel that skips what lies above the diagonal does about half of that part.
+    Attention scores are counted for the whole [sequence, sequence] table, as is customary; a kernel
+    that skips the part above the diagonal does about half of that work.
     """
     products = {
         part: config.num_layers * 2 * sequence_length * sum(d_out * d_in for d_out, d_in in maps)
@@ -77,21 +78,27 @@ def forward_flops_by_part(config: ModelConfig, sequence_length: int) -> dict[str
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
-    """FLOPs to train on one token: forward once, and backward twice that, because each product has
-    a gradient for both of its factors.
+    """Return the FLOPs to train on one token.
+
+    The backward pass costs twice the forward pass, because each product has a gradient for both of
+    its factors.
     """
     return 3 * sum(forward_flops_by_part(config, sequence_length).values()) / sequence_length
 
 
 def six_n_flops_per_token(config: ModelConfig) -> int:
-    """6 N, with N all parameters (as Hoffmann et al.): the rule of thumb beside the exact count. It
-    leaves out the attention scores, and counts an untied embedding, which multiplies nothing.
+    """Return 6 N, with N all parameters (as in Hoffmann et al.): a rule of thumb for the exact
+    count.
+
+    It omits the attention scores, and counts an untied embedding, which multiplies nothing.
     """
     return 6 * count_parameters(config)
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
-    """Bytes that a cache holds for each token: a key and a value, in every layer and key head."""
+    """Return the bytes of a key-value cache per token: a key and a value in every layer and key
+    head.
+    """
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * bytes_per_value
 
 
@@ -102,26 +109,26 @@ def activation_bytes_by_part(
     bytes_per_value: int = 2,
     keeps_attention_table: bool = False,
 ) -> dict[str, int]:
-    """Bytes that a forward pass must keep for the backward pass, by part.
+    """Return the bytes that a forward pass must keep for the backward pass, by part.
 
-    Counted is the input of every matrix product and of every function that is not linear, once:
-    what a careful implementation keeps. One that is written out line by line keeps more (our
-    readable norms, for one, keep float32 copies).
+    It counts the input of every matrix product and of every nonlinear function once, as a careful
+    implementation keeps them. A line-by-line implementation keeps more (our readable norms, for
+    example, keep float32 copies).
 
     Args:
         config: the shape.
-        batch_size: sequences.
-        sequence_length: tokens of each.
+        batch_size: number of sequences.
+        sequence_length: tokens per sequence.
         bytes_per_value: 2 for bfloat16.
-        keeps_attention_table: the weights [heads, sequence, sequence] are kept, as by the plain
-            formula; FlashAttention keeps one float32 number for each query and head instead.
+        keeps_attention_table: whether the weights [heads, sequence, sequence] are kept, as in the
+            plain formula; FlashAttention keeps one float32 number per query and head instead.
     """
     tokens, d = batch_size * sequence_length, config.d_model
     width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     # Inputs of the four projections (one for the first three), and q, k and v for the products.
     attention = d + width + 2 * kv_width + width
-    head_norms = (width + kv_width) * config.qk_norm  # what they read: q and k before them
-    # What down reads, and what it is made from: the results of gate and up, or of up alone.
+    head_norms = (width + kv_width) * config.qk_norm  # their inputs: q and k before the norms
+    # The input of down, and the values it is made from: the results of gate and up, or of up alone.
     feed_forward = d + (1 + INWARD_MATRICES[config.mlp]) * config.d_ff
     rows = tokens * config.num_heads
     table = rows * (sequence_length * bytes_per_value if keeps_attention_table else 4)

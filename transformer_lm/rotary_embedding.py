@@ -1,17 +1,19 @@
-"""Rotary positions: a query or key at position p has its pairs of values turned by an angle
-proportional to p, so that the product of a query and a key depends only on how far apart they are.
+"""Rotary positions: the pairs of values of a query or key at position p are rotated by an angle
+proportional to p, so that the product of a query and a key depends only on their distance.
 
 Su et al., 2021, equations 14, 15 and 34. Pair i of a head is the *adjacent* values (2i, 2i + 1), as
-in the paper; Hugging Face pairs (i, i + head_dim / 2) instead, which is the same function after a
-reordering of the projections' rows (transformer_lm/weights/pretrained.py does it).
+in the paper. Hugging Face pairs (i, i + head_dim / 2) instead, which is the same function after
+reordering the projections' rows (as transformer_lm/weights/pretrained.py does).
 
-A pair (a, b) turned by an angle t is the complex product (a + bi)(cos t + i sin t), equation 12 of
-the paper; written so it takes a quarter of the time of four products of strided halves (0.6 against
-2.2 ms forward and backward for 4,096 tokens of width 256, 2 CPU cores).
+A pair (a, b) rotated by an angle t is the complex product (a + bi)(cos t + i sin t), equation 12 of
+the paper. In this form it takes a quarter of the time of four products of strided halves (0.6
+against 2.2 ms forward and backward for 4,096 tokens of width 256, 2 CPU cores).
 
-A model that was trained on short texts has never seen the slow pairs turn far. The rescalings for
-longer contexts slow those down and leave the fast ones, which tell neighbours apart, as they are.
-What this leaves out: rescaling that changes with the length of the text at hand.
+A model trained on short texts has only seen small angles of the slow pairs. The rescalings for
+longer contexts slow these pairs down and leave the fast ones, which distinguish neighbours,
+unchanged.
+
+What this leaves out: rescaling that depends on the length of the current text.
 """
 
 import math
@@ -28,7 +30,7 @@ from transformer_lm.model_config import RopeScaling
 def rotary_frequencies(
     head_dim: int, theta: float, scaling: RopeScaling | None = None
 ) -> Float[Tensor, " pairs"]:
-    """Radians per position of each of the head_dim / 2 pairs, fastest first; float64."""
+    """Return the radians per position of each of the head_dim / 2 pairs, fastest first; float64."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     frequencies = theta**-exponents
     if scaling is None:
@@ -41,12 +43,12 @@ def rotary_frequencies(
 def share_kept(
     frequencies: Float[Tensor, " pairs"], theta: float, scaling: RopeScaling
 ) -> Float[Tensor, " pairs"]:
-    """1 for a pair that turns as before, 0 for one that is slowed by the whole factor.
+    """Return 1 for a pair that is unchanged, 0 for one that is slowed by the whole factor.
 
-    llama3 goes by how many turns a pair makes within the original context, and blends linearly in
-    that number (Llama 3's reference code); yarn blends linearly in the *number of the pair*,
-    between the pairs that make beta_fast and beta_slow turns (Peng et al., 2023, equations 16 to
-    18).
+    llama3 uses the number of turns of a pair within the original context, and interpolates linearly
+    in that number (Llama 3's reference code). yarn interpolates linearly in the *number of the
+    pair*, between the pairs that make beta_fast and beta_slow turns (Peng et al., 2023, equations
+    16 to 18).
     """
     match scaling.kind:
         case "linear":
@@ -76,8 +78,11 @@ def _share_kept_by_yarn(
 
 
 def attention_factor(scaling: RopeScaling | None) -> float:
-    """yarn multiplies turned queries and keys by this, so their products by its square: attention
-    over many more positions would otherwise be too flat (Peng et al., 2023, equation 22).
+    """Return the factor by which yarn multiplies rotated queries and keys, and 1 for other
+    rescalings.
+
+    Their products are multiplied by its square, because attention over many more positions would
+    otherwise be too flat (Peng et al., 2023, equation 22).
     """
     if scaling is None or scaling.kind != "yarn":
         return 1.0
@@ -87,12 +92,12 @@ def attention_factor(scaling: RopeScaling | None) -> float:
 
 
 class RotaryEmbedding(nn.Module):
-    """Turns pair i of a vector at position p by the angle p * theta^(-2i / head_dim), or as
-    `scaling` says.
+    """Rotates pair i of a vector at position p by the angle p * theta^(-2i / head_dim), modified by
+    `scaling`.
 
     The cosines and sines of every position are computed once, in float64, because at position
-    100,000 a float32 angle is off by a hundredth of a radian. They are neither parameters nor
-    buffers: nobody saves them, and a module that is turned into bfloat16 keeps them as they are.
+    100,000 a float32 angle has an error of a hundredth of a radian. They are neither parameters nor
+    buffers, so they are not saved, and converting the module to bfloat16 does not change them.
     """
 
     def __init__(
@@ -104,7 +109,9 @@ class RotaryEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if head_dim % 2:
-            raise UserError(f"head_dim = {head_dim} is odd; pairs are turned, so it must be even")
+            raise UserError(
+                f"head_dim = {head_dim} is odd; it must be even, because pairs are rotated"
+            )
         positions = torch.arange(context_length, dtype=torch.float64)
         angles = torch.outer(positions, rotary_frequencies(head_dim, theta, scaling))
         factor = attention_factor(scaling)  # angles: [context_length, head_dim / 2]
@@ -114,19 +121,19 @@ class RotaryEmbedding(nn.Module):
     def forward(
         self, x: Float[Tensor, "*batch seq head_dim"], positions: Int[Tensor, "*positions seq"]
     ) -> Float[Tensor, "*batch seq head_dim"]:
-        """Turn every vector of x by its position.
+        """Rotate every vector of x by its position.
 
         Args:
             x: queries or keys.
-            positions: of each vector, below context_length; leading axes broadcast against x's, so
-                [seq] is one row of positions for every head of every sequence.
+            positions: the position of each vector, below context_length. Leading axes broadcast
+                against those of x, so [seq] gives the positions for every head of every sequence.
         """
-        if self.cosines.device != positions.device:  # no buffer, so it does not move by itself
+        if self.cosines.device != positions.device:  # not a buffer, so not moved automatically
             self.cosines = self.cosines.to(positions.device)
             self.sines = self.sines.to(positions.device)
         cosines, sines = self.cosines[positions], self.sines[positions]
         pairs = x.float().unflatten(-1, (-1, 2))  # [..., seq, head_dim / 2, 2]
-        if torch.compiler.is_compiling():  # which makes one loop of this, and knows no complex
+        if torch.compiler.is_compiling():  # fuses this into one loop; does not support complex
             first, second = pairs.unbind(-1)
             turned = (first * cosines - second * sines, first * sines + second * cosines)
             return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)

@@ -1,16 +1,17 @@
-"""FlashAttention-2 in plain PyTorch: the attention formula by tiles, without the table of scores.
+"""FlashAttention-2 in plain PyTorch: the attention formula in tiles, without the table of scores.
 
-Query by key there are T x S scores, and `scaled_dot_product_attention` writes that table to memory
-and reads it back, pass after pass. Here a tile of queries stays where it is while tiles of keys and
-values go by. The softmax over a row is finished without ever seeing the row: it keeps the largest
-score so far and the sum so far, and rescales what it has whenever a larger score comes (the online
-softmax). For the backward pass only q, k, v, the result o and one number a row are kept, the
-logarithm of the row's sum of exponentials; the weights are computed again from it, tile by tile.
+There are T x S scores of queries and keys, and `scaled_dot_product_attention` writes that table to
+memory and reads it back in every pass. Here a tile of queries stays in place while the loop runs
+over tiles of keys and values. The softmax over a row is computed without ever having the whole row:
+the online softmax keeps the largest score and the sum so far, and rescales them whenever a larger
+score appears. For the backward pass, only q, k, v, the result o and one number per row are kept,
+the logarithm of the row's sum of exponentials. The weights are recomputed from it, tile by tile.
 
-This file says *what* is computed in which order, on any device. It is slow in itself, since every
-line is a library call over a tile; kernels/flash_attention.py is the same loop as a GPU kernel, and
-transformer_lm/attention_cost.py counts the bytes that the order saves. What this leaves
-out: dropout, attention biases, second derivatives.
+This file shows *what* is computed, and in which order, on any device. It is slow, since every line
+is a library call on a tile; kernels/flash_attention.py is the same loop as a GPU kernel, and
+transformer_lm/attention_cost.py counts the bytes that this order saves.
+
+What this leaves out: dropout, attention biases, second derivatives.
 
 Dao, 2023 (FlashAttention-2), algorithms 1 and 2. Online softmax: Milakov and Gimelshein, 2018.
 """
@@ -32,14 +33,15 @@ Tile = tuple[int, int]  # first row, and one past the last
 
 @dataclass(frozen=True)
 class VisibleKeys:
-    """Which keys each query may look at: always one unbroken run, which only moves to the right.
+    """The keys that each query may look at: always one contiguous run, which only moves to the
+    right.
 
     The queries are the last `num_queries` of `num_keys` positions, as in `causal_mask`. With more
-    queries than keys, the first ones stand before every key and, if causal, see nothing.
+    queries than keys, the first ones are before every key and, if causal, see nothing.
 
     Attributes:
-        is_causal: a query looks at its own position and at those before it; else at all.
-        sliding_window: of those, only at the last so many, its own included; None for all.
+        is_causal: whether a query sees only its own position and those before it; else it sees all.
+        sliding_window: it sees only this many of the last of those, its own included; None for all.
     """
 
     num_queries: int
@@ -51,27 +53,30 @@ class VisibleKeys:
         if self.sliding_window is not None and not (self.is_causal and self.sliding_window > 0):
             raise UserError(
                 f"sliding_window = {self.sliding_window} with is_causal = {self.is_causal}; a "
-                "window is a positive number of positions that end at the query, so is_causal=True"
+                "window is a positive number of positions that end at the query, so is_causal "
+                "must be True"
             )
 
     def first(self, query: int) -> int:
-        """The first visible key of a query, if it sees any."""
+        """Return the first visible key of a query, if it sees any."""
         if self.sliding_window is None:
             return 0
         return max(0, self.num_keys - self.num_queries + query - self.sliding_window + 1)
 
     def end(self, query: int) -> int:
-        """One past the last visible key of a query; 0 or less if it sees none."""
+        """Return one past the last visible key of a query; 0 or less if it sees none."""
         if not self.is_causal:
             return self.num_keys
         return self.num_keys - self.num_queries + query + 1
 
     def touch(self, queries: Tile, keys: Tile) -> bool:
-        """Does any of these queries see any of these keys? If not, the pair of tiles is skipped."""
+        """Return whether any of these queries sees any of these keys; if not, the pair of tiles is
+        skipped.
+        """
         return self.first(queries[0]) < keys[1] and self.end(queries[1] - 1) > keys[0]
 
     def mask(self, queries: Tile, keys: Tile, device: torch.device) -> Tensor | None:
-        """True where a query of the tile may not look; None if there is no such place."""
+        """Return True where a query of the tile may not look; None if there is no such place."""
         if self.first(queries[1] - 1) <= keys[0] and self.end(queries[0]) >= keys[1]:
             return None
         behind = self.num_keys - self.num_queries
@@ -82,16 +87,18 @@ class VisibleKeys:
 
 
 def tiles(length: int, size: int) -> Iterator[Tile]:
-    """Tiles of `size` rows; the last one is shorter where `size` does not divide `length`."""
+    """Yield tiles of `size` rows; the last one is shorter if `size` does not divide `length`."""
     return ((start, min(start + size, length)) for start in range(0, length, size))
 
 
-# Every access to whole tensors goes through the next two, so that a test can count the bytes.
+# Every access to whole tensors uses the next two functions, so that a test can count the bytes.
 
 
 def load_tile(x: Tensor, rows: Tile, dim: int = -2) -> Tensor:
-    """Rows of a tensor in memory, in the type that sums are kept in: a GPU would move them into the
-    small fast memory beside its arithmetic units."""
+    """Load rows of a tensor from memory, in the type of the sums.
+
+    A GPU would move them into the small fast memory next to its arithmetic units.
+    """
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     return x.narrow(dim, rows[0], rows[1] - rows[0]).to(wide)
 
@@ -120,7 +127,7 @@ def tiled_attention_forward(
 ) -> tuple[
     Float[Tensor, "batch kv_heads group queries d_v"], Float[Tensor, "batch kv_heads group queries"]
 ]:
-    """The attended values, and each row's ln(sum(exp(scores))).
+    """Return the attended values, and each row's ln(sum(exp(scores))).
 
     A query that sees no key gives 0, and -inf for the logarithm of its empty sum.
     """
@@ -128,24 +135,24 @@ def tiled_attention_forward(
     lse = torch.empty(q.shape[:-1], dtype=load_tile(q, (0, 0)).dtype, device=q.device)
     for queries in tiles(visible.num_queries, query_tile):
         q_tile = load_tile(q, queries)
-        largest = q_tile.new_full(q_tile.shape[:-1], -math.inf)  # of each row's scores so far
+        largest = q_tile.new_full(q_tile.shape[:-1], -math.inf)  # largest score of each row so far
         total = torch.zeros_like(largest)  # sum of exp(score - largest) so far
-        weighted = q_tile.new_zeros(*largest.shape, v.shape[-1])  # and of that times v
+        weighted = q_tile.new_zeros(*largest.shape, v.shape[-1])  # the same sum, weighted with v
         for keys in tiles(visible.num_keys, key_tile):
             if not visible.touch(queries, keys):
                 continue
             hidden = visible.mask(queries, keys, q.device)
             scores = tile_scores(q_tile, load_tile(k, keys), hidden)
             new_largest = torch.maximum(largest, scores.amax(-1))
-            # While a row has seen nothing, its largest score is -inf, and -inf - -inf is not 0.
+            # Until a row has seen a key, its largest score is -inf, and -inf - -inf is not 0.
             shift = new_largest.masked_fill(new_largest == -math.inf, 0)
             weights = torch.exp(scores - shift[..., None])
-            rescale = torch.exp(largest - shift)  # 1 where the largest stays, 0 the first time
+            rescale = torch.exp(largest - shift)  # 1 if the largest is unchanged, 0 at first
             total = total * rescale + weights.sum(-1)
             added = torch.einsum("bngqk,bnkd->bngqd", weights, load_tile(v, keys))
             weighted = weighted * rescale[..., None] + added
             largest = new_largest
-        # Divided once a row and not once a tile: one of the two things that version 2 changed.
+        # Divided once per row and not once per tile: one of the two changes of version 2.
         divisor = total.masked_fill(total == 0, 1)
         store_tile(o, queries, weighted / divisor[..., None])
         store_tile(lse, queries, largest + torch.log(total), dim=-1)
@@ -159,14 +166,14 @@ def tiled_attention_backward(
     query_tile: int,
     key_tile: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, from `saved` = (q, k, v, o, lse) and the gradient of o.
+    """Return the gradients of q, k and v, from `saved` = (q, k, v, o, lse) and the gradient of o.
 
     With P the weights and dP = dO v^T: the softmax's gradient is dS = P * (dP - rowsum(P * dP)).
-    That row sum would need a whole row, but it equals rowsum(dO * O), which is there already.
+    That row sum would need a whole row, but it equals rowsum(dO * O), which is already available.
     """
     q, k, v, o, lse = saved
     delta = torch.empty_like(lse)
-    # The tiles of keys all add to dq, so it keeps the wide type until the end.
+    # All tiles of keys add to dq, so it has the wide type until the end.
     dq = torch.empty_like(q, dtype=lse.dtype)
     for queries in tiles(visible.num_queries, query_tile):
         row_sums = (load_tile(grad, queries) * load_tile(o, queries)).sum(-1)
@@ -198,7 +205,7 @@ def tiled_attention_backward(
 
 
 class TiledAttention(torch.autograd.Function):
-    """The two functions above as one operation of automatic differentiation."""
+    """The two functions above as one operation for automatic differentiation."""
 
     @staticmethod
     def forward(
@@ -230,20 +237,21 @@ def tiled_attention(
     key_tile: int = 256,
     sliding_window: int | None = None,
 ) -> Float[Tensor, "batch heads queries d_v"]:
-    """softmax(q k^T / sqrt(head_dim)) v, with memory that grows with T and not with T^2.
+    """Return softmax(q k^T / sqrt(head_dim)) v, with memory that grows with T and not with T^2.
 
     Args:
         q, k, v: of the same type; sums are kept in float32, or float64 for float64. Query head h
             reads key head h // (heads / kv_heads); nothing is repeated in memory.
-        is_causal: a query sees its own position and what is before it; the queries are the *last*
+        is_causal: a query sees its own position and those before it; the queries are the *last*
             positions of the keys. A query that sees nothing gives 0.
-        query_tile, key_tile: rows of a tile; any positive number, the result is the same.
+        query_tile, key_tile: rows of a tile; any positive numbers give the same result.
         sliding_window: see `VisibleKeys`.
     """
     heads, kv_heads = q.shape[1], k.shape[1]
     if heads % kv_heads:
         raise UserError(
-            f"{heads} query heads for {kv_heads} key heads; each key head serves the same number"
+            f"{heads} query heads for {kv_heads} key heads; each key head must serve the same "
+            "number"
         )
     visible = VisibleKeys(q.shape[2], k.shape[2], is_causal, sliding_window)
     grouped = q.unflatten(1, (kv_heads, -1))  # [batch, kv_heads, group, queries, head_dim]

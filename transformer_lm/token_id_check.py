@@ -1,9 +1,9 @@
-"""Token ids that a model has no row for: those of another tokenizer, as a rule.
+"""A check for token ids for which a model has no row, usually those of another tokenizer.
 
-Whoever brings ids to a model checks them here, once and before they are on a GPU: there, looking at
-them would wait for all that the GPU still has to do, and an id that was never looked at ends the
-process with an error of CUDA's. The model looks for itself where that costs nothing (eager, on a
-CPU); torch.compile would have to cut its graph in two.
+The caller of a model checks ids here, once and before they are on a GPU. On a GPU, reading them
+would wait for all queued work, and an unchecked bad id ends the process with a CUDA error. The
+model itself checks only where that is cheap (eager, on a CPU); torch.compile would have to split
+its graph.
 """
 
 from jaxtyping import Int
@@ -13,7 +13,7 @@ from lm_core.user_error import UserError
 
 
 def check_token_ids(token_ids: Int[Tensor, "..."], vocab_size: int) -> None:
-    """Raise ValueError, with the first id that is below 0 or not below `vocab_size`."""
+    """Raise ValueError, naming the first id that is below 0 or not below `vocab_size`."""
     outside = (token_ids < 0) | (token_ids >= vocab_size)
     if outside.any():
         raise UserError(

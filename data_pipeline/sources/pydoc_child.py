@@ -2,7 +2,7 @@
 MODULE...`
 
 Importing a module can print, warn, wait for input, open a browser, end the interpreter or never
-return. All of that happens here and not in the parent: the output of a module is discarded, and a
+return. All of that happens here and not in the parent. The output of a module is discarded, and a
 watchdog in C ends the process when one module takes longer than SECONDS, even while the module
 holds the interpreter lock. The script writes `MODULE.html` for a page into FOLDER, or
 `MODULE.failed` with the reason in one line. A module that ended the process leaves neither file,

@@ -35,14 +35,23 @@ PRELOADED = ["numpy", "regex", "pydantic", "torch"]
 
 
 class Mutant(Settings):
-    """One mistake: `find`, which occurs once in the module, becomes `replace`."""
+    """One mistake: `find`, which occurs once in the module, becomes `replace`.
+
+    Attributes:
+        name: in the table that is printed.
+        task: the task that must catch it.
+        module: the graded module to change.
+        find: text of the module that is replaced.
+        replace: the text with the mistake.
+        why: the reason why it is wrong.
+    """
 
     name: str
-    task: str  # the task that must catch it
+    task: str
     module: str
     find: str = pydantic.Field(min_length=1)
     replace: str
-    why: str  # the reason why it is wrong
+    why: str
 
     @pydantic.model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -52,7 +61,11 @@ class Mutant(Settings):
 
 
 class MutantFile(Settings):
-    """mutants.toml."""
+    """mutants.toml.
+
+    Attributes:
+        mutants: one for each `[[mutant]]`.
+    """
 
     mutants: list[Mutant] = pydantic.Field(alias="mutant", min_length=1)
 

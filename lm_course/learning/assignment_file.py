@@ -20,17 +20,29 @@ FILE_NAME = "assignment.toml"
 
 
 class Task(Settings):
-    """One task: functions to write, or questions to answer."""
+    """One task: functions to write, or questions to answer.
 
-    id: str  # "a1.3": the assignment's id, a point, a number
+    Attributes:
+        id: "a1.3": the assignment's id, a point, a number.
+        title: in tables.
+        module: of the assignment's package; empty for a written question.
+        functions: "function", "Class.method".
+        questions: keys of answers.toml.
+        points: of 100 for the assignment.
+        minutes: that a learner will need, roughly.
+        section: anchor of README.md.
+        hints: a nudge, the idea, the code.
+    """
+
+    id: str
     title: str
-    module: str = ""  # of the assignment's package; empty for a written question
-    functions: list[str] = pydantic.Field(default=[])  # "function", "Class.method"
-    questions: list[str] = pydantic.Field(default=[])  # keys of answers.toml
+    module: str = ""
+    functions: list[str] = pydantic.Field(default=[])
+    questions: list[str] = pydantic.Field(default=[])
     points: int = pydantic.Field(gt=0)
     minutes: int = pydantic.Field(gt=0)
-    section: str  # anchor of README.md
-    hints: list[str] = pydantic.Field(min_length=3, max_length=3)  # a nudge, the idea, the code
+    section: str
+    hints: list[str] = pydantic.Field(min_length=3, max_length=3)
 
     @pydantic.model_validator(mode="after")
     def _functions_or_questions(self) -> Self:
@@ -42,12 +54,19 @@ class Task(Settings):
 
 
 class Assignment(Settings):
-    """A whole assignment, with its tasks in the order in which a learner does them."""
+    """A whole assignment, with its tasks in the order in which a learner does them.
+
+    Attributes:
+        id: "a1".
+        title: in tables.
+        package: the stage that the learner writes.
+        given: "module.name": names that stay in the stub although only the tasks' bodies use them.
+        tasks: one for each `[[task]]`.
+    """
 
     id: str
     title: str
-    package: str  # the stage that the learner writes
-    # "module.name": stays in the stub, although only the tasks' bodies use it.
+    package: str
     given: list[str] = pydantic.Field(default=[])
     tasks: list[Task] = pydantic.Field(alias="task", min_length=1)
 

@@ -55,14 +55,15 @@ def test_the_same_on_real_text_and_under_the_other_pattern(tmp_path_factory):
 
 
 def test_no_merge_crosses_a_special_token(tmp_path_factory):
-    """Were the text not cut at it, b"|" + b">" would be merged, and b"x" with what follows."""
+    """Without the cut, b"|" + b">" would be merged, and b"x" with the next text."""
     for _, merges in train_both(tmp_path_factory, f"xy{END}" * 20, 300, [END]):
         assert merges == [(b"x", b"y")]
 
 
 def test_ties_go_to_the_larger_bytes_and_not_to_the_printed_form():
-    """The bytes of é are c3 a9; its printed form in a tokenizer.json, "Ã©", sorts otherwise than
-    those of a control character, "Ģ" (U+0122) for 0x80."""
+    """The bytes of é are c3 a9. Its printed form in a tokenizer.json, "Ã©", sorts differently from
+    that of a control character, "Ģ" (U+0122) for 0x80.
+    """
     counts = {"\x01\x02": 5, "zy": 5, "é": 5, "ab": 5, "abc": 5}
     _, merges = train_bpe_from_counts(counts, 256 + 5, [])
     assert merges == [
@@ -111,7 +112,7 @@ class CountedList(list):
 
 
 def test_a_merge_visits_only_the_words_that_hold_the_pair():
-    """A trainer that recounts would read every word at every merge: 2,000 times 100."""
+    """A trainer that recounts would read every word for every merge: 2,000 times 100."""
     random.seed(0)
     counts = {"".join(random.choices("abcdefghijklmnop", k=8)): 1 for _ in range(2000)}
     words = IndexedWords(counts)
@@ -124,7 +125,7 @@ def test_a_merge_visits_only_the_words_that_hold_the_pair():
         occurrences += words.pair_counts[pair]
         queue.add_token(b"%d" % merge)
         queue.push(words.merge(pair, chr(256 + merge)))
-    # Besides the words that hold the pair, only those that an earlier merge took it from.
+    # Besides the words with the pair, only those from which an earlier merge removed it.
     assert occurrences <= 2000 * 7
     assert CountedList.reads <= 2 * 2000 * 7
     assert CountedList.reads < 2000 * 100 / 5
@@ -132,7 +133,7 @@ def test_a_merge_visits_only_the_words_that_hold_the_pair():
 
 @pytest.mark.parametrize("letters", ["a", "ab", "abcdefgh"])
 def test_one_long_word_costs_at_most_three_visits_a_token(letters):
-    """All merges together: n first positions, and two more for each of at most n merges."""
+    """All merges together: n initial positions, and two more for each of at most n merges."""
     size = 4_000
     random.seed(3)
     word = LinkedWord("".join(random.choices(letters, k=size)))
@@ -167,7 +168,7 @@ def test_settings_have_limits(tmp_path):
 
 
 def test_the_digit_rule_of_the_settings():
-    """Unset, each pattern's own rule; a number, that many digits in a word; 0, all of them."""
+    """Unset: each pattern's own rule; a number: that many digits in a word; 0: no limit."""
     assert TokenizerSettings().word_pattern == GPT2_PATTERN
     assert TokenizerSettings(pattern="gpt4").word_pattern == GPT4_PATTERN
     for max_digits, words in (

@@ -1,4 +1,4 @@
-"""The definition of encoding, against words worked by hand and one merge at a time."""
+"""The definition of encoding, against words by hand and one merge at a time."""
 
 import random
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The obvious trainer, against examples worked by hand."""
+"""The naive trainer, against examples worked by hand."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Words, special tokens, counts, and the cuts that let processes share a file."""
+"""Words, special tokens, counts, and the cuts with which processes share a file."""
 
 import io
 import random
@@ -32,7 +32,7 @@ from tokenizer_bpe.tokenizer_file import from_printable
 END = "<|endoftext|>"
 PATTERNS = {"gpt2": GPT2_PATTERN} | {f"gpt4_{n}": gpt4_pattern(n) for n in (0, 1, 2, 3, 4, 12)}
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
-# Made of the characters on which the patterns decide.
+# Texts of the characters that the patterns distinguish.
 awkward_text = st.text("aZ090123'sltrve.!_ \n\r\t\x1c\x85\xa0\u3000é漢٣½\U0001f600", max_size=60)
 ascii_text = st.text(st.characters(max_codepoint=127), max_size=60)
 
@@ -68,7 +68,7 @@ def test_blocks_have_the_words_of_the_text(pattern, text, size):
 
 @every_pattern
 def test_long_text_is_cut_into_short_blocks(pattern):
-    """Also where a word may hold any number of digits."""
+    """Also if a word may have any number of digits."""
     text = "some words, 1234567 of them\n" * 400
     assert max(map(len, text_blocks(text, pattern, 100))) < 120
     assert list(text_blocks(text, r"\w+|\W", 100)) == [text]
@@ -76,7 +76,7 @@ def test_long_text_is_cut_into_short_blocks(pattern):
 
 @every_pattern
 def test_ascii_text_needs_no_unicode(pattern, monkeypatch):
-    """`regex` is half as fast as `re`: neither blocks nor words of ASCII text go there."""
+    """`regex` is half as fast as `re`, so neither blocks nor words of ASCII text use it."""
     text = "It's 12345 o'CLOCK.\r\n\r\n  x\x1c_9 "
     expected = regex.findall(pattern, text)
     monkeypatch.setattr(pretokenization, "regex", None)
@@ -179,7 +179,7 @@ def test_boundaries_stand_at_separators(parts, num_chunks):
 
 
 def test_a_separator_across_two_reads_is_found():
-    """It is looked for from the middle of the file on, 65,536 bytes at a time."""
+    """The search starts in the middle of the file, with 65,536 bytes at a time."""
     size = 400_000
     place = size // 2 + 65_536 - 2
     content = (b"x" * place + b"<|e|>").ljust(size, b"y")
@@ -198,7 +198,8 @@ def test_bad_files(content, message, tmp_path):
         count_words(path, [END])
 
 
-# How other programs cut. SmolLM2's file has Digits, those of Llama 3 and Qwen have the Split.
+# The pre-tokenizers of other programs. SmolLM2's file has Digits, those of Llama 3 and Qwen have
+# the Split.
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"

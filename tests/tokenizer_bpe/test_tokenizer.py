@@ -25,7 +25,7 @@ BYTES = {byte: bytes([byte]) for byte in range(256)}
 SPECIAL = [END, f"{END}{END}", "<|a", "b c"]
 
 both_patterns = pytest.mark.parametrize("pattern", [GPT2_PATTERN, GPT4_PATTERN])
-# Made of the characters on which patterns, special tokens and chunk borders decide.
+# Texts of the characters that matter for patterns, special tokens and chunk boundaries.
 awkward_text = st.lists(
     st.sampled_from([*"a bcd1!\n\r\t'", "  ", "'ll", "'re", "é", "漢", "\x1c", END, "<|end", "<|"]),
     max_size=25,
@@ -34,7 +34,7 @@ awkward_text = st.lists(
 
 @pytest.fixture(scope="module")
 def trained():
-    """Two tokenizers trained on this file: pattern -> Tokenizer."""
+    """Train two tokenizers on this file: pattern -> Tokenizer."""
     result = {}
     for pattern in (GPT2_PATTERN, GPT4_PATTERN):
         vocab, merges = train_bpe(Path(__file__), 600, SPECIAL, pattern)
@@ -55,7 +55,7 @@ def gpt2():
 
 
 def test_a_word_worked_by_hand():
-    """aaab: (a, a) comes before (a, b), and is made from the left: aa, a, b; then aa, ab."""
+    """aaab: (a, a) comes before (a, b), and is merged from the left: aa, a, b; then aa, ab."""
     vocab = BYTES | {256: b"aa", 257: b"ab", 258: b"aaab"}
     merges = [(b"a", b"a"), (b"a", b"b"), (b"aa", b"ab")]
     assert Tokenizer(vocab, merges[:2]).encode("aaab") == [256, 257]
@@ -111,7 +111,7 @@ def test_gpt2_agrees_on_a_long_word(gpt2):
 
 @pytest.mark.parametrize("letters", ["a", "etaoinshr"])
 def test_the_work_for_one_long_word_is_linear_in_heap_steps(letters, monkeypatch):
-    """n first pairs and two more for each merge: at most 3 n pops, each of log n."""
+    """n initial pairs and two more for each merge: at most 3 n pops, each of log n."""
     pops = 0
     heappop = tokenizer_module.heapq.heappop
 
@@ -121,7 +121,7 @@ def test_the_work_for_one_long_word_is_linear_in_heap_steps(letters, monkeypatch
         return heappop(heap)
 
     monkeypatch.setattr(tokenizer_module.heapq, "heappop", counted)
-    monkeypatch.setattr(Tokenizer, "_merge", None)  # the quadratic way must not be taken
+    monkeypatch.setattr(Tokenizer, "_merge", None)  # the quadratic code must not be used
     random.seed(6)
     word = "".join(random.choices(letters, k=20_000))
     vocab, merges = train_bpe_from_counts({word[:450]: 1}, 300, [])
@@ -151,7 +151,7 @@ def test_without_special_tokens_their_text_is_text():
 
 
 def test_ids_may_be_in_any_order():
-    """GPT-2's bytes are not 0 to 255 in order: an encoder that assumes so is wrong."""
+    """GPT-2's bytes are not 0 to 255 in order; an encoder that assumes so is wrong."""
     ids = list(range(258))
     random.Random(0).shuffle(ids)
     tokens = [*BYTES.values(), b"ab", b"abc"]
@@ -198,7 +198,7 @@ def test_streams_with_overlapping_special_tokens(special_tokens, text):
 
 
 def test_a_stream_is_read_only_as_far_as_needed(trained):
-    """After every id, the input that was read but is not in the ids yet stays short."""
+    """After every id, the text that was read but not yet encoded stays short."""
     tokenizer = trained[GPT2_PATTERN]
     read = 0
 
@@ -217,7 +217,7 @@ def test_a_stream_is_read_only_as_far_as_needed(trained):
 
 
 def test_a_stream_of_one_long_word_is_not_scanned_again_for_each_piece(monkeypatch):
-    """Characters given to the pattern: under 4 n for n characters that come in 5,000 pieces."""
+    """Characters passed to the pattern: under 4 n for n characters in 5,000 pieces."""
     scanned = 0
 
     def counted(text, pattern):
@@ -289,7 +289,7 @@ def test_arrays_are_16_bits_wide_where_ids_fit_and_writable():
 
 
 def test_ids_in_the_range_of_surrogates():
-    """A token is held as chr(id); U+D800 to U+DFFF are characters only half."""
+    """A token is stored as chr(id), but U+D800 to U+DFFF are only halves of characters."""
     vocab = BYTES | {0xD83D: b"ab", 0xDE00: b"cd"}
     for extra in ({}, {70_000: b"x" * 9}):
         tokenizer = Tokenizer(vocab | extra, [(b"a", b"b"), (b"c", b"d")])

@@ -1,4 +1,4 @@
-"""Files: what other libraries read from ours, what we read from theirs, and what we refuse."""
+"""Files: other libraries read ours, we read theirs, and invalid ones are rejected."""
 
 import base64
 import inspect
@@ -39,7 +39,7 @@ BYTES = {byte: bytes([byte]) for byte in range(256)}
 
 
 def real_texts(number):
-    """Sources of the standard library, cut into `number` pieces of 300 characters."""
+    """Return sources of the standard library, cut into `number` pieces of 300 characters."""
     text = "".join(
         path.read_text(encoding="utf-8", errors="replace") for path in sorted(STDLIB.glob("*.py"))
     )
@@ -49,7 +49,7 @@ def real_texts(number):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """pattern -> (our tokenizer, the same file as `tokenizers` loads it, the file)."""
+    """Return pattern -> (our tokenizer, the same file loaded by `tokenizers`, the file)."""
     result = {}
     for name, pattern in (("gpt2", GPT2_PATTERN), ("gpt4", GPT4_PATTERN)):
         vocab, merges = train_bpe(inspect.getsourcefile(inspect), 1500, SPECIAL_TOKENS, pattern)
@@ -70,7 +70,7 @@ def test_tokenizers_gives_the_same_ids_on_a_thousand_real_texts(pairs, pattern):
         assert ours.encode(text) == theirs.encode(text).ids
 
 
-# Characters that this Unicode version does not define may be classed otherwise there.
+# The other library may classify characters differently that this Unicode version does not define.
 assigned = st.text(
     st.characters(exclude_categories=["Cs", "Cn"]).filter(lambda c: not regex.match(r"\p{Cn}", c)),
     max_size=30,
@@ -165,7 +165,7 @@ def test_special_tokens_of_any_characters(tmp_path):
 
 
 def test_printable_bytes():
-    """GPT-2's table: a printable byte is itself; a space is the 33rd of the others, U+0120."""
+    """In GPT-2's table, a printable byte is itself; a space is the 33rd of the others, U+0120."""
     table = byte_characters()
     assert (table[ord("a")], table[ord(" ")], table[0], table[0xAD]) == ("a", "Ġ", "Ā", "Ń")
     assert len(set(table.values())) == 256
@@ -268,7 +268,7 @@ def vocabulary_of(merges):
 
 
 def one_place_at_a_time(merges, text):
-    """As `tokenizers` does it."""
+    """Merge as `tokenizers` does."""
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     parts = [bytes([byte]) for byte in text.encode()]
     while fitting := [
@@ -330,7 +330,7 @@ def test_merges_that_are_not_refused_give_the_ids_of_others(tmp_path_factory, da
 
 
 def test_a_token_that_ranks_would_make_otherwise_is_not_written(tmp_path):
-    """By the merges abc is (a, bc); from ranks, (a, b) comes first and abc is (ab, c)."""
+    """By the merges, abc is (a, bc); by the ranks, (a, b) comes first and abc is (ab, c)."""
     merges = [(b"a", b"b"), (b"b", b"c"), (b"a", b"bc")]
     tokenizer = Tokenizer(vocabulary_of(merges), merges)
     message = r"merge of b'a' and b'bc' cannot be written: .* b'abc' is made of b'ab' and b'c'"
@@ -370,20 +370,20 @@ def changed_json(pairs, change):
         (lambda c: c["model"]["vocab"].update({"a b": 9999}), "stands for no byte"),
         (lambda c: c["model"].pop("vocab"), "vocab is missing, expected an object"),
         (lambda c: c["model"].update(vocab=[["a", 1]]), "vocab is a list, expected an object"),
-        (lambda c: c["model"]["vocab"].update(a="97"), "id of 'a' is '97', no whole number"),
+        (lambda c: c["model"]["vocab"].update(a="97"), "id of 'a' is '97', not a whole number"),
         (
             lambda c: c["model"]["vocab"].update(zz=9000.5),
-            r"id of 'zz' is 9000\.5, no whole number",
+            r"id of 'zz' is 9000\.5, not a whole number",
         ),
-        (lambda c: c["model"]["vocab"].update(zz=True), "id of 'zz' is True, no whole number"),
+        (lambda c: c["model"]["vocab"].update(zz=True), "id of 'zz' is True, not a whole number"),
         (lambda c: c["model"]["vocab"].update(zz=300), "and 'zz' have the same id, 300"),
         (lambda c: c["model"].update(merges={}), "merges is an object, expected a list"),
         (lambda c: c["model"].update(merges=[1]), "merge 1 is 1, expected two tokens"),
         (lambda c: c["model"].update(merges=[["a", 1]]), "merge 1 is .*expected two tokens"),
         (lambda c: c.update(added_tokens={"id": 1}), "added_tokens is an object, expected a list"),
-        (lambda c: c["added_tokens"][0].pop("id"), "needs `content`, a text, and `id`, a whole"),
-        (lambda c: c["added_tokens"][0].update(id=1.5), "needs `content`, a text, and `id`"),
-        (lambda c: c["added_tokens"].append("<x>"), "added_tokens: a token is a text, expected an"),
+        (lambda c: c["added_tokens"][0].pop("id"), "needs `content`, a string, and `id`, a whole"),
+        (lambda c: c["added_tokens"][0].update(id=1.5), "needs `content`, a string, and `id`"),
+        (lambda c: c["added_tokens"].append("<x>"), "added_tokens: a token is a string, expected"),
         (lambda c: c.update(pre_tokenizer=["ByteLevel"]), "pre_tokenizer is a list, expected an"),
         (lambda c: c.update(pre_tokenizer={"type": "Sequence"}), "pretokenizers is missing"),
         (
@@ -464,8 +464,8 @@ def test_wrong_ranks(line, message, tmp_path):
 @pytest.mark.parametrize(
     ("special_tokens", "message"),
     [
-        ({"<a>": 300, "<b>": 300}, "'<b>' is given the id 300, which the special token '<a>' has"),
-        ({"<a>": 97}, "special token '<a>' is given the id 97, which b'a' has; give it another"),
+        ({"<a>": 300, "<b>": 300}, "'<b>' has the id 300, which the special token '<a>' already"),
+        ({"<a>": 97}, "special token '<a>' has the id 97, which b'a' already has; give it"),
     ],
 )
 def test_an_id_that_is_taken(special_tokens, message, tmp_path):
@@ -479,8 +479,8 @@ def test_an_id_that_is_taken(special_tokens, message, tmp_path):
     ("content", "message"),
     [
         ("[1]", "vocab.json is a list, expected an object"),
-        ('{"a": "1"}', "id of 'a' is '1', no whole number"),
-        ('{"a": [1]}', r"id of 'a' is \[1\], no whole number"),
+        ('{"a": "1"}', "id of 'a' is '1', not a whole number"),
+        ('{"a": [1]}', r"id of 'a' is \[1\], not a whole number"),
         ('{"a": 1, "b": 1}', "'a' and 'b' have the same id, 1"),
     ],
 )

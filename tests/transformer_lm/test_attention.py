@@ -25,7 +25,7 @@ CONFIG = ModelConfig(
 
 
 class ListCache:
-    """The simplest object with the cache's protocol: concatenates."""
+    """The simplest implementation of the cache's protocol: it concatenates."""
 
     def __init__(self) -> None:
         self.layers = {}
@@ -40,7 +40,7 @@ class ListCache:
 
 
 def attend_in_float64(layer: CausalSelfAttention, x: torch.Tensor) -> torch.Tensor:
-    """The definition, one sequence, one head and one query at a time."""
+    """Compute the definition, one sequence, one head and one query at a time."""
     rotary = RotaryEmbedding(layer.head_dim, x.shape[1]).double()
     positions = torch.arange(x.shape[1])
     w_q, w_k, w_v, w_o = (

@@ -1,4 +1,4 @@
-"""The counted bytes against operations and tiles that are counted while they run."""
+"""The computed bytes against operations and tiles counted at run time."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ README = Path(__file__).parents[2] / "transformer_lm" / "README.md"
 
 
 class CountedOperations(TorchDispatchMode):
-    """Bytes of every operation's inputs and outputs; a view moves none."""
+    """Counts the bytes of every operation's inputs and outputs; a view moves none."""
 
     def __init__(self):
         super().__init__()
@@ -35,13 +35,13 @@ class CountedOperations(TorchDispatchMode):
 
 
 def bytes_in_memory(x):
-    """An axis of stride 0 repeats what is there once."""
+    """Return the bytes in memory, where an axis of stride 0 counts once."""
     sizes = [size for size, stride in zip(x.shape, x.stride(), strict=True) if stride]
     return x.element_size() * int(torch.tensor(sizes).prod())
 
 
 class CountedTiles:
-    """Counts what the tiled loop loads and stores."""
+    """Counts the bytes that the tiled loop loads and stores."""
 
     def __init__(self, monkeypatch):
         self.read = self.written = 0
@@ -76,7 +76,7 @@ def test_the_formula_moves_what_is_counted(queries, keys, head_dim, dtype):
     with CountedOperations() as counted, FlopCounterMode(display=False) as flops:
         torch.autograd.grad(o, (q, k, v), grad)
     backward = attention_cost.eager_backward(*shape)
-    # Another PyTorch may order its gradients differently; it will not do without the table.
+    # Another PyTorch version may order its gradients differently, but needs the table as well.
     assert counted.read == pytest.approx(backward.bytes_read, rel=0.1)
     assert counted.written == pytest.approx(backward.bytes_written, rel=0.1)
     assert flops.get_total_flops() == backward.flops
@@ -119,7 +119,7 @@ def test_bytes_by_hand():
     # 4 queries and keys, 2 wide, 1 byte; causal tiles of 2: pairs (0, 0), (1, 0), (1, 1).
     visible = VisibleKeys(4, 4, is_causal=True)
     assert attention_cost.flash_forward(visible, 2, 2, 2, 1) == AttentionCost(
-        bytes_read=8 + 3 * 2 * 4,  # q; three pairs of a tile of k and one of v
+        bytes_read=8 + 3 * 2 * 4,  # q; three pairs of a tile of k and a tile of v
         bytes_written=8 + 16,  # o and lse
         flops=3 * 2 * 2 * (2 * 2 * 2),
     )

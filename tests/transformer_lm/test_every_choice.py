@@ -1,5 +1,5 @@
-"""Every value of every setting that names a variant: it builds, it is no other value under another
-name, and the handout of a2 lists it.
+"""Every value of every setting that names a variant can be built, differs from all others, and is
+listed in the handout of a2.
 """
 
 import itertools
@@ -28,7 +28,7 @@ TABLES = {
 
 
 def values(settings: type, name: str) -> tuple[str, ...]:
-    """What a setting may be, if it is a choice among names; else nothing."""
+    """Return the allowed names of a setting; empty if it is not a choice among names."""
     annotation = settings.model_fields[name].annotation
     return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
 
@@ -37,7 +37,7 @@ CHOICES = {name: found for name in ModelShape.model_fields if (found := values(M
 
 
 def logits(changes: dict[str, str]) -> torch.Tensor:
-    """Of a model whose parameters are drawn in the order of their names, sizes apart."""
+    """Return the logits of a model whose parameters are drawn in the order of their names."""
     config = ModelConfig(**(SHAPE | changes))
     model = TransformerLM(config, attention_backend="eager")
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def test_each_value_computes_something_of_its_own(name: str) -> None:
     results = {value: logits({name: value}) for value in CHOICES[name]}
     for one, other in itertools.combinations(results, 2):
         difference = (results[one] - results[other]).abs().max()
-        assert difference > 0.01, f"{name} = {one} computes what {other} does"
+        assert difference > 0.01, f"{name} = {one} computes the same as {other}"
 
 
 def test_each_way_of_rescaling_is_one_of_its_own() -> None:

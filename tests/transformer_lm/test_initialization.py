@@ -1,4 +1,4 @@
-"""How a model starts: its first loss at any width and depth, and every parameter by the table."""
+"""Initialization: the initial loss for any width and depth, and every parameter by the table."""
 
 import itertools
 import math
@@ -26,7 +26,9 @@ families = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: "-".join(ma
 
 
 def new_model(d_model: int, num_layers: int, **changes) -> TransformerLM:
-    """Of this width and depth; narrow inside of the branches, whose width is not in question."""
+    """Make a model of this width and depth, with narrow branches, whose width does not matter
+    here.
+    """
     shape = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "d_ff": 32, "context_length": 32}
     shape |= {"vocab_size": VOCAB, "d_model": d_model, "num_layers": num_layers}
     torch.manual_seed(0)
@@ -35,8 +37,9 @@ def new_model(d_model: int, num_layers: int, **changes) -> TransformerLM:
 
 @torch.no_grad()
 def first_losses(model: TransformerLM, rows: int = 8) -> tuple[float, float]:
-    """On random text, and on a text that says every token twice: the mean loss of the next token,
-    and the mean loss if the next token is always the one that was just read.
+    """Return the mean loss on random text, and on a text in which every token occurs twice.
+
+    The second is the mean loss if the next token is always the one that was just read.
     """
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, VOCAB, (rows, 33), generator=generator)
@@ -48,9 +51,9 @@ def first_losses(model: TransformerLM, rows: int = 8) -> tuple[float, float]:
 @pytest.mark.parametrize(("d_model", "num_layers"), [(64, 2), (64, 24), (2048, 2)])
 def test_the_first_loss_is_that_of_an_even_guess(family, d_model, num_layers):
     random_text, same_again = first_losses(new_model(d_model, num_layers, **family))
-    # 0.125 (LOGIT_STD^2 / 2, 2 % of ln 512) above it is expected, and less than 5 % is asked for.
+    # 0.125 (LOGIT_STD^2 / 2, 2 % of ln 512) above it is expected, and less than 5 % is required.
     assert random_text == pytest.approx(math.log(VOCAB), rel=0.05)
-    # Nor is the token that was read more likely, or less, than any other.
+    # The token that was read is neither more nor less likely than any other.
     assert same_again == pytest.approx(math.log(VOCAB), rel=0.05)
 
 
@@ -63,14 +66,16 @@ def test_the_first_loss_of_a_wide_and_deep_model(family):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_branches_of_real_width_start_as_evenly(tied):
-    """Heads as wide together as the stream, and the usual feed-forward: not narrow as above."""
+    """Heads together as wide as the stream, and the usual feed-forward layer: not narrow as
+    above.
+    """
     shape = {"num_heads": 8, "num_kv_heads": 2, "head_dim": 64, "d_ff": 1408}
     model = new_model(512, 2, tie_embeddings=tied, **shape)
     assert first_losses(model)[0] == pytest.approx(math.log(VOCAB), rel=0.05)
 
 
 def expected_std(name: str, config: ModelConfig, d_out: int, d_in: int) -> float:
-    """By the formulas, written down a second time."""
+    """Return the standard deviation by an independent copy of the formulas."""
     glorot = math.sqrt(2 / (d_in + d_out))
     tied, width = config.tie_embeddings, config.d_model
     if "embedding" in name:
@@ -93,7 +98,7 @@ def test_every_parameter_starts_as_the_table_says(family):
             std = expected_std(name, model.config, *weight.shape)
             row = STARTS[role_of(name, model.config)]  # `Linear` draws by the formula of its row
             assert row.std(model.config, *weight.shape) == pytest.approx(std), name
-            # 0.986: what is left of a normal distribution cut off at three deviations. At least
+            # 0.986: the factor of a normal distribution truncated at three deviations. At least
             # 2,048 entries, so that 6 % are nearly four standard errors.
             assert weight.std().item() == pytest.approx(0.986 * std, rel=0.06), name
             assert weight.abs().max() <= 3 * std * (1 + 1e-6), name
@@ -106,7 +111,7 @@ def test_every_parameter_starts_as_the_table_says(family):
 
 
 def test_without_the_signs_a_tied_head_repeats_what_it_read():
-    """Why the table has that row: the test of the first loss would see it missing."""
+    """The reason for that row of the table: without it, the test of the initial loss fails."""
     model = new_model(2048, 2)
     with torch.no_grad():
         model.final_norm.weight.fill_(1.0)
@@ -124,7 +129,7 @@ def test_every_row_of_the_table_is_somebodys():
 
 
 def test_a_model_without_memory_is_left_without():
-    """Weights of the world take the place of these at once: nothing is drawn for them."""
+    """Pretrained weights replace these at once, so nothing is drawn for them."""
     with torch.device("meta"):
         model = new_model(64, 2)
     state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""The whole model: causality, the cache, tied weights, and what it refuses."""
+"""The whole model: causality, the cache, tied weights, and its errors."""
 
 import pytest
 import torch
@@ -18,8 +18,10 @@ SHAPE = {
 
 
 class ListCache:
-    """Concatenates; `length` grows when the first layer has stored its keys, which the model must
-    not notice before its next call.
+    """A cache that concatenates.
+
+    `length` grows when the first layer has stored its keys, which must not affect the model before
+    its next call.
     """
 
     def __init__(self) -> None:
@@ -53,7 +55,7 @@ def test_no_position_sees_what_follows_it():
     before, after = model(ids), model(changed)
     assert torch.equal(before[:, :10], after[:, :10])
     difference = (before - after).abs().amax(dim=(0, 2))
-    assert (difference[10:] > 1e-6).all(), "every later position should feel the change"
+    assert (difference[10:] > 1e-6).all(), "every later position should change"
 
 
 def test_sequences_of_a_batch_do_not_meet():
@@ -100,14 +102,14 @@ def test_the_backends_agree_through_the_whole_model():
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_torch_compile_sees_one_graph():
-    """Where Python looks at a tensor's numbers, the graph is cut: fullgraph refuses that."""
+    """Reading a tensor's values in Python breaks the graph, which is an error with fullgraph."""
     model = make_model()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(random_ids()), model(random_ids()))
 
 
 def test_nothing_in_a_pass_waits_for_the_device():
-    """A tensor on "meta" has no numbers: to ask for one is an error, as it is a wait on a GPU."""
+    """Reading a value of a tensor on "meta" is an error; on a GPU it would be a wait."""
     model = make_model().to("meta")
     model(random_ids().to("meta")).sum().backward()
     with pytest.raises(RuntimeError, match="meta"):

@@ -44,8 +44,8 @@ def test_linear_has_rows_as_outputs_and_no_bias():
 def test_linear_keeps_the_variance_between_its_two_sides():
     torch.manual_seed(0)
     layer = Linear(512, 512)
-    # 2 / (512 + 512); cutting at 3 standard deviations takes 2.7 % of the variance away, and the
-    # sample variance of 262,144 values is good to 0.3 %
+    # 2 / (512 + 512); truncation at 3 standard deviations removes 2.7 % of the variance, and the
+    # sample variance of 262,144 values has an error of 0.3 %
     assert layer.weight.var().item() == pytest.approx(0.973 * 2 / 1024, rel=0.02)
     assert layer.weight.abs().max().item() <= 3 * math.sqrt(2 / 1024)
 
@@ -118,7 +118,7 @@ def test_swiglu_gates_the_up_branch():
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_swiglu_is_the_formula_and_so_is_its_gradient(scale):
-    """It calls PyTorch's silu; the one of this module stays the definition."""
+    """It calls PyTorch's silu; this module's silu is the definition."""
     generator = torch.Generator().manual_seed(0)
     layer = SwiGLU(6, 10).double()
     x = (scale * torch.randn(5, 6, generator=generator, dtype=torch.float64)).requires_grad_()

@@ -1,4 +1,4 @@
-"""ModelConfig: what it refuses, and that it says why."""
+"""ModelConfig rejects invalid shapes and says why."""
 
 import pytest
 

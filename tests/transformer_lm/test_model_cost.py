@@ -63,7 +63,7 @@ def test_cache_bytes_by_hand():
     ("changes", "values"),
     [
         ({}, 2 * 3 * 48 + 48),  # two norms in each of 3 layers, and the last
-        ({"norm_position": "post"}, 2 * 3 * 48),  # which post-norm has not
+        ({"norm_position": "post"}, 2 * 3 * 48),  # without the last norm
         ({"qk_norm": True}, 2 * 3 * 48 + 48 + 3 * (6 + 2) * 8),  # 6 query and 2 key heads of 8
         ({"norm": "none", "qk_norm": True}, 3 * (6 + 2) * 8),
         ({"norm": "none"}, 0),

@@ -9,7 +9,9 @@ from transformer_lm.rotary_embedding import RotaryEmbedding
 
 
 def rotate_in_float64(x: torch.Tensor, positions: list[int], theta: float) -> torch.Tensor:
-    """One 2 x 2 rotation matrix for each position and adjacent pair: Su et al., equation 15."""
+    """Apply one 2 x 2 rotation matrix for each position and adjacent pair: Su et al., equation
+    15.
+    """
     result = torch.empty(x.shape, dtype=torch.float64)
     head_dim = x.shape[-1]
     for row, position in enumerate(positions):
@@ -25,8 +27,8 @@ def rotate_in_float64(x: torch.Tensor, positions: list[int], theta: float) -> to
 
 
 def test_adjacent_pairs_turn_by_hand():
-    # theta = 1: every pair turns by its position in radians. (1, 0) -> (cos 2, sin 2); the second
-    # pair (0, 1) -> (-sin 2, cos 2).
+    # theta = 1: every pair is rotated by its position in radians. (1, 0) -> (cos 2, sin 2); the
+    # second pair (0, 1) -> (-sin 2, cos 2).
     rotary = RotaryEmbedding(4, 8, theta=1.0)
     turned = rotary(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([2]))
     expected = [[math.cos(2), math.sin(2), -math.sin(2), math.cos(2)]]

@@ -1,4 +1,4 @@
-"""Attention by tiles against the formula in float64, at every kind of border; and its memory."""
+"""Tiled attention against the formula in float64, at every kind of boundary, and its memory."""
 
 import math
 
@@ -16,7 +16,7 @@ from transformer_lm.tiled_attention import (
 
 
 def attention_in_float64(q, k, v, is_causal, window=None):
-    """The formula, with grouped heads written out; a query that sees nothing gives 0."""
+    """Compute the formula, with expanded grouped heads; a query that sees nothing gives 0."""
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
@@ -39,7 +39,7 @@ def inputs(queries, keys, head_dim, dtype=torch.float32, heads=4, kv_heads=2, ba
 
 
 def with_gradients(attention, q, k, v, grad):
-    """The result, and the gradients of q, k and v."""
+    """Return the result, and the gradients of q, k and v."""
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     o = attention(*leaves)
     return {
@@ -49,10 +49,10 @@ def with_gradients(attention, q, k, v, grad):
 
 
 def assert_near(found, expected, roundings, scale, what):
-    """Every element within `roundings` roundings of a number as large as `scale`.
+    """Check that every element is within `roundings` roundings of a number as large as `scale`.
 
     The scale is the largest value of all four results: dq and dk are differences of sums that may
-    be as large, and all but cancel.
+    be as large and almost cancel.
     """
     if not expected.numel():
         return
@@ -175,7 +175,7 @@ def test_autocast_does_not_round_the_sums():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any operation made."""
+    """Records the number of elements of the largest tensor that any operation made."""
 
     elements = 0
 

@@ -1,4 +1,4 @@
-"""Ids of another vocabulary are one clear error, wherever they are brought in."""
+"""Ids of another vocabulary are one clear error at every entry point."""
 
 import pytest
 import torch

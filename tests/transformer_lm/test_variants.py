@@ -1,4 +1,4 @@
-"""Each variant of the shape changes what it says and nothing else; oracles are torch's own layers,
+"""Each variant of the shape changes only the stated part; the oracles are torch's own layers,
 transformers' tables of rotary frequencies, and the definition written out.
 """
 
@@ -52,7 +52,7 @@ def make_config(**changes) -> ModelConfig:
 def make_model(**changes) -> TransformerLM:
     torch.manual_seed(0)
     model = TransformerLM(make_config(**changes), attention_backend="eager")
-    with torch.no_grad():  # away from norms of 1 and biases of 0
+    with torch.no_grad():  # far from norms of 1 and biases of 0
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
@@ -79,7 +79,7 @@ def test_every_variant_is_causal_counted_and_all_of_it_learns(changes):
 
 
 def beginning_of(weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """`weight`, as much of it as there is, in a tensor of zeros of another shape."""
+    """Copy the overlapping part of `weight` into a tensor of zeros of another shape."""
     found = torch.zeros(shape)
     part = tuple(slice(0, min(pair)) for pair in zip(weight.shape, shape, strict=True))
     found[part] = weight[part]
@@ -87,8 +87,9 @@ def beginning_of(weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def with_weights_of(model: TransformerLM, plain: TransformerLM) -> TransformerLM:
-    """The weights of the same name are the plain model's, whatever each model drew; the others, of
-    parts that the plain one lacks, are drawn from the same start for all.
+    """Copy the plain model's weights of the same name.
+
+    The other weights, of parts that the plain model lacks, are drawn with the same seed for all.
     """
     shared = dict(plain.named_parameters())
     generator = torch.Generator().manual_seed(2)
@@ -102,7 +103,7 @@ def with_weights_of(model: TransformerLM, plain: TransformerLM) -> TransformerLM
 
 
 def test_a_variant_that_is_ignored_would_be_seen():
-    """The next test can fail: with shared weights, what changes nothing gives equal logits."""
+    """The next test can fail: with shared weights, an ignored variant gives equal logits."""
     plain = make_model()
     torch.manual_seed(5)
     other = with_weights_of(TransformerLM(make_config(), attention_backend="eager"), plain)
@@ -150,7 +151,7 @@ def test_what_lies_before_the_window_changes_nothing():
 
 
 def test_without_positions_the_order_of_the_past_is_not_seen():
-    """Attention with no positions reads the past as a set."""
+    """Attention without positions reads the past as a set."""
     torch.manual_seed(0)
     attention = CausalSelfAttention(make_config(), 0, "eager")
     x = torch.randn(1, 6, 32)
@@ -295,7 +296,7 @@ def test_yarn_scales_the_turned_vector():
     ids=str,
 )
 def test_activations_are_at_least_those_counted(changes, table):
-    """Against what autograd really keeps. Written out line by line, norms and softmax keep more."""
+    """Compare with the tensors that autograd keeps. Line-by-line norms and softmax keep more."""
     config = make_config(**changes)
     torch.manual_seed(0)
     model = TransformerLM(config, attention_backend="eager" if table else "sdpa")

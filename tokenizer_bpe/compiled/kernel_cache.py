@@ -1,9 +1,9 @@
-"""Compiled code is kept on the disk, and made anew when any file of this package changes.
+"""A cache of compiled code on disk, which is renewed when any file of this package changes.
 
-numba looks only at the file of the function itself: a change in word_table.py would leave kernels
-of word_counting.py running with the old table. So the folder of the cache is named after the
-sources of the whole package, and goes when newer ones have taken its place. A process of older
-sources that still runs loses nothing but time: numba compiles what it does not find.
+numba checks only the file of the function itself: after a change in word_table.py, the kernels of
+word_counting.py would still use the old table. So the cache folder is named after the sources of
+the whole package, and is removed once newer ones have replaced it. A running process with older
+sources loses only time: numba recompiles missing kernels.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from typing import Any
 
 import numba
 
-KEPT_FOLDERS = 2  # two states of the sources in turn, as on two branches, compile once each
-SETTLED_SECONDS = 600  # a process that began so long ago has compiled what it needs
+KEPT_FOLDERS = 2  # so that switching between two branches does not recompile each time
+SETTLED_SECONDS = 600  # a process that started this long ago has compiled its kernels
 
 
 @cache
 def cache_folder() -> Path:
-    """Beside the sources where one may write there, else in the user's cache."""
+    """Return a folder next to the sources if it is writable, else one in the user's cache."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for source in sorted(here.glob("*.py")):
@@ -32,7 +32,7 @@ def cache_folder() -> Path:
     writable = os.access(here, os.W_OK)
     parent = here / "__pycache__" if writable else Path.home() / ".cache" / "tokenizer_bpe"
     folder = parent / f"kernels-{digest.hexdigest()[:16]}"
-    with contextlib.suppress(OSError):  # numba says what is wrong with the place, if it matters
+    with contextlib.suppress(OSError):  # numba reports an unusable folder, if it matters
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)  # the time of its last use
@@ -42,8 +42,9 @@ def cache_folder() -> Path:
 
 
 def _remove_older(parent: Path) -> None:
-    """Remove the folders of older sources, but for the last used ones; another process may do the
-    same at the same time.
+    """Remove the folders of older sources except the most recently used ones.
+
+    Another process may do the same at the same time.
     """
     used: dict[Path, float] = {}
     for folder in parent.glob("kernels-*"):
@@ -52,14 +53,14 @@ def _remove_older(parent: Path) -> None:
     oldest_first = sorted(used, key=used.__getitem__)
     for folder in oldest_first[:-KEPT_FOLDERS]:
         if used[folder] < time.time() - SETTLED_SECONDS:
-            with contextlib.suppress(OSError):  # at once, or half of it would look newly changed
+            with contextlib.suppress(OSError):  # renamed first: half-removed, it would look recent
                 folder.rename(folder.with_name(f"removed-{folder.name}"))
     for folder in parent.glob("removed-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call, without the interpreter's lock while it runs."""
+    """Compile a function at its first call; it runs without the interpreter's lock."""
     previous = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(cache_folder())
     try:
@@ -69,5 +70,5 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part of the kernels that call it: no call is left, and no table is passed by value."""
+    """Inline a function into the kernels that call it, so that no table is passed by value."""
     return numba.njit(inline="always")(function)

@@ -1,11 +1,11 @@
-"""Lesson or compiled: which of two implementations that give the same result is the faster one.
+"""The choice between two implementations with the same results: the lesson and the compiled code.
 
 numba takes half a second to import, and about 12 seconds to compile once on a new machine; the
-compiled code then trains and encodes several times as fast. So it pays for large texts only. Where
-a person's own files stand in for the lesson's, these run, whatever the size.
+compiled code then trains and encodes several times as fast. So it is worthwhile for large texts
+only. If a learner's own files replace the lesson's, they are used for every size.
 
-Here is what a program calls that does not want to choose: `train_bpe`, `tokenizer_for`,
-`encode_file`. The modules of the lessons and of `compiled` stay what they are.
+A program that does not want to choose calls `train_bpe`, `tokenizer_for` or `encode_file`. The
+modules of the lessons and of `compiled` can still be used directly.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,10 @@ COMPILED_FROM_BYTES = 20_000_000
 
 
 def takes_compiled(num_bytes: int, pattern: str) -> bool:
-    """True where a text of `num_bytes` is large enough, the pattern is one that compiled code
-    knows, and nobody's own tokenizer is to be used.
+    """Return whether to use compiled code.
+
+    It is used if a text of `num_bytes` is large enough, compiled code knows the pattern, and no
+    learner's own tokenizer is in use.
     """
     if num_bytes < COMPILED_FROM_BYTES or stand_in_files("tokenizer_bpe"):
         return False
@@ -41,9 +43,9 @@ def train_bpe(
     pattern: str = GPT2_PATTERN,
     num_processes: int = 1,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """As `merge_training.train_bpe`, by compiled code where the file is large.
+    """Train as `merge_training.train_bpe` does, with compiled code if the file is large.
 
-    `num_processes` count words; threads, where the code is compiled.
+    `num_processes` processes count words, or threads if the code is compiled.
     """
     path = Path(input_path)
     check_special_tokens(special_tokens)
@@ -58,7 +60,7 @@ def train_bpe(
 
 
 def tokenizer_for(tokenizer: Tokenizer, num_bytes: int) -> Tokenizer:
-    """The tokenizer itself, or its compiled twin, for a text of `num_bytes`."""
+    """Return the tokenizer itself or its compiled twin, for a text of `num_bytes`."""
     if not takes_compiled(num_bytes, tokenizer.pattern):
         return tokenizer
     from tokenizer_bpe.compiled.tokenizer import Tokenizer as CompiledTokenizer
@@ -67,12 +69,11 @@ def tokenizer_for(tokenizer: Tokenizer, num_bytes: int) -> Tokenizer:
 
 
 def encode_file(tokenizer: Tokenizer, path: Path | str) -> Iterator[np.ndarray]:
-    """The ids of a UTF-8 file, in parts: memory does not grow with the file.
+    """Yield the ids of a UTF-8 file in parts, so that memory does not grow with the file.
 
-    By compiled code where the file is large. A file without spaces after letters or digits, and
-    without special tokens, is one part; so is every file under a pattern of your own.
-
-    Raises ValueError where the file is missing, empty or not UTF-8.
+    Compiled code is used if the file is large. A file without spaces after letters or digits, and
+    without special tokens, is one part; so is every file under a pattern of your own. Raises
+    ValueError if the file is missing, empty or not UTF-8.
     """
     path = Path(path)
     check_text_file(path)

@@ -1,7 +1,7 @@
 """A binary heap of pairs: the highest count first, then the larger pair of byte strings.
 
-As in the lesson, a pair is pushed once; when it comes to the top with a count that has fallen
-since, it goes back in with the count it has now.
+As in the lesson, a pair is pushed once. If its count has fallen by the time it reaches the top, it
+is pushed again with its current count.
 """
 
 from typing import NamedTuple
@@ -15,13 +15,13 @@ _PREFIX = 8
 
 
 class TokenBytes(NamedTuple):
-    """The bytes of every token, for comparing.
+    """The bytes of every token, for comparison.
 
     Attributes:
-        letters: back to back; uint8.
+        letters: the bytes of all tokens, concatenated; uint8.
         starts: token t is letters[starts[t] : starts[t + 1]]; int64 [tokens + 1].
         prefixes: the first 8 bytes as a big-endian number, zeros after the end: most comparisons
-            end here; uint64 [tokens].
+            need no more; uint64 [tokens].
     """
 
     letters: np.ndarray
@@ -30,7 +30,7 @@ class TokenBytes(NamedTuple):
 
     @classmethod
     def of_bytes(cls, num_merges: int) -> "TokenBytes":
-        """The 256 bytes, and room for `num_merges` tokens of 16 bytes."""
+        """Return the 256 bytes, with room for `num_merges` tokens of 16 bytes."""
         tokens = cls(
             letters=np.empty(256 + 16 * num_merges, dtype=np.uint8),
             starts=np.zeros(256 + num_merges + 1, dtype=np.int64),
@@ -42,7 +42,7 @@ class TokenBytes(NamedTuple):
         return tokens
 
     def with_room(self, num_bytes: int) -> "TokenBytes":
-        """A copy with room for `num_bytes` letters, and as many again."""
+        """Return a copy with room for twice `num_bytes` letters."""
         letters = np.empty(2 * num_bytes, dtype=np.uint8)
         letters[: len(self.letters)] = self.letters
         return self._replace(letters=letters)
@@ -52,8 +52,8 @@ class MergeQueue(NamedTuple):
     """A heap in two arrays; the children of i are 2 i + 1 and 2 i + 2.
 
     Attributes:
-        counts: when the pair was pushed; int64 [room].
-        pairs: their numbers; int32 [room].
+        counts: the counts when the pairs were pushed; int64 [room].
+        pairs: numbers of the pairs; int32 [room].
         size: [number of entries]; int64 [1].
     """
 
@@ -81,7 +81,7 @@ def token_length(tokens, token):
 
 @kernel
 def add_merged_token(tokens, left, right, new_token):
-    """Enter left + right as number `new_token`; the caller has seen that there is room."""
+    """Store left + right as token `new_token`; the caller has checked that there is room."""
     end = tokens.starts[new_token]
     for part in (left, right):
         for place in range(tokens.starts[part], tokens.starts[part + 1]):
@@ -97,7 +97,9 @@ def add_merged_token(tokens, left, right, new_token):
 
 @kernel
 def _compare_tokens(tokens, one, other):
-    """Above 0 if the bytes of `one` are the larger, below 0 if they are the smaller."""
+    """Return a positive number if the bytes of `one` are larger, a negative one if they are
+    smaller.
+    """
     if one == other:
         return 0
     if tokens.prefixes[one] != tokens.prefixes[other]:
@@ -143,7 +145,7 @@ def _sift_down(queue, place, keys, tokens):
 
 @kernel
 def push(queue, pair, count, keys, tokens):
-    """Add a pair; the caller has seen that there is room."""
+    """Add a pair; the caller has checked that there is room."""
     place = queue.size[0]
     queue.size[0] += 1
     while place > 0:
@@ -157,18 +159,18 @@ def push(queue, pair, count, keys, tokens):
 
 @kernel
 def heapify(queue, keys, tokens):
-    """Bring entries that lie in any order into the order of a heap."""
+    """Turn entries in any order into a heap."""
     for place in range(queue.size[0] // 2 - 1, -1, -1):
         _sift_down(queue, place, keys, tokens)
 
 
 @kernel
 def pop_best(queue, keys, counts, tokens):
-    """Remove and return the best pair by the counts that pairs have now; NONE if none is left."""
+    """Remove and return the best pair by current counts; NONE if none is left."""
     while queue.size[0] > 0:
         pair, pushed = queue.pairs[0], queue.counts[0]
         if counts[pair] > 0 and counts[pair] != pushed:
-            queue.counts[0] = counts[pair]  # it has fallen: back into the queue
+            queue.counts[0] = counts[pair]  # it has fallen: push the pair again
             _sift_down(queue, 0, keys, tokens)
             continue
         queue.size[0] -= 1

@@ -1,15 +1,15 @@
-"""Train byte-level BPE: the lesson's priority queue and inverted index, in flat arrays.
+"""Train byte-level BPE with the lesson's priority queue and inverted index, in flat arrays.
 
-All distinct words lie back to back, one array element per token. A merge keeps the left element
-and takes the right one out of a doubly linked list, so it costs what it changes, however long the
-word. The places of a pair form a doubly linked list as well. Every list is in ascending order,
-because a pair comes to be in one merge, which visits its places in ascending order; so "aaa" is
-merged from the left without sorting.
+All distinct words are concatenated, one array element per token. A merge keeps the left element and
+removes the right one from a doubly linked list, so its cost depends on the number of changes, not
+on the length of the word. The places of a pair form a doubly linked list as well. Every list is in
+ascending order, because a pair arises in a single merge, which visits its places in ascending
+order. So "aaa" is merged from the left without sorting.
 
-Compiled code never asks for memory: `_merge_until` stops before a merge that might not fit, and
-Python makes room and calls again.
+Compiled code never allocates memory: `_merge_until` stops before a merge that might not fit, and
+Python makes room and calls it again.
 
-Sources as for the lesson, `tokenizer_bpe/merge_training.py`.
+Sources: those of the lesson, `tokenizer_bpe/merge_training.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,17 +39,17 @@ _FIRST_PAIRS = 1 << 16
 
 
 class IndexedWords(NamedTuple):
-    """Every array has one element per byte of the distinct words, but for the last.
+    """The words with their links; every array except the last has one element per byte.
 
     Attributes:
-        token: id of the token that begins here, NONE inside a token; int32.
+        token: id of the token that begins at this place, NONE inside a token; int32.
         after: place of the next token of the word, or NONE; int32.
         before: place of the previous one, or NONE; int32.
         word: number of the word; int32.
         pair: number of the pair that begins here, or NONE; int32.
         next_place: where the same pair begins next, or NONE; int32.
         previous_place: where it began before, or NONE; int32.
-        frequency: of each word; int64 [words].
+        frequency: how often each word occurs; int64 [words].
     """
 
     token: np.ndarray
@@ -63,11 +63,11 @@ class IndexedWords(NamedTuple):
 
 
 class PairPlaces(NamedTuple):
-    """Per pair, by its number in the PairTable: its count, and the list of its places.
+    """For each pair, by its number in the PairTable: its count and the list of its places.
 
     Attributes:
-        count: over all words; int64 [pairs].
-        num_places: int32 [pairs].
+        count: count over all words; int64 [pairs].
+        num_places: length of the list; int32 [pairs].
         first: place, or NONE; int32 [pairs].
         last: place, or NONE; int32 [pairs].
     """
@@ -85,8 +85,10 @@ def train_bpe(
     pattern: str = GPT2_PATTERN,
     num_threads: int = 1,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """Train a byte-level BPE vocabulary on a text file; see `naive_training.train_bpe`, whose
-    arguments, results and errors these are. `num_threads` count words.
+    """Train a byte-level BPE vocabulary on a text file.
+
+    Arguments, results and errors are those of `naive_training.train_bpe`; `num_threads` threads
+    count words.
     """
     check_special_tokens(special_tokens)
     check_vocab_size(vocab_size, special_tokens)
@@ -100,8 +102,9 @@ def train_bpe_from_counts(
     special_tokens: Sequence[str],
     on_merge: Callable[[int], None] | None = None,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """As the lesson's `train_bpe_from_counts`; `on_merge` is called at least every REPORT_EVERY
-    merges, with ascending numbers.
+    """Train as the lesson's `train_bpe_from_counts` does.
+
+    `on_merge` is called at least every REPORT_EVERY merges, with ascending numbers.
     """
     encoded = [word.encode() for word in counts]
     starts = np.zeros(len(encoded) + 1, dtype=np.int64)
@@ -118,7 +121,9 @@ def train_bpe_from_words(
     special_tokens: Sequence[str],
     on_merge: Callable[[int], None] | None = None,
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """As `train_bpe_from_counts`, from what `compiled.word_counting.count_words` returns."""
+    """Train as `train_bpe_from_counts` does, from the result of
+    `compiled.word_counting.count_words`.
+    """
     check_special_tokens(special_tokens)
     check_vocab_size(vocab_size, special_tokens)
     tokens = [bytes([byte]) for byte in range(256)]
@@ -133,7 +138,7 @@ def train_bpe_from_words(
 def _merged_pairs(
     words: CountedWords, num_merges: int, on_merge: Callable[[int], None] | None
 ) -> list[tuple[int, int]]:
-    """The pairs of token ids in the order in which they are merged; at most `num_merges`."""
+    """Return the pairs of token ids in the order in which they are merged; at most `num_merges`."""
     size = int(words.starts[-1])
     assert size < 1 << 31, "places are 32-bit numbers: the distinct words must stay below 2 GiB"
     indexed = _indexed_words(words)
@@ -155,7 +160,7 @@ def _merged_pairs(
         done, wants_pairs, wants_bytes = _merge_until(
             until, done, indexed, table, places, queue, tokens, merged, visited
         )
-        if on_merge is not None and done > reported:  # not if room is wanted at once
+        if on_merge is not None and done > reported:  # not if it stopped only for lack of room
             on_merge(done)
             reported = done
         if wants_bytes:
@@ -207,7 +212,7 @@ def _indexed_words(words: CountedWords) -> IndexedWords:
 
 @kernel
 def _link_all(words, table, places, start):
-    """Enter the pairs of the places from `start` on; -> the first place that found no room."""
+    """Add the pairs of the places from `start`; return the first place without room."""
     for place in range(start, len(words.token)):
         if table.size[0] == len(table.keys):
             return place
@@ -218,7 +223,7 @@ def _link_all(words, table, places, start):
 
 @kernel
 def _link(words, table, places, place):
-    """Put the pair that begins at `place` at the end of the list of its places."""
+    """Append `place` to the list of the pair that begins there."""
     pair = find_or_add_pair(table, words.token[place], words.token[words.after[place]])
     last = places.last[pair]
     words.pair[place] = pair
@@ -235,7 +240,7 @@ def _link(words, table, places, place):
 
 @kernel
 def _unlink(words, places, place):
-    """Take the pair that begins at `place` out of the list of its places."""
+    """Remove `place` from the list of the pair that begins there."""
     pair = words.pair[place]
     previous, following = words.previous_place[place], words.next_place[place]
     if previous == NONE:
@@ -255,8 +260,8 @@ def _unlink(words, places, place):
 def _merge_until(until, done, words, table, places, queue, tokens, merged, visited):
     """Make merges number `done` to `until - 1`.
 
-    -> (merges made, pairs that there must be room for, bytes that there must be room for); both 0
-    where all were made, or no pair is left.
+    Returns (merges made, pairs to make room for, bytes to make room for); the last two are 0 if all
+    merges were made or no pair is left.
     """
     while done < until:
         pair = pop_best(queue, table.keys, places.count, tokens)
@@ -294,7 +299,7 @@ def _merge(words, table, places, pair, right, new_token, visited):
         place = words.next_place[place]
     for index in range(num_places):
         place = visited[index]
-        if words.pair[place] != pair:  # "aaa": the merge before this one took its first token
+        if words.pair[place] != pair:  # "aaa": the previous merge used its first token
             continue
         second = words.after[place]
         first, third = words.before[place], words.after[second]

@@ -1,4 +1,4 @@
-"""A hash table from a pair of token ids to a number: 0 for the first pair entered, 1 for the next.
+"""A hash table from a pair of token ids to a number: 0 for the first pair added, 1 for the next.
 
 What this leaves out: deletion. Ids are below 2^31.
 """
@@ -15,10 +15,10 @@ _SHIFT_32 = np.uint64(32)
 
 
 class PairTable(NamedTuple):
-    """Open addressing with linear probing; half of the slots stay free.
+    """A table with open addressing and linear probing; half of the slots stay free.
 
     Attributes:
-        slots: number of the pair that lies here, or ABSENT; int32 [a power of two].
+        slots: number of the pair in each slot, or ABSENT; int32 [a power of two].
         keys: left id * 2^32 + right id, by number; int64 [pairs].
         size: [number of pairs]; int64 [1].
     """
@@ -29,7 +29,7 @@ class PairTable(NamedTuple):
 
 
 def pair_table(max_pairs: int) -> PairTable:
-    """An empty table with room for `max_pairs`."""
+    """Return an empty table with room for `max_pairs`."""
     num_slots = 1 << (2 * max_pairs - 1).bit_length()
     return PairTable(
         slots=np.full(num_slots, ABSENT, dtype=np.int32),
@@ -39,7 +39,7 @@ def pair_table(max_pairs: int) -> PairTable:
 
 
 def pair_table_of(pairs: np.ndarray) -> PairTable:
-    """The table in which pair number i is `pairs[i]`; int64 [pairs, 2] of ids."""
+    """Return the table in which pair number i is `pairs[i]`; int64 [pairs, 2] of ids."""
     table = pair_table(max(len(pairs), 1))
     for_each = np.ascontiguousarray(pairs, dtype=np.int64)
     _add_all(table, for_each)
@@ -47,7 +47,7 @@ def pair_table_of(pairs: np.ndarray) -> PairTable:
 
 
 def grown_pairs(table: PairTable) -> PairTable:
-    """A copy with twice the room."""
+    """Return a copy with twice the room."""
     larger = pair_table(2 * len(table.keys))
     size = int(table.size[0])
     larger.keys[:size] = table.keys[:size]
@@ -72,15 +72,15 @@ def _find_slot(table, key):
 
 @kernel
 def find_pair(table, left, right):
-    """The number of a pair, or ABSENT."""
+    """Return the number of a pair, or ABSENT."""
     key = (np.int64(left) << 32) | np.int64(right)
     return table.slots[_find_slot(table, key)]
 
 
 @kernel
 def find_or_add_pair(table, left, right):
-    """The number of a pair, which is entered if it is new; the caller has seen that there is
-    room.
+    """Return the number of a pair, and add the pair if it is new; the caller has checked that there
+    is room.
     """
     key = (np.int64(left) << 32) | np.int64(right)
     slot = _find_slot(table, key)

@@ -1,4 +1,4 @@
-"""A text as bytes, and its spans between special tokens: what compiled code reads."""
+"""A text as bytes, with its spans between special tokens: the input of compiled code."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ NO_SPECIAL = -1
 
 
 class PaddedText(NamedTuple):
-    """Bytes that can be read one at a time or, from any place, eight at a time.
+    """Bytes that can be read one at a time or, from any offset, eight at a time.
 
     Attributes:
         letters: uint8 [bytes].
@@ -23,7 +23,7 @@ class PaddedText(NamedTuple):
 
 
 def padded_text(letters: bytes | np.ndarray) -> PaddedText:
-    """A copy of the bytes with eight more behind them that nobody asks for."""
+    """Return a copy of the bytes, padded with eight more."""
     padded = np.empty(len(letters) + 8, dtype=np.uint8)
     padded[: len(letters)] = np.frombuffer(letters, dtype=np.uint8)
     padded[len(letters) :] = 0
@@ -31,8 +31,10 @@ def padded_text(letters: bytes | np.ndarray) -> PaddedText:
 
 
 def eights_of(padded: np.ndarray) -> PaddedText:
-    """Views of an array whose last eight bytes are padding. Elements of `eights` overlap: their
-    stride is one byte (on a big-endian machine the order within one differs, and nothing else).
+    """Return views of an array whose last eight bytes are padding.
+
+    Elements of `eights` overlap, because their stride is one byte. On a big-endian machine only the
+    byte order within an element differs.
     """
     size = len(padded) - 8
     eights = np.ndarray((size + 1,), dtype=np.uint64, buffer=padded, strides=(1,))
@@ -56,7 +58,7 @@ class TextSpans(NamedTuple):
 
 
 def special_token_bytes(special_tokens: Sequence[str]) -> dict[bytes, int]:
-    """Tokens as bytes, for callers who only want them out of the way."""
+    """Return tokens as bytes, for callers that only need to cut them out."""
     return {token.encode(): NO_SPECIAL for token in special_tokens}
 
 
@@ -68,9 +70,9 @@ def _pattern_of(tokens: tuple[bytes, ...]) -> re.Pattern[bytes]:
 
 
 def text_spans(content: bytes, special_ids: Mapping[bytes, int]) -> TextSpans:
-    """Cut the special tokens out of a text; where two match at one place, the longer wins."""
+    """Cut the special tokens out of a text; if two match at the same place, the longer one wins."""
     starts, stops, specials = [0], [], []
-    # UTF-8 keeps matches whole: no character's bytes begin inside another's.
+    # Matches are whole characters: in UTF-8, no character's bytes begin inside another's.
     for match in _pattern_of(tuple(special_ids)).finditer(content) if special_ids else ():
         stops.append(match.start())
         specials.append(special_ids[match.group()])

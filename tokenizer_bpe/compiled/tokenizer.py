@@ -1,7 +1,7 @@
 """The lesson's `Tokenizer` with compiled encoding, and threads.
 
-Every thread has a table of the words that it has met, with their ids. Decoding and files are the
-lesson's, and so is `encode_iterable`; so is all encoding under a pattern that is not compiled.
+Every thread has a table of the words it has seen, with their ids. Decoding, files and
+`encode_iterable` use the lesson's code, as does all encoding under a pattern that is not compiled.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from tokenizer_bpe.inputs.input_checks import utf8_bytes
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, text_blocks
 
 CACHED_WORDS, CACHED_BYTES = 1 << 19, 1 << 22
-BLOCK_CHARACTERS = 1 << 19  # of one text that several threads share
+BLOCK_CHARACTERS = 1 << 19  # block size of a text that several threads share
 BATCH_CHARACTERS = 1 << 17
 NUMBERS_AT_A_TIME = 1 << 14
 MOST_KEPT_IDS = 1 << 22
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 class Tokenizer(lesson.Tokenizer):
-    """As `tokenizer_bpe.tokenizer.Tokenizer`, to the last id."""
+    """A tokenizer with exactly the ids of `tokenizer_bpe.tokenizer.Tokenizer`."""
 
     def __init__(
         self,
@@ -54,17 +54,19 @@ class Tokenizer(lesson.Tokenizer):
             [id_of[bytes([byte])] for byte in range(256)],
             [(id_of[left], id_of[right], id_of[left + right]) for left, right in self.merges],
         )
-        self._idle: list[_SpanEncoder] = []  # those that no thread uses at the moment
+        self._idle: list[_SpanEncoder] = []  # encoders that no thread is using
 
     @classmethod
     def of(cls, tokenizer: lesson.Tokenizer) -> "Tokenizer":
-        """The compiled twin of a tokenizer."""
+        """Return the compiled twin of a tokenizer."""
         return cls(
             tokenizer.vocab, tokenizer.merges, list(tokenizer.special_tokens), tokenizer.pattern
         )
 
     def encode_to_array(self, text: str, num_threads: int = 1) -> np.ndarray:
-        """As the lesson's; several threads share a text that is long enough to be cut up."""
+        """Encode as the lesson does; several threads share a text that is long enough to be
+        split.
+        """
         if self._rule is None:
             return super().encode_to_array(text)
         if num_threads == 1 or len(text) <= BLOCK_CHARACTERS or self._cut_would_hurt():
@@ -73,9 +75,9 @@ class Tokenizer(lesson.Tokenizer):
         return np.concatenate(list(self._on_threads(self._encode_text, blocks, num_threads)))
 
     def encode_batch(self, texts: Iterable[str], num_threads: int = 1) -> list[list[int]]:
-        """The ids of each text, in order; as many texts at once as there are threads."""
-        # All arrays first: a list in the making holds the interpreter's lock, and the threads would
-        # wait for it after each kernel (60 MB, two threads: 1.09 against 0.93 s).
+        """Return the ids of each text, in order; each thread encodes one text at a time."""
+        # All arrays first: building a list holds the interpreter's lock, and the threads would wait
+        # for it after each kernel (60 MB, two threads: 1.09 against 0.93 s).
         arrays = list(self.encode_batch_to_arrays(texts, num_threads))
         return [ids.tolist() for ids in arrays]
 
@@ -96,7 +98,7 @@ class Tokenizer(lesson.Tokenizer):
             yield from part
 
     def _cut_would_hurt(self) -> bool:
-        """True if a special token may lie across a place at which `text_blocks` cuts."""
+        """Return whether a special token may span a place at which `text_blocks` cuts."""
         return any(" " in token for token in self.special_tokens)
 
     def _encode_text(self, encoder: "_SpanEncoder", text: str) -> np.ndarray:
@@ -108,7 +110,7 @@ class Tokenizer(lesson.Tokenizer):
         items: Iterable[Item],
         num_threads: int,
     ) -> Iterator[Result]:
-        """`encode` of each item, in order."""
+        """Yield `encode` of each item, in order."""
         if num_threads == 1:
             yield from (self._with_encoder(encode, item) for item in items)
             return
@@ -116,8 +118,10 @@ class Tokenizer(lesson.Tokenizer):
             yield from threads.map(lambda item: self._with_encoder(encode, item), items)
 
     def _with_encoder(self, encode: "Callable[[_SpanEncoder, Item], Result]", item: Item) -> Result:
-        """`encode` with an encoder that no other thread uses, ours or the caller's."""
-        assert self._rule is not None, "a pattern that is not compiled goes to the lesson"
+        """Call `encode` with an encoder that no other thread uses, neither ours nor the
+        caller's.
+        """
+        assert self._rule is not None, "a pattern that is not compiled is left to the lesson"
         try:
             encoder = self._idle.pop()
         except IndexError:
@@ -129,7 +133,7 @@ class Tokenizer(lesson.Tokenizer):
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts of BATCH_CHARACTERS together: enough for a thread to be worth waking."""
+    """Yield groups of texts with BATCH_CHARACTERS in total, enough to be worth waking a thread."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -143,23 +147,24 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 class _SpanEncoder:
-    """Encodes on one thread, and remembers the words that it has met."""
+    """An encoder for one thread, which remembers the words it has seen."""
 
     def __init__(self, rules: MergeRules, rule: int) -> None:
         self._rules = rules
         self._rule = rule
         self._table = word_table(CACHED_WORDS, CACHED_BYTES)
-        # A word has at most as many ids as bytes, so its ids lie where its letters lie.
+        # A word has at most as many ids as bytes, so its ids are stored at the offset of its
+        # letters.
         self._ids = np.empty(CACHED_BYTES, dtype=np.int32)
-        # How many ids a word has * 2^32 + the first of them: most words have no other.
+        # Number of ids of a word * 2^32 + the first id; most words have only one.
         self._found = np.empty(CACHED_WORDS, dtype=np.int64)
-        self._known = 0  # words of the table whose ids are there
+        self._known = 0  # number of words in the table whose ids are known
         self._numbers = np.empty(NUMBERS_AT_A_TIME, dtype=np.int32)
         self._scratch = scratch_for(LONG_WORD)
         self._room = np.empty(0, dtype=np.int32)
 
     def encode(self, spans: TextSpans, dtype: str) -> np.ndarray:
-        """Ids of the spans and of the special tokens between them."""
+        """Return the ids of the spans and of the special tokens between them."""
         ids = self._room_for(len(spans.text.letters))
         table = self._table
         span, place, count = 0, 0, 0
@@ -168,7 +173,7 @@ class _SpanEncoder:
                 spans, span, place, character_classes(), self._rule, table, self._numbers,
                 self._known, self._rules, self._scratch, self._ids, self._found, ids, count,
             )  # fmt: skip
-            if left_over > LONG_WORD:  # rarely seen twice: not kept
+            if left_over > LONG_WORD:  # rarely seen twice, so not cached
                 long = encode_long_word(spans.text.letters[place : place + left_over], self._rules)
                 ids[count : count + len(long)] = long
                 count += len(long)
@@ -179,7 +184,9 @@ class _SpanEncoder:
         return ids[:count].astype(dtype)
 
     def _room_for(self, num_ids: int) -> np.ndarray:
-        """int32, used again for the next text: the system clears every page of fresh memory."""
+        """Return an int32 buffer that is reused for the next text, since the system clears fresh
+        memory.
+        """
         if num_ids > MOST_KEPT_IDS:
             return np.empty(num_ids, dtype=np.int32)
         if len(self._room) < num_ids:
@@ -192,11 +199,11 @@ def _encode_spans(
     spans, span, place, classes, rule, table, numbers, known, rules, scratch, cached_ids, found,
     ids, count,
 ):  # fmt: skip
-    """Encode from byte `place` of span `span` on, to the end or to what is left to the caller.
+    """Encode from byte `place` of span `span`, up to the end or to a word left to the caller.
 
-    Returns (span, place, how many ids and known words there are now, `left_over` as number_words
-    says it). One call does a whole text, as a rule: a thread that comes back from compiled code
-    needs the interpreter's lock, and after every 16,384 words two threads did little else.
+    Returns (span, place, number of ids, number of known words, `left_over` as in number_words).
+    Usually one call encodes a whole text: a thread that returns from compiled code needs the
+    interpreter's lock, and with a return after every 16,384 words two threads mostly waited for it.
     """
     left_over = 0
     while span < len(spans.starts) and left_over == 0:
@@ -213,7 +220,7 @@ def _encode_spans(
 
 @kernel
 def _encode_new_words(known, table, rules, scratch, cached_ids, found):
-    """Encode the words from number `known` on; -> how many words are known now."""
+    """Encode the words from number `known`; return how many words are now known."""
     for word in range(known, table.size[0]):
         begin = table.starts[word]
         number = encode_word(table.letters, begin, table.starts[word + 1], rules, scratch)
@@ -225,7 +232,7 @@ def _encode_new_words(known, table, rules, scratch, cached_ids, found):
 
 @kernel
 def _write_ids(numbers, word_starts, cached_ids, found, ids, count):
-    """Replace words by their ids; -> how many ids there are now."""
+    """Replace words by their ids; return how many ids there are now."""
     for word in numbers:
         if word < 0:
             ids[count] = -2 - word

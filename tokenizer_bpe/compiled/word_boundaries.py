@@ -1,11 +1,12 @@
-"""Where words end, found by a state machine over UTF-8 bytes.
+"""The ends of words, found by a state machine over UTF-8 bytes.
 
-GPT-2's and GPT-4's patterns only ask of a character whether it is a letter, a number, white space
-or none of these, and a few characters by name. A table answers the first question for every code
-point; it is made by asking the installed `regex` module, because the standard library's Unicode
-tables are of another version. What is left of a pattern is a dozen comparisons per word.
+GPT-2's and GPT-4's patterns only distinguish letters, numbers, whitespace, other characters, and a
+few specific characters. A table gives the class of every code point; it is built with the installed
+`regex` module, because the standard library's Unicode tables are of another version. The rest of a
+pattern is a dozen comparisons per word.
 
-What this leaves out: every other pattern (`word_rule` says None, and the caller takes the lesson).
+What this leaves out: every other pattern (`word_rule` returns None, and the caller uses the
+lesson).
 """
 
 from functools import cache
@@ -17,21 +18,25 @@ from tokenizer_bpe.compiled.kernel_cache import inlined, kernel
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, digit_limit
 
 OTHER, LETTER, NUMBER, SPACE = range(4)
-WHOLE_SPAN = -2  # a span is a word
-GPT2_RULE = -1  # GPT-4's rule is the number of digits that a word may hold; 0 for any number
+WHOLE_SPAN = -2  # a whole span is a word
+GPT2_RULE = -1  # GPT-4's rule is the largest number of digits in a word; 0 for no limit
 _CODE_POINTS, _SLAB = 0x110000, 0x1000
 _APOSTROPHE, _BLANK, _NEWLINE, _RETURN = 0x27, 0x20, 0x0A, 0x0D
-_LONG_S = 0x17F  # "ſ": an s to a pattern that ignores case
+_LONG_S = 0x17F  # "ſ": matches s if a pattern ignores case
 
 
 def word_rule(pattern: str) -> int | None:
-    """The number by which the functions below know a pattern; None for one that they do not."""
+    """Return the number of a pattern for the functions below; None for a pattern that is not
+    compiled.
+    """
     return GPT2_RULE if pattern == GPT2_PATTERN else digit_limit(pattern)
 
 
 @cache
 def character_classes() -> np.ndarray:
-    """Code point -> OTHER, LETTER, NUMBER or SPACE, as `regex` sees it; uint8 [0x110000]."""
+    """Return code point -> OTHER, LETTER, NUMBER or SPACE, according to `regex`; uint8
+    [0x110000].
+    """
     classes = np.zeros(_CODE_POINTS, dtype=np.uint8)
     for first in range(0, _CODE_POINTS, _SLAB):  # a string of all of them would take 100 MB
         characters = "".join(map(chr, range(first, first + _SLAB)))
@@ -43,7 +48,7 @@ def character_classes() -> np.ndarray:
 
 @inlined
 def _character_at(text, place):
-    """(code point, its length in bytes); `text` is valid UTF-8."""
+    """Return (code point, its length in bytes); `text` is valid UTF-8."""
     first = np.int64(text[place])
     if first < 0x80:
         return first, 1
@@ -59,7 +64,7 @@ def _character_at(text, place):
 
 @inlined
 def _end_of_run(text, place, stop, classes, kind):
-    """The end of the characters of one class that begin at `place`."""
+    """Return the end of the run of characters of one class that begins at `place`."""
     while place < stop:
         code, length = _character_at(text, place)
         if classes[code] != kind:
@@ -70,7 +75,7 @@ def _end_of_run(text, place, stop, classes, kind):
 
 @kernel
 def _end_of_spaces(text, place, stop, classes):
-    r"""`\s+(?!\S)|\s+`: a run of white space leaves its last character to the word after it."""
+    r"""`\s+(?!\S)|\s+`: a run of whitespace leaves its last character to the next word."""
     last = place
     end = place
     while end < stop:
@@ -84,7 +89,7 @@ def _end_of_spaces(text, place, stop, classes):
 
 @kernel
 def _end_of_contraction(text, place, stop, ignore_case):
-    """`'(?:[sdmt]|ll|ve|re)` from the apostrophe at `place`; `place` where it does not match."""
+    """`'(?:[sdmt]|ll|ve|re)` from the apostrophe at `place`; `place` if it does not match."""
     if place + 1 >= stop:
         return place
     code, length = _character_at(text, place + 1)
@@ -132,7 +137,7 @@ def _end_of_newlines(text, place, stop):
 
 @kernel
 def _end_of_spaces_and_newlines(text, place, stop, classes):
-    r"""`\s*[\r\n]+|\s+(?!\S)|\s+`: up to the last newline of the run, if it holds one."""
+    r"""`\s*[\r\n]+|\s+(?!\S)|\s+`: up to the last newline of the run, if it has one."""
     end_of_newline = place
     end = place
     while end < stop:
@@ -177,12 +182,12 @@ def _end_of_gpt4_word(text, place, stop, classes, max_digits):
 
 @inlined
 def end_of_word(text, place, stop, classes, rule):
-    """The end of the word that begins at byte `place` of a text that ends at byte `stop`.
+    """Return the end of the word that begins at byte `place` of a text that ends at byte `stop`.
 
     Args:
         text: valid UTF-8; uint8 [bytes].
         place: where a word or the text begins.
-        stop: what lies from here on does not exist to the pattern.
+        stop: the pattern does not see the text from here.
         classes: from `character_classes`.
         rule: from `word_rule`, or WHOLE_SPAN.
     """
@@ -204,11 +209,11 @@ def _word_ends(text, classes, rule, ends):
 
 
 def word_ends(text: np.ndarray, pattern: str) -> np.ndarray:
-    """Offsets at which the words of `text` end, int64; uint8 [bytes] of valid UTF-8.
+    """Return the offsets at which the words of `text` end, int64.
 
-    `pattern` must be one that `word_rule` knows.
+    `text` is uint8 [bytes] of valid UTF-8; `pattern` must be one that `word_rule` knows.
     """
     rule = word_rule(pattern)
-    assert rule is not None, "the caller takes the lesson for a pattern of its own"
+    assert rule is not None, "the caller must use the lesson for any other pattern"
     ends = np.empty(len(text), dtype=np.int64)
     return ends[: _word_ends(text, character_classes(), rule, ends)]

@@ -1,8 +1,8 @@
 """Count the words of a text that may be larger than memory, on several threads.
 
-Each thread counts into a table of its own. A table that would grow past its share of the memory
-is written out instead, in partitions by hash, and emptied; at the end the partitions are added up
-one at a time. What remains in memory is every distinct word once: what the trainer needs.
+Each thread counts into its own table. A table that would exceed its share of the memory is written
+out instead, in partitions by hash, and emptied. At the end, the partitions are added up one at a
+time. Only the distinct words, which the trainer needs, are then in memory.
 
 What this leaves out: distinct words that do not fit into memory.
 """
@@ -39,19 +39,19 @@ from tokenizer_bpe.inputs.input_checks import check_special_tokens, utf8_bytes
 from tokenizer_bpe.inputs.text_files import check_text_file, decode_text, text_file_blocks
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
 
-TABLE_BYTES = 1 << 29  # of all tables together; past it, words go to disk
+TABLE_BYTES = 1 << 29  # for all tables together; beyond it, words are written to disk
 BLOCK_BYTES = 1 << 20
 PARTITIONS = 64
-NUMBERS_AT_A_TIME = 1 << 14  # words; their numbers fit into the fastest cache
+NUMBERS_AT_A_TIME = 1 << 14  # words; their numbers fit into the L1 cache
 ANY_LENGTH = 1 << 62
 _FIRST_WORDS, _FIRST_LETTERS = 1 << 16, 1 << 20
 
 
 class CountedWords(NamedTuple):
-    """Distinct words and how often each occurs.
+    """Distinct words and the number of times that each occurs.
 
     Attributes:
-        letters: the words' UTF-8 bytes, back to back; uint8.
+        letters: the words' UTF-8 bytes, concatenated; uint8.
         starts: word i is letters[starts[i] : starts[i + 1]]; int64 [words + 1].
         counts: int64 [words].
     """
@@ -61,13 +61,13 @@ class CountedWords(NamedTuple):
     counts: np.ndarray
 
     def as_dict(self) -> dict[str, int]:
-        """word -> count, as the lesson gives it."""
+        """Return word -> count, as the lesson does."""
         letters, starts = self.letters.tobytes(), self.starts.tolist()
         words = (letters[a:b].decode() for a, b in pairwise(starts))
         return dict(zip(words, self.counts.tolist(), strict=True))
 
     def select(self, words: np.ndarray) -> "CountedWords":
-        """Those with the numbers `words`, int64."""
+        """Return the words with the numbers `words`, int64."""
         starts = np.zeros(len(words) + 1, dtype=np.int64)
         np.cumsum(self.starts[words + 1] - self.starts[words], out=starts[1:])
         letters = np.empty(starts[-1], dtype=np.uint8)
@@ -86,11 +86,11 @@ def count_words(
 
     Args:
         path_or_texts: the path of a UTF-8 file, or the texts themselves, read as they come.
-        special_tokens: no word holds any part of one.
+        special_tokens: no word contains any part of one.
         pattern: one that `word_rule` knows.
-        num_threads: that count side by side.
-        table_bytes: memory for the tables; what does not fit is kept in files in the system's
-            folder for temporary files (TMPDIR) until the end.
+        num_threads: number of threads that count in parallel.
+        table_bytes: memory for the tables; the rest is kept in the system's folder for temporary
+            files (TMPDIR) until the end.
 
     Raises:
         ValueError: the file is missing, empty or not UTF-8; a special token is empty or repeated;
@@ -126,14 +126,14 @@ def count_words(
 def _file_blocks(path: Path, special_tokens: Sequence[str]) -> Iterator[bytes]:
     check_text_file(path)
     for offset, block in text_file_blocks(path, special_tokens, True, BLOCK_BYTES):
-        decode_text(block, path, offset)  # compiled code reads only what is known to be UTF-8
+        decode_text(block, path, offset)  # compiled code requires valid UTF-8
         yield block
 
 
 def _count_blocks(
     blocks: Iterable[bytes], special: dict[bytes, int], counters: list["WordCounter"]
 ) -> None:
-    """Each block goes to whichever counter is free; at most twice as many blocks wait as work."""
+    """Give each block to a free counter; at most twice as many blocks wait as are being counted."""
     if len(counters) == 1:
         for block in blocks:
             counters[0].add_text(text_spans(block, special))
@@ -147,7 +147,7 @@ def _count_blocks(
         try:
             counter.add_text(text_spans(block, special))
         finally:
-            free.put(counter)  # or else, after an error, the others would wait for it forever
+            free.put(counter)  # otherwise, after an error, the others would wait for it forever
 
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(len(counters)) as threads:
@@ -164,8 +164,8 @@ class WordCounter:
 
     Args:
         rule: from `word_rule`.
-        max_bytes: when twice the table would need more, it goes to `spill` and starts empty.
-        spill: where to.
+        max_bytes: if doubling the table would exceed this, it is written to `spill` and emptied.
+        spill: the partitions to write to.
     """
 
     def __init__(self, rule: int, max_bytes: int, spill: "_Partitions | None" = None) -> None:
@@ -182,17 +182,17 @@ class WordCounter:
             _add_ones(numbers, self._counts)
 
     def add_words(self, words: CountedWords) -> None:
-        """Add counts that were made elsewhere."""
+        """Add counts from another counter."""
         no_specials = np.full(len(words.counts), NO_SPECIAL, dtype=np.int64)
         text = padded_text(words.letters)
         spans = TextSpans(text, words.starts[:-1], words.starts[1:], no_specials)
         done = 0
         for numbers in self._number_words(spans, WHOLE_SPAN):
-            self._counts[numbers] += words.counts[done : done + len(numbers)]  # no number twice
+            self._counts[numbers] += words.counts[done : done + len(numbers)]  # distinct numbers
             done += len(numbers)
 
     def _number_words(self, spans: TextSpans, rule: int) -> Iterator[np.ndarray]:
-        """The numbers of the words of the spans in this table, in parts."""
+        """Yield the numbers of the words of the spans in this table, in parts."""
         span, place = 0, 0
         while span < len(spans.starts):
             span, place, count, no_room_for = number_words(
@@ -214,14 +214,14 @@ class WordCounter:
         self._counts = counts
 
     def words(self) -> CountedWords:
-        """What has been counted since the table was last written out."""
+        """Return the counts since the table was last written out."""
         size = int(self._table.size[0])
         starts = self._table.starts[: size + 1]
         return CountedWords(self._table.letters[: starts[-1]], starts, self._counts[:size])
 
     def write_out(self) -> None:
         """Move all words to the partitions."""
-        assert self._spill is not None, "a counter without partitions keeps what it counts"
+        assert self._spill is not None, "a counter without partitions cannot write out"
         self._spill.write(self.words(), self._table.keys[: self._table.size[0]])
         empty(self._table)
         self._counts.fill(0)
@@ -235,8 +235,9 @@ class _Partitions:
         self.written: list[Path] = []
 
     def write(self, words: CountedWords, keys: np.ndarray) -> None:
-        """One file per partition and call; a name that no other thread takes."""
-        # Not the bits that the table takes its slots from: they are the same within a partition.
+        """Write one file per partition and call, with a name that no other thread uses."""
+        # Not the bits that select slots in the table, as these would be the same within a
+        # partition.
         partition = (keys * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(64 - 6)
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         for number in range(PARTITIONS):
@@ -245,7 +246,7 @@ class _Partitions:
         self.written.append(folder)
 
     def add_up(self, rule: int) -> CountedWords:
-        """The sum of all that was written, partition by partition."""
+        """Return the sum of all written counts, partition by partition."""
         parts = []
         for number in range(PARTITIONS):
             counter = WordCounter(rule, 0)

@@ -1,15 +1,14 @@
-"""One word -> token ids: the earliest merge first, until none fits.
+"""One word -> token ids: apply the earliest merge first, until none fits.
 
 Merges are made in rounds, as in the lesson: the earliest pair is merged at all its places, from
-left to right, and only then do the pairs count that came to be. Merges that a trainer made need no
-rounds; others may make one token in two ways, and so bring in a pair of an earlier rank.
+left to right, and only then are the new pairs considered. Merges from a trainer do not need rounds;
+others may make one token in two ways and so create a pair of an earlier rank.
 
-A short word is scanned for its earliest pair again and again, which costs the square of its length
-but no memory; a long one goes through a heap over a linked list, n log n for n bytes. From
-125,000 to 1,000,000 letters, that would make a letter a sixth slower (n^2: 8 times as slow). It
-becomes slower than that, as the README shows: the heap jumps about in arrays that outgrow the
-processor's caches, which may be why. Garbage collection is not the reason; without it, the times
-are the same.
+A short word is scanned for its earliest pair repeatedly, which takes quadratic time but no memory.
+A long one uses a heap over a linked list: n log n for n bytes. From 125,000 to 1,000,000 letters,
+that would make a letter a sixth slower (n^2: 8 times as slow). In fact it becomes slower than that,
+as the README shows. The heap accesses arrays that outgrow the processor's caches, which may be the
+reason. Garbage collection is not: without it, the times are the same.
 """
 
 from typing import NamedTuple
@@ -19,20 +18,20 @@ import numpy as np
 from tokenizer_bpe.compiled.kernel_cache import kernel
 from tokenizer_bpe.compiled.pair_table import ABSENT, PairTable, find_pair, pair_table_of
 
-LONG_WORD = 96  # bytes; from here on the heap is the faster way
+LONG_WORD = 96  # bytes; from this length, the heap is faster
 _NONE = -1
 _NO_MERGE = 1 << 31
-_UNKNOWN = -1  # the rank of a pair that has just come to be
+_UNKNOWN = -1  # the rank of a new pair
 _PLACE_BITS = 32
 
 
 class MergeRules(NamedTuple):
-    """What encoding needs of a vocabulary.
+    """The parts of a vocabulary that encoding needs.
 
     Attributes:
-        token_of_byte: int32 [256].
+        token_of_byte: ids of the 256 bytes; int32 [256].
         pairs: pair of ids -> rank.
-        results: the id that each rank makes; int32 [merges].
+        results: the id that each rank produces; int32 [merges].
     """
 
     token_of_byte: np.ndarray
@@ -44,12 +43,12 @@ class Scratch(NamedTuple):
     """Working memory for words of up to `len(tokens)` bytes.
 
     Attributes:
-        tokens: int32.
-        ranks: of the pair that begins at a place; int64.
-        after: int32.
-        before: int32.
-        heap: rank * 2^32 + place; int64. Twice as long: n - 1 pairs at first, and each of at most
-            n - 1 merges takes one out and puts in two.
+        tokens: token ids; int32.
+        ranks: rank of the pair that begins at each place; int64.
+        after: place of the next token; int32.
+        before: place of the previous one; int32.
+        heap: rank * 2^32 + place; int64. Twice as long: n - 1 pairs at first, and each of at most n
+            - 1 merges removes one and adds two.
     """
 
     tokens: np.ndarray
@@ -60,8 +59,9 @@ class Scratch(NamedTuple):
 
 
 def merge_rules(token_of_byte: list[int], merges: list[tuple[int, int, int]]) -> MergeRules:
-    """From the ids of the 256 bytes, and (left, right, result) by rank. A pair that is named twice
-    has the later rank, as in the lesson.
+    """Make rules from the ids of the 256 bytes, and (left, right, result) by rank.
+
+    A pair that occurs twice has the later rank, as in the lesson.
     """
     ranks = {(left, right): rank for rank, (left, right, _) in enumerate(merges)}
     in_order = sorted(ranks, key=ranks.__getitem__)
@@ -75,7 +75,7 @@ def merge_rules(token_of_byte: list[int], merges: list[tuple[int, int, int]]) ->
 
 
 def scratch_for(longest: int) -> Scratch:
-    """Memory for words of up to `longest` bytes."""
+    """Return working memory for words of up to `longest` bytes."""
     return Scratch(
         tokens=np.empty(longest, dtype=np.int32),
         ranks=np.empty(longest, dtype=np.int64),
@@ -86,7 +86,7 @@ def scratch_for(longest: int) -> Scratch:
 
 
 def encode_long_word(word: np.ndarray, rules: MergeRules) -> np.ndarray:
-    """The ids of a word of any length, uint8 [bytes]; int32."""
+    """Return the ids of a word of any length, uint8 [bytes], as int32."""
     scratch = scratch_for(len(word))
     number = encode_word(word, 0, len(word), rules, scratch)
     return scratch.tokens[:number]
@@ -100,7 +100,7 @@ def _rank_of(rules, left, right):
 
 @kernel
 def encode_word(text, start, stop, rules, scratch):
-    """The ids of text[start:stop] in scratch.tokens; -> how many. There is room for the word."""
+    """Write the ids of text[start:stop] to scratch.tokens, which has room; return their number."""
     for place in range(start, stop):
         scratch.tokens[place - start] = rules.token_of_byte[text[place]]
     if stop - start > LONG_WORD:
@@ -161,7 +161,7 @@ def _merge_long(count, rules, scratch):
         size -= 1
         _sift_down(heap, size)
         if ranks[place] != rank:
-            continue  # a merge on either side has taken this pair away
+            continue  # a merge on either side has removed this pair
         second = after[place]
         third = after[second]
         tokens[place] = rules.results[rank]
@@ -182,8 +182,8 @@ def _merge_long(count, rules, scratch):
 
 @kernel
 def _set_aside(rules, scratch, place, aside):
-    """Rank the pair at `place` and keep it for the next round if it can be merged; -> where what
-    is kept begins.
+    """Rank the pair at `place`, keep it for the next round if it can be merged, and return the
+    start of the kept entries.
     """
     rank = _rank_of(rules, scratch.tokens[place], scratch.tokens[scratch.after[place]])
     scratch.ranks[place] = rank
@@ -205,7 +205,7 @@ def _push(heap, entry, size):
 
 @kernel
 def _sift_down(heap, size):
-    """Put the entry at heap[size] in place of the top of the heap of `size` entries."""
+    """Replace the top of the heap of `size` entries by the entry at heap[size]."""
     entry = heap[size]
     slot = 0
     while 2 * slot + 1 < size:

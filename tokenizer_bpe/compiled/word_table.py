@@ -1,13 +1,13 @@
-"""A hash table whose keys are words: byte strings that are copied in when they are first seen.
+"""A hash table with words as keys: byte strings that are copied when first seen.
 
-Compiled code never asks for memory here: a table has room for so many words and so many bytes, and
-where one more does not fit, the caller hears so, grows or empties it in Python, and goes on.
+Compiled code never allocates memory here: a table has room for a number of words and bytes. When
+one more does not fit, the caller is told, grows or empties the table in Python, and continues.
 
-`number_words` is the one hot loop of this package. It is a single function, and every array is an
-argument of its own: through calls, or with tuples, numba counts references to the arrays at each
-word, which takes twice as long as the work (60 MB of novels: 1.8 against 0.6 seconds).
+`number_words` is the one hot loop of this package. It is a single function, and every array is a
+separate argument. With inner calls or tuples, numba counts references to the arrays at each word,
+which takes twice as long as the work (60 MB of novels: 1.8 against 0.6 seconds).
 
-What this leaves out: deletion of single words, and any defence against texts that are made to
+What this leaves out: deletion of single words, and any protection against texts constructed to
 collide.
 """
 
@@ -19,9 +19,9 @@ from tokenizer_bpe.compiled.kernel_cache import inlined, kernel
 from tokenizer_bpe.compiled.text_spans import eights_of
 from tokenizer_bpe.compiled.word_boundaries import end_of_word
 
-FULL = -1  # what `_add` says where there is no room
+FULL = -1  # the result of `_add` if there is no room
 _EMPTY = -1
-_SHORT = 7  # up to so many bytes, the key is the word itself
+_SHORT = 7  # up to this many bytes, the key is the word itself
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
@@ -30,14 +30,14 @@ _ONE, _TOP_BYTE, _HALF = np.uint64(1), np.uint64(56), np.uint64(32)
 
 
 class WordTable(NamedTuple):
-    """Open addressing with linear probing; half of the slots stay free.
+    """A table with open addressing and linear probing; half of the slots stay free.
 
     Attributes:
-        slots: number of the word that lies here, or _EMPTY; int32 [a power of two].
-        keys: a short word's length and bytes, or a long word's hash with the top bit set: two
-            short words never share one; uint64 [words].
+        slots: number of the word in each slot, or _EMPTY; int32 [a power of two].
+        keys: a short word's length and bytes, or a long word's hash with the top bit set; two short
+            words never share a key; uint64 [words].
         starts: where the bytes of a word begin in `letters`; int64 [words + 1].
-        letters: the words back to back; uint8.
+        letters: the words, concatenated; uint8.
         eights: `letters`, eight at a time (text_spans.py).
         size: [number of words, 64 - log2(number of slots)]; int64 [2].
     """
@@ -51,12 +51,12 @@ class WordTable(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of memory."""
+        """Number of bytes of memory."""
         return sum(array.nbytes for array in self if array is not self.eights)
 
 
 def word_table(max_words: int, max_bytes: int) -> WordTable:
-    """An empty table with room for `max_words` words of `max_bytes` bytes in all."""
+    """Return an empty table with room for `max_words` words of `max_bytes` bytes in total."""
     num_slots = 1 << (2 * max_words - 1).bit_length()
     letters, eights = eights_of(np.zeros(max_bytes + 8, dtype=np.uint8))
     return WordTable(
@@ -70,7 +70,7 @@ def word_table(max_words: int, max_bytes: int) -> WordTable:
 
 
 def grown(table: WordTable, longest: int) -> WordTable:
-    """A copy with twice the room, and in any case room for one more word of `longest` bytes."""
+    """Return a copy with twice the room, and at least room for one more word of `longest` bytes."""
     size = int(table.size[0])
     used = int(table.starts[size])
     larger = word_table(2 * len(table.keys), max(2 * len(table.letters), used + longest))
@@ -83,7 +83,7 @@ def grown(table: WordTable, longest: int) -> WordTable:
 
 
 def empty(table: WordTable) -> None:
-    """Forget all words, and keep the memory."""
+    """Remove all words, but keep the memory."""
     table.slots.fill(_EMPTY)
     table.size[0] = 0
 
@@ -100,7 +100,7 @@ def _key_of(eights, start, stop):
         key = (key ^ eights[place]) * _MIX
         key ^= key >> _HALF
         place += 8
-    key = (key ^ eights[stop - 8]) * _MIX  # the last eight; some may have been read before
+    key = (key ^ eights[stop - 8]) * _MIX  # the last eight bytes; some may have been read before
     return key ^ (key >> _HALF) | _LONG
 
 
@@ -109,15 +109,15 @@ def number_words(
     text, text_eights, starts, stops, specials, span, place, classes, rule, longest,
     slots, keys, word_starts, letters, eights, size, numbers,
 ):  # fmt: skip
-    """Look up every word of a text, and enter those that are new.
+    """Look up every word of a text, and add the new ones.
 
-    Args: the fields of a TextSpans; go on from byte `place` of span `span`, or from its start if
-    that comes later; `classes` and `rule` of `end_of_word`; a word of more than `longest` bytes is
-    left to the caller; the fields of a WordTable; `numbers` (int32) gets the number of each word,
-    and -2 - id for a special token.
+    The arguments are the fields of a TextSpans and of a WordTable, `classes` and `rule` of
+    `end_of_word`, and four more. Reading starts at byte `place` of span `span`, or at the span's
+    own start if that comes later. A word of more than `longest` bytes is left to the caller.
+    `numbers` (int32) receives the number of each word, and -2 - id for a special token.
 
-    Returns (span, place, how many numbers, length of the word at `place` that is longer than
-    `longest` or for which there is no room, or 0). With 0 and spans left, `numbers` is full.
+    Returns (span, place, how many numbers, length of the word at `place` if it is longer than
+    `longest` or does not fit, else 0). If it is 0 and spans are left, `numbers` is full.
     """
     count = 0
     mask = len(slots) - 1

@@ -1,12 +1,14 @@
-"""Tokens that the files beside a tokenizer.json declare, and it does not hold.
+"""Tokens declared by the files next to a tokenizer.json, but missing in it.
 
 `transformers` adds them when it loads the folder: those of `added_tokens_decoder` in
-tokenizer_config.json; where that is missing, those of added_tokens.json; and the tokens named by
-their role there or in special_tokens_map.json. So do we, where all files agree and `tokenizers`
-would give a token the id that is declared. What this leaves out: files of other names, and what
-`transformers` 4 did otherwise.
+tokenizer_config.json; if that is missing, those of added_tokens.json; and the tokens named by their
+role there or in special_tokens_map.json. This module does the same, if all files agree and
+`tokenizers` would give a token the declared id.
 
-Source: `PreTrainedTokenizerBase._from_pretrained` of `transformers` 5, with which a test compares.
+What this leaves out: files with other names, and the different behavior of `transformers` 4.
+
+Source: `PreTrainedTokenizerBase._from_pretrained` of `transformers` 5, with which a test compares
+this module.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,7 @@ FLAGS = ("special", "lstrip", "rstrip", "single_word")
 
 
 class Declared(NamedTuple):
-    """A token, the file that declares it, and its id where that says so."""
+    """A token, the file that declares it, and its id if the file gives one."""
 
     content: str
     source: Path
@@ -36,10 +38,12 @@ class Declared(NamedTuple):
 def with_declared_tokens(
     path: Path, tokens: Sequence[Mapping[str, Any]], vocab: Mapping[str, int]
 ) -> list[Mapping[str, Any]]:
-    """The `added_tokens` of a tokenizer.json, and what the files beside it declare besides.
+    """Return the `added_tokens` of a tokenizer.json, and those that only the files next to it
+    declare.
 
     Args:
-        path: of the tokenizer.json; one of another name stands alone, as for `transformers`.
+        path: path of the tokenizer.json; with another name, other files are ignored, as in
+            `transformers`.
         tokens: its `added_tokens`.
         vocab: its model.vocab, as written.
 
@@ -60,8 +64,8 @@ def with_declared_tokens(
         if declared.token_id not in (None, expected):
             raise UserError(
                 f"{declared.source} gives the added token {declared.content!r} the id "
-                f"{declared.token_id}, but with {path} it gets {expected}; the two were not made "
-                "for each other: add it to `added_tokens` with the id that is meant"
+                f"{declared.token_id}, but with {path} it gets {expected}; the two do not belong "
+                "together: add it to `added_tokens` with the right id"
             )
         token = {"id": expected, "content": declared.content} | declared.flags
         known[declared.content] = token
@@ -71,7 +75,7 @@ def with_declared_tokens(
 
 
 def _check_agreement(path: Path, token: Mapping[str, Any], declared: Declared) -> None:
-    if declared.token_id is None:  # a role names the token, and no more
+    if declared.token_id is None:  # a role gives only the token's name
         return
     ours = {"id": token["id"]} | {flag: bool(token.get(flag)) for flag in FLAGS}
     theirs = {"id": declared.token_id} | declared.flags
@@ -84,7 +88,7 @@ def _check_agreement(path: Path, token: Mapping[str, Any], declared: Declared) -
 
 
 def _declared(folder: Path) -> list[Declared]:
-    """In the order in which `transformers` adds them."""
+    """Return the declared tokens in the order in which `transformers` adds them."""
     config = json_object(folder / CONFIG_FILE)
     roles, roles_of = config, dict.fromkeys(config, folder / CONFIG_FILE)
     listed: list[Declared] = []
@@ -109,7 +113,7 @@ def _declared(folder: Path) -> list[Declared]:
         for content, token_id in sorted(added.items(), key=lambda entry: _id(entry[1], source)):
             flags = dict.fromkeys(FLAGS, False) | {"special": content in special}
             listed.append(Declared(content, source, _id(token_id, source), flags))
-    return [token for token in listed + named if token.content]  # an empty one is none
+    return [token for token in listed + named if token.content]  # an empty text is not a token
 
 
 def _tokens_of(value: Any) -> list[Any]:
@@ -123,7 +127,7 @@ def _tokens_of(value: Any) -> list[Any]:
 
 
 def _named(token: Any, source: Path) -> Declared:
-    """A token that a role names, as its text or as an object."""
+    """Return a token that a role names, as its text or as an object."""
     if isinstance(token, str):
         return Declared(token, source, None, dict.fromkeys(FLAGS, False) | {"special": True})
     found = _of_object(token, source, None)
@@ -133,7 +137,7 @@ def _named(token: Any, source: Path) -> Declared:
 def _of_object(token: Any, source: Path, token_id: int | None) -> Declared:
     found = an_object(token, f"{source}: an added token")
     if not isinstance(found.get("content"), str):
-        raise UserError(f"{source}: the added token {token!r} needs `content`, a text")
+        raise UserError(f"{source}: the added token {token!r} needs `content`, a string")
     flags = {flag: bool(found.get(flag)) for flag in FLAGS}
     return Declared(found["content"], source, token_id, flags)
 

@@ -1,9 +1,10 @@
-"""What a tokenizer.json may ask for and we do not do: one clear ValueError each.
+"""Features of a tokenizer.json that we do not support, with one clear ValueError for each.
 
-Given, not a lesson: `tokenizer_file` calls it. Files that `tokenizers` itself does not load may end
-in any error. What a pattern means to `tokenizers` is in `pattern_dialects`. What this leaves out:
-truncation and padding, a batch's business (`transformers` saves those of its last call
-and sets them anew at the next).
+This module is given, not a lesson; `tokenizer_file` calls it. Files that `tokenizers` itself does
+not load may cause any error. For the meaning of a pattern in `tokenizers`, see `pattern_dialects`.
+
+What this leaves out: truncation and padding, which concern batches (`transformers` saves those of
+its last call and sets them again at the next).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,17 +19,17 @@ from tokenizer_bpe.templates.added_tokens import TextToken
 
 
 def refuse(path: Path, foreign: Iterable[str]) -> None:
-    """Raise ValueError for the first of the parts, if there is one."""
+    """Raise ValueError for the first of the foreign parts, if there is one."""
     for part in foreign:
         raise UserError(
-            f"{path}: has {part}, which plain byte-level BPE has not; use the `tokenizers` library "
-            "for this file: we would give other ids"
+            f"{path} has {part}, which plain byte-level BPE does not have; use the `tokenizers` "
+            "library for this file, because our ids would differ"
         )
 
 
 def adds_no_ids(post_processor: Any, where: str = "post_processor") -> bool:
-    """True for none, for ByteLevel, which only moves offsets, and for the empty template that
-    `transformers` saves.
+    """Return True for no post-processor, for ByteLevel, which only moves offsets, and for the empty
+    template that `transformers` saves.
     """
     if post_processor is None:
         return True
@@ -46,15 +47,16 @@ def adds_no_ids(post_processor: Any, where: str = "post_processor") -> bool:
 def added_token_ids(
     path: Path, tokens: Sequence[Mapping[str, Any]], vocab: Mapping[str, int]
 ) -> dict[str, int]:
-    """Text -> id of `added_tokens`; the text of one that is not special is a `TextToken`.
+    """Return text -> id of `added_tokens`; the text of a token that is not special is a
+    `TextToken`.
 
     Args:
-        path: of the file, for messages.
-        tokens: what the file says.
+        path: path of the file, for messages.
+        tokens: the `added_tokens` of the file.
         vocab: model.vocab, as written.
 
     Raises:
-        ValueError: `tokenizers` would find one of them at other places, or give it another id.
+        ValueError: `tokenizers` would find one of them in other places, or give it another id.
     """
     refuse(
         path,
@@ -70,12 +72,12 @@ def added_token_ids(
     free = len(vocab)
     for token in tokens:
         text, token_id = token["content"], token["id"]
-        # `tokenizers` believes model.vocab, and numbers what is not there by itself.
+        # `tokenizers` uses the ids of model.vocab, and numbers all other tokens itself.
         expected = ids.get(text, vocab.get(text, free))
         if token_id != expected:
             raise UserError(
                 f"{path}: added token {text!r} has the id {token_id}, but `tokenizers` gives it "
-                f"{expected}; write it into model.vocab, with the id that is meant"
+                f"{expected}; add it to model.vocab with the right id"
             )
         ids[text if token.get("special", True) else TextToken(text)] = token_id
         free = max(free, token_id + 1)
@@ -83,8 +85,10 @@ def added_token_ids(
 
 
 def _out_of_turn(tokens: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    """`tokenizers` looks for the normalized tokens in what the others leave over; we look for all
-    at once. Without a normalizer only the order counts, and only where two can overlap.
+    """Yield tokens that `tokenizers` would search for in another order.
+
+    It looks for normalized tokens in the text that the others leave over; we look for all at once.
+    Without a normalizer, only the order matters, and only if two tokens can overlap.
     """
     late = [token["content"] for token in tokens if token.get("normalized")]
     for one in (token["content"] for token in tokens if not token.get("normalized")):
@@ -94,14 +98,16 @@ def _out_of_turn(tokens: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _can_overlap(first: str, second: str) -> bool:
-    """True if `second` can begin inside of `first`."""
+    """Return whether `second` can begin inside `first`."""
     return any(
         first[place:].startswith(second[: len(first) - place]) for place in range(len(first))
     )
 
 
 def pattern_of(path: Path, pre_tokenizer: Any) -> str:
-    """The pattern by which a file cuts words; ValueError where it does so in another way."""
+    """Return the pattern by which a file cuts words; raise ValueError if it cuts them in another
+    way.
+    """
     where = f"{path}: pre_tokenizer"
     steps = [] if pre_tokenizer is None else [an_object(pre_tokenizer, where)]
     if steps and steps[0].get("type") == "Sequence":
@@ -114,7 +120,7 @@ def pattern_of(path: Path, pre_tokenizer: Any) -> str:
         )
     *splits, byte_level = steps
     uses_gpt2 = byte_level.get("use_regex", True)
-    spaced = byte_level.get("add_prefix_space", True)  # `tokenizers` asks for it in a file
+    spaced = byte_level.get("add_prefix_space", True)  # `tokenizers` requires it in a file
     refuse(path, ["pre_tokenizer: add_prefix_space"] if spaced else [])
     if not splits:
         refuse(path, [] if uses_gpt2 else ["pre_tokenizer: ByteLevel without use_regex"])

@@ -1,8 +1,10 @@
 """The tokenizer of a GGUF file: byte-level BPE, with its chat template.
 
-llama.cpp keeps tokens in printable characters as Hugging Face does, merges as "a b", and for each
-token a type; for the pattern it keeps only a name (`tokenizer.ggml.pre`). What this leaves out,
-refused by name: SentencePiece vocabularies, and patterns that we have not compared.
+llama.cpp stores tokens in printable characters as Hugging Face does, merges as "a b", a type for
+each token, and only a name for the pattern (`tokenizer.ggml.pre`).
+
+What this leaves out: SentencePiece vocabularies, and patterns that we have not compared; an error
+names them.
 """
 
 from lm_core.formats.gguf_container import GGUFFile
@@ -19,8 +21,8 @@ from tokenizer_bpe.templates.added_tokens import TextToken
 from tokenizer_bpe.tokenizer_file import Vocabulary, from_printable
 from tokenizer_bpe.tokenizer_protocol import AnyTokenizer
 
-# Names that llama.cpp (src/llama-vocab.cpp) cuts words for in the same way, the best known first.
-# Those of Llama 3 take a word that is a token whole, and begin a text with the BOS token.
+# Names that llama.cpp (src/llama-vocab.cpp) treats as the same pattern, the best known first. With
+# those of Llama 3, a word that is a token is not split, and a text begins with the BOS token.
 LLAMA_3 = (
     *("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
     "jina-v5-nano",
@@ -51,11 +53,11 @@ NAMED_TOKENS = {
 
 
 def read_gguf_vocabulary(file: GGUFFile) -> Vocabulary:
-    """The vocabulary, merges, special tokens and pattern of a GGUF file.
+    """Return the vocabulary, merges, special tokens and pattern of a GGUF file.
 
     Raises:
-        ValueError: the tokenizer is of another kind, has a pattern or a type of token that is not
-            known here, or does not fit together.
+        ValueError: the tokenizer is of another kind, has an unknown pattern or token type, or is
+            inconsistent.
     """
     kind = file.named("tokenizer.ggml.model")
     if kind != "gpt2":
@@ -65,14 +67,14 @@ def read_gguf_vocabulary(file: GGUFFile) -> Vocabulary:
     name = file.named("tokenizer.ggml.pre", "default")
     if name not in PATTERNS:
         raise UserError(
-            f"tokenizer.ggml.pre is {name!r}: how it cuts words is not known here; known are "
-            f"{', '.join(names[0] for names in (GPT_2, LLAMA_3, QWEN_2, ONE_DIGIT))}, and what "
-            "llama.cpp cuts like one of them"
+            f"tokenizer.ggml.pre is {name!r}: this pattern is not supported; supported are "
+            f"{', '.join(names[0] for names in (GPT_2, LLAMA_3, QWEN_2, ONE_DIGIT))}, and names "
+            "that llama.cpp treats as one of them"
         )
     tokens = file.named("tokenizer.ggml.tokens")
     types = file.named("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     if len(types) != len(tokens):
-        raise UserError(f"{len(tokens)} tokens, but {len(types)} token types")
+        raise UserError(f"the file has {len(tokens)} tokens but {len(types)} token types")
     ends = [token for role, token in named_tokens(file).items() if role != "pad_token"]
     ends += [tokens[token_id] for token_id in end_ids(file) if token_id < len(tokens)]
     vocab, added = {}, {}
@@ -83,7 +85,7 @@ def read_gguf_vocabulary(file: GGUFFile) -> Vocabulary:
         elif token_type == NORMAL:
             vocab[token_id] = from_printable(text, f"token {token_id}")
         elif token_type != UNUSED:
-            raise UserError(f"token {token_id} is of type {token_type}, which BPE has not")
+            raise UserError(f"token {token_id} has the type {token_type}, which BPE does not have")
     merges = []
     for number, merge in enumerate(file.named("tokenizer.ggml.merges"), 1):
         left, space, right = merge.partition(" ")
@@ -91,23 +93,24 @@ def read_gguf_vocabulary(file: GGUFFile) -> Vocabulary:
             raise UserError(f"merge {number} is {merge!r}, expected two tokens")
         where = f"merge {number}"
         merges.append((from_printable(left, where), from_printable(right, where)))
-    # Added tokens last: of two entries with the same bytes, theirs is the one that is found.
+    # Added tokens last, because the last of two entries with the same bytes is the one that is
+    # found.
     vocab = with_every_byte(vocab | {i: text.encode() for i, text in added.items()})
     check_merges(vocab, merges, "the vocabulary")
     return Vocabulary(vocab, merges, list(added.values()), PATTERNS[name])
 
 
 def adds_first_token(file: GGUFFile) -> bool:
-    """Whether every text begins with the BOS token: where the file does not say, the names of Llama
-    3 do.
+    """Return whether every text begins with the BOS token; if the file does not say, it does for
+    the names of Llama 3.
     """
     by_name = file.metadata.get("tokenizer.ggml.pre") in LLAMA_3
     return bool(file.metadata.get("tokenizer.ggml.add_bos_token", by_name))
 
 
 def check_whole_words(tokenizer: AnyTokenizer, file: GGUFFile) -> None:
-    """Raise ValueError where llama.cpp would take a whole word as one token and the merges make
-    several of it: we only have the merges.
+    """Raise ValueError if llama.cpp would encode a whole word as one token but the merges split it,
+    since we use only the merges.
     """
     if file.metadata.get("tokenizer.ggml.pre") not in LLAMA_3:
         return
@@ -117,25 +120,25 @@ def check_whole_words(tokenizer: AnyTokenizer, file: GGUFFile) -> None:
         try:
             text = token.decode()
         except UnicodeDecodeError:
-            continue  # a part of a character is no word
+            continue  # a part of a character is not a word
         one_word = token_id not in special and len(pretokenize(text, tokenizer.pattern)) == 1
         if one_word and tokenizer.encode(text) != [token_id]:
             broken.append(text)
     if broken:
         raise UserError(
             f"{len(broken)} tokens, such as {broken[0]!r}, are not made by the merges "
-            "(ignore_merges); we would give other ids"
+            "(ignore_merges); our ids would differ"
         )
 
 
 def named_tokens(file: GGUFFile) -> dict[str, str]:
-    """{"eos_token": "<|im_end|>", ...}: those that the file names."""
+    """Return the tokens that the file names: {"eos_token": "<|im_end|>", ...}."""
     tokens = file.named("tokenizer.ggml.tokens")
     ids = {role: file.metadata.get(key) for role, key in NAMED_TOKENS.items()}
     return {role: tokens[i] for role, i in ids.items() if i is not None and i < len(tokens)}
 
 
 def end_ids(file: GGUFFile) -> list[int]:
-    """The ids that end a text or a message."""
+    """Return the ids that end a text or a message."""
     keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
     return [file.metadata[key] for key in keys if key in file.metadata]

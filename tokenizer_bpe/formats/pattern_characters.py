@@ -1,10 +1,12 @@
-r"""What `regex` and Oniguruma call a set of characters: escapes, properties and [classes].
+r"""Sets of characters in `regex` and Oniguruma: escapes, properties and [classes].
 
-Each is written anew in words that both read alike; `PatternError` where there are none. A few
-differ without an error: \h is a hexadecimal digit to Oniguruma and a blank to `regex`, [[:digit:]]
-is all of Unicode's or 0 to 9, and Oniguruma's \w holds six fractions and exponents outside of a
-class that it lacks inside. What this leaves out: how characters follow each other
-(`pattern_dialects`). Compared over all characters in a test.
+Each set is rewritten in notation that both read alike; if there is none, `PatternError` is raised.
+A few differ without an error. \h is a hexadecimal digit in Oniguruma and horizontal space in
+`regex`. [[:digit:]] is either all of Unicode's digits or 0 to 9. Oniguruma's \w includes six
+fractions and exponents outside a class but not inside. A test compares the sets over all
+characters.
+
+What this leaves out: sequences of characters (`pattern_dialects`).
 """
 
 import re
@@ -13,18 +15,18 @@ from typing import NamedTuple
 
 
 class Dialect(Enum):
-    """Whose notation a pattern is in."""
+    """The library whose notation a pattern uses."""
 
     REGEX = "regex"
     ONIGURUMA = "Oniguruma"
 
 
 class PatternError(Exception):
-    """A construct that the two do not read alike; says which."""
+    """A construct that the two do not read alike; the message names it."""
 
 
 class Cursor:
-    """A pattern and a place in it."""
+    """A position in a pattern."""
 
     def __init__(self, text: str, dialect: Dialect) -> None:
         self.text = text
@@ -39,20 +41,20 @@ class Cursor:
         return self.text.startswith(text, self.place)
 
     def take(self, text: str) -> bool:
-        """Go past `text` if it is next."""
+        """Move past `text` if it is next, and return whether it was."""
         found = self.ahead(text)
         self.place += len(text) if found else 0
         return found
 
     def next(self, what: str = "its end") -> str:
-        """The next character."""
+        """Return the next character, and move past it."""
         if self.place >= len(self.text):
             raise PatternError(f"ends before {what}")
         self.place += 1
         return self.text[self.place - 1]
 
     def match(self, pattern: str) -> re.Match[str] | None:
-        """What the standard library's `re` finds here; goes past it."""
+        """Match with the standard library's `re` at the position, and move past the match."""
         found = re.compile(pattern).match(self.text, self.place)
         self.place = found.end() if found else self.place
         return found
@@ -60,8 +62,8 @@ class Cursor:
 
 CONTROL = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "a": "\a"}
 WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}"
-FRACTIONS = "²³¹¼½¾"  # Oniguruma's \w outside of a class
-JOINERS = "\u200c\u200d"  # \w of `regex`
+FRACTIONS = "²³¹¼½¾"  # in Oniguruma's \w outside a class
+JOINERS = "\u200c\u200d"  # in \w of `regex`
 BLANKS, HEXADECIMAL = r"\t\p{Zs}", "0-9a-fA-F"
 LINE_ENDS = "(?>\\r\\n|[\\n-\\r\x85\u2028\u2029])"
 
@@ -84,7 +86,7 @@ SCRIPTS = (
     *("Khmer", "Lao", "Latin", "Malayalam", "Mongolian", "Myanmar", "Sinhala", "Tamil", "Telugu"),
     *("Thai", "Tibetan"),
 )
-CASED = ("Lu", "Ll", "Lt")  # `regex` takes them all for one where case is ignored
+CASED = ("Lu", "Ll", "Lt")  # `regex` treats them all alike if case is ignored
 
 
 def _plain(name: str) -> str:
@@ -98,7 +100,7 @@ PROPERTIES = {
     "alphabetic": "Alphabetic",
 }
 
-# [[:name:]]: as Oniguruma and as `regex` mean it.
+# [[:name:]]: its meaning in Oniguruma and in `regex`.
 POSIX = {
     "alpha": (r"\p{Alphabetic}", r"\p{Alphabetic}"),
     "alnum": (r"\p{Alphabetic}\p{Nd}", r"\p{Alphabetic}0-9"),
@@ -112,17 +114,17 @@ POSIX = {
 
 
 class Literal(NamedTuple):
-    """An escape that stands for one character."""
+    """An escape that represents one character."""
 
     character: str
 
 
 def escape(cursor: Cursor, in_class: bool, ignores_case: bool) -> Literal | str:
-    r"""What stands behind a backslash: a character, or a set as both write it.
+    r"""Read an escape after its backslash: a character, or a set in notation that both share.
 
-    Inside of a class, the set without its brackets.
+    Inside a class, the set is returned without its brackets.
     """
-    letter = cursor.next("what follows a backslash")
+    letter = cursor.next("the character after a backslash")
     if letter in "dDsS":
         return f"\\{letter}"
     if letter in CONTROL or (letter == "e" and cursor.is_oniguruma):
@@ -137,11 +139,11 @@ def escape(cursor: Cursor, in_class: bool, ignores_case: bool) -> Literal | str:
         return _set_of(cursor, letter, in_class)
     if not letter.isascii() or not letter.isalnum():
         return Literal(letter)
-    raise PatternError(f"holds \\{letter}")
+    raise PatternError(f"has \\{letter}")
 
 
 def _set_of(cursor: Cursor, letter: str, in_class: bool) -> str:
-    """\\w and \\h, and their opposites outside of a class."""
+    """Read \\w and \\h, and their opposites outside a class."""
     if letter in "wW":
         extra = ("" if in_class else FRACTIONS) if cursor.is_oniguruma else JOINERS
         inside = WORD + extra
@@ -150,66 +152,66 @@ def _set_of(cursor: Cursor, letter: str, in_class: bool) -> str:
     if letter.islower():
         return inside if in_class else f"[{inside}]"
     if in_class:
-        raise PatternError(f"holds \\{letter} inside of [...]")
+        raise PatternError(f"has \\{letter} inside [...]")
     return f"[^{inside}]"
 
 
 def _numbered(cursor: Cursor, letter: str) -> str:
-    r"""\x41, \x{1F600} (Oniguruma), \u0041, \U0001F600 (`regex`)."""
+    r"""Read \x41, \x{1F600} (Oniguruma), \u0041, \U0001F600 (`regex`)."""
     if letter == "x" and cursor.is_oniguruma and (found := cursor.match(r"\{([0-9a-fA-F]+)\}")):
         code = int(found[1], 16)
     else:
         digits = {"x": 2, "u": 4, "U": 8}[letter]
         found = cursor.match(rf"[0-9a-fA-F]{{{digits}}}")
         if found is None or (letter == "U" and cursor.is_oniguruma):
-            raise PatternError(f"holds \\{letter} without its digits")
+            raise PatternError(f"has \\{letter} without its digits")
         code = int(found[0], 16)
         if letter == "x" and cursor.is_oniguruma and code >= 0x80:
-            raise PatternError(f"holds \\x{found[0]}, a part of a character")
+            raise PatternError(f"has \\x{found[0]}, a part of a character")
     if code > 0x10FFFF or 0xD800 <= code < 0xE000:
-        raise PatternError(f"holds the code {code:X}, which is no character")
+        raise PatternError(f"has the code {code:X}, which is not a character")
     return chr(code)
 
 
 def _property(cursor: Cursor, negated: bool, ignores_case: bool) -> str:
-    """\\p{...} by a name that both know."""
+    """Read \\p{...} by a name that both know."""
     found = cursor.match(r"\{(\^?)([^{}]*)\}")
     if found is None:
-        raise PatternError("holds \\p without {...}")
+        raise PatternError("has \\p without {...}")
     name = found[2]
     if not cursor.is_oniguruma:
         name = re.sub(r"^(?i:script|sc|general_category|gc)\s*[=:]\s*", "", name)
     known = PROPERTIES.get(_plain(name))
     if known is None or (ignores_case and known in CASED):
-        raise PatternError(f"holds \\p{{{found[2]}}}")
+        raise PatternError(f"has \\p{{{found[2]}}}")
     return rf"\{'P' if negated != bool(found[1]) else 'p'}{{{known}}}"
 
 
 def check_case(character: str) -> None:
-    """Refuse a character whose other forms the two do not agree on where case is ignored."""
+    """Reject a character on whose other cases the two libraries disagree."""
     if not character.isascii() or character in "iI":
         raise PatternError(f"ignores the case of {character!r}")
 
 
 def character_class(cursor: Cursor, ignores_case: bool) -> str:
-    """A [class], from behind its opening bracket on."""
+    """Read a [class] after its opening bracket."""
     negated = cursor.take("^")
     items = _items(cursor, ignores_case, negated)
     return f"[{'^' if negated else ''}{items}]"
 
 
 def _items(cursor: Cursor, ignores_case: bool, negated: bool) -> str:
-    """What is in a class, up to its closing bracket."""
+    """Read the contents of a class, up to its closing bracket."""
     items: list[str] = []
     while not cursor.take("]") or not items:
         if items == [] and cursor.place and cursor.text[cursor.place - 1] == "]":
-            items.append(r"\]")  # the first one is a character
+            items.append(r"\]")  # a ] in first position is a character
             continue
         item = _item(cursor, ignores_case, negated)
         if isinstance(item, str):
             items.append(item)
             if cursor.is_oniguruma and cursor.match(r"-(?!\])"):
-                raise PatternError("holds a - behind a set in [...]")
+                raise PatternError("has a - after a set in [...]")
             continue
         low = item.character
         if not (cursor.ahead("-") and not cursor.text.startswith("]", cursor.place + 1)):
@@ -219,24 +221,24 @@ def _items(cursor: Cursor, ignores_case: bool, negated: bool) -> str:
         cursor.take("-")
         high = _item(cursor, ignores_case, negated)
         if isinstance(high, str) or high.character < low:
-            raise PatternError("holds a range in [...] without an end")
+            raise PatternError("has a range in [...] without an end")
         items.append(f"{_written(low, '')}-{_written(high.character, '')}")
         _check_literal(low, high.character, ignores_case, negated)
     return "".join(items)
 
 
 def _item(cursor: Cursor, ignores_case: bool, negated: bool) -> Literal | str:
-    """The next character or set of a class."""
+    """Read the next character or set of a class."""
     if found := cursor.match(r"\[:(\^?)(\w+):\]"):
         if found[1] or found[2] not in POSIX:
-            raise PatternError(f"holds {found[0]}")
+            raise PatternError(f"has {found[0]}")
         return POSIX[found[2]][0 if cursor.is_oniguruma else 1]
     if cursor.is_oniguruma and cursor.ahead("&&"):
-        raise PatternError("holds && (a set that two have in common)")
+        raise PatternError("has && (the intersection of two sets)")
     character = cursor.next("the ] of a class")
     if character == "[" and cursor.is_oniguruma:
         if cursor.ahead("^"):
-            raise PatternError("holds [^...] inside of [...]")
+            raise PatternError("has [^...] inside [...]")
         return _items(cursor, ignores_case, negated)
     return escape(cursor, True, ignores_case) if character == "\\" else Literal(character)
 
@@ -252,7 +254,9 @@ def _check_literal(low: str, high: str, ignores_case: bool, negated: bool) -> No
 
 
 def _written(character: str, before: str) -> str:
-    """A character inside of a class. Two of &, |, ~ or - may mean something to one of the two."""
+    """Write a character inside a class; doubled &, |, ~ or - have a meaning in one of the
+    libraries.
+    """
     if character in "\\[]-" or (character == "^" and not before):
         return f"\\{character}"
     if character in "&|~" and before.endswith(character):
@@ -261,6 +265,6 @@ def _written(character: str, before: str) -> str:
 
 
 def as_written(character: str) -> str:
-    """A control character by its escape; any other as it is."""
+    """Write a control character as an escape; any other as it is."""
     names = {character: letter for letter, character in CONTROL.items()}
     return f"\\{names[character]}" if character in names else character

@@ -1,15 +1,17 @@
-r"""Patterns in one notation that two libraries read differently: `regex`, which we cut words with,
-and Oniguruma, which `tokenizers` has.
+r"""Patterns in a notation that two libraries read differently: `regex`, with which we cut words,
+and Oniguruma, which `tokenizers` uses.
 
-`neutral_pattern` writes a pattern anew so that both cut every text alike, or says what cannot be.
-They differ without an error in more places than one would think: \p{N}{1,3}+ takes three digits and
-keeps them to `regex` (possessive), any number of digits to Oniguruma; $ is before every newline to
-Oniguruma; (?m) is about ^ and $ to one and about the dot to the other; [a&&b] is what two sets have
-in common, or three characters. What this leaves out, refused by name: what looks back at the text
-before a word (^, \b, lookbehind), since words are also cut where the text before is gone;
-references to groups, recursion, conditions, and letters whose cases the two see differently.
+`neutral_pattern` rewrites a pattern so that both cut every text alike, or names the obstacle. They
+differ silently in many places. \p{N}{1,3}+ is possessive in `regex` and matches up to three digits;
+in Oniguruma it matches any number of digits. $ matches before every newline in Oniguruma. (?m)
+affects ^ and $ in one and the dot in the other. [a&&b] is the intersection of two sets, or three
+characters.
 
-Sources: Oniguruma's doc/RE, and the documentation of `regex`; a test compares both libraries.
+What this leaves out: assertions about the text before a word (^, \b, lookbehind), since words are
+also cut without the text before them; references to groups, recursion, conditions, and letters
+whose cases the two treat differently. Each is rejected by name.
+
+Sources: Oniguruma's doc/RE, and the documentation of `regex`; a test compares the two libraries.
 """
 
 import re
@@ -36,9 +38,9 @@ MOST_REPEATS = 1000
 CHARACTERS_AT_A_TIME = 8
 ANY_CHARACTER = r"[\s\S]"
 TEXT_END = r"(?![\s\S])"
-LAST_LINE_END = r"(?!(?>\n?)[\s\S])"  # at the end, or before a newline that ends the text
+LAST_LINE_END = r"(?!(?>\n?)[\s\S])"  # at the end, or before a final newline
 LINE_END = r"(?![^\n])"
-FOLDED_TOGETHER = re.compile("ss|ff|fl|st")  # one character, such as ß, may stand for two
+FOLDED_TOGETHER = re.compile("ss|ff|fl|st")  # one character, such as ß, may equal two
 
 
 class Neutral(NamedTuple):
@@ -46,7 +48,7 @@ class Neutral(NamedTuple):
 
     Attributes:
         text: the pattern.
-        sure: its alternatives that do not look at what follows.
+        sure: its alternatives that do not look ahead.
     """
 
     text: str
@@ -59,8 +61,8 @@ class _Part(NamedTuple):
     Attributes:
         text: the piece.
         least: the fewest characters that it matches.
-        looks: whether it looks at what follows it.
-        lazy: whether it is repeated as seldom as possible.
+        looks: whether it looks ahead.
+        lazy: whether its repeat is lazy.
     """
 
     text: str
@@ -72,13 +74,13 @@ class _Part(NamedTuple):
 class _Flags(NamedTuple):
     ignores_case: bool = False
     dot_all: bool = False
-    line_ends: bool = False  # $ stands before every newline
+    line_ends: bool = False  # $ matches before every newline
 
 
 def neutral_pattern(pattern: str, dialect: Dialect) -> Neutral:
-    """Write a pattern anew so that `regex` and Oniguruma cut every text alike by it.
+    """Rewrite a pattern so that `regex` and Oniguruma cut every text alike by it.
 
-    Raises PatternError, which names what stands in the way.
+    Raises PatternError, which names the obstacle.
     """
     if dialect is Dialect.REGEX:
         _compiled(pattern)
@@ -91,11 +93,11 @@ def neutral_pattern(pattern: str, dialect: Dialect) -> Neutral:
     try:
         parts = _alternatives(cursor, flags)
     except RecursionError:
-        raise PatternError("has too many groups inside of each other") from None
+        raise PatternError("has too many nested groups") from None
     if cursor.place < len(pattern):
         raise PatternError("has a ) without its (")
     if any(part.least == 0 for part in parts):
-        raise PatternError("can match nothing at all")
+        raise PatternError("can match the empty text")
     text = "|".join(part.text for part in parts)
     sure = [part.text for part in parts if not part.looks]
     if wrap:
@@ -105,10 +107,11 @@ def neutral_pattern(pattern: str, dialect: Dialect) -> Neutral:
 
 
 def pattern_read(pattern: str, where: str) -> str:
-    """A pattern of Oniguruma's as we can use it. What lies between its matches is a word to
-    `tokenizers`; we would lose it, so it becomes an alternative of its own.
+    """Return a pattern of Oniguruma in a form that we can use.
 
-    Raises ValueError, which begins with `where`, for one that `regex` would read otherwise.
+    The text between its matches is a word in `tokenizers` but would be lost here, so it gets its
+    own alternative. Raises ValueError, which begins with `where`, for a pattern that `regex` would
+    read differently.
     """
     if _is_ours(pattern):
         return pattern
@@ -124,10 +127,10 @@ def pattern_read(pattern: str, where: str) -> str:
 
 
 def pattern_to_write(pattern: str) -> str:
-    """A pattern of `regex` as `tokenizers` cuts the same words by it.
+    """Return a pattern with which `tokenizers` cuts the same words as `regex` does with this one.
 
-    Raises ValueError where there is none, and for a pattern that does not match every character:
-    `tokenizers` would make words of what we leave out.
+    Raises ValueError if there is none, or if the pattern does not match every character:
+    `tokenizers` would make words of the text that we skip.
     """
     if _is_ours(pattern):
         return pattern
@@ -135,7 +138,7 @@ def pattern_to_write(pattern: str) -> str:
     try:
         found = neutral_pattern(pattern, Dialect.REGEX)
     except PatternError as error:
-        raise UserError(f"{cannot} {error}; write it otherwise") from None
+        raise UserError(f"{cannot} {error}; rewrite it") from None
     left_out = None if _has_gaps(found.text) else unmatched_character(found.sure)
     if left_out is not None:
         raise UserError(
@@ -146,27 +149,27 @@ def pattern_to_write(pattern: str) -> str:
 
 
 def _with_gaps(pattern: str) -> str:
-    """The pattern, and all that lies between two of its matches."""
+    """Return the pattern with an alternative for the text between two matches."""
     return rf"{pattern}|(?:(?!{pattern})[\s\S])+"
 
 
 def _has_gaps(pattern: str) -> bool:
-    """Whether `_with_gaps` made it, of a pattern that it holds twice."""
+    """Return whether `_with_gaps` made this pattern, which then contains another pattern twice."""
     once = (len(pattern) - len(_with_gaps(""))) // 2
     return once > 0 and pattern == _with_gaps(pattern[:once])
 
 
 def _is_ours(pattern: str) -> bool:
-    """Whether the pattern is one of `pretokenization`, which were compared at length."""
+    """Return whether the pattern is one of `pretokenization`, which were compared thoroughly."""
     split = [split_digits_pattern(individual) for individual in (True, False)]
     return pattern in (GPT2_PATTERN, *split) or digit_limit(pattern) is not None
 
 
 def unmatched_character(sure: Sequence[str]) -> str | None:
-    r"""A character that no alternative is sure to match; None where all are.
+    r"""Return a character that no alternative is sure to match; None if there is none.
 
-    Every character is tried, but not beside every other: in a long text, \s+b looks through all
-    that follows again from each place. That takes 0.4 to 0.6 s, 1.6 s where repeats are nested.
+    Every character is tried, but not next to every other: in a long text, \s+b rescans all that
+    follows from each place. That takes 0.4 to 0.6 s, or 1.6 s with nested repeats.
     """
     if ANY_CHARACTER in sure:
         return None
@@ -203,7 +206,7 @@ def _branch(cursor: Cursor, flags: _Flags) -> _Part:
     if flags.ignores_case:
         letters = re.sub(r"[^a-z]", "", re.sub(r"\\.", "", text).lower())
         if found := FOLDED_TOGETHER.search(letters):
-            raise PatternError(f"ignores the case of {found[0]!r}, two letters that may be one")
+            raise PatternError(f"ignores the case of {found[0]!r}, two letters that may equal one")
     return _Part(text, sum(part.least for part in parts), any(part.looks for part in parts))
 
 
@@ -221,13 +224,13 @@ def _atom(cursor: Cursor, flags: _Flags) -> _Part:
         lines = cursor.is_oniguruma or flags.line_ends
         return _Part(LINE_END if lines else LAST_LINE_END, 0, looks=True)
     if character == "^":
-        raise PatternError("holds ^, which looks at what is before a word")
+        raise PatternError("has ^, which looks at the text before a word")
     if character in "*+?":
-        raise PatternError(f"holds {character} with nothing to repeat")
+        raise PatternError(f"has {character} with nothing to repeat")
     if character == "{" and (
         not cursor.is_oniguruma or re.match(r"[\d, ]*\}", cursor.text[cursor.place :])
     ):
-        raise PatternError("holds { with nothing to repeat; write \\{ for the character")
+        raise PatternError("has { with nothing to repeat; write \\{ for the character")
     return _character(character, flags)
 
 
@@ -250,7 +253,7 @@ def _escaped(cursor: Cursor, flags: _Flags) -> _Part:
 
 
 def _group(cursor: Cursor, flags: _Flags) -> _Part:
-    """From behind the opening bracket on."""
+    """Read a group after its opening bracket."""
     while cursor.take("?#"):
         while cursor.next("the ) of a comment") != ")":
             pass
@@ -265,8 +268,8 @@ def _group(cursor: Cursor, flags: _Flags) -> _Part:
         inner, opening = _with_flags(flags, found[1], found[2] or "", cursor.dialect)
         return _closed(cursor, opening, inner)
     if cursor.is_oniguruma and (cursor.match(r"\?<\w+>") or not cursor.ahead("?")):
-        return _closed(cursor, "(?:", flags)  # what it captures is asked for by nobody
-    raise PatternError(f"holds ({cursor.text[cursor.place : cursor.place + 3]}")
+        return _closed(cursor, "(?:", flags)  # its capture is never used
+    raise PatternError(f"has ({cursor.text[cursor.place : cursor.place + 3]}")
 
 
 def _closed(cursor: Cursor, opening: str, flags: _Flags) -> _Part:
@@ -279,7 +282,7 @@ def _closed(cursor: Cursor, opening: str, flags: _Flags) -> _Part:
 
 
 def _with_flags(flags: _Flags, on: str, off: str, dialect: Dialect) -> tuple[_Flags, str]:
-    """The flags inside of a group, and how it opens."""
+    """Return the flags inside a group, and its opening text."""
     dot_all = "m" if dialect is Dialect.ONIGURUMA else "s"
     fields = {"i": "ignores_case", dot_all: "dot_all"}
     if dialect is Dialect.REGEX:
@@ -295,10 +298,10 @@ def _with_flags(flags: _Flags, on: str, off: str, dialect: Dialect) -> tuple[_Fl
 
 
 def _repeated(cursor: Cursor, part: _Part) -> _Part:
-    """A part with the repeats that follow it."""
+    """Return a part with the repeats that follow it."""
     is_repeated = False
     while True:
-        if part.text == "" and cursor.match(r"[*+?{]"):  # the two differ on what it is about
+        if part.text == "" and cursor.match(r"[*+?{]"):  # the two differ on what it repeats
             raise PatternError("repeats a comment")
         if found := cursor.match(r"[*+?]"):
             low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}[found[0]]
@@ -308,10 +311,10 @@ def _repeated(cursor: Cursor, part: _Part) -> _Part:
         else:
             return part
         if (part.least == 0 and high is None) or part.text.startswith(("(?=", "(?!")):
-            raise PatternError(f"repeats what can match nothing ({part.text})")
+            raise PatternError(f"repeats a part that can match the empty text ({part.text})")
         suffix = _suffix(cursor, found[0])
         if is_repeated and (part.lazy or suffix == "?"):
-            raise PatternError("repeats what is repeated as seldom as possible")
+            raise PatternError("repeats a lazy repeat")
         inner = f"(?:{part.text})" if is_repeated else part.text
         text = f"{inner}{sign}{suffix}"
         if suffix == "+" and sign.startswith("{"):
@@ -331,7 +334,7 @@ def _interval(found: re.Match[str], cursor: Cursor) -> tuple[int, int | None, st
 
 
 def _suffix(cursor: Cursor, sign: str) -> str:
-    """? for as seldom as possible, + for possessive, which an interval is to `regex` alone."""
+    """Read ? for lazy or + for possessive, which only `regex` accepts after an interval."""
     if sign.startswith("{") and cursor.is_oniguruma and cursor.ahead("?") and "," not in sign:
         raise PatternError(f"repeats {sign}?")
     if cursor.take("?"):

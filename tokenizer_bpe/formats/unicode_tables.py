@@ -1,9 +1,10 @@
-"""Which Unicode tables cut a text into words: those of the `regex` module that is installed.
+"""The Unicode tables that cut a text into words: those of the installed `regex` module.
 
-A character that a newer Unicode calls a letter is punctuation to an older one, so a text that holds
-one may get other ids on another machine. A tokenizer.json that we write says with which tables,
-where `tokenizers` passes over it; who reads it with others is told. What this leaves out: files of
-other programs, which do not say.
+A letter of a newer Unicode version is punctuation in an older one, so a text with such a character
+may get other ids on another machine. Our tokenizer.json files record the tables in a place that
+`tokenizers` ignores, and reading one with other tables gives a warning.
+
+What this leaves out: files of other programs, which do not record them.
 """
 
 import warnings
@@ -14,8 +15,8 @@ from typing import Any
 
 import regex
 
-KEY = "made_with"  # of `model`, in a tokenizer.json
-# A character that came with each version.
+KEY = "made_with"  # a key of `model` in a tokenizer.json
+# A character that was added in each version.
 FIRST_WITH = {
     "17.0": 0x10940,
     "16.0": 0x105C0,
@@ -30,12 +31,12 @@ FIRST_WITH = {
 
 
 class UnicodeTablesWarning(UserWarning):
-    """A tokenizer was made with other Unicode tables than those that are installed."""
+    """A tokenizer was made with other Unicode tables than the installed ones."""
 
 
 @cache
 def unicode_tables() -> dict[str, str]:
-    """{"regex": the version of the package, "unicode": that of its tables}."""
+    """Return {"regex": the version of the package, "unicode": that of its tables}."""
     found = [name for name, code in FIRST_WITH.items() if regex.match(r"\P{Cn}", chr(code))]
     try:
         package = version("regex")
@@ -45,15 +46,15 @@ def unicode_tables() -> dict[str, str]:
 
 
 def say_where_tables_differ(path: Path, made_with: Any) -> None:
-    """Warn where a file says that it was made with another Unicode than the one installed."""
+    """Warn if a file was made with another Unicode version than the installed one."""
     here = unicode_tables()
     there = made_with.get("unicode") if isinstance(made_with, dict) else None
     if there is None or there == here["unicode"]:
         return
     warnings.warn(
-        f"{path}: made with Unicode {there}, and the `regex` module here has Unicode "
-        f"{here['unicode']}: text with characters that only one of them knows may get other ids; "
-        f"for the same, install regex=={made_with.get('regex')} (here: {here['regex']})",
+        f"{path}: made with Unicode {there}, but the installed `regex` module has Unicode "
+        f"{here['unicode']}: text with characters that only one of them has may get other ids; "
+        f"for the same ids, install regex=={made_with.get('regex')} (here: {here['regex']})",
         UnicodeTablesWarning,
         stacklevel=2,
     )

@@ -1,28 +1,28 @@
-"""What a person can get wrong when making a tokenizer: one clear ValueError each.
+"""Checks of the inputs for a tokenizer, with one clear ValueError for each mistake.
 
-Given, not a lesson: the trainers, the tokenizer and the readers of files call it.
+This module is given, not a lesson; the trainers, the tokenizer and the file readers call it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from lm_core.user_error import UserError
 
-LARGEST_ID = 0x10FFFF  # a token is held as one character
+LARGEST_ID = 0x10FFFF  # a token is stored as one character
 
 
 def check_special_tokens(special_tokens: Sequence[str]) -> None:
-    """Raise ValueError if a special token is empty or is named twice."""
+    """Raise ValueError if a special token is empty or repeated."""
     if isinstance(special_tokens, str):
         raise UserError(f"special tokens: expected a list of strings, got {special_tokens!r}")
     for position, token in enumerate(special_tokens):
         if not token:
-            raise UserError(f"special token {position} is empty; leave it out")
+            raise UserError(f"special token {position} is empty; remove it")
         if token in special_tokens[:position]:
             raise UserError(f"special token {token!r} is named twice; name it once")
 
 
 def check_vocab_size(vocab_size: int, special_tokens: Sequence[str]) -> None:
-    """Raise ValueError if the vocabulary cannot hold the 256 bytes and the special tokens."""
+    """Raise ValueError if the vocabulary is too small for the 256 bytes and the special tokens."""
     smallest = 256 + len(special_tokens)
     if vocab_size < smallest:
         raise UserError(
@@ -32,15 +32,15 @@ def check_vocab_size(vocab_size: int, special_tokens: Sequence[str]) -> None:
 
 
 def utf8_bytes(text: str) -> bytes:
-    """The bytes of `text`; ValueError where it holds half of a surrogate pair."""
+    """Return the bytes of `text`; raise ValueError if it has half of a surrogate pair."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a command line that is not UTF-8
+        if 0xDC80 <= code <= 0xDCFF:  # how Python stores a command-line byte that is not UTF-8
             raise UserError(
-                f"the text holds the byte 0x{code - 0xDC00:02x} at a place where UTF-8 has none "
-                "such; convert the text to UTF-8, or set the terminal to it"
+                f"the text holds the byte 0x{code - 0xDC00:02x}, which is not valid UTF-8 there; "
+                "convert the text to UTF-8, or set the terminal to UTF-8"
             ) from None
         raise UserError(
             f"the text holds U+{code:04X}, half of a surrogate pair: not UTF-8; replace it"
@@ -53,13 +53,13 @@ def check_merges(
     source: str = "the vocabulary",
     name_of_merge: Callable[[int], str] = lambda index: f"merge {index + 1}",
 ) -> dict[bytes, int]:
-    """Check that merges and vocabulary belong together; return bytes -> id.
+    """Check that merges and vocabulary match, and return bytes -> id.
 
     Args:
         vocab: id -> bytes.
         merges: in order of priority.
-        source: how a message calls the vocabulary; the path of its file.
-        name_of_merge: index -> how a message calls it ("merges.txt, line 7").
+        source: name of the vocabulary in messages, such as the path of its file.
+        name_of_merge: index -> name of the merge in messages ("merges.txt, line 7").
 
     Raises:
         ValueError: an id is negative or above LARGEST_ID, a byte or the parts or the result of a
@@ -98,30 +98,29 @@ def check_order_of_merges(
     merges: Sequence[tuple[bytes, bytes]],
     name_of_merge: Callable[[int], str] = lambda index: f"merge {index + 1}",
 ) -> None:
-    """Refuse merges to which other libraries give other ids than we do.
+    """Reject merges for which other libraries give other ids than we do.
 
-    We follow GPT-2's own code: the earliest merge that fits is made in all its places, before
+    We follow GPT-2's own code: the earliest merge that fits is made in all its places before
     anything else. `tokenizers` and tiktoken make it in one place, and look again. The two differ
-    only where a merge brings about a pair that is earlier in the list than itself. Then it makes a
-    token that an earlier merge makes, too, with that pair in between. No trainer makes such a list:
-    what is inside of a token was merged in one order wherever it stands, so each token has one
-    merge.
+    only if a merge creates a pair that is earlier in the list than itself. It then makes a token
+    that an earlier merge also makes, through that pair. No trainer produces such a list: the parts
+    of a token are merged in the same order wherever it occurs, so each token has one merge.
 
     Args:
         merges: in order of priority.
-        name_of_merge: index -> how a message calls it.
+        name_of_merge: index -> name of the merge in messages.
 
     Raises:
-        ValueError: a merge comes later than a pair that its result is a part of.
+        ValueError: a merge comes later than a pair that contains its result.
     """
-    earliest_with: dict[bytes, int] = {}  # token -> the first merge that it is a part of
+    earliest_with: dict[bytes, int] = {}  # token -> the first merge that contains it
     for index, (left, right) in enumerate(merges):
         earlier = earliest_with.get(left + right)
         if earlier is not None:
             raise UserError(
                 f"{name_of_merge(index)} makes {left + right!r}, but {name_of_merge(earlier)} "
                 f"joins {' and '.join(map(repr, merges[earlier]))} already: `tokenizers` and "
-                "tiktoken, which merge one place at a time, would give other ids than we; no "
+                "tiktoken, which merge one place at a time, would give other ids than we do; no "
                 "trainer makes such merges"
             )
         for part in (left, right):

@@ -1,6 +1,6 @@
-"""A text file in blocks, each of which ends where a word ends in any case: for files of any size.
+"""Reading of a text file of any size in blocks that end where a word certainly ends.
 
-Given, not a lesson: the readers of the lesson and of the compiled code share it.
+This module is given, not a lesson; the lesson and the compiled code share it.
 """
 
 import re
@@ -18,17 +18,17 @@ _WORD_CUT = re.compile(rb"(?<=[A-Za-z0-9])(?= )")
 
 
 def check_text_file(path: Path) -> None:
-    """Raise ValueError where there is no file with something in it."""
+    """Raise ValueError if the file does not exist or is empty."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the path of a UTF-8 text file")
     if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty; give one that holds text")
+        raise UserError(f"{path}: the file is empty; give one that contains text")
 
 
 def decode_text(content: bytes, path: Path, offset: int) -> str:
-    """The text of a part of a file that begins at `offset`.
+    """Decode a part of a file that begins at `offset`.
 
-    Raises ValueError, naming the byte, where it is not UTF-8.
+    Raises ValueError, naming the byte, if it is not UTF-8.
     """
     try:
         return content.decode("utf-8")
@@ -40,9 +40,10 @@ def decode_text(content: bytes, path: Path, offset: int) -> str:
 
 
 def safe_separator(special_tokens: Sequence[str]) -> str | None:
-    """A special token before which a text can be cut, END_OF_TEXT first; None where there is none.
+    """Return a special token before which a text can be cut, preferably END_OF_TEXT; None if there
+    is none.
 
-    No other special token may lie across that place: a cut would leave a part of it behind as text.
+    No other special token may span that place, because a cut would leave a part of it as text.
     """
     for token in sorted(special_tokens, key=lambda token: token != END_OF_TEXT):
         beginnings = tuple(token[:length] for length in range(1, len(token)))
@@ -57,16 +58,16 @@ def safe_separator(special_tokens: Sequence[str]) -> str | None:
 def text_file_blocks(
     path: Path, special_tokens: Sequence[str], cut_at_spaces: bool, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[int, bytes]]:
-    """The file in blocks of about `block_bytes`, and the offset of each.
+    """Yield the file in blocks of about `block_bytes`, with the offset of each.
 
-    A block ends before a special token, or else before a space after a letter or digit. Where a
+    A block ends before a special token, or else before a space after a letter or digit. If a
     stretch of text has neither, the block is as long as that stretch.
 
     Args:
-        path: of a file that `check_text_file` let pass.
-        special_tokens: none of them lies across the end of a block.
+        path: path of a file that passed `check_text_file`.
+        special_tokens: none of them spans the end of a block.
         cut_at_spaces: False for a pattern that may match across such a space.
-        block_bytes: read at once.
+        block_bytes: number of bytes to read at once.
     """
     separator = (safe_separator(special_tokens) or "").encode()
     marks = [re.escape(separator)] if separator else []
@@ -88,9 +89,10 @@ def text_file_blocks(
 
 
 def _last_match(pattern: re.Pattern[bytes], text: bytearray, start: int) -> int:
-    """Where the last match from `start` on begins; 0 where there is none.
+    """Return where the last match at or after `start` begins; 0 if there is none.
 
-    Windows from the end, each twice as long: only the last few bytes are looked at as a rule.
+    It searches windows from the end, each twice as long as the last, so usually only a few bytes
+    are read.
     """
     length = 1 << 12
     while True:

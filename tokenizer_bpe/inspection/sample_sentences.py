@@ -1,10 +1,11 @@
-"""A few sentences in seven languages, and some Python: data for `tokenizer_comparison`.
+"""A few sentences in several languages, and some Python: data for `tokenizer_comparison`.
 
-The languages say the same, so that their figures can be compared. What this leaves out: enough text
-for a figure to be more than a hint.
+The sentences are translations of each other, so that the figures can be compared.
+
+What this leaves out: enough text for more than a rough figure.
 """
 
-# Chinese writes no spaces between words: these were put in by hand, and SENTENCES is without them.
+# Chinese has no spaces between words: these were added by hand, and SENTENCES is without them.
 _CHINESE_WORDS = (
     "今年 河 很 早 就 结冰 了， 孩子们 踩 着 冰 去 上学。",
     "村里 没有 人 记得 那 座 古老 的 石桥 是 谁 建 的。",
@@ -82,7 +83,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Language code -> the number of words: what white space separates.
+# Language code -> the number of words, separated by whitespace.
 NUM_WORDS = {
     code: sum(len(sentence.split()) for sentence in (_CHINESE_WORDS if code == "zh" else sentences))
     for code, sentences in SENTENCES.items()

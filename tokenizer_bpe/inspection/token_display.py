@@ -1,7 +1,6 @@
-"""A look inside a tokenizer: the pieces of a text as a person can see them, and the merges that
-make a word.
+"""A look inside a tokenizer: the pieces of a text in visible form, and the merges that make a word.
 
-What this leaves out: colours and layout, which are the caller's (`lm tokenizer inspect` and `lm
+What this leaves out: colors and layout, which are up to the caller (`lm tokenizer inspect` and `lm
 tokenizer merges`), and speed: `merge_histories` looks at every pair again in every step.
 """
 
@@ -17,7 +16,7 @@ from tokenizer_bpe.tokenizer import Tokenizer
 
 NEWLINE_MARK = "⏎"
 MARKS = {" ": "␣", "\n": NEWLINE_MARK, "\t": "⇥"}
-NOTHING_TO_SIT_ON = "◌"  # Unicode's carrier for a combining character that stands alone
+NOTHING_TO_SIT_ON = "◌"  # Unicode's base for a combining character without one
 
 
 class Piece(NamedTuple):
@@ -29,21 +28,21 @@ class Piece(NamedTuple):
 
 
 class VisiblePart(NamedTuple):
-    """Characters to show. A mark stands for something that could not be seen: "␣" for a space."""
+    """Characters to show, or a mark for an invisible character, such as "␣" for a space."""
 
     text: str
     is_mark: bool
 
 
 class TextCounts(NamedTuple):
-    """How much a text is, and how many tokens it takes."""
+    """The size of a text, and the number of its tokens."""
 
     tokens: int
     bytes: int
 
     @property
     def line(self) -> str:
-        """For a person: "3 tokens · 12 bytes · 4.00 bytes per token"."""
+        """Return the figures as text: "3 tokens · 12 bytes · 4.00 bytes per token"."""
         line = f"{_count(self.tokens, 'token')} · {_count(self.bytes, 'byte')}"
         return f"{line} · {self.bytes / self.tokens:.2f} bytes per token" if self.tokens else line
 
@@ -56,9 +55,9 @@ class MergeStep(NamedTuple):
     """A word after one merge.
 
     Attributes:
-        rank: the place of the merge in the list of merges, from 0; None for the bytes themselves.
+        rank: the index of the merge in the list of merges, from 0; None for the bytes themselves.
         tokens: the word's tokens after the merge.
-        made: which of them the merge has made.
+        made: the indices of the tokens that the merge made.
     """
 
     rank: int | None
@@ -67,7 +66,7 @@ class MergeStep(NamedTuple):
 
 
 class WordHistory(NamedTuple):
-    """How a word comes to its tokens; a special token has one step, since nothing merges."""
+    """The steps from a word to its tokens; a special token has one step, without merges."""
 
     word: str
     is_special: bool
@@ -76,23 +75,23 @@ class WordHistory(NamedTuple):
 
 
 def token_pieces(tokenizer: Tokenizer, text: str) -> list[Piece]:
-    """The tokens of `text`; their bytes join to those of the text."""
+    """Return the tokens of `text`; their bytes, joined, are those of the text."""
     special = set(control_tokens(tokenizer).values())
     ids = tokenizer.encode(text)
     return [Piece(token_id, tokenizer.vocab[token_id], token_id in special) for token_id in ids]
 
 
 def text_counts(pieces: Sequence[Piece]) -> TextCounts:
-    """The figures under a text."""
+    """Return the figures to show below a text."""
     return TextCounts(len(pieces), sum(len(piece.token) for piece in pieces))
 
 
 def visible_parts(token: bytes) -> list[VisiblePart]:
-    """A token as it can be shown, whatever it holds: no part is a control character.
+    """Return any token in printable form, without control characters.
 
-    A space becomes "␣", a newline "⏎", a tab "⇥". Bytes that are no whole character, and characters
-    that do not print, are written in hex: "<e2>". A combining character that the token begins with
-    gets a carrier, lest it change the token before.
+    A space becomes "␣", a newline "⏎", a tab "⇥". Bytes that do not form a character, and
+    unprintable characters, are written in hex: "<e2>". A combining character at the start of the
+    token gets a base character, so that it does not change the token before.
     """
     parts: list[VisiblePart] = []
     for character in token.decode("utf-8", errors="surrogateescape"):
@@ -110,24 +109,24 @@ def visible_parts(token: bytes) -> list[VisiblePart]:
 
 
 def visible_text(token: bytes) -> str:
-    """`visible_parts` as one string."""
+    """Return `visible_parts` as one string."""
     return "".join(part.text for part in visible_parts(token))
 
 
 def _mark_of(character: str) -> str | None:
-    """What stands for a character that cannot be seen; None for one that can."""
+    """Return the mark for an invisible character; None for a visible one."""
     if character in MARKS:
         return MARKS[character]
     if character.isprintable():
         return None
-    # A byte that is no part of a whole character was decoded to half of a surrogate pair.
+    # A byte outside a complete character was decoded to half of a surrogate pair.
     return "".join(f"<{byte:02x}>" for byte in character.encode("utf-8", errors="surrogateescape"))
 
 
 def merge_histories(tokenizer: Tokenizer, text: str) -> Iterator[WordHistory]:
-    """How each pre-token of `text`, in turn, comes to its tokens.
+    """Yield the merge history of each pre-token of `text`, in order.
 
-    The ids of all join to `tokenizer.encode(text)`.
+    The ids of all, joined, are `tokenizer.encode(text)`.
     """
     ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
     id_of = {token: token_id for token_id, token in tokenizer.vocab.items()}
@@ -142,7 +141,9 @@ def merge_histories(tokenizer: Tokenizer, text: str) -> Iterator[WordHistory]:
 
 
 def merge_steps(ranks: Mapping[tuple[bytes, bytes], int], word: bytes) -> list[MergeStep]:
-    """The bytes of a word, then the word after each merge: the earliest that fits, everywhere."""
+    """Return a word as bytes and after each merge, where the earliest that fits is applied
+    everywhere.
+    """
     steps = [MergeStep(None, [bytes([byte]) for byte in word], [])]
     while True:
         tokens = steps[-1].tokens
@@ -154,7 +155,9 @@ def merge_steps(ranks: Mapping[tuple[bytes, bytes], int], word: bytes) -> list[M
 
 
 def _merged(tokens: Sequence[bytes], pair: tuple[bytes, bytes]) -> tuple[list[bytes], list[int]]:
-    """The tokens with every `pair`, from the left, made one; and the places of those made."""
+    """Merge every `pair` in the tokens, from the left; return the tokens and the indices of the new
+    ones.
+    """
     merged: list[bytes] = []
     made: list[int] = []
     place = 0

@@ -1,10 +1,10 @@
-"""Tokenizers side by side: how much text a token holds, tokens per word by language, and the speed
-of the lesson next to our compiled code, tiktoken and `tokenizers` with the same vocabulary.
+"""A comparison of tokenizers: bytes per token, tokens per word by language, and the speed of the
+lesson, our compiled code, tiktoken and `tokenizers` with the same vocabulary.
 
-What this leaves out: threads and batches (one text, one thread, as a list of ids), speed with words
-cached, and the quality of a model trained on the tokens.
+What this leaves out: threads and batches (one text, one thread, as a list of ids), speed with
+cached words, and the quality of a model trained on the tokens.
 
-Source: "fertility" for tokens per word is the term of Rust et al. 2021, How Good is Your Tokenizer?
+Source: "fertility" for tokens per word is a term of Rust et al. 2021, How Good is Your Tokenizer?
 """
 
 import codecs
@@ -34,14 +34,14 @@ Encode = Callable[[str], Sequence[int]]
 
 @dataclass(frozen=True)
 class Figures:
-    """What there is to say of one tokenizer.
+    """The figures of one tokenizer.
 
     Attributes:
-        name: as the caller calls it.
+        name: the caller's name for it.
         vocab_size: the number of its tokens.
         bytes_per_token: on the text of the comparison.
         fertility: language code -> tokens per word of the sample sentences.
-        speeds: encoder -> MB/s (10**6 bytes of UTF-8) on the text, or why there is no figure:
+        speeds: encoder -> MB/s (10**6 bytes of UTF-8) on the text, or the reason for no figure:
             NOT_COMPILED (a pattern or a file of your own), NOT_INSTALLED, REFUSES (the vocabulary
             or the pattern) or OTHER_IDS.
     """
@@ -60,17 +60,17 @@ def compare_tokenizers(
     clock: Callable[[], float] = time.perf_counter,
     on_turn: Callable[[], None] = lambda: None,
 ) -> list[Figures]:
-    """The figures of each tokenizer, in order.
+    """Return the figures of each tokenizer, in order.
 
     Args:
         tokenizers: name and tokenizer.
         text: for bytes per token and for speed; not empty.
-        rounds: a speed is the median of so many; in each round every encoder has one turn.
-        clock: seconds.
+        rounds: a speed is the median of this many; every encoder has one turn per round.
+        clock: a function that returns seconds.
         on_turn: called after each round of each tokenizer, `num_turns` times; for a progress bar.
     """
     if not text:
-        raise UserError("the text to compare on is empty; give one that holds text")
+        raise UserError("the text to compare on is empty; give one that contains text")
     bare = [tokenizer for _, tokenizer in tokenizers]
     speeds = encoding_speeds(bare, text, rounds, clock, on_turn)
     return [
@@ -86,7 +86,7 @@ def compare_tokenizers(
 
 
 def fertility(tokenizer: Tokenizer) -> dict[str, float]:
-    """Language code -> tokens per word of the sample sentences."""
+    """Return language code -> tokens per word of the sample sentences."""
     return {
         code: sum(map(len, tokenizer.encode_batch(sentences))) / NUM_WORDS[code]
         for code, sentences in SENTENCES.items()
@@ -94,15 +94,15 @@ def fertility(tokenizer: Tokenizer) -> dict[str, float]:
 
 
 def our_encoder(tokenizer: Tokenizer) -> Encode:
-    """A twin that has seen no word yet."""
+    """Return the encoder of a twin with an empty cache."""
     special_tokens = list(tokenizer.special_tokens)
     return Tokenizer(tokenizer.vocab, tokenizer.merges, special_tokens, tokenizer.pattern).encode
 
 
 def compiled_encoder(tokenizer: Tokenizer) -> Encode | str:
-    """Our compiled twin, which has seen no word yet; NOT_COMPILED for a pattern that is not.
+    """Return the encoder of our compiled twin with an empty cache; NOT_COMPILED for other patterns.
 
-    Kernels that the disk does not hold yet are compiled here, not in a turn that counts.
+    Kernels that are not on disk yet are compiled here, not in a timed turn.
     """
     if stand_in_files("tokenizer_bpe"):
         return NOT_COMPILED
@@ -117,7 +117,7 @@ def compiled_encoder(tokenizer: Tokenizer) -> Encode | str:
 
 
 def tiktoken_encoder(tokenizer: Tokenizer) -> Encode:
-    """tiktoken with the same vocabulary; ImportError where it is not installed."""
+    """Return tiktoken's encoder with the same vocabulary; ImportError if it is not installed."""
     import tiktoken
 
     special = set(tokenizer.special_tokens.values())
@@ -131,7 +131,9 @@ def tiktoken_encoder(tokenizer: Tokenizer) -> Encode:
 
 
 def hugging_face_encoder(tokenizer: Tokenizer) -> Encode:
-    """`tokenizers` with the same tokenizer.json; ImportError where it is not installed."""
+    """Return the `tokenizers` encoder of the same tokenizer.json; ImportError if it is not
+    installed.
+    """
     import tokenizers
 
     theirs = tokenizers.Tokenizer.from_str(tokenizer_json(tokenizer).decode())
@@ -147,7 +149,7 @@ ENCODERS: dict[str, Callable[[Tokenizer], Encode | str]] = {
 
 
 def num_turns(num_tokenizers: int, rounds: int = ROUNDS) -> int:
-    """How often `compare_tokenizers` calls `on_turn`."""
+    """Return how often `compare_tokenizers` calls `on_turn`."""
     return num_tokenizers * rounds
 
 
@@ -158,10 +160,10 @@ def encoding_speeds(
     clock: Callable[[], float],
     on_turn: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float | str]]:
-    """For each tokenizer: encoder -> MB/s, or why there is no figure.
+    """Return for each tokenizer: encoder -> MB/s, or the reason for no figure.
 
-    Every turn makes its encoder anew, outside the time that counts: nothing is cached. The turns of
-    all encoders alternate, so that a slow moment of the machine does not fall on one of them.
+    Every turn makes a new encoder before the clock starts, so nothing is cached. The turns of all
+    encoders alternate, so that a slow phase of the machine does not affect only one of them.
     """
     megabytes = len(text.encode()) / 1e6
     seconds: list[dict[str, list[float]]] = [{name: [] for name in ENCODERS} for _ in tokenizers]
@@ -190,21 +192,21 @@ def encoding_speeds(
 
 
 def _encoder(name: str, tokenizer: Tokenizer) -> Encode | str:
-    """The encoder of that name, or why there is none."""
+    """Return the encoder of that name, or the reason why there is none."""
     try:
         return ENCODERS[name](tokenizer)
     except ImportError:
         return NOT_INSTALLED
-    except Exception:  # a guest says no in its own way, such as `tokenizers` in a bare Exception
+    except Exception:  # libraries raise different errors; `tokenizers` raises a bare Exception
         if name in (OURS, COMPILED):
             raise
         return REFUSES
 
 
 def beginning_of(path: Path, num_bytes: int = TEXT_BYTES) -> str:
-    """The first `num_bytes` of a file, without the part of a character at the end.
+    """Return the first `num_bytes` of a file, without a partial character at the end.
 
-    Raises ValueError where it is not UTF-8, and OSError as the file system says.
+    Raises ValueError if it is not UTF-8, and OSError if it cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(num_bytes + 1)
@@ -218,9 +220,10 @@ def beginning_of(path: Path, num_bytes: int = TEXT_BYTES) -> str:
 
 
 def standard_library_text(num_bytes: int = TEXT_BYTES) -> str:
-    """About `num_bytes` of the source of this Python's standard library; "" where it is not there.
+    """Return about `num_bytes` of the source of this Python's standard library; "" if it is
+    missing.
 
-    A text that every machine has: the same for all who run the same version of Python.
+    Every machine has this text, and it is the same for the same version of Python.
     """
     parts: list[str] = []
     size = 0

@@ -1,10 +1,12 @@
-"""A model's own chat template, in the language of Jinja: conversation -> text -> ids.
+"""A model's own chat template, written in Jinja: conversation -> text -> ids.
 
-A folder of Hugging Face's brings it as chat_template.jinja or inside tokenizer_config.json, a GGUF
-file in its metadata. It is somebody else's program, so it runs in Jinja's sandbox, set up as in
-`transformers` (`template_environment`). Our own checkpoints keep to `chat_template.encode_chat`,
-and its rule holds here too: what a message spells is text, or a user could end the message and
-speak for the assistant. What this leaves out: tools, documents, images, and the mask for training.
+A Hugging Face folder has it in chat_template.jinja or inside tokenizer_config.json, a GGUF file in
+its metadata. It is untrusted code, so it runs in Jinja's sandbox, set up as in `transformers`
+(`template_environment`). Our own checkpoints use `chat_template.encode_chat`, whose rule applies
+here too: the content of a message is text, because otherwise a user could end the message and speak
+for the assistant.
+
+What this leaves out: tools, documents, images, and the mask for training.
 """
 
 import json
@@ -23,14 +25,14 @@ TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"
 TOKEN_ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters: Unicode keeps them out of texts
+MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters, which Unicode excludes from texts
 
 
 class JinjaTemplate(NamedTuple):
-    """A template and what it may refer to.
+    """A template and the special tokens that it may refer to.
 
     Attributes:
-        text: the program.
+        text: the template's source.
         tokens: the texts of special tokens by their role, such as {"eos_token": "</s>"}.
     """
 
@@ -39,13 +41,13 @@ class JinjaTemplate(NamedTuple):
 
 
 def read_template(folder: Path) -> JinjaTemplate | None:
-    """The chat template that a checkpoint folder brings, or None.
+    """Return the chat template of a checkpoint folder, or None.
 
-    Raises ValueError where tokenizer_config.json is not what `transformers` writes.
+    Raises ValueError if tokenizer_config.json is not in the form that `transformers` writes.
     """
     config = tokenizer_config(folder)
     template = config.get("chat_template")
-    if isinstance(template, list):  # several by name
+    if isinstance(template, list):  # several, by name
         entries = [entry for entry in template if isinstance(entry, dict)]
         default = [entry.get("template") for entry in entries if entry.get("name") == "default"]
         template = default[-1] if default else None
@@ -64,13 +66,14 @@ def read_template(folder: Path) -> JinjaTemplate | None:
 
 
 def tokenizer_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, or nothing where there is none; ValueError where it is not JSON."""
+    """Return tokenizer_config.json, {} if it does not exist; raise ValueError if it is not JSON."""
     return json_object(folder / CONFIG_FILE)
 
 
 def special_roles(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, with what special_tokens_map.json says of the roles: `transformers` reads that
-    file where the config does not list the added tokens itself.
+    """Return the config with the roles of special_tokens_map.json.
+
+    `transformers` reads that file if the config does not list the added tokens itself.
     """
     if "added_tokens_decoder" in config:
         return dict(config)
@@ -78,12 +81,12 @@ def special_roles(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """What is in the file, or nothing where there is none."""
+    """Return the contents of the file, {} if it does not exist."""
     if not path.is_file():
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(config, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        json.dumps(config, ensure_ascii=False).encode()  # half of a surrogate pair is not text
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from None
     if not isinstance(config, dict):
@@ -92,7 +95,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def token_texts(config: Mapping[str, Any]) -> dict[str, str]:
-    """Role -> text; a token is written as its text, or as an object with it as `content`."""
+    """Return role -> text; the config has a token as its text, or as an object with `content`."""
     found = {role: config.get(role) for role in TOKEN_ROLES}
     texts = {r: t.get("content") if isinstance(t, dict) else t for r, t in found.items()}
     return {role: text for role, text in texts.items() if isinstance(text, str)}
@@ -103,7 +106,7 @@ def render(
     messages: Sequence[Mapping[str, str]],
     add_generation_prompt: bool = False,
 ) -> str:
-    """The conversation as text; ValueError where the template fails or refuses it."""
+    """Return the conversation as text; raise ValueError if the template fails or rejects it."""
     try:
         return compiled_template(template.text).render(
             messages=[dict(message) for message in messages],
@@ -112,7 +115,7 @@ def render(
             add_generation_prompt=add_generation_prompt,
             **template.tokens,
         )
-    # A template is a program that somebody else wrote: it may fail in any way that one can.
+    # A template is foreign code that may raise any error.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the model's chat template fails: {reason}") from None
@@ -121,13 +124,13 @@ def render(
 def encode_with_template(
     tokenizer: AnyTokenizer, template: JinjaTemplate, messages: Sequence[Mapping[str, str]]
 ) -> list[int]:
-    """The conversation as ids, up to where the assistant's next message begins.
+    """Return the conversation as ids, up to the start of the assistant's next message.
 
-    Only the template writes control tokens: where a message spells one, it is text.
+    Only the template writes control tokens; the name of one in a message is text.
 
     Raises:
         ValueError: no messages, a content that is not text, a template that fails, or one that does
-            more with the name of a control token in a message than to write it.
+            more with the name of a control token in a message than write it.
     """
     if not messages:
         raise UserError("the conversation has no messages; give at least one")
@@ -155,9 +158,9 @@ def encode_with_template(
 
 
 def _encode_marked(tokenizer: AnyTokenizer, marked: str, mark: str) -> list[int]:
-    """The ids of a text in which a mark stands before every control token that is only text."""
+    """Return the ids of a text in which a mark precedes every control token that is only text."""
     found = special_token_pattern(list(tokenizer.special_tokens))
-    assert found is not None, "without control tokens, no message spells one"
+    assert found is not None, "without control tokens, no message contains one"
     controls = control_tokens(tokenizer)
     ids: list[int] = []
     start = place = 0
@@ -175,7 +178,7 @@ def _encode_marked(tokenizer: AnyTokenizer, marked: str, mark: str) -> list[int]
 
 
 def end_of_message(tokenizer: AnyTokenizer, template: JinjaTemplate) -> int | None:
-    """The id of the special token that follows what the assistant says, if there is one."""
+    """Return the id of the special token that follows the assistant's message, if there is one."""
     said = "what the assistant says"
     conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
     after = render(template, conversation).rpartition(said)[2]

@@ -1,12 +1,14 @@
-"""The environment in which a chat template runs: that of `transformers`, for which it was written.
+"""The environment in which a chat template runs: that of `transformers`, for which it is written.
 
-A template is somebody else's program, so it runs in Jinja's sandbox, where it can change nothing
-that it is given. What `transformers` adds to Jinja is added here: the tag `generation`, loop
-controls, `tojson` without codes for web pages, `raise_exception`, `strftime_now`, and a `dict` and
-a `namespace` that lead nowhere else. What this leaves out: which tokens of a conversation the tag
-`generation` marks; its text is rendered like any other.
+A template is untrusted code, so it runs in Jinja's sandbox, where it cannot change its arguments.
+The additions of `transformers` to Jinja are added here: the tag `generation`, loop controls,
+`tojson` without HTML escapes, `raise_exception`, `strftime_now`, and a `dict` and a `namespace`
+that give no access to other objects.
 
-Source: `render_jinja_template` of `transformers`, with which a test compares it.
+What this leaves out: the tokens that the tag `generation` marks; its text is rendered like any
+other.
+
+Source: `render_jinja_template` of `transformers`, with which a test compares this module.
 """
 
 import json
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=8)
 def compiled_template(text: str) -> "Template":
-    """The template as a program; an error of Jinja's where it is not one."""
-    # Imported here: the stages that never chat do not pay for it.
+    """Return the compiled template; Jinja raises an error if it is invalid."""
+    # Imported here, because stages that never chat should not spend the time.
     from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -49,7 +51,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own would write `<` as a code for web pages."""
+    """Return JSON; Jinja's own filter would escape `<` for HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -66,7 +68,7 @@ class _Dictionary:
 
 
 def _namespace() -> type:
-    """Jinja's `namespace`, which keeps no name that begins with an underscore."""
+    """Return Jinja's `namespace`, without names that begin with an underscore."""
     from jinja2.exceptions import SecurityError
     from jinja2.utils import Namespace
 
@@ -89,7 +91,9 @@ def _namespace() -> type:
 
 
 def _generation_tag() -> type:
-    """{% generation %} ... {% endgeneration %}: what the assistant wrote."""
+    """Return the tag {% generation %} ... {% endgeneration %}, which encloses the assistant's
+    text.
+    """
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
@@ -100,7 +104,7 @@ def _generation_tag() -> type:
         def parse(self, parser: Parser) -> nodes.CallBlock:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            # A block of its own, as there: what is set inside of it is not seen outside.
+            # A separate block, as in `transformers`: variables set inside are not visible outside.
             call = self.call_method("_unchanged")
             return nodes.CallBlock(call, [], [], body).set_lineno(line)
 

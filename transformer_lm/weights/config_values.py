@@ -1,5 +1,7 @@
-"""Reading another program's config.json: one clear ValueError for a value that is missing, of
-another kind, or one that we do not compute with. What this leaves out: what the values mean.
+"""Reading values of another program's config.json, with one clear ValueError for a value that is
+missing, has the wrong type, or is not supported.
+
+What this leaves out: the meaning of the values.
 """
 
 from typing import Any, TypeVar
@@ -10,16 +12,16 @@ from lm_core.settings import Settings, first_problem
 from lm_core.user_error import UserError
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
-MOST_POSITIONS = 1 << 22  # the table of rotary angles, made for every position, then takes 2 GB
+MOST_POSITIONS = 1 << 22  # the table of rotary angles of every position then takes 2 GB
 
 
 def whole_number(
     config: dict[str, Any], key: str, default: int | None = None, smallest: int = 1
 ) -> int:
-    """A whole number of config.json, or `default` where there is one and the key is missing."""
+    """Return a whole number of config.json, or `default` if there is one and the key is missing."""
     value = config.get(key, default)
     if key not in config and default is None:
-        raise UserError(f"config.json: {key} is missing; it describes no model")
+        raise UserError(f"config.json: {key} is missing, so it does not describe a model")
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise UserError(
             f"config.json: {key} must be a whole number from {smallest}, found {value!r}"
@@ -28,38 +30,38 @@ def whole_number(
 
 
 def refuse_value(key: str, found: object, expected: object) -> None:
-    """Raise ValueError where a value is not the one that we compute with."""
+    """Raise ValueError if a value is not the supported one."""
     if found != expected:
         raise UserError(
-            f"config.json: {key} is {found!r}, this code computes {expected!r} only: it would give "
-            "other logits"
+            f"config.json: {key} is {found!r}, but only {expected!r} is supported: the logits "
+            "would differ"
         )
 
 
 def made_from(kind: type[SettingsType], /, **values: Any) -> SettingsType:
-    """A settings object of these values; ValueError that names config.json where they do not
-    fit.
+    """Return a settings object of these values; raise ValueError, naming config.json, if they do
+    not fit.
     """
     try:
         return kind(**values)
     except pydantic.ValidationError as error:
         problem = first_problem(error)
-        raise UserError(f"config.json describes no model: {problem}") from None
+        raise UserError(f"config.json does not describe a model: {problem}") from None
 
 
 def longest_context(given: int, kind: str, original: int, factor: float) -> int:
-    """The context of a model whose rotary frequencies are rescaled.
+    """Return the context length of a model with rescaled rotary frequencies.
 
-    Files differ in what their own length is: for some it is what the model was trained on before
-    (transformers asked for that with "linear"), for others already the rescaled one. Nothing is
-    computed differently, so the longer of the two is read. llama3 comes with numbers that do not
-    multiply to the length that its makers state, which then stands.
+    Files differ in the meaning of their own length: in some it is the length of the original
+    training (which transformers required for "linear"), in others the rescaled one. The computation
+    is the same, so the longer of the two is used. For llama3, the factor times the original length
+    is not the length that its makers state, so the stated length is used.
 
     Args:
         given: the length that the file states.
         kind: "linear", "llama3" or "yarn".
-        original: what the model was trained on before.
-        factor: how many times as slowly the slow frequencies turn.
+        original: the length of the original training.
+        factor: the factor by which the slow frequencies are slowed down.
     """
     if kind == "llama3" and given > original:
         return given
@@ -67,7 +69,7 @@ def longest_context(given: int, kind: str, original: int, factor: float) -> int:
 
 
 def check_positions(length: int, where: str) -> None:
-    """Raise ValueError for a context that no table of rotary angles can be made for."""
+    """Raise ValueError for a context length that is too large for a table of rotary angles."""
     if length > MOST_POSITIONS:
         raise UserError(
             f"{where}: a context of {length:,} tokens is more than the {MOST_POSITIONS:,} that "

@@ -1,15 +1,15 @@
-"""Quantized weights as numbers again: what a block is.
+"""Dequantization of weights: the formats of a block.
 
-A row of weights is cut into blocks of 32. A block keeps one scale d (some also a smallest value m)
-in float16, and for each weight a small whole number q, so that the weight is about d q + m. With 4
-bits for q, 32 weights take 18 or 20 bytes in place of 128. All blocks of a tensor are unpacked at
-once, from an array [blocks, bytes of a block] straight into the weights, [blocks, 32]: nothing of
-their size is made on the way.
+A row of weights is cut into blocks of 32. A block stores one scale d (some also a smallest value m)
+in float16, and a small whole number q for each weight, so that the weight is about d q + m. With 4
+bits for q, 32 weights take 18 or 20 bytes instead of 128. All blocks of a tensor are unpacked at
+once, from an array [blocks, bytes of a block] directly into the weights, [blocks, 32], without an
+intermediate array of that size.
 
-What this leaves out: making such blocks, multiplying without unpacking them (llama.cpp does), and
-the types with a second level of scales (Q4_K and its kin).
+What this leaves out: quantization, multiplication without unpacking (as in llama.cpp), and the
+types with a second level of scales (Q4_K and similar).
 
-Source: ggml's quants (`block_q4_0` and the like in ggml-common.h), which have no paper.
+Source: ggml's quants (`block_q4_0` and similar types in ggml-common.h), which have no paper.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Weights = Float[np.ndarray, "blocks values"]
 
 
 class Packing(NamedTuple):
-    """How one type packs its values; BLOCKS says how many values in how many bytes.
+    """The packing of one type; BLOCKS has its number of values and bytes per block.
 
     Attributes:
         unpack: fills [blocks, values] from [blocks, bytes of a block].
@@ -37,48 +37,50 @@ class Packing(NamedTuple):
 
 
 def float16_at(blocks: Blocks, place: int) -> Float[np.ndarray, "blocks 1"]:
-    """The float16 that begins at byte `place` of every block, as float32."""
+    """Return the float16 that begins at byte `place` of every block, as float32."""
     return np.ascontiguousarray(blocks[:, place : place + 2]).view(np.float16).astype(np.float32)
 
 
 def unpack_nibbles(packed: UInt8[np.ndarray, "blocks half"], weights: Weights) -> None:
-    """Two numbers of 4 bits from every byte: first the low halves of all bytes, then the high."""
+    """Unpack two 4-bit numbers from every byte: first the low halves of all bytes, then the high
+    ones.
+    """
     half = packed.shape[1]
     weights[:, :half] = packed & 0x0F
     weights[:, half:] = packed >> 4
 
 
 def unpack_q8_0(blocks: UInt8[np.ndarray, "blocks 34"], weights: Weights) -> None:
-    """d, then 32 signed bytes: d q."""
+    """Unpack d, then 32 signed bytes: d q."""
     np.multiply(float16_at(blocks, 0), blocks[:, 2:].view(np.int8), out=weights)
 
 
 def unpack_q4_0(blocks: UInt8[np.ndarray, "blocks 18"], weights: Weights) -> None:
-    """d, then 32 numbers of 4 bits that stand for -8 to 7: d (q - 8)."""
+    """Unpack d, then 32 numbers of 4 bits that stand for -8 to 7: d (q - 8)."""
     unpack_nibbles(blocks[:, 2:], weights)
     weights -= 8
     weights *= float16_at(blocks, 0)
 
 
 def unpack_q4_1(blocks: UInt8[np.ndarray, "blocks 20"], weights: Weights) -> None:
-    """d and m, then 32 numbers of 4 bits from 0 to 15: d q + m."""
+    """Unpack d and m, then 32 numbers of 4 bits from 0 to 15: d q + m."""
     unpack_nibbles(blocks[:, 4:], weights)
     weights *= float16_at(blocks, 0)
     weights += float16_at(blocks, 2)
 
 
 def unpack_float32(blocks: UInt8[np.ndarray, "blocks 4"], weights: Weights) -> None:
-    """The values as they are."""
+    """Copy the values."""
     weights[:] = np.ascontiguousarray(blocks).view(np.float32)
 
 
 def unpack_float16(blocks: UInt8[np.ndarray, "blocks 2"], weights: Weights) -> None:
-    """Half the bits, all of which a float32 has room for."""
+    """Convert float16 values, which float32 represents exactly."""
     weights[:] = np.ascontiguousarray(blocks).view(np.float16)
 
 
 def unpack_bfloat16(blocks: UInt8[np.ndarray, "blocks 2"], weights: Weights) -> None:
-    """The upper half of a float32."""
+    """Convert bfloat16 values, each the upper half of a float32."""
     upper = np.ascontiguousarray(blocks).view(np.uint16)
     np.left_shift(upper, 16, out=weights.view(np.uint32), dtype=np.uint32)
 
@@ -96,12 +98,12 @@ PACKINGS = {
 def dequantized(
     data: UInt8[np.ndarray, "..."], kind: str, shape: tuple[int, ...]
 ) -> Float[np.ndarray, "..."]:
-    """The values of a tensor in float32.
+    """Return the values of a tensor in float32.
 
     Args:
         data: its bytes, in any shape.
         kind: one of PACKINGS.
-        shape: of the tensor; the last axis is cut into blocks.
+        shape: shape of the tensor, whose last axis is cut into blocks.
     """
     values, size = BLOCKS[kind]
     blocks = np.asarray(data).reshape(-1, size)
@@ -111,10 +113,10 @@ def dequantized(
 
 
 def scales_are_finite(data: UInt8[np.ndarray, "..."], kind: str) -> bool:
-    """Whether a quantized tensor can hold neither NaN nor infinity; True for other types.
+    """Return whether a quantized tensor can contain neither NaN nor infinity; True for other types.
 
-    It is enough to look at the scales, one or two numbers in 32: the largest float16 times 15, with
-    another added, is far from float32's end.
+    It is enough to check the scales, one or two numbers in 32: the largest float16 times 15, plus
+    another, is far below float32's maximum.
     """
     blocks = np.asarray(data).reshape(-1, BLOCKS[kind][1])
     places = PACKINGS[kind].scales

@@ -1,5 +1,5 @@
-"""A GGUF file of llama.cpp's as one of our models: the weights unpacked to float32, or to another
-format that is asked for.
+"""Loading of a llama.cpp GGUF file as one of our models, with weights in float32 or another
+requested format.
 
 The names are in gguf_layout.py, the packed types in gguf_blocks.py, the container in
 lm_core/formats/gguf_container.py. What this leaves out: writing such files, keeping the weights
@@ -41,12 +41,13 @@ def load_gguf(
     Args:
         path: the file.
         device: where the model goes.
-        dtype: of the parameters. float32 holds what is packed exactly; bfloat16 rounds it.
-        file: what `read_gguf` gave for this path, where that is known already.
+        dtype: dtype of the parameters. float32 represents the packed values exactly; bfloat16
+            rounds.
+        file: the result of `read_gguf` for this path, if it has been read already.
 
     Raises:
-        ValueError: see `read_gguf`; or the file is of an architecture or has a type of tensors that
-            this code does not read, or its tensors do not fit its metadata.
+        ValueError: see `read_gguf`; or the architecture or a tensor type of the file is not
+            supported, or its tensors do not fit its metadata.
     """
     file = read_gguf(path) if file is None else file
     try:
@@ -56,7 +57,9 @@ def load_gguf(
 
 
 def types_by_size(file: GGUFFile) -> list[str]:
-    """The types of the tensors, such as ["Q4_1", "Q8_0", "F32"]; that of most bytes first."""
+    """Return the types of the tensors, such as ["Q4_1", "Q8_0", "F32"]; that of most bytes
+    first.
+    """
     sizes: Counter[str] = Counter()
     for tensor in file.tensors.values():
         sizes[tensor.type] += tensor.data.nbytes
@@ -72,7 +75,7 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
         )
     model, sources = empty_model(config), gguf_sources(architecture, config)
     expected = their_shapes({n: p.shape for n, p in model.named_parameters()}, sources)
-    # What the divisors of the rotary frequencies say is in the config by now.
+    # The config already has the divisors of the rotary frequencies.
     turned = config.position == "rotary"
     found = {n: t.shape for n, t in file.tensors.items() if not (turned and n == ROPE_FACTORS)}
     refuse_all(shape_problems(found, expected), "the file does not fit its metadata")
@@ -91,7 +94,7 @@ def _model(file: GGUFFile, dtype: torch.dtype) -> TransformerLM:
                 broken.append(f"{name} holds NaN or infinity")
             for ours in parts:
                 weight = to_our_layout(theirs, sources[ours], config.head_dim)
-                # Parts of one tensor would share its memory.
+                # Otherwise, parts of one tensor would share its memory.
                 weights[ours] = weight.to(dtype, copy=len(parts) > 1)
             bar.advance()
     refuse_all(broken, "the weights are damaged")

@@ -1,13 +1,15 @@
-"""Which of a GGUF file's metadata change what its model computes: each is computed, or refused by
-name, but for the value that changes nothing.
+"""The metadata of a GGUF file that affect its model's computation: each is supported, has its
+neutral value, or is rejected by name.
 
-llama.cpp keeps the numbers of a model under the architecture's name ("llama.rope.freq_base"). Below
-it stand only three kinds of keys that we pass: those that gguf_layout.py and gguf_rope.py compute
-with, those that say nothing about the numbers, and those that have the value here that switches
-them off. Any other, also one that nobody has heard of, is refused. What this leaves out: keys under
-other names (general, tokenizer, quantize), which describe the file, and "general.type".
+llama.cpp stores the numbers of a model under the architecture's name ("llama.rope.freq_base"). We
+accept three kinds of keys under it: those that gguf_layout.py and gguf_rope.py use, those that do
+not affect the numbers, and those whose value switches them off. Any other key, even an unknown one,
+is rejected.
 
-Source: gguf's constants.py, and what llama.cpp takes where a key is missing (llama-model.cpp).
+What this leaves out: keys under other names (general, tokenizer, quantize), which describe the
+file, except "general.type".
+
+Source: gguf's constants.py, and llama.cpp's defaults for missing keys (llama-model.cpp).
 """
 
 import math
@@ -44,9 +46,9 @@ ROPE_KEYS = (
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
 )
-# Nobody computes with them: the rows of the embedding are counted, and the other is a remark.
+# Not used in the computation: the rows of the embedding are counted, and the other is a remark.
 HARMLESS = ("vocab_size", "rope.scaling.finetuned")
-# 0, False or an empty list for each: nothing of that kind is in the model.
+# 0, False or an empty list for each: the model has no such part.
 OFF = (
     "attention.clamp_kqv",
     "attention.decay_lora_rank",
@@ -113,8 +115,8 @@ FACTORS = (
 
 
 class Neutral(NamedTuple):
-    """The value of a key with which a model computes what ours does: what it is in words, and
-    whether a value is it.
+    """The value of a key with which a model computes the same as ours: its description, and a test
+    for it.
     """
 
     words: str
@@ -122,12 +124,13 @@ class Neutral(NamedTuple):
 
 
 def check_keys(file: GGUFFile, architecture: str, config: ModelConfig) -> None:
-    """Raise ValueError, by name, for what the metadata asks of a model and ours does not do.
+    """Raise ValueError, naming the key, if the metadata require something that our model does not
+    do.
 
     Args:
         file: the whole file.
         architecture: one of COMPUTED.
-        config: what the keys that are computed came to.
+        config: the result of the supported keys.
     """
     _check_kind_of_file(file)
     passed = COMPUTED[architecture] + HARMLESS
@@ -139,16 +142,16 @@ def check_keys(file: GGUFFile, architecture: str, config: ModelConfig) -> None:
         if prefix != architecture or name in passed:
             continue
         if name not in neutral:
-            raise UserError(f"{key} is {value!r}: what it means for the numbers is not known here")
+            raise UserError(f"{key} is {value!r}: this key is unknown, so the logits could differ")
         if not neutral[name].holds(value):
             raise UserError(
-                f"{key} is {value!r}, this code computes {neutral[name].words} only: it would give "
-                "other logits"
+                f"{key} is {value!r}, but only {neutral[name].words} is supported: the logits "
+                "would differ"
             )
 
 
 def neutral_values(architecture: str, config: ModelConfig) -> dict[str, Neutral]:
-    """Key, without the architecture -> its value that changes nothing for a model of this shape."""
+    """Return key, without the architecture -> its neutral value for a model of this shape."""
     off = Neutral("0", lambda value: not any(value if isinstance(value, list) else [value]))
     head_dim, rotary = config.head_dim, config.position == "rotary"
     layouts = ("reference", "Meta AI original pth") if architecture == "llama" else ("reference",)
@@ -162,7 +165,7 @@ def neutral_values(architecture: str, config: ModelConfig) -> dict[str, Neutral]
             "a window in all layers", lambda value: isinstance(value, list) and all(value)
         ),
         "embedding_length_out": exactly(config.d_model),
-        "pooling_type": Neutral("none, which is 0", lambda value: value in (0, -1)),
+        "pooling_type": Neutral("0 (none)", lambda value: value in (0, -1)),
         "tensor_data_layout": Neutral(" or ".join(layouts), lambda value: value in layouts),
     }
     if rotary:
@@ -180,14 +183,14 @@ def neutral_values(architecture: str, config: ModelConfig) -> dict[str, Neutral]
 
 
 def exactly(expected: object) -> Neutral:
-    """This value and no other; 1 is not True."""
+    """Accept exactly this value; 1 is not True."""
     return Neutral(
         repr(expected), lambda value: type(value) is type(expected) and value == expected
     )
 
 
 def nearly(expected: float) -> Neutral:
-    """This number, as a float32 has it, or 0 for "not given"."""
+    """Accept this number, rounded to float32, or 0 for "not given"."""
     return Neutral(
         f"{expected:.8g}",
         lambda value: (
@@ -200,10 +203,8 @@ def nearly(expected: float) -> Neutral:
 def _check_kind_of_file(file: GGUFFile) -> None:
     kind = file.metadata.get("general.type", "model")
     if kind != "model":
-        raise UserError(f"general.type is {kind!r}: the file holds no model of its own")
+        raise UserError(f"general.type is {kind!r}: the file does not contain a complete model")
     version = file.metadata.get("general.quantization_version", 2)
     packed = any(BLOCKS.get(tensor.type, (1, 0))[0] > 1 for tensor in file.tensors.values())
     if packed and version != 2:
-        raise UserError(
-            f"general.quantization_version is {version!r}: this code reads blocks of version 2"
-        )
+        raise UserError(f"general.quantization_version is {version!r}: only version 2 is supported")

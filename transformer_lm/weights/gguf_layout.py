@@ -1,10 +1,11 @@
-"""The names and the metadata of llama.cpp's files: Llama (SmolLM2 is one), Qwen3 and GPT-2.
+"""The names and metadata of llama.cpp's files: Llama (including SmolLM2), Qwen3 and GPT-2.
 
-llama.cpp turns adjacent pairs for `llama`, as we do, and has the rows reordered on the way into the
-file; for `qwen3` it turns halves, and the rows are Hugging Face's. Which keys of the metadata are
-passed is in gguf_keys.py, the rescaling of rotary frequencies in gguf_rope.py. What this leaves
-out, refused by name: other architectures, mixtures of experts, rotary positions on a part of a
-head.
+llama.cpp rotates adjacent pairs for `llama`, as we do, and reorders the rows when writing the file;
+for `qwen3` it rotates halves, and the rows are in Hugging Face's order. For the accepted metadata
+keys see gguf_keys.py, for the rescaling of rotary frequencies gguf_rope.py.
+
+What this leaves out: other architectures, mixtures of experts, and rotary positions on part of a
+head. Each is rejected by name.
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 
 def gguf_sources(architecture: str, config: ModelConfig) -> dict[str, Source]:
-    """Our parameter's name -> where it lies in a file of this architecture."""
+    """Return our parameter's name -> its source in a file of this architecture."""
     gpt2 = architecture == "gpt2"
     kinds = ["weight", "bias"] if gpt2 else ["weight"]
     found = {"token_embedding.weight": Source(EMBEDDING)}
@@ -61,11 +62,11 @@ def gguf_sources(architecture: str, config: ModelConfig) -> dict[str, Source]:
 
 
 def gguf_config(file: GGUFFile) -> tuple[str, ModelConfig]:
-    """The architecture and the shape that a file's metadata describes.
+    """Return the architecture and the shape that a file's metadata describe.
 
     Raises:
-        ValueError: it is of another architecture, lacks a number, or has something that this code
-            does not compute.
+        ValueError: the architecture is not supported, a number is missing, or a feature is not
+            supported.
     """
     architecture = file.named("general.architecture")
     if architecture not in ARCHITECTURES:
@@ -98,11 +99,11 @@ def gguf_config(file: GGUFFile) -> tuple[str, ModelConfig]:
 
 
 def whole(file: GGUFFile, key: str, default: int | None = None) -> int:
-    """A whole number from 1. Some files have a list with one for each layer, which must agree."""
+    """Return a whole number from 1; some files have a list with one per layer, which must agree."""
     value = file.named(key, default)
     layers = value if isinstance(value, list) else [value]
     if len({*map(str, layers)}) != 1:
-        raise UserError(f"{key} differs from layer to layer, which this code does not compute")
+        raise UserError(f"{key} differs from layer to layer, which is not supported")
     number = layers[0]
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise UserError(f"{key} is {value!r}, expected a whole number from 1")
@@ -126,7 +127,7 @@ def _rotary_config(file: GGUFFile, architecture: str, values: dict[str, Any]) ->
         rope_theta=decimal(file, f"{architecture}.rope.freq_base", 10000.0),
     )
     scaling, length = rope_scaling(file, architecture, shape), shape.context_length
-    if scaling is not None and scaling.kind != "llama3":  # whose original length is not in the file
+    if scaling is not None and scaling.kind != "llama3":  # for which the file lacks the length
         original, factor = scaling.original_context_length, scaling.factor
         length = longest_context(length, scaling.kind, original, factor)
     check_positions(length, "the metadata")

@@ -1,10 +1,11 @@
-"""How a GGUF file says that its rotary frequencies are rescaled for longer contexts.
+"""The rescaling of rotary frequencies for longer contexts in a GGUF file.
 
-There are three ways. The keys `rope.scaling.*`; the older `rope.scale_linear`, which the
-specification asks every reader to support; and, for Llama 3, a tensor with what each frequency is
-divided by. Where a key is missing, llama.cpp's own default is taken: the type is "linear", the
-factor 1, the original length the context's. What this leaves out, refused by name: "longrope", and
-combinations of these.
+There are three forms: the keys `rope.scaling.*`; the older `rope.scale_linear`, which the
+specification requires every reader to support; and, for Llama 3, a tensor with the divisor of each
+frequency. If a key is missing, llama.cpp's default is used: the type "linear", the factor 1, and
+the context length as the original length.
+
+What this leaves out: "longrope", and combinations of these. Each is rejected by name.
 
 Source: llama.cpp, `load_hparams` in llama-model.cpp and the constructor in llama-context.cpp.
 """
@@ -22,12 +23,12 @@ from transformer_lm.weights.config_values import SettingsType, made_from
 from transformer_lm.weights.gguf_blocks import PACKINGS, dequantized
 
 ROPE_FACTORS = "rope_freqs.weight"
-# Of Llama 3.1 to 3.3, whose files have the finished divisors and not these numbers.
+# Those of Llama 3.1 to 3.3, whose files have the computed divisors and not these numbers.
 LLAMA3_LENGTH = 8192
 
 
 def made(kind: type[SettingsType], /, **values: Any) -> SettingsType:
-    """A settings object of these values; ValueError where the metadata is not one."""
+    """Return a settings object of these values; raise ValueError if the metadata do not fit."""
     try:
         return made_from(kind, **values)
     except UserError as error:
@@ -35,7 +36,7 @@ def made(kind: type[SettingsType], /, **values: Any) -> SettingsType:
 
 
 def decimal(file: GGUFFile, key: str, default: float | None = None) -> float:
-    """1e-05 for 9.999999747378752e-06: the file has float32, of which this is the short form."""
+    """Return 1e-05 for 9.999999747378752e-06, the shortest form of the file's float32."""
     value = file.named(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{key} is {value!r}, expected a number")
@@ -43,23 +44,23 @@ def decimal(file: GGUFFile, key: str, default: float | None = None) -> float:
 
 
 def rope_scaling(file: GGUFFile, architecture: str, shape: ModelConfig) -> RopeScaling | None:
-    """The rescaling, None where there is none.
+    """Return the rescaling, None if there is none.
 
     Raises:
-        ValueError: it is one that this code does not compute, or the file says two things at once.
+        ValueError: it is not supported, or the file contains two contradictory ones.
     """
     prefix = f"{architecture}.rope"
     kind = file.metadata.get(f"{prefix}.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn"):
-        raise UserError(f"{prefix}.scaling.type is {kind!r}, this code computes none, linear, yarn")
+        raise UserError(f"{prefix}.scaling.type is {kind!r}; supported are none, linear, yarn")
     factor = 1.0 if kind == "none" else _factor(file, prefix)
     if kind != "yarn":
         _check_no_yarn(file, prefix, kind)
     if ROPE_FACTORS in file.tensors:
         if kind == "yarn" or factor != 1:
             raise UserError(
-                f"{ROPE_FACTORS} is there, and {prefix}.scaling says {kind} by {factor:g}: this "
-                "code computes one rescaling"
+                f"the file has {ROPE_FACTORS}, and {prefix}.scaling is {kind} by {factor:g}: only "
+                "one rescaling is supported"
             )
         return _from_divisors(file, shape.head_dim, shape.rope_theta)
     if kind == "yarn":
@@ -71,7 +72,7 @@ def rope_scaling(file: GGUFFile, architecture: str, shape: ModelConfig) -> RopeS
 
 
 def _factor(file: GGUFFile, prefix: str) -> float:
-    """By either key; where both stand, they must agree."""
+    """Return the factor from either key; if both exist, they must agree."""
     keys = (f"{prefix}.scaling.factor", f"{prefix}.scale_linear")
     given = {key: decimal(file, key) for key in keys if key in file.metadata}
     for key, factor in given.items():
@@ -80,7 +81,7 @@ def _factor(file: GGUFFile, prefix: str) -> float:
     factors = {factor for factor in given.values() if factor != 1}
     if len(factors) > 1:
         said = " and ".join(f"{key} is {factor:g}" for key, factor in given.items())
-        raise UserError(f"{said}: this code computes one rescaling")
+        raise UserError(f"{said}: only one rescaling is supported")
     return factors.pop() if factors else 1.0
 
 
@@ -89,26 +90,28 @@ def _original_length(file: GGUFFile, prefix: str, shape: ModelConfig) -> Any:
 
 
 def _check_no_yarn(file: GGUFFile, prefix: str, kind: str) -> None:
-    """What would make a linear rescaling, or none, into something else."""
+    """Raise ValueError for keys that would change a linear rescaling, or none."""
     neutral = {"attn_factor": (1,), "yarn_attn_factor": (1,), "yarn_ext_factor": (0, -1)}
     for name, values in neutral.items():
         _refuse_other(file, f"{prefix}.scaling.{name}", values, kind)
 
 
 def _refuse_other(file: GGUFFile, key: str, neutral: tuple[float, ...], kind: str) -> None:
-    """Raise ValueError where a key is there with another value than one of these."""
+    """Raise ValueError if a key exists with a value other than these."""
     if key in file.metadata:
         value = decimal(file, key)
         if not any(math.isclose(value, each, rel_tol=1e-6) for each in neutral):
             raise UserError(
-                f"{key} is {value:g}, with {kind} this code computes {neutral[0]:g} only: it would "
-                "give other logits"
+                f"{key} is {value:g}, but with {kind} only {neutral[0]:g} is supported: the "
+                "logits would differ"
             )
 
 
 def _yarn(file: GGUFFile, prefix: str, shape: ModelConfig, factor: float) -> RopeScaling:
-    """llama.cpp multiplies the usual attention factor by its own key. `yarn_attn_factor` is the
-    whole factor to the converter and is overlooked by llama.cpp, so only the usual one is read.
+    """Return yarn's rescaling.
+
+    llama.cpp multiplies the usual attention factor by its own key. `yarn_attn_factor` is the whole
+    factor for the converter but is ignored by llama.cpp, so only the usual one is read.
     """
     scaling = made(
         RopeScaling,
@@ -128,8 +131,10 @@ def _yarn(file: GGUFFile, prefix: str, shape: ModelConfig, factor: float) -> Rop
 
 
 def _from_divisors(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling:
-    """llama3's rescaling, of which the file has only what every frequency is divided by: the
-    largest is the factor; that the others follow is checked.
+    """Return llama3's rescaling from the divisors of the frequencies.
+
+    The file has only these divisors. The largest is the factor, and the others are checked against
+    it.
     """
     packed = file.tensors[ROPE_FACTORS]
     if packed.type not in PACKINGS:
@@ -147,7 +152,7 @@ def _from_divisors(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling:
     before, after = (rotary_frequencies(head_dim, theta, each).numpy() for each in (None, scaling))
     if divisors.shape != before.shape or not np.allclose(before / after, divisors, rtol=1e-4):
         raise UserError(
-            f"{ROPE_FACTORS} is not what Llama 3's rescaling by {factor} gives; this code computes "
-            "no other that comes as finished divisors"
+            f"{ROPE_FACTORS} differs from Llama 3's rescaling by {factor}; no other rescaling is "
+            "supported as a tensor of divisors"
         )
     return scaling

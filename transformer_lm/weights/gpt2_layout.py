@@ -1,9 +1,11 @@
-"""GPT-2 as Hugging Face writes it.
+"""Hugging Face's layout of GPT-2.
 
 Its linear layers are `Conv1D`: the matrix is [d_in, d_out]. Query, key and value are one such
-matrix, c_attn. Positions are learned vectors, norms are LayerNorms, the output head is the token
-embedding. What this leaves out, each refused by name: other activations, and attention scores that
-are scaled in another way.
+matrix, c_attn. Positions are learned vectors, norms are LayerNorms, and the output head is the
+token embedding.
+
+What this leaves out: other activations, and other scalings of attention scores. Each is rejected by
+name.
 
 Radford et al., 2019.
 """
@@ -90,7 +92,7 @@ def _from_config(config: dict[str, Any]) -> ModelConfig:
         "quantization_config": (config.get("quantization_config"), None),
     }
     for key, (found, expected) in computed.items():
-        # gelu_pytorch_tanh is the same function by its other name.
+        # gelu_pytorch_tanh is another name of the same function.
         refuse_value(key, "gelu_new" if found == "gelu_pytorch_tanh" else found, expected)
     width, heads = whole_number(config, "n_embd"), whole_number(config, "n_head")
     inner = config.get("n_inner")

@@ -1,9 +1,10 @@
-"""Llama, Mistral and Qwen3 as Hugging Face writes them. SmolLM2 is a Llama.
+"""Hugging Face's layouts of Llama (including SmolLM2), Mistral and Qwen3.
 
-All three have the same names. Llama may have biases, in our sense only all or none; Mistral has a
-sliding window; Qwen3 has that and a norm over each head's query and key. What this leaves out, each
-refused by name: biases in some of the linear layers, windows in some of the layers, rotary
-positions on a part of a head, quantized files.
+All three use the same names. Llama may have biases, which must be in all linear layers or in none;
+Mistral has a sliding window; Qwen3 has a sliding window and a norm over each head's query and key.
+
+What this leaves out: biases in some of the linear layers, windows in some of the layers, rotary
+positions on part of a head, and quantized files. Each is rejected by name.
 
 Touvron et al., 2023; Jiang et al., 2023; Qwen team, 2025.
 """
@@ -45,7 +46,7 @@ ARCHITECTURES = {
     "mistral": "MistralForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-# What transformers takes where config.json is silent, and where the families differ.
+# The defaults of transformers for missing keys of config.json, where the families differ.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
@@ -69,7 +70,7 @@ ORIGINAL_LENGTH = "original_max_position_embeddings"
 
 
 def sources(config: ModelConfig) -> dict[str, Source]:
-    """Our parameter's name -> where it lies in a file of one of these families."""
+    """Return our parameter's name -> its source in a file of one of these families."""
     found = {
         "token_embedding.weight": Source("model.embed_tokens.weight"),
         "final_norm.weight": Source("model.norm.weight"),
@@ -96,20 +97,21 @@ def _needs(family: str, config: ModelConfig) -> dict[str, Any]:
         "qk_norm": family == "qwen3",
     }
     if family == "llama":
-        # transformers refuses a Llama whose heads do not divide its width, whatever head_dim says.
+        # transformers rejects a Llama whose number of heads does not divide its width, for any
+        # head_dim.
         heads = config.num_heads
         return needs | {"sliding_window": None, "d_model": -(-config.d_model // heads) * heads}
     return needs | {"biases": False}
 
 
 def _to_config(family: str, config: ModelConfig) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` are what transformers 4 reads, `rope_parameters` what 5
-    does.
+    """Return config.json; transformers 4 reads `rope_theta` and `rope_scaling`, 5 reads
+    `rope_parameters`.
     """
     rope, scaling = _rope_parameters(config), config.rope_scaling
     length = config.context_length
     if scaling is not None and scaling.kind == "linear" and ORIGINAL_LENGTH not in rope:
-        length = scaling.original_context_length  # "linear" states the length before
+        length = scaling.original_context_length  # for "linear", the length before rescaling
     written = {
         "architectures": [ARCHITECTURES[family]],
         "model_type": family,
@@ -151,7 +153,7 @@ def _rope_parameters(config: ModelConfig) -> dict[str, Any]:
     values = {theirs: getattr(scaling, ours) for ours, theirs in keys.items()}
     written = {key: value for key, value in values.items() if value is not None}
     length = scaling.original_context_length
-    # transformers warns of a key that it does not know, and knows none of this name for "linear".
+    # transformers warns of an unknown key, and does not have this one for "linear".
     if scaling.kind != "linear" or config.context_length != round(length * scaling.factor):
         written[ORIGINAL_LENGTH] = length
     return {"rope_type": scaling.kind, "rope_theta": config.rope_theta, **written}
@@ -194,8 +196,8 @@ def _refuse_what_is_not_computed(family: str, config: dict[str, Any], rope: dict
     nested = next((key for key, value in rope.items() if isinstance(value, dict)), None)
     if nested is not None:
         raise UserError(
-            f"config.json: rope_parameters has a part for {nested} alone; we have one rotary "
-            "embedding for all layers"
+            f"config.json: rope_parameters has a part for {nested} alone; only one rotary "
+            "embedding for all layers is supported"
         )
     computed = {
         "hidden_act": (config.get("hidden_act", "silu"), "silu"),
@@ -210,7 +212,7 @@ def _refuse_what_is_not_computed(family: str, config: dict[str, Any], rope: dict
     }
     attention_bias = config.get("attention_bias", False)
     if family == "llama":
-        # Ours are in all linear layers of a block or in none.
+        # Our biases are in all linear layers of a block or in none.
         computed["attention_bias"] = (attention_bias, config.get("mlp_bias", False))
     else:
         computed["attention_bias"] = (attention_bias, False)
@@ -219,9 +221,9 @@ def _refuse_what_is_not_computed(family: str, config: dict[str, Any], rope: dict
 
 
 def _window(family: str, config: dict[str, Any]) -> int | None:
-    """The sliding window of all layers; ValueError where it is that of some."""
+    """Return the sliding window of all layers; raise ValueError if only some layers have it."""
     window = config.get("sliding_window")
-    if family == "llama":  # transformers' Llama has none, whatever config.json says
+    if family == "llama":  # transformers' Llama ignores it in config.json
         return None
     if family == "mistral":
         return window
@@ -239,7 +241,7 @@ def _window(family: str, config: dict[str, Any]) -> int | None:
     if 0 < count < len(kinds):
         raise UserError(
             f"config.json: sliding_window applies to {count} of {len(kinds)} layers (layer_types, "
-            "max_window_layers); this code computes it in all layers or in none"
+            "max_window_layers); only a window in all layers or in none is supported"
         )
     return window if count else None
 
@@ -252,8 +254,7 @@ def _rope_scaling(
         return None
     if not isinstance(kind, str) or kind not in ROPE_KEYS:
         raise UserError(
-            f"config.json: rope_type is {kind!r}, this code computes default, "
-            f"{', '.join(ROPE_KEYS)}"
+            f"config.json: rope_type is {kind!r}; supported are default, {', '.join(ROPE_KEYS)}"
         )
     values = {ours: rope.get(theirs) for ours, theirs in ROPE_KEYS[kind].items()}
     factor = values["factor"]

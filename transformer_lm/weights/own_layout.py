@@ -1,8 +1,9 @@
-"""Our own layout, for shapes that no family of Hugging Face's computes: post-norm, no positions,
-and what else an ablation may ask for.
+"""Our own layout, for shapes that no Hugging Face family supports: post-norm, no positions, and
+other shapes for ablations.
 
-The tensors have our names, and config.json holds our `ModelConfig` as it is, so that every variant
-trains, is saved, resumes and loads. `transformers` knows nothing of it, and `lm export` refuses it.
+The tensors have our names, and config.json contains our `ModelConfig` unchanged, so that every
+variant can be trained, saved, resumed and loaded. `transformers` cannot load it, and `lm export`
+rejects it.
 """
 
 from typing import Any

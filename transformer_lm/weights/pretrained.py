@@ -1,9 +1,10 @@
-"""Weights of the world: our models in the layouts of Hugging Face, and back.
+"""Pretrained weights: conversion of our models to Hugging Face's layouts, and back.
 
-A checkpoint folder of a shape that `transformers` computes loads there as it is, and a folder of
-theirs loads here: Llama (SmolLM2 is one), Mistral, Qwen3, GPT-2. The tables are in llama_layout.py
-and gpt2_layout.py, how they are read in weight_layout.py. What this leaves out: other families,
-quantized weights (gguf_file.py reads some), pickled weights.
+A checkpoint folder of a shape that `transformers` supports loads there unchanged, and a Hugging
+Face folder loads here: Llama (including SmolLM2), Mistral, Qwen3, GPT-2. The tables are in
+llama_layout.py and gpt2_layout.py; weight_layout.py applies them.
+
+What this leaves out: other families, quantized weights (gguf_file.py reads some), pickled weights.
 """
 
 import functools
@@ -32,12 +33,12 @@ from transformer_lm.weights.weight_layout import (
     to_their_layout,
 )
 
-HUGGING_FACE = (LLAMA, MISTRAL, QWEN3, GPT2)  # the first that computes a shape is taken
+HUGGING_FACE = (LLAMA, MISTRAL, QWEN3, GPT2)  # the first that supports a shape is used
 KNOWN = {family.name: family for family in (*HUGGING_FACE, OWN)}
 
 
 def hugging_face_family(config: ModelConfig) -> Family:
-    """The family of `transformers` that computes this shape.
+    """Return the family of `transformers` that supports this shape.
 
     Raises:
         ValueError: there is none; the message says what the nearest would need.
@@ -57,11 +58,11 @@ def hugging_face_family(config: ModelConfig) -> Family:
 def to_hugging_face(
     model: TransformerLM, special_token_ids: dict[str, Any] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The model as the tensors and the config.json of a family of Hugging Face's, or in our own
-    layout where no family computes its shape.
+    """Return the tensors and config.json of a Hugging Face family, or of our own layout if no
+    family supports the shape.
 
     Args:
-        model: on any device; the tensors come back on the CPU.
+        model: on any device; the returned tensors are on the CPU.
         special_token_ids: entries of config.json such as {"eos_token_id": 2}.
     """
     config = model.config
@@ -72,14 +73,15 @@ def to_hugging_face(
     ours = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
     tensors = to_their_layout(ours, family.sources(config), config.head_dim)
     dtype = str(model.token_embedding.weight.dtype).removeprefix("torch.")
-    # transformers 4 reads torch_dtype, 5 dtype; left out, the ids would be those of its own models.
+    # transformers 4 reads torch_dtype, 5 dtype; without the ids, it would use those of its own
+    # models.
     no_ids = {"bos_token_id": None, "eos_token_id": None}
     described = family.to_config(config) | no_ids | {"dtype": dtype, "torch_dtype": dtype}
     return tensors, described | (special_token_ids or {})
 
 
 def family_of(config: dict[str, Any]) -> Family:
-    """The family that a config.json names; ValueError for one that is not known here."""
+    """Return the family that a config.json names; raise ValueError if it is not supported."""
     if not isinstance(config, dict):
         raise UserError(f"config.json: expected an object, found a {type(config).__name__}")
     name = config.get("model_type")
@@ -91,10 +93,10 @@ def family_of(config: dict[str, Any]) -> Family:
 
 
 def model_config_from_hugging_face(config: dict[str, Any]) -> ModelConfig:
-    """The shape that a config.json describes.
+    """Return the shape that a config.json describes.
 
     Raises:
-        ValueError: it is of no known family, or has something that this code does not compute.
+        ValueError: the family or a feature is not supported.
     """
     return family_of(config).from_config(config)
 
@@ -102,16 +104,16 @@ def model_config_from_hugging_face(config: dict[str, Any]) -> ModelConfig:
 def from_hugging_face(
     tensors: dict[str, Tensor], config: dict[str, Any], dtype: torch.dtype | None = torch.float32
 ) -> TransformerLM:
-    """Build the model with a copy of the weights in it.
+    """Build the model with a copy of the weights.
 
     Args:
-        tensors: by their names.
+        tensors: the tensors by name.
         config: the contents of config.json.
-        dtype: of the parameters; None for that of the tensors (the widest, where they differ).
+        dtype: dtype of the parameters; None for that of the tensors (the widest, if they differ).
 
     Raises:
-        ValueError: tensors are missing, not known, of another shape, hold NaN, or are too large for
-            `dtype`; the first few are listed, and the others counted.
+        ValueError: tensors are missing, unknown, of another shape, contain NaN, or are too large
+            for `dtype`; the first few are listed, and the others counted.
     """
     family, shape = family_of(config), model_config_from_hugging_face(config)
     if shape.num_layers > len(tensors):
@@ -137,11 +139,11 @@ def from_hugging_face(
 def _with_full_names(
     tensors: dict[str, Tensor], family: Family, shape: ModelConfig
 ) -> dict[str, Tensor]:
-    """The weights by the names that the family's table has; ValueError for a tied output head of
-    its own.
+    """Return the weights by the names in the family's table; raise ValueError if a tied output head
+    differs from the embedding.
     """
     found = {name: t for name, t in tensors.items() if not name.endswith(family.ignored)}
-    if not any(name.startswith(family.prefix) for name in found):  # the model without its head
+    if not any(name.startswith(family.prefix) for name in found):  # a model without its head
         found = {n if n == family.head else family.prefix + n: t for n, t in found.items()}
     if shape.tie_embeddings and family.head in found:
         head, embedding = found.pop(family.head), found.get(family.embedding)
@@ -152,9 +154,11 @@ def _with_full_names(
 
 
 def with_weights(model: TransformerLM, weights: dict[str, Tensor]) -> TransformerLM:
-    """Give an `empty_model` its weights, by our names; they become its parameters as they are."""
+    """Give an `empty_model` its weights, by our names; they become its parameters without a
+    copy.
+    """
     model.load_state_dict(weights, assign=True)
-    if model.rotary is not None and has_no_memory(model.rotary):  # its table is no weight
+    if model.rotary is not None and has_no_memory(model.rotary):  # its table is not a weight
         shape = model.config
         model.rotary = RotaryEmbedding(
             shape.head_dim, shape.context_length, shape.rope_theta, shape.rope_scaling
@@ -167,16 +171,16 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = torch.float32,
 ) -> TransformerLM:
-    """Read a checkpoint folder, ours or one of Hugging Face's.
+    """Read a checkpoint folder, ours or one from Hugging Face.
 
     Args:
-        folder: with config.json and model.safetensors (or model.safetensors.index.json and its
+        folder: contains config.json and model.safetensors (or model.safetensors.index.json and its
             parts).
         device: where the model goes.
-        dtype: of the parameters; None for that of the file.
+        dtype: dtype of the parameters; None for that of the file.
 
     Raises:
-        ValueError: the folder is no checkpoint, or its tensors do not fit its config.json.
+        ValueError: the folder is not a checkpoint, or its tensors do not fit its config.json.
     """
     tensors, config = read_checkpoint(folder)
     try:

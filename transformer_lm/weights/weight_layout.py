@@ -1,10 +1,12 @@
-"""Where each of our tensors lies in somebody else's file: one table for a family, read both ways.
+"""The place of each of our tensors in a foreign file: one table for each family, used in both
+directions.
 
-Files differ in four things, and a `Source` says which: the name; one tensor that holds several of
-ours (GPT-2's c_attn is query, key and value); a matrix stored as [d_in, d_out]; and the order of a
-head's rows. We turn adjacent pairs (2i, 2i + 1) of a head, Hugging Face turns (i, i + head_dim /
-2), so each head's even rows come first in their file and its odd rows after. What this leaves out:
-the families (llama_layout.py, gpt2_layout.py) and the files.
+Files differ in four properties, which a `Source` describes: the name; one tensor that contains
+several of ours (GPT-2's c_attn is query, key and value); a matrix stored as [d_in, d_out]; and the
+order of a head's rows. We rotate adjacent pairs (2i, 2i + 1) of a head, Hugging Face rotates (i, i
++ head_dim / 2), so each head's even rows come first in their file and its odd rows after.
+
+What this leaves out: the families (llama_layout.py, gpt2_layout.py) and the files.
 
 Rotary pairs: Su et al., 2021, equation 34.
 """
@@ -25,13 +27,13 @@ WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Source(NamedTuple):
-    """Where one of our tensors lies.
+    """The place of one of our tensors.
 
     Attributes:
-        name: of their tensor.
-        part, parts: ours is this one of so many equal parts, which lie one after the other.
+        name: name of their tensor.
+        part, parts: index of ours, and number of the equal, consecutive parts of their tensor.
         transposed: theirs is [d_in, d_out]; ours is [d_out, d_in].
-        halves: their heads' rows go by halves; ours go by pairs.
+        halves: their heads' rows are ordered by halves; ours by pairs.
     """
 
     name: str
@@ -42,18 +44,18 @@ class Source(NamedTuple):
 
 
 class Family(NamedTuple):
-    """An architecture as other programs write it.
+    """An architecture in other programs' layout.
 
     Attributes:
-        name: what config.json calls it, its `model_type`.
+        name: its `model_type` in config.json.
         needs: the values that our config must have for this family to compute the same, by field;
-            a field that may have any value is left out.
-        sources: our parameter's name -> where it lies.
+            fields that may have any value are omitted.
+        sources: our parameter's name -> its source.
         to_config: our config -> config.json, without the ids of special tokens.
-        from_config: config.json -> our config; ValueError for what we do not compute.
-        prefix: of all names but the output head's; a file without it is of the same model.
+        from_config: config.json -> our config; ValueError for unsupported values.
+        prefix: prefix of all names except the output head's; a file without it is also accepted.
         embedding, head: names of the token embedding and of the output head.
-        ignored: endings of names that are no weights.
+        ignored: endings of names that are not weights.
     """
 
     name: str
@@ -67,8 +69,8 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()
 
     def misfits(self, config: ModelConfig) -> dict[str, Any]:
-        """The fields of `config` with which this family would compute something else, and the
-        values that it needs.
+        """Return the fields of `config` that this family does not support, with the values that it
+        needs.
         """
         needs = self.needs(config)
         return {field: value for field, value in needs.items() if getattr(config, field) != value}
@@ -77,7 +79,7 @@ class Family(NamedTuple):
 def pairs_to_halves(
     weight: Float[Tensor, "width *rest"], head_dim: int
 ) -> Float[Tensor, "width *rest"]:
-    """Within each head, rows (0, 1, 2, 3, ...) -> (0, 2, 4, ..., 1, 3, 5, ...)."""
+    """Reorder, within each head, rows (0, 1, 2, 3, ...) -> (0, 2, 4, ..., 1, 3, 5, ...)."""
     pairs = weight.unflatten(0, (-1, head_dim // 2, 2))  # [heads, pair, member, *rest]
     return pairs.transpose(1, 2).flatten(0, 2).contiguous()
 
@@ -85,7 +87,7 @@ def pairs_to_halves(
 def halves_to_pairs(
     weight: Float[Tensor, "width *rest"], head_dim: int
 ) -> Float[Tensor, "width *rest"]:
-    """The inverse of `pairs_to_halves`."""
+    """Reorder rows by the inverse of `pairs_to_halves`."""
     halves = weight.unflatten(0, (-1, 2, head_dim // 2))  # [heads, member, pair, *rest]
     return halves.transpose(1, 2).flatten(0, 2).contiguous()
 
@@ -93,7 +95,7 @@ def halves_to_pairs(
 def to_their_layout(
     ours: Mapping[str, Tensor], sources: Mapping[str, Source], head_dim: int
 ) -> dict[str, Tensor]:
-    """Our tensors, by our names -> theirs, by theirs."""
+    """Convert our tensors, by our names, to theirs, by their names."""
     theirs = {}
     for name, parts in _by_their_name(sources).items():
         pieces = []
@@ -108,7 +110,7 @@ def to_their_layout(
 
 
 def to_our_layout(theirs: Tensor, source: Source, head_dim: int) -> Tensor:
-    """The part of their tensor that `source` names, in our order."""
+    """Return the part of their tensor that `source` names, in our order."""
     weight = theirs.T if source.transposed else theirs
     weight = weight.chunk(source.parts)[source.part] if source.parts > 1 else weight
     return halves_to_pairs(weight, head_dim) if source.halves else weight.contiguous()
@@ -117,7 +119,7 @@ def to_our_layout(theirs: Tensor, source: Source, head_dim: int) -> Tensor:
 def their_shapes(
     our_shapes: Mapping[str, Sequence[int]], sources: Mapping[str, Source]
 ) -> dict[str, tuple[int, ...]]:
-    """The shape that each of their tensors must have."""
+    """Return the shape that each of their tensors must have."""
     shapes = {}
     for name, parts in _by_their_name(sources).items():
         _, *rest = our_shapes[parts[0]]
@@ -127,7 +129,7 @@ def their_shapes(
 
 
 def _by_their_name(sources: Mapping[str, Source]) -> dict[str, list[str]]:
-    """Their name -> ours, in the order in which they lie there."""
+    """Return their name -> our names, in their order in the tensor."""
     names: dict[str, list[str]] = {}
     for ours, source in sorted(sources.items(), key=lambda item: item[1].part):
         names.setdefault(source.name, []).append(ours)
@@ -137,8 +139,9 @@ def _by_their_name(sources: Mapping[str, Source]) -> dict[str, list[str]]:
 def shape_problems(
     found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
 ) -> list[str]:
-    """What is missing, not known, or of another shape; all by their names, and one of each kind in
-    turn, so that the first few show every kind.
+    """Return the names that are missing, unknown, or of another shape.
+
+    They alternate between the kinds, so that the first few show every kind.
     """
     missing = [f"{name} is missing" for name in expected if name not in found]
     unknown = [f"{name} is not known" for name in sorted(found.keys() - expected.keys())]
@@ -151,7 +154,7 @@ def shape_problems(
 
 
 def in_turn(*kinds: Sequence[str]) -> list[str]:
-    """The first of every kind, then the second of each, and so on."""
+    """Return the first of every kind, then the second of each, and so on."""
     rows = itertools.zip_longest(*kinds)
     return [problem for row in rows for problem in row if problem is not None]
 
@@ -159,12 +162,12 @@ def in_turn(*kinds: Sequence[str]) -> list[str]:
 def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], origin: str
 ) -> None:
-    """Raise ValueError where tensors are missing, not known, of another shape, or not finite.
+    """Raise ValueError if tensors are missing, unknown, of another shape, or not finite.
 
     Args:
-        tensors: what was found.
+        tensors: the tensors that were found.
         expected: the shape of each.
-        origin: what gave the shapes, for the message ("config.json").
+        origin: the origin of the shapes, for the message ("config.json").
     """
     misfits = shape_problems({name: t.shape for name, t in tensors.items()}, expected)
     problems = []
@@ -178,20 +181,20 @@ def check_tensors(
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinity: then the least and the greatest are neither.
+    """Return whether no value is NaN or infinity, by checking the minimum and the maximum.
 
-    One pass without a copy; `torch.isfinite(tensor).all()` took 20 times as long for 28 million
-    values (0.54 against 0.02 s, one thread).
+    It makes one pass without a copy; `torch.isfinite(tensor).all()` took 20 times as long for 28
+    million values (0.54 against 0.02 s, one thread).
     """
     return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def refuse_overflow(weights: Mapping[str, Tensor], sources: Mapping[str, Source]) -> None:
-    """Raise ValueError where finite weights became infinite in another number format.
+    """Raise ValueError if finite weights became infinite in another number format.
 
     Args:
-        weights: by our names, after the change of format.
-        sources: where each came from, for the message.
+        weights: by our names, after the conversion.
+        sources: the source of each, for the message.
     """
     lost = [name for name, weight in weights.items() if not is_finite(weight)]
     if lost:
@@ -206,9 +209,7 @@ def refuse_overflow(weights: Mapping[str, Tensor], sources: Mapping[str, Source]
 
 
 def refuse_all(problems: Sequence[str], about: str) -> None:
-    """Raise ValueError with the first few problems and the number of the others, if there are
-    any.
-    """
+    """Raise ValueError, if there are problems, with the first few and the number of the others."""
     if problems:
         listed = "; ".join(problems[:MOST_PROBLEMS_LISTED])
         more = len(problems) - MOST_PROBLEMS_LISTED

@@ -1,11 +1,11 @@
-"""Arrays that count: how much work a kernel does, seen by running it as the Python that it is."""
+"""Arrays that count accesses, to measure the work of a kernel by running it as Python."""
 
 import numpy as np
 import pytest
 
 
 class CountedArray(np.ndarray):
-    """Counts the elements that are read or written."""
+    """An array that counts the elements read or written."""
 
     count = 0
 
@@ -32,7 +32,7 @@ class Work:
 
     @staticmethod
     def counted(arrays):
-        """A named tuple of arrays -> the same arrays, counting."""
+        """Convert a named tuple of arrays to counting arrays."""
         return arrays._replace(
             **{name: array.view(CountedArray) for name, array in arrays._asdict().items()}
         )
@@ -47,13 +47,15 @@ class Work:
 
 @pytest.fixture
 def new_work():
-    """A function that starts counting."""
+    """Return a function that starts counting."""
     return Work
 
 
 @pytest.fixture
 def assert_n_log_n():
-    """A check that the steps for n and 4 n bytes grow as n log n does: by about 4.8, not by 16."""
+    """Return a check that the steps for n and 4 n bytes grow as n log n does: by about 4.8, not by
+    16.
+    """
 
     def check(steps, size):
         bound = 4 * np.log(4 * size) / np.log(size)

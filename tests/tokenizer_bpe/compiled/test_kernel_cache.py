@@ -1,5 +1,5 @@
-"""Compiled code is kept per state of the sources, and in a place where one may write;
-older states go.
+"""Compiled code is cached for each state of the sources, in a writable folder; older states are
+removed.
 """
 
 import os
@@ -16,7 +16,7 @@ from tokenizer_bpe.compiled import kernel_cache
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A folder of sources, in place of the package's own."""
+    """Create a folder of sources to replace the package's own."""
     folder = tmp_path / "package"
     folder.mkdir()
     for name in ("kernel_cache.py", "word_table.py"):
@@ -50,7 +50,7 @@ def test_numba_keeps_the_code_there_and_its_setting_as_it_was(package):
 
 
 def older_folders(package, ages):
-    """Folders of older sources, by the hours since their last use."""
+    """Create folders of older sources, by the hours since their last use."""
     folders = {}
     for hours in ages:
         folders[hours] = package / "__pycache__" / f"kernels-{hours}"
@@ -71,7 +71,7 @@ def test_folders_of_older_sources_go_but_for_the_last_used(package):
 
 
 def test_a_folder_in_use_stays(package):
-    """By use, not by age: that of the present sources, though the oldest, is the last used one."""
+    """Use counts, not age: the folder of the current sources, though the oldest, was used last."""
     present = kernel_cache.cache_folder()
     os.utime(present, (1, 1))
     kernel_cache.cache_folder.cache_clear()
@@ -96,7 +96,7 @@ def test_several_processes_may_remove_at_once(package):
 
 @pytest.mark.parametrize("gone", ["", "*/*.nbc", "*/*.nbi"], ids=["all", "code", "index"])
 def test_who_runs_on_older_sources_compiles_again(package, gone):
-    """Its folder goes after it was made, or between the index and the code that it names."""
+    """Its folder is removed after it was made, or between the index and the code that it names."""
     made = kernel_cache.kernel(lambda x: x + x)
     assert made(4) == 8
     folder = kernel_cache.cache_folder()

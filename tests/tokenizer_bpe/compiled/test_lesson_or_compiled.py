@@ -1,4 +1,4 @@
-"""Compiled code is for large texts, known patterns, and nobody's own tokenizer."""
+"""Compiled code is used for large texts and known patterns, but not with a learner's tokenizer."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def path(tmp_path):
 
 
 def compiled_calls(monkeypatch, module, name):
-    """Where calls of this compiled function leave a mark."""
+    """Record calls of this compiled function."""
     calls = []
     function = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *given: calls.append(given) or function(*given))

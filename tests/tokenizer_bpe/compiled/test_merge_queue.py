@@ -1,4 +1,4 @@
-"""The queue gives the pair with the highest count of the moment, then the larger byte strings."""
+"""The queue returns the pair with the highest current count, then the larger byte strings."""
 
 import random
 
@@ -18,7 +18,7 @@ from tokenizer_bpe.compiled.merge_queue import (
     token_length,
 )
 
-# Few bytes, and zeros among them: tokens that share their first eight bytes, or differ in zeros.
+# Few bytes, including zero: tokens that share their first eight bytes, or differ in zeros.
 parts_of_tokens = st.lists(
     st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=40
 )
@@ -26,7 +26,9 @@ FIRST = [0, 1, 97, 98, 255]
 
 
 def tokens_from(parts):
-    """(TokenBytes, the same as bytes, ids); each part is an earlier token, modulo their number."""
+    """Return (TokenBytes, the same as bytes, ids); each part is an earlier token, modulo their
+    number.
+    """
     content = [bytes([byte]) for byte in range(256)]
     tokens = TokenBytes.of_bytes(len(parts))
     ids = list(FIRST)
@@ -104,7 +106,7 @@ def test_pairs_come_in_order_while_counts_fall_and_new_pairs_come(parts, seed, r
     ],
 )
 def test_the_larger_bytes_come_first(smaller, larger):
-    """Worked by hand, and in both orders of entry, on either side of the pair."""
+    """Check by hand, in both orders of entry, on either side of the pair."""
     tokens, ids = TokenBytes.of_bytes(40), {}
     number = 256
     for word in (smaller, larger):

@@ -1,4 +1,4 @@
-"""The naive trainer, the lesson's and the compiled one agree; the last one's work is n log n."""
+"""The naive, the lesson's and the compiled trainer agree; the work of the last is n log n."""
 
 import argparse
 import random
@@ -38,7 +38,7 @@ corpora = st.lists(
 
 @pytest.fixture
 def corpus_path(tmp_path):
-    """A path to write a corpus to, again for each example."""
+    """Return a path to which each example writes its corpus."""
     return tmp_path / "corpus.txt"
 
 
@@ -71,7 +71,7 @@ def test_the_same_on_real_text_and_under_the_other_pattern(corpus_path):
 
 
 def test_the_same_as_the_lesson_until_no_pair_is_left():
-    """Thousands of merges on some 3,000 words: most of them ties, and long tokens among them."""
+    """Thousands of merges on about 3,000 words, most of them ties, with some long tokens."""
     text = Path(argparse.__file__).read_text(encoding="utf-8")
     counts = count_words([text, "abcdefgh" * 50, "abcdefgh" * 25 + "x"], []).as_dict()
     compiled = train_bpe_from_counts(counts, 50_000, [END])
@@ -138,7 +138,7 @@ def test_on_merge_is_told_how_many_merges_are_made(monkeypatch):
 @pytest.mark.parametrize("first_pairs", [1, 2, 3, 1 << 10])
 @pytest.mark.parametrize("every", [1, 2, 5])
 def test_on_merge_is_told_ascending_numbers(monkeypatch, first_pairs, every):
-    """Also where room has to be made before a merge, and where no pair is left after a report."""
+    """Also if room has to be made before a merge, and if no pair is left after a report."""
     monkeypatch.setattr(merge_training, "REPORT_EVERY", every)
     monkeypatch.setattr(merge_training, "_FIRST_PAIRS", first_pairs)
     seen = []
@@ -156,7 +156,7 @@ def test_on_merge_is_told_ascending_numbers(monkeypatch, first_pairs, every):
 def test_errors_are_those_of_the_lesson(corpus_path, vocab_size, special_tokens):
     words = count_words(["some text"], [])
     messages = []
-    missing = corpus_path.with_name("missing.txt")  # is not looked for before the rest is right
+    missing = corpus_path.with_name("missing.txt")  # not read before the checks
     for train, corpus in (
         (lesson.train_bpe, missing),
         (train_bpe, missing),
@@ -201,7 +201,7 @@ def letters_of(kind, size):
 
 
 def run_as_python(monkeypatch, work):
-    """The trainer's kernels as Python, counting what they touch of the words, and comparisons."""
+    """Run the trainer's kernels as Python, and count accesses to the words and comparisons."""
     for name in ("_link_all", "_link", "_unlink", "_merge", "_merge_until"):
         kernel = getattr(merge_training, name)
         monkeypatch.setattr(merge_training, name, getattr(kernel, "py_func", kernel))
@@ -219,7 +219,7 @@ def run_as_python(monkeypatch, work):
 
 @pytest.mark.parametrize("kind", ["one letter", "two letters", "random letters", "Chinese"])
 def test_training_on_one_long_word_costs_n_log_n(kind, monkeypatch, new_work, assert_n_log_n):
-    """Every merge that there is: in random text, about as many as letters."""
+    """Make all possible merges: in random text, about as many as letters."""
     steps = []
     for size in (600, 2400):
         work = new_work()

@@ -45,7 +45,7 @@ def test_a_table_of_pairs_numbers_them_in_order(added):
 
 
 def test_pairs_of_neighbouring_ids_do_not_lie_in_one_slot():
-    """A hash that leaves out the left or the right id would make runs of hundreds."""
+    """A hash that ignores the left or the right id would make runs of hundreds."""
     grid = np.array([(left, right) for left in range(64) for right in range(64)])
     table = pair_table_of(grid)
     taken = np.flatnonzero(table.slots >= 0)

@@ -1,4 +1,4 @@
-"""Ids are those of the lesson, whatever the text, the cache, the threads and the pattern."""
+"""Ids are those of the lesson for every text, cache, number of threads and pattern."""
 
 import argparse
 import random
@@ -40,14 +40,16 @@ awkward_text = st.lists(
 
 @pytest.fixture(scope="module")
 def corpus():
-    """Some 200 kB of Python, and a few words in other letters."""
+    """Return about 200 kB of Python, and a few words in other scripts."""
     sources = [Path(module.__file__).read_text(encoding="utf-8") for module in (argparse, random)]
     return "".join(sources) + "漢字 é ñandú жук ½ ٣٤ \n" * 20
 
 
 @pytest.fixture(scope="module")
 def twins(corpus):
-    """pattern -> (the lesson's tokenizer, the compiled one); the last pattern is not compiled."""
+    """Return pattern -> (the lesson's tokenizer, the compiled one); the last pattern is not
+    compiled.
+    """
     pairs = {}
     for pattern in (*PATTERNS.values(), OWN_PATTERN):
         counted_under = GPT2_PATTERN if pattern == OWN_PATTERN else pattern
@@ -68,7 +70,7 @@ def gpt2_twins():
 
 @pytest.fixture
 def small_cache(monkeypatch):
-    """Room for five words; how often it was emptied."""
+    """Limit the cache to five words, and record how often it is emptied."""
     emptied = []
     original = tokenizer_module.empty
     monkeypatch.setattr(tokenizer_module, "CACHED_WORDS", 5)
@@ -121,7 +123,7 @@ def test_the_same_with_the_vocabulary_of_gpt2_on_a_corpus(gpt2_twins, corpus):
 @pytest.mark.parametrize("size", [LONG_WORD - 1, LONG_WORD, LONG_WORD + 1, 300, 5000])
 @pytest.mark.parametrize("letters", ["e", "self.", "abcdefghijklmnopqrstuvwxyz", "漢字éж"])
 def test_long_words(twins, size, letters):
-    """The longer one comes first and last: working memory that has grown must be used again."""
+    """The longer word comes first and last: enlarged working memory must be reused."""
     theirs, ours = twins[GPT2_PATTERN]
     choose = random.Random(size)
     word = "".join(choose.choices(letters.replace(".", "r"), k=size))
@@ -130,8 +132,8 @@ def test_long_words(twins, size, letters):
 
 
 def merged_in_rounds(word, merges):
-    """The definition: of the pairs that stand anywhere in the word, the one of the earliest rank is
-    merged at all its places, from left to right; and again, until no pair can be merged.
+    """Apply the definition: of the pairs in the word, the one of the earliest rank is merged at all
+    its places, from left to right; and again, until no pair can be merged.
     """
     tokens = [bytes([byte]) for byte in word]
     ranks = {pair: rank for rank, pair in enumerate(merges)}
@@ -148,13 +150,14 @@ def merged_in_rounds(word, merges):
 
 @st.composite
 def hand_made_merges(draw, letters):
-    """No trainer makes them in this order: a token is made in two ways, and a pair that holds it
-    may stand between the two.
+    """Draw merges in an order that no trainer makes.
+
+    A token is made in two ways, and a pair that contains it may be ranked between the two.
     """
     tokens, merges = [bytes([letter]) for letter in letters], []
     for _ in range(draw(st.integers(1, 30))):
         pair = draw(st.sampled_from(tokens)), draw(st.sampled_from(tokens))
-        if len(b"".join(pair)) <= 12:  # longer ones hardly ever occur
+        if len(b"".join(pair)) <= 12:  # longer ones are very rare
             merges.append(pair)
             tokens += [] if b"".join(pair) in tokens else [b"".join(pair)]
     return merges
@@ -163,7 +166,9 @@ def hand_made_merges(draw, letters):
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), letters=st.sampled_from([b"ab", b"abc"]), seed=st.integers(0, 1 << 30))
 def test_hand_made_merges_of_long_words(data, letters, seed):
-    """Longer than LONG_WORD of the compiled code, and shorter and longer than the lesson's."""
+    """The words are longer than the compiled LONG_WORD, and shorter and longer than the
+    lesson's.
+    """
     merges = data.draw(hand_made_merges(letters))
     size = data.draw(st.one_of(st.integers(100, 900), st.sampled_from([LONG_WORD, 400, 401])))
     word = bytes(random.Random(seed).choices(letters, k=size))
@@ -171,14 +176,14 @@ def test_hand_made_merges_of_long_words(data, letters, seed):
     vocab = dict(enumerate([*(bytes([byte]) for byte in range(256)), *made]))
     expected = merged_in_rounds(word, merges)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_module, "CACHED_WORDS", 1 << 8)  # 1.6 s in place of 8
+        patch.setattr(tokenizer_module, "CACHED_WORDS", 1 << 8)  # 1.6 s instead of 8
         for kind in (lesson.Tokenizer, Tokenizer):
             ids = kind(vocab, merges).encode(word.decode())
             assert [vocab[token_id] for token_id in ids] == expected, kind
 
 
 def test_overlapping_special_tokens(twins):
-    """The leftmost wins, and of those that begin there the longest."""
+    """The leftmost wins, and of those that begin at the same place, the longest."""
     _, ours = twins[GPT2_PATTERN]
     tokens = [f"{END}{END}", END, "<|a|b", "<|a", "b c", "漢é"]
     assert ours.encode("".join(tokens)) == [ours.special_tokens[token] for token in tokens]
@@ -203,7 +208,7 @@ def test_a_batch_on_threads(twins, texts, num_threads):
 @settings(max_examples=40, deadline=None)
 @given(text=awkward_text, num_threads=st.integers(2, 3))
 def test_one_text_on_threads(twins, special_tokens, pattern, text, num_threads):
-    """Blocks of 5 characters; with "b c" among the special tokens the text may not be cut."""
+    """Blocks of 5 characters; with "b c" among the special tokens, the text must not be cut."""
     theirs, _ = twins[pattern]
     vocab, merges = theirs.vocab, theirs.merges
     expected = lesson.Tokenizer(vocab, merges, special_tokens, pattern).encode_to_array(text)
@@ -268,7 +273,7 @@ def test_a_word_is_merged_once_and_then_remembered(twins):
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_a_text_is_one_call_of_compiled_code(twins, corpus, monkeypatch, num_threads):
-    """After each call a thread needs the interpreter's lock, and waits for the other threads."""
+    """After each call, a thread needs the interpreter's lock and waits for the other threads."""
     theirs, _ = twins[GPT2_PATTERN]
     ours = Tokenizer.of(theirs)
     calls = []
@@ -283,7 +288,7 @@ def test_a_text_is_one_call_of_compiled_code(twins, corpus, monkeypatch, num_thr
 
 
 def test_memory_that_is_used_again_changes_no_result(twins, corpus, monkeypatch):
-    """The longest text in the middle; one of them too long for its memory to be kept."""
+    """The longest text is in the middle; one text is too long for its memory to be kept."""
     theirs, _ = twins[GPT2_PATTERN]
     texts = [corpus[:5000], corpus[5000:90_000], corpus[:20], corpus[90_000:100_000]]
     expected = [theirs.encode_to_array(text) for text in texts]
@@ -352,7 +357,7 @@ def test_bytes_may_have_any_ids():
 
 
 def test_no_two_threads_have_one_encoder(twins):
-    """Neither those of one call nor those of a caller with threads of its own."""
+    """Neither the threads of one call nor a caller's own threads."""
     _, ours = twins[GPT2_PATTERN]
 
     def nested(outer, depth):

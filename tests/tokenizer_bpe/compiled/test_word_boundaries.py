@@ -61,7 +61,9 @@ def test_words_are_those_of_the_regex_module(pattern, text):
 @settings(max_examples=50, deadline=None)
 @given(text=awkward_text, rest=awkward_text)
 def test_what_lies_behind_the_stop_does_not_exist(pattern, text, rest):
-    """Else "'l" in front of a special token would become a contraction with the token's "l"."""
+    """Otherwise "'l" in front of a special token would become a contraction with the token's
+    "l".
+    """
     both, stop = as_array(text + rest), len(text.encode())
     place, ends = 0, []
     while place < stop:
@@ -79,7 +81,7 @@ def test_the_stop_may_cut_a_contraction():
 
 @every_pattern
 def test_every_code_point_in_several_contexts(pattern):
-    """Each context asks another alternative: inside a word, after a space, after an apostrophe, at
+    """Each context tests another alternative: inside a word, after a space, after an apostrophe, at
     the end of a run, before a newline.
     """
     for plane in range(17):

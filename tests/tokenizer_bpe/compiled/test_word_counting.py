@@ -1,4 +1,4 @@
-"""Counts are those of the lesson, on threads, through growing tables, and through the disk."""
+"""Counts are those of the lesson, with threads, growing tables, and spilling to disk."""
 
 import queue
 import tempfile
@@ -24,7 +24,7 @@ awkward_text = st.lists(
     ),
     max_size=30,
 ).map("".join)  # fmt: skip
-# Far more distinct words than the small tables below hold.
+# Far more distinct words than the small tables below can hold.
 MANY_WORDS = [
     " ".join(first + chr(97 + n % 26) + chr(97 + n // 26) * (n % 7 + 1) for n in range(300))
     for first in "abé"
@@ -33,7 +33,7 @@ MANY_WORDS = [
 
 @pytest.fixture
 def temporary_folder(tmp_path, monkeypatch):
-    """Where files of counts go; what is left in it afterwards was left behind."""
+    """Set the folder for files of counts, which must be empty afterwards."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -42,7 +42,9 @@ def temporary_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def spills(monkeypatch):
-    """Tables for four words at first; the list of how many words went to the disk each time."""
+    """Start with tables for four words; return the list of the number of words written to disk each
+    time.
+    """
     monkeypatch.setattr(word_counting, "_FIRST_WORDS", 4)
     monkeypatch.setattr(word_counting, "_FIRST_LETTERS", 16)
     written = []
@@ -71,7 +73,7 @@ def test_counts_are_those_of_the_lesson(pattern, texts, tokens, num_threads, at_
         patch.setattr(word_counting, "NUMBERS_AT_A_TIME", at_a_time)
         counted = count_words(texts, tokens, pattern, num_threads)
     assert counted.as_dict() == pretokenization.count_words(texts, tokens, pattern)
-    assert len(counted.as_dict()) == len(counted.counts), "a word stands here twice"
+    assert len(counted.as_dict()) == len(counted.counts), "a word is listed twice"
 
 
 def test_on_one_thread_words_come_in_the_order_of_their_first_appearance():
@@ -128,14 +130,14 @@ def test_what_does_not_fit_goes_to_the_disk_and_comes_back(spills, temporary_fol
 
 
 def test_a_word_larger_than_the_memory_is_counted(spills, temporary_folder):
-    """Its table grows past the limit, which is better than no count."""
+    """Its table exceeds the limit, which is better than no count."""
     texts = ["w" * 100 + " a" * 5, "w" * 100]
     counted = count_words(texts, [], table_bytes=0).as_dict()
     assert counted == pretokenization.count_words(texts, [])
 
 
 def test_tables_whose_sum_does_not_fit_are_added_once(spills, temporary_folder, monkeypatch):
-    """Each thread's table fits; adding them up fills the first one, which goes to the disk."""
+    """Each thread's table fits; adding them up fills the first one, which is written to disk."""
 
     def in_turn(blocks, special, counters):
         for number, block in enumerate(blocks):
@@ -159,8 +161,8 @@ def test_a_counter_does_not_exceed_its_memory(spills, tmp_path):
 
 
 def test_the_words_of_one_partition_are_spread_over_their_table(tmp_path, monkeypatch):
-    """Were partition and slot taken from the same bits, they would crowd into 1 / 64 of the slots,
-    and every search would go through hundreds of them.
+    """If partition and slot used the same bits, the words would share 1 / 64 of the slots, and
+    every search would probe hundreds of them.
     """
     monkeypatch.setattr(word_counting, "_FIRST_WORDS", 1 << 12)
     monkeypatch.setattr(word_counting, "PARTITIONS", 1)
@@ -194,7 +196,7 @@ def test_nothing_is_left_behind_after_an_error(spills, temporary_folder):
 def test_an_error_in_the_threads_is_raised_and_makes_nobody_wait(monkeypatch):
     class ImpatientQueue(queue.SimpleQueue):
         def get(self):
-            return super().get(timeout=2)  # instead of for ever
+            return super().get(timeout=2)  # instead of forever
 
     def disk_full(self, spans):
         raise OSError("no space left on device")
@@ -217,7 +219,7 @@ def test_an_error_in_the_threads_is_raised_and_makes_nobody_wait(monkeypatch):
 
 
 def test_blocks_are_not_read_far_ahead_of_the_counting(monkeypatch):
-    """Else a file larger than memory would be in memory, waiting."""
+    """Otherwise a file larger than memory would wait in memory."""
     monkeypatch.setattr(WordCounter, "add_text", lambda self, spans: counted.append(1))
     counted, ahead = [], []
 

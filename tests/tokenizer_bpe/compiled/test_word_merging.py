@@ -23,7 +23,9 @@ BYTE_IDS = list(range(256))
 
 
 def numbered(merges):
-    """Pairs of byte strings -> (left, right, result) as ids; a result that comes twice has one."""
+    """Convert pairs of byte strings to (left, right, result) as ids; a repeated result has one
+    id.
+    """
     ids = {bytes([byte]): byte for byte in range(256)}
     for left, right in merges:
         ids.setdefault(left + right, len(ids))
@@ -31,7 +33,7 @@ def numbered(merges):
 
 
 def by_definition(word, merges):
-    """The earliest pair that occurs is merged at all its places, left to right; then look again."""
+    """Merge the earliest pair that occurs at all its places, left to right; then repeat."""
     ranks = {(left, right): rank for rank, (left, right, _) in enumerate(merges)}
     tokens = list(word)
     while True:
@@ -48,7 +50,7 @@ def by_definition(word, merges):
 
 
 def encoded(word, merges, scratch=None):
-    """By the compiled code, from the middle of a text."""
+    """Encode with the compiled code, from the middle of a text."""
     text = np.frombuffer(b"ab" + word + b"ba", dtype=np.uint8)
     scratch = scratch or scratch_for(max(len(word), 1))
     rules = merge_rules(BYTE_IDS, merges)
@@ -57,7 +59,7 @@ def encoded(word, merges, scratch=None):
 
 
 def random_merges(choose, number):
-    """Each joins two tokens that exist, so that many tokens are made in two ways."""
+    """Return merges of two existing tokens each, so that many tokens are made in two ways."""
     tokens, merges = [b"a", b"b", b"c"], []
     for _ in range(number):
         left, right = choose.choice(tokens), choose.choice(tokens)
@@ -88,8 +90,8 @@ def test_any_list_of_merges_follows_the_definition(seed, number, size, letters):
 
 @pytest.mark.parametrize("times", [1, LONG_WORD])
 def test_a_merge_that_brings_in_an_earlier_pair_is_finished_first(times):
-    """abc comes about through (a, bc), the last merge, and then (abc, a) would be an earlier one:
-    but both places of (a, bc) are merged before anybody looks for it.
+    """(a, bc), the last merge, makes abc, after which (abc, a) would be an earlier one; but both
+    places of (a, bc) are merged before it is considered.
     """
     pairs = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c"), (b"abc", b"a"), (b"a", b"bc")]
     merges, ids = numbered(pairs)
@@ -125,7 +127,7 @@ def test_bytes_have_the_ids_that_the_vocabulary_gives_them():
 
 @pytest.mark.parametrize("letters", [b"a", b"ab"])
 def test_scratch_is_long_enough(letters):
-    """Where every pair can be merged, the heap and what is set aside fill their room."""
+    """If every pair can be merged, the heap and the entries set aside fill their memory."""
     choose = random.Random(5)
     size, margin = 4 * LONG_WORD, 8
     tokens = [b"a", b"b"]
@@ -155,7 +157,7 @@ def letters_of(kind, size):
 
 @pytest.mark.parametrize("kind", ["one letter", "two letters", "random letters", "Chinese"])
 def test_a_long_word_costs_n_log_n(kind, monkeypatch, new_work, assert_n_log_n):
-    """The kernels run as Python, on arrays that count."""
+    """The kernels run as Python, on counting arrays."""
     _, merges = train_bpe_from_counts({letters_of(kind, 6000): 1}, 256 + 400, [])
     rules = merge_rules(BYTE_IDS, numbered(merges)[0])
     for name in ("_merge_long", "_merge_short", "_set_aside", "_push", "_sift_down"):
@@ -173,5 +175,5 @@ def test_a_long_word_costs_n_log_n(kind, monkeypatch, new_work, assert_n_log_n):
         text = np.frombuffer(word, dtype=np.uint8)
         count = encode_word.py_func(text, 0, size, rules, scratch)
         steps.append(work.steps)
-        assert count < 0.8 * size, "too few merges to say anything"
+        assert count < 0.8 * size, "too few merges for this test"
     assert_n_log_n(steps, 1500)

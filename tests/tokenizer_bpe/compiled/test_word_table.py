@@ -1,4 +1,4 @@
-"""The table of words is a dictionary from words to 0, 1, 2, ..., with room for so many."""
+"""The table of words is a dictionary from words to 0, 1, 2, ..., with limited room."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ from tokenizer_bpe.compiled.word_boundaries import WHOLE_SPAN, character_classes
 from tokenizer_bpe.compiled.word_table import FULL, empty, grown, number_words, word_table
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
 
-# Short words are their own key: zero bytes at either end must not make two words one.
+# Short words are their own key: zero bytes at either end must not make two words equal.
 short_words = st.lists(st.sampled_from(b"\x00\x01ab\xff"), min_size=1, max_size=9).map(bytes)
 words = st.one_of(short_words, st.binary(min_size=1, max_size=40))
 
@@ -27,7 +27,7 @@ ANY_LENGTH = 1 << 62
 
 
 def numbered(table, words, kernel=number_words):
-    """The numbers of words that stand side by side; FULL in place of the first without room."""
+    """Return the numbers of adjacent words; FULL for the first without room."""
     ends = 1 + np.cumsum([0, *map(len, words)])
     starts, stops, no_special = ends[:-1], ends[1:], np.full(len(words), NO_SPECIAL)
     text = padded_text(b"<" + b"".join(words) + b">")
@@ -58,7 +58,7 @@ def test_a_table_that_grows_numbers_words_as_a_dictionary_does(added, max_words)
         number = add(table, word)
         while number == FULL:
             assert word not in numbers
-            assert words_of(table) == list(numbers), "a word without room left something behind"
+            assert words_of(table) == list(numbers), "a word without room changed the table"
             table = grown(table, len(word))
             number = add(table, word)
         assert number == numbers.setdefault(word, len(numbers))
@@ -100,7 +100,7 @@ def test_an_emptied_table_has_forgotten_all_and_has_its_room_again():
 
 
 def test_long_words_of_one_hash_are_told_apart(monkeypatch):
-    """The search runs as Python, with a hash and a slot that are the same for all."""
+    """The search runs as Python, with the same hash and slot for all words."""
     monkeypatch.setattr(word_table_module, "_key_of", lambda *arguments: np.uint64(1 << 63))
     monkeypatch.setattr(word_table_module, "_GOLDEN", np.uint64(0))
     words = [b"0123456789", b"0123456780", b"x123456789", b"01234567", b"01234567" * 2]
@@ -112,7 +112,7 @@ def test_long_words_of_one_hash_are_told_apart(monkeypatch):
 
 
 def pieces_numbered(table, spans, rule, longest, at_a_time):
-    """What `number_words` says, call after call, until it asks for something."""
+    """Return the results of `number_words`, call after call, until it needs the caller."""
     numbers, found = np.empty(at_a_time, dtype=np.int32), []
     span, place = 0, 0
     while span < len(spans.starts):
@@ -129,7 +129,7 @@ def pieces_numbered(table, spans, rule, longest, at_a_time):
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 3, 100])
 def test_a_text_is_numbered_in_parts_of_any_size(at_a_time):
-    """Special tokens among the words, side by side, and at either end."""
+    """Special tokens are among the words, adjacent, and at either end."""
     spans = text_spans(b"<7>a b<7><8> a b a<8>", {b"<7>": 7, b"<8>": 8})
     table, rule = word_table(10, 100), word_rule(GPT2_PATTERN)
     found = pieces_numbered(table, spans, rule, ANY_LENGTH, at_a_time)
@@ -152,7 +152,7 @@ def test_a_word_that_is_too_long_is_left_to_the_caller(at_a_time):
 
 
 def test_words_that_begin_or_end_alike_do_not_lie_in_one_slot():
-    """Hundreds of probes to a word would show a hash that leaves bits out."""
+    """Hundreds of probes per word would reveal a hash that ignores bits."""
     table = word_table(1 << 12, 1 << 16)
     for number in range(1 << 12):
         assert add(table, b"%d" % number) == number

@@ -1,4 +1,6 @@
-"""A broken part of a file is one ValueError that names it; what is whole comes back as it is."""
+"""A damaged part of a file is one ValueError that names it; an intact value is returned
+unchanged.
+"""
 
 from pathlib import Path
 
@@ -24,7 +26,7 @@ def test_what_is_whole_comes_back():
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        *((None, "missing"), ("a", "a text"), (True, "true or false"), (1, "a number")),
+        *((None, "missing"), ("a", "a string"), (True, "true or false"), (1, "a number")),
         *((1.5, "a number"), ([], "a list")),
     ],
 )
@@ -35,14 +37,16 @@ def test_the_kind_of_what_is_there(value, kind):
 
 @pytest.mark.parametrize("token_id", ["1", 1.0, None, True, [1]])
 def test_an_id_is_a_whole_number(token_id):
-    with pytest.raises(ValueError, match=r"^x: the id of 'a' is .*, no whole number"):
+    with pytest.raises(ValueError, match=r"^x: the id of 'a' is .*, not a whole number"):
         token_ids({"a": token_id}, "x")
-    with pytest.raises(ValueError, match="needs `content`, a text, and `id`, a whole number"):
+    with pytest.raises(ValueError, match="needs `content`, a string, and `id`, a whole number"):
         added_tokens([{"content": "a", "id": token_id}], "x")
 
 
 def test_every_id_once():
     with pytest.raises(ValueError, match="'a' and 'b' have the same id, 7"):
         token_ids({"a": 7, "b": 7}, "x")
-    with pytest.raises(ValueError, match=r"^x: the special token '<s>' .* id 1, which b'a' has"):
+    with pytest.raises(
+        ValueError, match=r"^x: the special token '<s>' .* id 1, which b'a' already has"
+    ):
         check_special_ids({"<s>": 1}, {1: b"a"}, Path("x"))

@@ -1,4 +1,4 @@
-"""Tokens that only the files beside tokenizer.json declare: `AutoTokenizer` is the oracle."""
+"""Tokens that only the files next to tokenizer.json declare; `AutoTokenizer` is the oracle."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def token(content: str, special: bool = True, **changes) -> dict:
 
 
 def listed(**changes):
-    """tokenizer_config.json with `added_tokens_decoder`."""
+    """Return a tokenizer_config.json with `added_tokens_decoder`."""
     return {"tokenizer_config.json": CLASS | changes}
 
 
@@ -116,8 +116,8 @@ CONFLICTS = {
     "an infinite id": ({"added_tokens.json": {"<y>": float("inf")}}, "inf is not the id of an"),
     "half of a pair": (listed(eos_token="\ud800"), "config.json: not valid JSON .*surrogates"),
     "no id": (listed(added_tokens_decoder={"a": token("<y>")}), "'a' is not the id of an added"),
-    "no object": (listed(added_tokens_decoder={"257": "<y>"}), "an added token is a text, expec"),
-    "no content": (listed(added_tokens_decoder={"257": {}}), "needs `content`, a text"),
+    "no object": (listed(added_tokens_decoder={"257": "<y>"}), "an added token is a string, exp"),
+    "no content": (listed(added_tokens_decoder={"257": {}}), "needs `content`, a string"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer.json is refused where `tokenizers` makes other ids of it, and else read."""
+"""A tokenizer.json is rejected if `tokenizers` gives other ids for it, and read otherwise."""
 
 import json
 import tempfile
@@ -20,7 +20,7 @@ TEXT = "the other, <e> the 12 <f>x  \n éthe<e>"
 
 
 def tokenizer_with(pattern):
-    """With the merge of ", ", two words to every pattern here."""
+    """Return a tokenizer with the merge of ", ", two words for every pattern here."""
     counts = {" the": 9, "the": 5, " other": 3, "12": 2, ", ": 2}
     return Tokenizer(*train_bpe_from_counts(counts, 266, SPECIAL), SPECIAL, pattern)
 
@@ -30,7 +30,7 @@ FILE = tokenizer_json(tokenizer_with(GPT2_PATTERN))
 
 @pytest.fixture
 def content():
-    """What is in a tokenizer.json; a test may change it."""
+    """Return the contents of a tokenizer.json, which a test may change."""
     return json.loads(FILE)
 
 
@@ -55,13 +55,13 @@ def of_model(**changes):
 
 
 def with_whole_word(content):
-    """A word that no merge makes."""
+    """Add a word that no merge makes."""
     content["model"]["vocab"]["Ġ12"] = 266
     content["model"]["ignore_merges"] = True
 
 
 def template(*pieces):
-    """A post-processor that makes the ids of a text, A, and of special tokens."""
+    """Return a post-processor with the ids of a text, A, and of special tokens."""
     single = [
         {"Sequence" if piece == "A" else "SpecialToken": {"id": piece, "type_id": 0}}
         for piece in pieces
@@ -135,7 +135,7 @@ FOREIGN = {
     "string": (lambda c: before(c, split({"String": "h"})), "Split by a String"),
     "a look back": (
         lambda c: before(c, split({"Regex": r"(?<=h)e|[\s\S]"})),
-        r"the pattern .* holds \(\?<=, which we do not read as Oniguruma does",
+        r"the pattern .* has \(\?<=, which we do not read as Oniguruma does",
     ),
 }
 
@@ -145,7 +145,7 @@ def test_what_gives_other_ids_is_refused_by_name(content, change, message, tmp_p
     expected = read_by_us(content, tmp_path).encode(TEXT)
     assert read_by_them(content).encode(TEXT).ids == expected
     change(content)
-    assert read_by_them(content).encode(TEXT).ids != expected, "no need to refuse this"
+    assert read_by_them(content).encode(TEXT).ids != expected, "no need to reject this"
     with pytest.raises(ValueError, match=message) as caught:
         read_by_us(content, tmp_path)
     assert str(caught.value).startswith(str(tmp_path / "tokenizer.json"))
@@ -153,7 +153,7 @@ def test_what_gives_other_ids_is_refused_by_name(content, change, message, tmp_p
 
 
 def resaved_by_transformers(content):
-    """Its post-processor, truncation and padding are those of its last call."""
+    """Add the post-processor, truncation and padding that transformers saves from its last call."""
     with tempfile.TemporaryDirectory() as folder:
         for name, text in hugging_face_files(tokenizer_with(GPT2_PATTERN)).items():
             Path(folder, name).write_bytes(text)
@@ -211,7 +211,7 @@ def test_patterns_that_lose_nothing_are_read(pattern, tmp_path):
 
 @pytest.mark.parametrize("pattern", [r"\w+|\s+", "a|.", r"(h)|[^h]", r"\p{L}{1,3}+|.", "h$|\\W"])
 def test_patterns_that_leave_gaps_or_differ_are_read(content, pattern, tmp_path):
-    """What lies between two matches is a word; see test_pattern_dialects for the rest."""
+    """The text between two matches is a word; for the rest, see test_pattern_dialects."""
     before(content, split({"Regex": pattern}))
     ours = read_by_us(content, tmp_path)
     for text in (TEXT, "", "\n", "h\nhh .,- hhhh"):
@@ -250,7 +250,7 @@ pieces = st.lists(st.sampled_from(["<e>", "<f>", "<", "e>", "<g>", "the", " the"
 def test_added_tokens_are_refused_or_found_as_tokenizers_finds_them(
     tmp_path_factory, tokens, named, wrong, texts
 ):
-    """Whatever their order and overlaps, and whether model.vocab names them."""
+    """For every order and overlap, with and without names in model.vocab."""
     content = json.loads(FILE)
     entry = content["added_tokens"][0]
     content["added_tokens"] = [

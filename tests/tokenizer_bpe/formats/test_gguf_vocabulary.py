@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file: the ids are those of `tokenizers` with the same vocabulary."""
+"""The tokenizer in a GGUF file gives the ids of `tokenizers` with the same vocabulary."""
 
 import pytest
 import tokenizers
@@ -45,7 +45,7 @@ def read(metadata) -> Tokenizer:
 
 
 def theirs(metadata) -> tokenizers.Tokenizer:
-    """Put together from the parts, as SmolLM2's own tokenizer.json is."""
+    """Build the tokenizer from the same parts as SmolLM2's own tokenizer.json."""
     tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
     vocab = {token: i for i, token in enumerate(tokens)}
     made = tokenizers.Tokenizer(models.BPE(vocab, [tuple(m.split(" ")) for m in merges]))
@@ -83,7 +83,7 @@ def test_added_tokens_are_found_and_unused_ones_have_no_id(metadata):
     assert tokenizer.vocab_size == len(tokens) + 1
     assert set(control_tokens(tokenizer)) == set(SPECIAL), "user-defined tokens are text"
     changed["tokenizer.ggml.eot_token_id"] = len(tokens)
-    assert "<think>" in control_tokens(read(changed)), "what ends a message is not"
+    assert "<think>" in control_tokens(read(changed)), "a token that ends a message is not"
 
 
 ALIASES = {
@@ -108,9 +108,9 @@ REFUSED = [
     ({"tokenizer.ggml.model": "llama"}, "the tokenizer is 'llama'; this code reads byte-level BPE"),
     (
         {"tokenizer.ggml.pre": "tekken"},
-        "tokenizer.ggml.pre is 'tekken': .* known are gpt-2, llama-bpe, qwen2, smollm, and",
+        "tokenizer.ggml.pre is 'tekken': .* supported are gpt-2, llama-bpe, qwen2, smollm, and",
     ),
-    ({"tokenizer.ggml.token_type": [1]}, "267 tokens, but 1 token types"),
+    ({"tokenizer.ggml.token_type": [1]}, "267 tokens but 1 token types"),
     ({"tokenizer.ggml.merges": ["th"]}, "merge 1 is 'th', expected two tokens"),
     ({"tokenizer.ggml.merges": ["qq q"]}, "no earlier merge makes b'qq'"),
 ]
@@ -125,7 +125,7 @@ def test_another_tokenizer_is_refused_by_name(metadata, change, words):
 
 def test_a_type_that_bpe_has_not(metadata):
     types = [6, *metadata["tokenizer.ggml.token_type"][1:]]
-    with pytest.raises(ValueError, match="token 0 is of type 6"):
+    with pytest.raises(ValueError, match="token 0 has the type 6"):
         read(metadata | {"tokenizer.ggml.token_type": types})
     lacking = {k: v for k, v in metadata.items() if k != "tokenizer.ggml.model"}
     with pytest.raises(ValueError, match=r"the metadata lacks tokenizer\.ggml\.model"):
@@ -133,7 +133,9 @@ def test_a_type_that_bpe_has_not(metadata):
 
 
 def test_words_that_no_merge_makes(metadata):
-    """llama.cpp takes a whole word as a token for Llama 3; that is refused where it matters."""
+    """For Llama 3, llama.cpp encodes a whole word as one token; files for which it matters are
+    rejected.
+    """
     changed = metadata | {"tokenizer.ggml.pre": "llama-bpe"}
     check_whole_words(read(changed), GGUFFile(changed, {}))
     changed["tokenizer.ggml.tokens"] = [*changed["tokenizer.ggml.tokens"], "Ġnever"]

@@ -1,4 +1,4 @@
-"""What is written says with which Unicode tables, and a reader with others is told."""
+"""A written file records the Unicode tables, and reading it with others gives a warning."""
 
 import json
 import unicodedata
@@ -31,7 +31,7 @@ def test_the_tables_are_named_by_the_characters_that_they_know():
 
 
 def test_each_version_brought_its_character():
-    """Python's own tables are the oracle, as far as they go."""
+    """Python's own tables are the oracle, up to their version."""
     ours = float(".".join(unicodedata.unidata_version.split(".")[:2]))
     for name, code in FIRST_WITH.items():
         assert (unicodedata.category(chr(code)) != "Cn") == (float(name) <= ours), name

@@ -1,4 +1,4 @@
-"""Wrong requests: each is one clear ValueError."""
+"""Every wrong input is one clear ValueError."""
 
 import os
 
@@ -70,7 +70,7 @@ def test_a_merge_that_comes_later_than_a_pair_with_its_result():
 
 
 def test_a_byte_of_the_command_line_that_is_not_utf8_is_named():
-    """Python keeps such a byte of an argument as U+DC80 to U+DCFF."""
+    """Python stores such a byte of an argument as U+DC80 to U+DCFF."""
     with pytest.raises(UserError, match=r"the byte 0xff at a place where UTF-8 has none"):
         utf8_bytes("a" + os.fsdecode(b"\xff"))
     for text in ("\ud800", "\udc00"):

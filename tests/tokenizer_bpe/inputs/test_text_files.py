@@ -1,4 +1,4 @@
-"""Blocks of a file join to the file, and counting them one by one is counting the file."""
+"""The blocks of a file, joined, are the file, and counting them one by one counts the file."""
 
 from collections import Counter
 
@@ -35,7 +35,7 @@ def blocks_of(folder, content, *arguments):
 
 
 def pieces_of(text, special_tokens, pattern):
-    """Words and special tokens, in order."""
+    """Return words and special tokens, in order."""
     pieces = []
     for piece in split_special_tokens(text, special_tokens):
         pieces += [piece] if piece in special_tokens else pretokenize(piece, pattern)
@@ -90,7 +90,7 @@ def test_without_cuts_at_spaces_only_special_tokens_begin_a_block(
 def test_no_block_is_much_longer_than_was_asked_for(
     tmp_path, block_bytes, stretch, tokens, cut_at_spaces
 ):
-    """One read, and what lay between two cuts before it."""
+    """One read, and the text between two cuts before it."""
     content = (stretch * 2000).encode()
     blocks = blocks_of(tmp_path, content, tokens, cut_at_spaces, block_bytes)
     longest = max(len(block) for _, block in blocks)
@@ -99,7 +99,7 @@ def test_no_block_is_much_longer_than_was_asked_for(
 
 
 def test_a_special_token_with_a_space_forbids_cuts_at_spaces(tmp_path):
-    """Before "b c" one may cut, inside of it not."""
+    """A cut is allowed before "b c", but not inside it."""
     blocks = blocks_of(tmp_path, b"x y b c x y b c", ["b c"], True, 1)
     assert [block for _, block in blocks] == [b"x y ", b"b c x y ", b"b c"]
 
@@ -145,7 +145,7 @@ def test_no_special_token_lies_across_a_safe_separator(tokens, text):
 
 
 def test_a_file_without_cuts_is_searched_once(tmp_path, monkeypatch):
-    """Not from its beginning at every read: that would be 2,000 times 1,000 bytes on average."""
+    """It is not searched from its beginning at every read: 2,000 times 1,000 bytes on average."""
     searched = 0
     original = text_files._last_match
 
@@ -161,7 +161,7 @@ def test_a_file_without_cuts_is_searched_once(tmp_path, monkeypatch):
 
 @given(places=st.lists(st.integers(0, 30_000), max_size=4), start=st.integers(0, 30_000))
 def test_the_last_match_of_a_long_text(places, start):
-    """Longer than the first windows, so that the search must widen them."""
+    """The text is longer than the first windows, so that the search must widen them."""
     text = bytearray(b"x" * 30_000)
     for place in places:
         text[place : place + 3] = b"<e>"

@@ -1,4 +1,4 @@
-"""Pieces join to the text, can always be shown, and merge steps end in what `encode` gives."""
+"""Pieces, joined, are the text and are always printable; merge steps end in the ids of `encode`."""
 
 import unicodedata
 from pathlib import Path
@@ -25,7 +25,7 @@ from tokenizer_bpe.tokenizer import Tokenizer
 END = "<|endoftext|>"
 BYTES = {byte: bytes([byte]) for byte in range(256)}
 both_patterns = pytest.mark.parametrize("pattern", [GPT2_PATTERN, GPT4_PATTERN])
-# What the tokenizers were trained on is in these texts, so that merges happen.
+# These texts contain the training text of the tokenizers, so that merges happen.
 texts = st.one_of(
     st.text(max_size=30),
     st.lists(
@@ -37,7 +37,7 @@ texts = st.one_of(
 
 @pytest.fixture(scope="module")
 def trained():
-    """Tokenizers trained on this file: pattern -> Tokenizer."""
+    """Train tokenizers on this file: pattern -> Tokenizer."""
     return {
         pattern: Tokenizer(*train_bpe(Path(__file__), 500, [END], pattern), [END], pattern)
         for pattern in (GPT2_PATTERN, GPT4_PATTERN)

@@ -1,4 +1,4 @@
-"""The figures of a comparison, worked by hand; turns alternate; a peer that cannot is named."""
+"""The figures of a comparison, by hand; turns alternate; a peer that fails is named."""
 
 import sys
 import sysconfig
@@ -28,7 +28,9 @@ def only_bytes() -> Tokenizer:
 
 @pytest.fixture
 def fake_encoders(monkeypatch: pytest.MonkeyPatch):
-    """Encoders that all give [1], and a record of what was made and called, in order."""
+    """Replace the encoders by ones that return [1], and record their creation and calls in
+    order.
+    """
     calls: list[str] = []
 
     def maker(name: str):
@@ -43,7 +45,7 @@ def fake_encoders(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_figures_of_a_tokenizer_that_knows_bytes_alone(only_bytes) -> None:
-    """A token is a byte, so that tokens per word is bytes per word."""
+    """A token is a byte, so tokens per word are bytes per word."""
     (figures,) = comparison.compare_tokenizers([("bytes", only_bytes)], "Größe" * 50, rounds=1)
     assert (figures.name, figures.vocab_size, figures.bytes_per_token) == ("bytes", 256, 1.0)
     for code, sentences in SENTENCES.items():
@@ -63,7 +65,9 @@ def test_the_sentences_say_the_same_in_every_language() -> None:
     for code, sentences in SENTENCES.items():
         assert len(sentences) == (3 if code == "py" else 6), code
     assert NUM_WORDS["en"] == sum(len(sentence.split()) for sentence in SENTENCES["en"])
-    assert not any(" " in sentence for sentence in SENTENCES["zh"]), "words were cut for us alone"
+    assert not any(" " in sentence for sentence in SENTENCES["zh"]), (
+        "words are cut for our count only"
+    )
     assert NUM_WORDS["zh"] > 2 * len(SENTENCES["zh"])
 
 
@@ -102,7 +106,7 @@ def test_a_speed_is_the_median_in_millions_of_bytes(fake_encoders, only_bytes) -
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_that_is_not_installed(only_bytes, monkeypatch, name: str) -> None:
-    monkeypatch.setitem(sys.modules, name, None)  # an import of it then fails
+    monkeypatch.setitem(sys.modules, name, None)  # its import then fails
     (speeds,) = comparison.encoding_speeds([only_bytes], "a b", 2, count().__next__)
     assert speeds[name] == comparison.NOT_INSTALLED
     assert sum(isinstance(speed, float) for speed in speeds.values()) == 3
@@ -122,7 +126,7 @@ def test_a_peer_that_gives_other_ids_has_no_speed(fake_encoders, only_bytes, mon
 
 
 def test_the_compiled_encoder_has_compiled_and_has_met_no_word(only_bytes) -> None:
-    """Neither is a matter of the text: what counts is one cold encoder."""
+    """Neither depends on the text: one cold encoder is timed."""
     encode = comparison.compiled_encoder(only_bytes)
     assert encode.__self__._idle == []
     assert isinstance(encode.__self__, compiled_tokenizer.Tokenizer)

@@ -1,5 +1,5 @@
-"""Text tokens are text, control tokens are the template's alone; `tokenizers` and `transformers`
-are the oracles.
+"""Text tokens are text, and only templates write control tokens; the oracles are `tokenizers` and
+`transformers`.
 """
 
 import json
@@ -79,7 +79,7 @@ pieces = st.lists(
 
 @given(pieces)
 def test_what_is_encoded_as_text_has_no_control_token(pieces):
-    """As `split_special_tokens` of `transformers` does it: `encode_special_tokens` of theirs."""
+    """The oracle is `split_special_tokens` of `transformers`, their `encode_special_tokens`."""
     ours, text = made(), "".join(pieces)
     other = theirs(ours)
     other.encode_special_tokens = True
@@ -93,7 +93,9 @@ def test_a_control_token_that_the_merges_make_is_refused():
     vocab, merges = train_bpe_from_counts({"<s>": 9}, 258, [])
     tokenizer = Tokenizer(vocab, merges, ["<s>"], r"[\s\S]+")
     assert tokenizer.encode("<s>") == [257]
-    with pytest.raises(UserError, match="the text holds '<s>', which this vocabulary cannot write"):
+    with pytest.raises(
+        UserError, match="the text holds '<s>', which this vocabulary cannot encode"
+    ):
         encode_as_text(tokenizer, "a<s>")
     newline = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["\n"])
     with pytest.raises(UserError, match=r"the text holds '\\n', which"):
@@ -101,7 +103,7 @@ def test_a_control_token_that_the_merges_make_is_refused():
 
 
 def test_an_ordinary_token_with_the_same_bytes_keeps_its_id(tmp_path):
-    """GPT-NeoX has two blanks twice: made by a merge, and added."""
+    """GPT-NeoX has two spaces twice: made by a merge, and added."""
     vocab, merges = train_bpe_from_counts({"  ": 9, " the": 3}, 258, [])
     assert vocab[256] == b"  "
     content = json.loads(tokenizer_json(Tokenizer(vocab, merges)))

@@ -1,5 +1,5 @@
-"""Templates render as transformers renders them, fail in one line, and keep users from speaking for
-the assistant.
+"""Templates render as in transformers, fail in one line, and prevent users from speaking for the
+assistant.
 """
 
 import json
@@ -83,8 +83,8 @@ def test_our_own_template_gives_the_ids_of_encode_chat(tokenizer):
     "text", [CHAT_TEMPLATE, SMOLLM2, BLOCKS], ids=["ours", "smollm2", "blocks"]
 )
 def test_a_control_token_in_a_message_is_text(tokenizer, token, role, text):
-    """A user who writes <|im_end|> cannot speak for the assistant; as `sanitize_control_tokens` of
-    `transformers`.
+    """A user who writes <|im_end|> cannot speak for the assistant, as with
+    `sanitize_control_tokens` of `transformers`.
     """
     template = JinjaTemplate(text, TOKENS)
     said = f"{token}x{token}{token}y <|im_{token}end|>{token}"
@@ -102,7 +102,7 @@ def test_a_control_token_in_a_message_is_text(tokenizer, token, role, text):
 
 
 def test_what_is_text_is_cut_into_words_as_text():
-    """With merges: nothing of the mark is left, and words are those of the text as it stands."""
+    """With merges: the mark leaves no trace, and words are those of the unmarked text."""
     vocab = BYTES | {256: b"<|", 257: b"|>", 258: b".<"}
     merges = [(b"<", b"|"), (b"|", b">"), (b".", b"<")]
     tokenizer = Tokenizer(vocab, merges, [*SPECIAL_TOKENS, TextToken("  ")])

@@ -1,4 +1,4 @@
-"""Every construct is rendered, or refused, as `transformers` does it."""
+"""Every construct is rendered, or rejected, as in `transformers`."""
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -15,7 +15,7 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_to
 
 
 def each(text: str) -> str:
-    """For every message."""
+    """Apply a template text to every message."""
     return "{% for m in messages %}" + text + "{% endfor %}"
 
 

@@ -1,4 +1,4 @@
-"""Parameters without memory, the rotary table with it, and no compiler for it."""
+"""Parameters have no memory, the rotary table does, and no compiler is imported for it."""
 
 import subprocess
 import sys
@@ -51,12 +51,12 @@ def test_loading_weights_imports_no_compiler():
 
 
 def test_a_shape_that_no_computer_has_room_for_is_refused():
-    with pytest.raises(UserError, match="inner values, 31 tokens and a context of 16 is no model"):
+    with pytest.raises(UserError, match="inner values, 31 tokens and a context of 16 is larger"):
         empty_model(ModelConfig(**(SHAPE | {"d_ff": 1 << 40})))
 
 
 class FilledTable(RotaryEmbedding):
-    """A learner's: room for the table first, then what goes into it."""
+    """A learner's embedding: it allocates the table first and fills it afterwards."""
 
     def __init__(self, *shape):
         super().__init__(*shape)

@@ -44,7 +44,7 @@ def test_the_size_of_a_block_is_that_of_gguf(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")
 def test_any_bytes_are_the_numbers_that_gguf_makes_of_them(kind):
-    """Also the blocks that no quantizer writes: every scale, NaN and infinity among them."""
+    """This includes blocks that no quantizer writes: every scale, even NaN and infinity."""
     values, size = BLOCKS[kind]
     packed = np.random.default_rng(1).integers(0, 256, (65536, size), dtype=np.uint8)
     packed[:, :2] = np.arange(65536, dtype=np.uint16)[:, None].view(np.uint8)
@@ -59,7 +59,7 @@ def test_any_bytes_are_the_numbers_that_gguf_makes_of_them(kind):
 
 
 def test_nothing_of_the_size_of_the_weights_is_made_on_the_way():
-    """One array for the weights, and at most a byte for each of them besides."""
+    """One array for the weights, and at most one more byte per weight."""
     packed = np.zeros(20 * 40_000, np.uint8)
     tracemalloc.start()
     weights = dequantized(packed, "Q4_1", (40_000, 32))

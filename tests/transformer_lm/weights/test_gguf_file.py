@@ -1,5 +1,5 @@
-"""Files written as llama.cpp's converter does come back bit for bit; every wrong file is one line;
-and SmolLM2 says that the capital of France is Paris.
+"""Files written as by llama.cpp's converter are read bit for bit; every wrong file is one line; and
+SmolLM2 says that the capital of France is Paris.
 """
 
 import gguf
@@ -19,7 +19,7 @@ NAMES = ["llama, grouped heads", "llama, tied", "llama, as SmolLM2", "qwen3", "g
 
 @pytest.fixture(params=NAMES)
 def pair(request, parity, tmp_path):
-    """One of our models, and the same as transformers has it."""
+    """Return one of our models, and the same model in transformers."""
     model = parity.random_model(parity.shape_named(request.param))
     return model, parity.loaded_by_transformers(model, tmp_path / "c")
 
@@ -61,7 +61,7 @@ def test_every_type_of_tensor_gives_the_weights_that_gguf_gives(
 
 
 def test_llama_3_is_known_by_its_divisors(llama, gguf_writing, tmp_path):
-    """The converter of llama.cpp writes what every frequency is divided by."""
+    """The converter of llama.cpp writes the divisor of every frequency."""
     path = tmp_path / "m.gguf"
     scaling = RopeScaling(kind="llama3", factor=32, original_context_length=8192)
     before, after = rotary_frequencies(8, 500_000.0), rotary_frequencies(8, 500_000.0, scaling)
@@ -71,7 +71,7 @@ def test_llama_3_is_known_by_its_divisors(llama, gguf_writing, tmp_path):
     tensors = gguf_writing.converted(llama)
     gguf_writing.write_gguf(path, llama, tensors=tensors | {"rope_freqs.weight": divisors})
     assert load_gguf(path).config.rope_scaling == scaling
-    for added, words in ((0.5, "is not what Llama 3's rescaling"), (np.nan, "holds NaN")):
+    for added, words in ((0.5, "differs from Llama 3's rescaling"), (np.nan, "holds NaN")):
         divisors[1] += added
         gguf_writing.write_gguf(path, llama, tensors=tensors | {"rope_freqs.weight": divisors})
         with pytest.raises(ValueError, match=rf"rope_freqs\.weight .*{words}") as error:
@@ -82,9 +82,9 @@ def test_llama_3_is_known_by_its_divisors(llama, gguf_writing, tmp_path):
 LINEAR = {"llama__rope__scaling__type": "linear"}
 METADATA = [
     ({"general__architecture": "gemma3"}, "the architecture is 'gemma3'; this code reads gpt2, ll"),
-    ({"llama__expert_count": 8}, "llama.expert_count is 8, this code computes 0 only"),
-    ({"llama__rope__dimension_count": 4}, "rope.dimension_count is 4, this code computes 8 only"),
-    ({"llama__rope__scaling__type": "longrope"}, "rope.scaling.type is 'longrope', this code"),
+    ({"llama__expert_count": 8}, "llama.expert_count is 8, but only 0 is supported"),
+    ({"llama__rope__dimension_count": 4}, "rope.dimension_count is 4, but only 8 is supported"),
+    ({"llama__rope__scaling__type": "longrope"}, "rope.scaling.type is 'longrope'; supported"),
     ({"split__count": 3}, "one of 3 parts"),
     ({"split__count": "three"}, "one of 'three' parts"),
     ({**LINEAR, "llama__rope__scaling__factor": 0.0}, "scaling.factor is 0, expected a number fr"),
@@ -138,7 +138,7 @@ def test_nan_is_named(llama, gguf_writing, tmp_path):
 
 @pytest.mark.parametrize("kind", PACKINGS)
 def test_a_number_that_is_none_is_named_in_every_type(kind, parity, gguf_writing, tmp_path):
-    """And NumPy, which would warn of it, is not asked: warnings are errors here."""
+    """NumPy, which would warn, is not used for it: warnings are errors here."""
     shape = parity.SMALL | {"d_model": 64, "num_heads": 4, "d_ff": 96}
     theirs = parity.loaded_by_transformers(
         parity.random_model(ModelConfig(**shape)), tmp_path / "c"
@@ -173,7 +173,7 @@ def test_a_type_that_is_not_read_is_named(llama, gguf_writing, tmp_path, parity)
 
 
 def test_smollm2_knows_the_capital_of_france(smollm2):
-    """The logits are those that llama.cpp's weights give: measured once, in the issue."""
+    """The logits were measured once with llama.cpp's weights, in the issue."""
     model = load_gguf(smollm2)
     assert count_parameters(model.config) == 134_515_008
     with torch.no_grad():

@@ -1,5 +1,5 @@
-"""Every key that the package `gguf` knows is computed, or refused by name but for the value that
-changes nothing.
+"""Every key of the package `gguf` is supported, or rejected by name unless it has its neutral
+value.
 """
 
 import gguf
@@ -22,7 +22,7 @@ HARMLESS_IN_ALL = {"rope.scaling.finetuned": True, "vocab_size": 500}
 
 
 def file_of(architecture: str, **changes: object) -> GGUFFile:
-    """Metadata of a small model, and the two tensors that the config is read from."""
+    """Return the metadata of a small model, and the two tensors that the config needs."""
     epsilon = "layer_norm_epsilon" if architecture == "gpt2" else "layer_norm_rms_epsilon"
     values = {
         "context_length": 64,
@@ -42,7 +42,7 @@ def file_of(architecture: str, **changes: object) -> GGUFFile:
 
 
 def templates(group: type) -> list[str]:
-    """The keys of gguf's constants, of all groups below `group`."""
+    """Return the keys of gguf's constants, of all groups below `group`."""
     found = []
     for name, value in vars(group).items():
         if isinstance(value, type):
@@ -64,8 +64,8 @@ def test_the_package_has_the_keys_that_this_test_is_about() -> None:
 @pytest.mark.parametrize("architecture", COMPUTED)
 @pytest.mark.parametrize("name", KNOWN_TO_GGUF)
 def test_no_key_is_overlooked(architecture: str, name: str) -> None:
-    """With any value the file is refused in a line that names the key, or the config has it, or it
-    is one that says nothing about the numbers.
+    """With any value, the file is rejected in a line that names the key, or the config has the key,
+    or the key does not affect the numbers.
     """
     _, plain = gguf_config(file_of(architecture))
     for value in VALUES:
@@ -74,7 +74,7 @@ def test_no_key_is_overlooked(architecture: str, name: str) -> None:
         try:
             _, config = gguf_config(file_of(architecture, **{name: value}))
         except UserError as error:
-            # What no longer fits together names the settings of the shape.
+            # An inconsistent shape is reported by the names of its settings.
             assert (name in str(error) or name in SHAPE_KEYS) and "\n" not in str(error)
             continue
         is_neutral = name in (neutral := neutral_values(architecture, plain))
@@ -84,13 +84,13 @@ def test_no_key_is_overlooked(architecture: str, name: str) -> None:
             or (is_neutral and neutral[name].holds(value))
             or (name.startswith("rope.scaling.yarn_beta") and architecture != "gpt2")  # no yarn
             or (name == "rope.scaling.original_context_length" and architecture != "gpt2")
-        ), f"{name} = {value!r} is overlooked"
+        ), f"{name} = {value!r} is ignored"
 
 
 @pytest.mark.parametrize("architecture", COMPUTED)
 def test_the_neutral_values_pass_and_change_nothing(architecture: str) -> None:
     _, plain = gguf_config(file_of(architecture))
-    by_words = {"0": 0, "1": 1.0, "none, which is 0": 0, "a window in all layers": [True, True]}
+    by_words = {"0": 0, "1": 1.0, "0 (none)": 0, "a window in all layers": [True, True]}
     by_words |= {"reference": "reference", "reference or Meta AI original pth": "reference"}
     by_words |= {"True": True, "'none'": "none"}
     for name, neutral in neutral_values(architecture, plain).items():
@@ -106,7 +106,7 @@ def test_the_neutral_values_pass_and_change_nothing(architecture: str) -> None:
 
 
 def test_a_key_that_nobody_has_heard_of_is_refused_and_a_remark_is_not() -> None:
-    with pytest.raises(UserError, match=r"llama\.attention\.twist is 0: what it means for the num"):
+    with pytest.raises(UserError, match=r"llama\.attention\.twist is 0: this key is unknown"):
         gguf_config(file_of("llama", **{"attention.twist": 0}))
     file = file_of("llama")
     file.metadata.update({"quantize.imatrix.file": "a", "general.name": "b", "mine.twist": 3})
@@ -115,21 +115,21 @@ def test_a_key_that_nobody_has_heard_of_is_refused_and_a_remark_is_not() -> None
 
 
 REFUSED = [
-    ({"logit_scale": 0.0625}, "llama.logit_scale is 0.0625, this code computes 1 only"),
-    ({"residual_scale": 0.22}, "llama.residual_scale is 0.22, this code computes 1 only"),
-    ({"embedding_scale": 12.0}, "llama.embedding_scale is 12.0, this code computes 1 only"),
+    ({"logit_scale": 0.0625}, "llama.logit_scale is 0.0625, but only 1 is supported"),
+    ({"residual_scale": 0.22}, "llama.residual_scale is 0.22, but only 1 is supported"),
+    ({"embedding_scale": 12.0}, "llama.embedding_scale is 12.0, but only 1 is supported"),
     (
         {"attention.scale": 0.015625},
-        "llama.attention.scale is 0.015625, this code comp.* 0.35355339",
+        "llama.attention.scale is 0.015625, but only 0.35355339",
     ),
-    ({"attention.clamp_kqv": 8.0}, "llama.attention.clamp_kqv is 8.0, this code computes 0 only"),
-    ({"attention.causal": False}, "llama.attention.causal is False, this code computes True only"),
-    ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0, this code computes 0"),
-    ({"pooling_type": 3}, "llama.pooling_type is 3, this code computes none, which is 0 only"),
-    ({"expert_used_count": 2}, "llama.expert_used_count is 2, this code computes 0 only"),
-    ({"use_parallel_residual": True}, "use_parallel_residual is True, this code computes 0 only"),
-    ({"rope.dimension_sections": [4, 4, 0, 0]}, r"dimension_sections is \[4, 4, 0, 0\], this code"),
-    ({"attention.sliding_window_pattern": [True, False]}, "computes a window in all layers only"),
+    ({"attention.clamp_kqv": 8.0}, "llama.attention.clamp_kqv is 8.0, but only 0 is supported"),
+    ({"attention.causal": False}, "llama.attention.causal is False, but only True is supported"),
+    ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0, but only 0"),
+    ({"pooling_type": 3}, r"llama.pooling_type is 3, but only 0 \(none\) is supp"),
+    ({"expert_used_count": 2}, "llama.expert_used_count is 2, but only 0 is supported"),
+    ({"use_parallel_residual": True}, "use_parallel_residual is True, but only 0 is supported"),
+    ({"rope.dimension_sections": [4, 4, 0, 0]}, r"dimension_sections is \[4, 4, 0, 0\], but only"),
+    ({"attention.sliding_window_pattern": [True, False]}, "only a window in all layers is"),
     ({"feed_forward_length": [80, 80, 96]}, "feed_forward_length differs from layer to layer"),
     ({"attention.head_count": 2.5}, "attention.head_count is 2.5, expected a whole number from 1"),
     ({"block_count": 10**9}, "llama.block_count is 1,000,000,000, but there are fewer blocks"),
@@ -152,13 +152,13 @@ def test_other_kinds_of_files_and_of_blocks_are_refused() -> None:
     file = file_of("llama")
     for kind in ("adapter", "mmproj"):
         file.metadata["general.type"] = kind
-        with pytest.raises(UserError, match=f"general.type is '{kind}': the file holds no model"):
+        with pytest.raises(UserError, match=f"general.type is '{kind}': the file does not contain"):
             gguf_config(file)
     file.metadata["general.type"] = "model"
     file.metadata["general.quantization_version"] = 1
     assert gguf_config(file)  # nothing in it is quantized
     file.tensors["blk.0.ffn_up.weight"] = GGUFTensor("Q4_0", (80, 64), NOTHING)
-    with pytest.raises(UserError, match="quantization_version is 1: this code reads blocks of ver"):
+    with pytest.raises(UserError, match="quantization_version is 1: only version 2 is supp"):
         gguf_config(file)
 
 

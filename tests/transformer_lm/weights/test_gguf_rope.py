@@ -1,5 +1,5 @@
-"""The rescaling that a GGUF file's metadata describes; with transformers as the oracle for the
-logits of positions beyond the length that the model was trained on.
+"""The rescaling that a GGUF file's metadata describe; transformers is the oracle for the logits of
+positions beyond the training length.
 """
 
 import math
@@ -24,7 +24,7 @@ def llama(parity, tmp_path):
 
 
 def keys(**values):
-    """rope.scaling.factor from scaling__factor."""
+    """Make keys such as rope.scaling.factor from scaling__factor."""
     return {f"llama__rope__{name}": value for name, value in values.items()}
 
 
@@ -65,19 +65,19 @@ def test_what_the_keys_say(written, expected, llama, gguf_writing, tmp_path):
 
 
 REFUSED = [
-    ({"scale": 4.0}, "llama.rope.scale is 4.0, this code computes 1 only"),
+    ({"scale": 4.0}, "llama.rope.scale is 4.0, but only 1 is supported"),
     ({"scale_linear": 0.25}, "llama.rope.scale_linear is 0.25, expected a number from 1"),
     ({"scale_linear": 2.0, "scaling__factor": 4.0}, "factor is 4 and llama.rope.scale_linear is 2"),
-    ({"scaling__attn_factor": 1.2}, "attn_factor is 1.2, with linear this code computes 1 only"),
-    ({"scaling__yarn_ext_factor": 1.0}, "ext_factor is 1, with linear this code computes 0 only"),
-    (YARN | {"scaling__yarn_ext_factor": 0.0}, "ext_factor is 0, with yarn this code computes 1 o"),
-    (YARN | {"scaling__yarn_attn_factor": 1.0}, "yarn_attn_factor is 1, with yarn this code comp"),
-    (YARN | {"scaling__yarn_log_multiplier": 0.1}, "yarn_log_multiplier is 0.1.*computes 0 only"),
-    (YARN | {"scaling__yarn_beta_fast": 0.0}, "the metadata describes no model: beta_fast"),
-    ({"scaling__alpha": 1000.0}, "rope.scaling.alpha is 1000.0, this code computes 1 only"),
-    ({"scaling__type": "longrope"}, "rope.scaling.type is 'longrope', this code computes none"),
-    ({"freq_base_swa": 77.0}, "freq_base_swa is 77.0, this code computes 500 only"),
-    ({"dimension_count": 4}, "rope.dimension_count is 4, this code computes 8 only"),
+    ({"scaling__attn_factor": 1.2}, "attn_factor is 1.2, but with linear only 1 is supported"),
+    ({"scaling__yarn_ext_factor": 1.0}, "ext_factor is 1, but with linear only 0 is supported"),
+    (YARN | {"scaling__yarn_ext_factor": 0.0}, "ext_factor is 0, but with yarn only 1 is"),
+    (YARN | {"scaling__yarn_attn_factor": 1.0}, "yarn_attn_factor is 1, but with yarn only"),
+    (YARN | {"scaling__yarn_log_multiplier": 0.1}, "yarn_log_multiplier is 0.1.*only 0 is"),
+    (YARN | {"scaling__yarn_beta_fast": 0.0}, "does not describe a model: beta_fast"),
+    ({"scaling__alpha": 1000.0}, "rope.scaling.alpha is 1000.0, but only 1 is supported"),
+    ({"scaling__type": "longrope"}, "rope.scaling.type is 'longrope'; supported are none"),
+    ({"freq_base_swa": 77.0}, "freq_base_swa is 77.0, but only 500 is supported"),
+    ({"dimension_count": 4}, "rope.dimension_count is 4, but only 8 is supported"),
     ({"scaling__factor": 1e8}, "a context of 6,400,000,000 tokens is more than the"),
 ]
 
@@ -91,7 +91,7 @@ def test_what_is_not_computed_is_refused(written, words, llama, gguf_writing, tm
 
 
 def rescaled(family: str, length: int, **scaling) -> transformers.PreTrainedModel:
-    """A random model of transformers' whose rotary frequencies are rescaled."""
+    """Return a random transformers model with rescaled rotary frequencies."""
     sizes = {"vocab_size": 131, "hidden_size": 48, "intermediate_size": 80, "head_dim": 8}
     heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "num_hidden_layers": 2}
     kind = {"llama": transformers.LlamaConfig, "qwen3": transformers.Qwen3Config}[family]
@@ -105,7 +105,7 @@ def rescaled(family: str, length: int, **scaling) -> transformers.PreTrainedMode
     return model
 
 
-# What transformers is told, and what the file says.
+# The settings for transformers, and those of the file.
 ORACLES = {
     "linear": ({"rope_type": "linear", "factor": 4.0}, {"scale_linear": 4.0}),
     "yarn": (
@@ -156,9 +156,7 @@ def test_llama3_comes_as_divisors_and_keeps_its_length(gguf_writing, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)
     gguf_writing.write_gguf(path, theirs, tensors=tensors, **keys(scaling__factor=2.0))
-    with pytest.raises(
-        UserError, match=r"rope_freqs\.weight is there, and llama\.rope\.scaling sa"
-    ):
+    with pytest.raises(UserError, match=r"file has rope_freqs\.weight, and llama\.rope\.scaling"):
         load_gguf(path)
 
 

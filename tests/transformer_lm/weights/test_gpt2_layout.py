@@ -1,4 +1,4 @@
-"""What a config.json of GPT-2 says, and everything in one that is refused by name."""
+"""The contents of GPT-2's config.json, and every value that is rejected by name."""
 
 import pytest
 import transformers
@@ -20,14 +20,14 @@ def test_gpt2_itself_has_124_million_parameters():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"activation_function": "relu"}, "activation_function is 'relu', this code computes 'gel"),
-        ({"activation_function": "gelu"}, "activation_function is 'gelu', this code"),
-        ({"scale_attn_weights": False}, "scale_attn_weights is False, this code computes True"),
+        ({"activation_function": "relu"}, "activation_function is 'relu', but only 'gel"),
+        ({"activation_function": "gelu"}, "activation_function is 'gelu', but only"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False, but only True"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
         ({"n_head": 5}, "num_heads = 5 does not divide d_model = 32"),
         ({"n_positions": "16"}, "n_positions must be a whole number from 1, found '16'"),
-        ({"n_inner": "64"}, "describes no model: d_ff"),
+        ({"n_inner": "64"}, "does not describe a model: d_ff"),
     ],
 )
 def test_what_this_code_does_not_compute_is_refused_by_name(change, words):

@@ -1,5 +1,5 @@
-"""What a config.json of Llama, Mistral or Qwen3 says, with transformers' own classes as the oracle,
-and everything in one that is refused by name.
+"""The contents of a config.json of Llama, Mistral or Qwen3, with transformers' own classes as the
+oracle, and every value that is rejected by name.
 """
 
 import itertools
@@ -55,7 +55,7 @@ def test_key_heads_that_config_json_leaves_out_are_theirs_too(family):
 
 @families
 def test_what_is_written_is_what_their_class_writes(family, tmp_path):
-    """Every value that their class knows survives a reading and writing by it."""
+    """Every value that their class supports survives a round trip through it."""
     config = family.from_config(grouped(family))
     written = family.to_config(config)
     CLASSES[family](**{k: v for k, v in written.items() if k != "model_type"}).save_pretrained(
@@ -94,8 +94,8 @@ OLD_AND_NEW = [
 ]
 
 
-# The rescaling, max_position_embeddings, and what we read: Llama 3.2, Qwen2.5, Vicuna 16k,
-# DeepSeek Coder, and the case that transformers reads 150 tokens of.
+# The rescaling, max_position_embeddings, and our result: Llama 3.2, Qwen2.5, Vicuna 16k, DeepSeek
+# Coder, and the case of which transformers reads 150 tokens.
 LENGTHS = [
     ({"rope_type": "llama3", "factor": 32.0, ORIGINAL_LENGTH: 8192}, 131_072, 131_072),
     ({"rope_type": "llama3", "factor": 8.0, ORIGINAL_LENGTH: 64}, 64, 512),
@@ -125,7 +125,7 @@ def test_a_rescaling_reads_the_original_length_times_the_factor(scaling, stated,
 def test_logits_beyond_the_original_length_are_those_of_transformers(
     kind, stated, family, tmp_path
 ):
-    """150 tokens of a model that was trained on 64 and is rescaled by 4, written and read by it."""
+    """150 tokens with a model trained on 64 and rescaled by 4, written and read by transformers."""
     scaling = {"rope_type": kind, "factor": 4.0, "rope_theta": 100.0, ORIGINAL_LENGTH: 64}
     if kind == "linear":
         del scaling[ORIGINAL_LENGTH]
@@ -170,23 +170,23 @@ def test_a_window_in_all_layers_is_computed_and_one_in_some_is_refused():
 
 
 REFUSED = [
-    ({"hidden_act": "gelu"}, "hidden_act is 'gelu', this code computes 'silu' only"),
-    ({"attention_bias": True}, "attention_bias is True, this code computes False only"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, this code computes 1.0 only"),
-    ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_type is 'dynamic', this code comp"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but only 'silu' is supported"),
+    ({"attention_bias": True}, "attention_bias is True, but only False is supported"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, but only 1.0 is supported"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_type is 'dynamic'; supported are"),
     ({"rope_scaling": {"type": "linear"}}, "the rope factor must be a number from 1, found None"),
-    ({"rope_scaling": {"type": "yarn", "factor": 2, "mscale": 1}}, "mscale is 1, this code"),
+    ({"rope_scaling": {"type": "yarn", "factor": 2, "mscale": 1}}, "mscale is 1, but only"),
     ({"rope_scaling": {"type": "yarn", "factor": 2, "truncate": False}}, "truncate is False"),
     ({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": "a"}}, "beta_fast: .*found 'a'"),
     ({"rope_parameters": [1]}, r"rope_parameters must be an object, found \[1\]"),
     ({"rope_parameters": {"full_attention": {}}}, "has a part for full_attention alone"),
-    ({"rope_theta": "big"}, "describes no model: rope_theta"),
+    ({"rope_theta": "big"}, "does not describe a model: rope_theta"),
     ({"quantization_config": {"bits": 4}}, r"quantization_config is \{'bits': 4\}"),
     ({"vocab_size": True}, "vocab_size must be a whole number from 1, found True"),
     ({"hidden_size": 0}, "hidden_size must be a whole number from 1, found 0"),
     ({"num_hidden_layers": None}, "num_hidden_layers must be a whole number from 1, found None"),
-    ({"head_dim": 7}, "describes no model: head_dim = 7 .* is odd"),
-    ({"tie_word_embeddings": "yes"}, "describes no model: tie_embeddings"),
+    ({"head_dim": 7}, "does not describe a model: head_dim = 7 .* is odd"),
+    ({"tie_word_embeddings": "yes"}, "does not describe a model: tie_embeddings"),
     ({"max_position_embeddings": 10**12}, "a context of 1,000,000,000,000 tokens is more than"),
     ({"rope_scaling": {"type": "linear", "factor": 1e8}}, "a context of 6,400,000,000 tokens is"),
 ]

@@ -1,4 +1,4 @@
-"""Checkpoints against transformers itself, both ways, and every way that a folder can be wrong."""
+"""Checkpoints against transformers itself, in both directions, and every fault of a folder."""
 
 import importlib.util
 import math
@@ -54,7 +54,7 @@ def model(request) -> TransformerLM:
         tie_embeddings=tied,
     )
     model = TransformerLM(config)
-    with torch.no_grad():  # away from the start: norms of 1 and tiny logits would hide mistakes
+    with torch.no_grad():  # norms of 1 and tiny logits would hide mistakes
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
@@ -154,11 +154,11 @@ def test_tensors_that_do_not_fit_are_all_listed(model, tmp_path):
             "model_type is 'gemma'; this code reads gpt2, llama, lm_course_decoder, mistral, qwen3",
         ),
         ({"model_type": None}, "model_type is None"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', this code computes 'silu' only"),
-        ({"attention_bias": True}, "attention_bias is True, this code computes False only"),
-        ({"mlp_bias": True}, "attention_bias is False, this code computes True only"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but only 'silu' is supported"),
+        ({"attention_bias": True}, "attention_bias is True, but only False is supported"),
+        ({"mlp_bias": True}, "attention_bias is False, but only True is supported"),
         ({"num_attention_heads": 5, "head_dim": None}, "does not divide"),
-        ({"rope_scaling": {"rope_type": ["yarn"], "factor": 2}}, r"rope_type is \['yarn'\], this"),
+        ({"rope_scaling": {"rope_type": ["yarn"], "factor": 2}}, r"rope_type is \['yarn'\]; sup"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": math.inf}}, "factor must be a number"),
         (
             {"rope_scaling": {"rope_type": "yarn", "factor": 2, "rope_theta": 1.0}},
@@ -346,10 +346,10 @@ def test_what_the_index_does_not_name_is_passed_over_if_the_family_does(name, pr
     ("change", "words"),
     [
         ({"num_hidden_layers": 10**9}, "1,000,000,000 layers, but 29 tensors"),
-        ({"hidden_size": 6 * 2**40, "head_dim": 8}, "is no model that has been made"),
-        ({"intermediate_size": 2**62}, "is no model that has been made"),
-        ({"vocab_size": 2**62}, "is no model that has been made"),
-        ({"num_attention_heads": 6 * 2**60}, "is no model that has been made"),
+        ({"hidden_size": 6 * 2**40, "head_dim": 8}, "is larger than any existing model"),
+        ({"intermediate_size": 2**62}, "is larger than any existing model"),
+        ({"vocab_size": 2**62}, "is larger than any existing model"),
+        ({"num_attention_heads": 6 * 2**60}, "is larger than any existing model"),
     ],
 )
 def test_a_shape_that_no_file_could_have_is_one_line(change, words):
