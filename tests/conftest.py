@@ -86,7 +86,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def load(path: Path) -> ModuleType:
-    """A module by its path: tests are no package."""
+    """A module by its path: tests are not a package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -30,7 +30,7 @@ class PageTooSlow(BaseException):
 def time_limit(seconds: float) -> AbstractContextManager[None]:
     """Raise PageTooSlow inside the block once it has taken `seconds`.
 
-    There is no limit outside the main thread, because Python handles no signals there.
+    There is no limit outside the main thread, because Python does not handle signals there.
     """
     if threading.current_thread() is not threading.main_thread():
         return nullcontext()

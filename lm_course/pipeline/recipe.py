@@ -28,7 +28,11 @@ class RunSettings(Settings):
 
 
 class AnyRecipe(Settings):
-    """The part that every recipe has, whatever steps exist."""
+    """The part that every recipe has, whatever steps exist.
+
+    Attributes:
+        run: see RunSettings.
+    """
 
     run: RunSettings
 

@@ -1,4 +1,4 @@
-"""A run that is killed goes on to the same numbers; Ctrl-C and a full disk end in one line with
+"""A killed run resumes and reaches the same numbers; Ctrl-C and a full disk end in one line with
 nothing lost.
 """
 

@@ -230,7 +230,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class SharedSteps:
-    """What does not depend on the pages: made once, and found up to date by every case."""
+    """The steps that do not depend on the pages, run once; every case finds them up to date."""
 
     root: Path
     pages: Pages

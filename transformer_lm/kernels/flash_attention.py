@@ -36,7 +36,7 @@ LARGEST_HEAD_DIM = 256
 
 
 class Launch:
-    """What the kernels of one call have in common.
+    """The settings that the kernels of one call share.
 
     Attributes:
         cu_seqlens: of queries and keys, if the sequences are packed; else None.
