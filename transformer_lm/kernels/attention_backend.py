@@ -1,12 +1,11 @@
-"""Which code computes attention here: the one asked for, if it runs on this machine.
+"""Choose the attention backend: the requested one, if it runs on this machine.
 
-That a package imports does not mean that its kernels run: the driver may be too old, the GPU too
-small, the number type unknown to it. So the Triton kernels are tried on one tiny problem whose
-answer is known, once for each device and type, and where they fail, sdpa takes their place and one
-line on stderr says why. What this leaves out: measuring which backend is the fastest. "auto" knows
-one measured case, short sequences on a CPU that multiplies in bfloat16, and takes sdpa for
-everything else; on a GPU that stays so until benchmarks/attention.py has shown that `triton` is
-faster there.
+A package that can be imported may still have kernels that do not run: the driver may be too old,
+the GPU too small, or the number type not supported. So the Triton kernels are tried once for each
+device and type, on a tiny problem with a known answer. If they fail, sdpa is used instead, and one
+line on stderr says why. What this leaves out: measuring which backend is the fastest. "auto" uses
+matmul for one measured case, short sequences on a CPU with bfloat16 instructions, and sdpa for
+everything else, also on a GPU, until benchmarks/attention.py has shown that `triton` is faster.
 """
 
 import functools
@@ -26,7 +25,8 @@ LONGEST_MATMUL = 512
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this processor has AVX-512's instructions for it, with which `matmul` was measured.
+    """Return whether this processor has the AVX-512 instructions that `matmul` was measured with.
+
     Where PyTorch emulates them, `matmul` takes three times as long as `sdpa` (180 against 56 ms at
     256 positions, 2 cores). oneDNN's own test is not enough: it accepts any AVX-512.
     """
@@ -41,7 +41,7 @@ def choose_backend(
     q: Float[Tensor, "batch heads queries head_dim"],
     k: Float[Tensor, "batch kv_heads keys head_dim"],
 ) -> AttentionBackend:
-    """The backend to use for these tensors: `wanted`, or what stands in for it; never "auto"."""
+    """Return the backend for these tensors: `wanted` or its replacement, never "auto"."""
     if wanted == "auto":
         short = q.shape[-2] == k.shape[-2] <= LONGEST_MATMUL
         on_cpu_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
@@ -59,14 +59,15 @@ def triton_or_sdpa(device: str, dtype: torch.dtype) -> AttentionBackend:
     return "sdpa"
 
 
-# torch.compile runs it while it compiles, and leaves the probe and the print out of its graph. This
-# is all that torch.compiler.assume_constant_result does, after importing the compiler for 1.4 s.
+# torch.compile calls it at compile time and leaves the probe and the print out of its graph. The
+# next line is all that torch.compiler.assume_constant_result does, after importing the compiler for
+# 1.4 s.
 triton_or_sdpa._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
 def why_triton_is_unusable(device: str, dtype: torch.dtype) -> str | None:
-    """Why the kernels of flash_attention.py do not run there; None if they do."""
+    """Return why the kernels of flash_attention.py do not run on this device; None if they do."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not device.startswith("cuda") and not interpreted:
         return "no CUDA device" if device == "cpu" else f"no kernels for {device.split(':')[0]}"
@@ -80,9 +81,10 @@ def why_triton_is_unusable(device: str, dtype: torch.dtype) -> str | None:
 
 
 def wrong_result(device: str, dtype: torch.dtype) -> str | None:
-    """Forward and backward of one head, against the answer: with keys of 0 a query takes the mean
-    of what it sees, so of the values 0, 2, 4, ... the last takes the mean, and the gradient of its
-    result is spread evenly.
+    """Compare forward and backward of one head with the known answer; None if they are equal.
+
+    With keys of 0, a query returns the mean of the values that it sees: of 0, 2, 4, ... for the
+    last one. The gradient of its result is spread evenly over the values.
     """
     from transformer_lm.kernels.flash_attention import (
         flash_attention,  # needs Triton: not on every machine

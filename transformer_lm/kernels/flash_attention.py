@@ -1,15 +1,14 @@
-"""FlashAttention-2 on a GPU: launches the kernels, as one operator that autograd and torch.compile
-know.
+"""FlashAttention-2 on a GPU: launch the kernels as one operator for autograd and torch.compile.
 
-Two ways in: `flash_attention` for [batch, heads, seq, head_dim], and `flash_attention_varlen` for
-sequences of different lengths that lie one after the other, without padding. Query heads in groups
-read their key head where it is; the layout of the tensors is taken as it comes, so that heads made
-by a transpose need no copy. transformer_lm/kernels/flash_attention_tiles.py
-chooses the tiles.
+There are two entry points: `flash_attention` for [batch, heads, seq, head_dim], and
+`flash_attention_varlen` for concatenated sequences of different lengths, without padding. Grouped
+query heads read their key head in place, and tensors may have any strides, so heads made by a
+transpose are not copied. flash_attention_tiles.py chooses the tiles.
 
-Importing this needs Triton. With TRITON_INTERPRET=1 in the environment before the import the
-kernels run on a CPU, in NumPy, one program after the other: for tests. Whether they work *here* is
-what attention_backend.py finds out. What this leaves out: see the kernels' files.
+Importing this module needs Triton. For tests, with TRITON_INTERPRET=1 in the environment before the
+import, the kernels run on a CPU, in NumPy, one program after the other. attention_backend.py finds
+out whether they work on this machine. What this leaves out: dropout and attention biases; see the
+kernels' own files.
 
 Dao, 2023 (FlashAttention-2).
 """
@@ -72,12 +71,12 @@ class Launch:
         self.sizes = self.cu_seqlens, self.max_lengths, length_class, 1 / math.sqrt(q.shape[3])
 
     def strides(self, *tensors: Tensor) -> tuple[tuple[int, ...], ...]:
-        """Of each (sequence, head, row). Packed sequences are rows of one matrix."""
+        """Return the strides of each (sequence, head, row). Packed sequences are rows of one matrix."""
         packed = self.cu_seqlens is not None
         return tuple((0 if packed else x.stride(0), x.stride(1), x.stride(2)) for x in tensors)
 
     def grid(self, tile: str, max_rows: int, heads: int) -> Callable[[dict[str, int]], tuple[int]]:
-        """Programs: one for each tile of rows of each head of each sequence."""
+        """Return the grid: one program per tile of rows, per head and per sequence."""
         return lambda meta: (triton.cdiv(max_rows, meta[tile]) * heads * self.sequences,)
 
 
@@ -93,7 +92,7 @@ def forward_operator(
     is_causal: bool,
     window: int,
 ) -> tuple[Tensor, Tensor]:
-    """(o, lse) of [batch, heads, seq, head_dim]; packed sequences are a batch of 1."""
+    """Return (o, lse) for [batch, heads, seq, head_dim]; packed sequences are a batch of 1."""
     launch = Launch(q, k, cu_seqlens_q, cu_seqlens_k, max_queries, max_keys, is_causal, window)
     o, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
     tensors = q, k, v, o, lse
@@ -125,7 +124,7 @@ def backward_operator(
     is_causal: bool,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dq, dk, dv), from what the forward operator was given and gave."""
+    """Return (dq, dk, dv), from the inputs and results of the forward operator."""
     launch = Launch(q, k, cu_seqlens_q, cu_seqlens_k, max_queries, max_keys, is_causal, window)
     dq, dk, dv, delta = (torch.empty_like(x) for x in (q, k, v, lse))
     grad = grad if grad.stride(-1) == 1 else grad.contiguous()
@@ -188,7 +187,10 @@ forward_operator.register_autograd(differentiate, setup_context=save_for_backwar
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> None:
-    """A ValueError for what the kernels cannot do. All three are [batch, heads, seq, head_dim]."""
+    """Raise ValueError for inputs that the kernels do not support.
+
+    q, k and v are [batch, heads, seq, head_dim].
+    """
     if q.dtype not in FLOAT_TYPES or not q.dtype == k.dtype == v.dtype:
         raise UserError(
             f"q, k and v are {q.dtype}, {k.dtype}, {v.dtype}; the kernels take three of one type: "
@@ -219,13 +221,13 @@ def flash_attention(
     is_causal: bool = False,
     sliding_window: int | None = None,
 ) -> Float[Tensor, "batch heads queries head_dim"]:
-    """softmax(q k^T / sqrt(head_dim)) v; what `tiled_attention` computes, by the GPU kernels.
+    """Compute softmax(q k^T / sqrt(head_dim)) v as `tiled_attention` does, with the GPU kernels.
 
     Args:
-        q, k, v: of one type, 16 or 32 bits wide; sums are kept in float32. Weights are rounded to
-            that type before they meet v, as in every such kernel.
-        is_causal: the queries are the last positions of the keys. One that sees nothing gives 0.
-        sliding_window: a query sees this many positions, its own the last; None for all before it.
+        q, k, v: all of one type, 16 or 32 bits wide; sums are kept in float32. Weights are rounded
+            to that type before they are multiplied by v, as in every such kernel.
+        is_causal: the queries are the last positions of the keys. A query that sees no key gives 0.
+        sliding_window: how many positions a query sees, its own included; None for all before it.
     """
     check_inputs(q, k, v, is_causal, sliding_window)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
@@ -244,14 +246,14 @@ def flash_attention_varlen(
     is_causal: bool = False,
     sliding_window: int | None = None,
 ) -> Float[Tensor, "all_queries heads head_dim"]:
-    """Attention within each of several sequences that lie one after the other.
+    """Compute attention within each of several concatenated sequences.
 
     Args:
         cu_seqlens_q, cu_seqlens_k: sequence i has the rows from cu_seqlens[i] to cu_seqlens[i + 1];
             the first is 0 and the last the number of rows. int32, on q's device. They are not read
-            on the CPU, since that would wait for the GPU: wrong ones give wrong results.
-        max_seqlen_q, max_seqlen_k: at least the longest sequence's rows; rows past them are left
-            as they were in memory.
+            on the CPU, because that would wait for the GPU: wrong values give wrong results.
+        max_seqlen_q, max_seqlen_k: at least the longest sequence's rows; rows beyond it keep
+            whatever was in memory.
     """
     # Rows become the third axis, of a batch of one.
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))

@@ -1,10 +1,10 @@
-"""The tile sizes, warps and pipeline stages that the kernels are tried with.
+"""The tile sizes, warps and pipeline stages that are tried for the kernels.
 
-On a GPU, the first call with a head dimension, a type, a mask and a class of lengths times every
-choice that fits and keeps the fastest; that takes seconds to minutes, most of it compiling, so warm
-up before you measure, and before a CUDA graph is captured. What this leaves out: keeping the choice
-for the next process (TRITON_CACHE_AUTOTUNING=1 does that), and choices made on a GPU: the list was
-drawn up by compiling for compute capability 9.0 and reading which ones spill registers.
+On a GPU, the first call with a new head dimension, type, mask or class of lengths times every
+choice that fits and keeps the fastest. That takes seconds to minutes, mostly for compiling, so warm
+up before you measure and before you capture a CUDA graph. What this leaves out: keeping the choice
+for the next process (TRITON_CACHE_AUTOTUNING=1 does that), and a list measured on a GPU: this one
+comes from compiling for compute capability 9.0 and leaving out the choices that spill registers.
 """
 
 from typing import Any
@@ -16,14 +16,16 @@ from transformer_lm.flash_attention_backward import key_gradient_kernel, query_g
 from transformer_lm.flash_attention_forward import INTERPRETED, forward_kernel
 
 SHORTEST_WORTH_TUNING = 256  # rows; a shorter call takes what fits first
-# For GPUs with little shared memory, and for float32: its products, kept whole, run outside of the
-# tensor units, and with tiles of 64 x 64 the compiler moves 8 KB a thread out of registers.
+# For GPUs with little shared memory, and for float32: its products, at full precision, do not run on
+# tensor cores, and with tiles of 64 x 64 the compiler spills 8 KB per thread.
 SMALL_TILES = (32, 32, 4, 1), (16, 16, 4, 1)
 
 
 def tile_choices(*choices: tuple[int, int, int, int]) -> list[triton.Config]:
-    """From (query tile, key tile, warps, stages). The interpreter has neither warps nor stages; its
-    one choice has tiles of different sizes, to tell queries from keys.
+    """Return the configurations of (query tile, key tile, warps, stages).
+
+    The interpreter has neither warps nor stages; its one choice has tiles of different sizes, so
+    that tests can tell queries from keys.
     """
     if INTERPRETED.value:
         return [triton.Config({"QUERY_TILE": 64, "KEY_TILE": 32})]
@@ -34,8 +36,10 @@ def tile_choices(*choices: tuple[int, int, int, int]) -> list[triton.Config]:
 
 
 def shared_bytes(config: triton.Config, row_bytes: int) -> int:
-    """Of shared memory, at most: two tiles stay (k and v, or q and the gradient; in the forward
-    pass only q), `num_stages` pairs of the smaller tiles are on their way, and some numbers a row.
+    """Return an upper bound of the shared memory of a block.
+
+    Two tiles stay there (k and v, or q and the gradient; in the forward pass only q), `num_stages`
+    pairs of the smaller tiles are in flight, and each row has a few numbers.
     """
     small, large = sorted((config.kwargs["QUERY_TILE"], config.kwargs["KEY_TILE"]))
     tile_rows = 2 * (large + max(config.num_stages, 2) * small)
@@ -45,7 +49,7 @@ def shared_bytes(config: triton.Config, row_bytes: int) -> int:
 def tiles_that_fit(
     configs: list[triton.Config], arguments: dict[str, Any], **constants: Any
 ) -> list[triton.Config]:
-    """The choices that fit into the shared memory of a block, or else the smallest."""
+    """Return the choices that fit into the shared memory of a block, or else the smallest."""
     q = arguments["q"]
     limit = torch.cuda.get_device_properties(q.device).shared_memory_per_block_optin
     row_bytes = constants["BLOCK_D"] * q.element_size()
