@@ -71,7 +71,7 @@ class Launch:
         self.sizes = self.cu_seqlens, self.max_lengths, length_class, 1 / math.sqrt(q.shape[3])
 
     def strides(self, *tensors: Tensor) -> tuple[tuple[int, ...], ...]:
-        """Return the strides of each (sequence, head, row). Packed sequences are rows of one matrix."""
+        """Return the strides of (sequence, head, row); packed sequences are rows of one matrix."""
         packed = self.cu_seqlens is not None
         return tuple((0 if packed else x.stride(0), x.stride(1), x.stride(2)) for x in tensors)
 

@@ -16,8 +16,8 @@ from transformer_lm.flash_attention_backward import key_gradient_kernel, query_g
 from transformer_lm.flash_attention_forward import INTERPRETED, forward_kernel
 
 SHORTEST_WORTH_TUNING = 256  # rows; a shorter call takes what fits first
-# For GPUs with little shared memory, and for float32: its products, at full precision, do not run on
-# tensor cores, and with tiles of 64 x 64 the compiler spills 8 KB per thread.
+# For GPUs with little shared memory, and for float32: its products, at full precision, do not run
+# on tensor cores, and with tiles of 64 x 64 the compiler spills 8 KB per thread.
 SMALL_TILES = (32, 32, 4, 1), (16, 16, 4, 1)
 
 

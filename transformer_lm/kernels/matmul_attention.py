@@ -2,11 +2,11 @@
 softmax, and a product.
 
 It builds the whole [queries, keys] table, as the lesson does, but makes three passes over it
-instead of eight. On a processor with bfloat16 matrix products this beats PyTorch's attention kernel for
-short sequences: forward and backward of 16 sequences, 4 heads of 64, on 2 cores of an AMD EPYC with
-avx512_bf16, took 2.7 against 10.7 ms at 128 tokens, 8.0 against 21.3 at 256, and (8 sequences) 22
-against 38 at 512; at 1,024 it loses, and in float32 it loses from 512. What this leaves out: avoiding
-the table.
+instead of eight. On a processor with bfloat16 matrix products this beats PyTorch's attention kernel
+for short sequences: forward and backward of 16 sequences, 4 heads of 64, on 2 cores of an AMD EPYC
+with avx512_bf16, took 2.7 against 10.7 ms at 128 tokens, 8.0 against 21.3 at 256, and (8 sequences)
+22 against 38 at 512; at 1,024 it loses, and in float32 it loses from 512. What this leaves out:
+avoiding the table.
 """
 
 import math
