@@ -130,6 +130,9 @@ def steps_to_run(planned: Sequence[PlannedStep], names: Sequence[str]) -> list[P
     by_name = {one.name: one for one in planned}
     for name in names:
         if name not in by_name:
-            raise UserError(f"no step {name!r} in this recipe; its steps are {', '.join(by_name)}")
+            raise UserError(
+                f"no step {name!r} in this recipe; its steps are {', '.join(by_name)} (run.steps "
+                "lists them)"
+            )
     needed = {need for name in names for need in by_name[name].needs if by_name[need].users_own}
     return [one for one in planned if one.name in {*names, *needed}]

@@ -139,7 +139,7 @@ def test_the_handout_has_a_section_for_every_task(assignment):
         )
     links = re.findall(r"\]\(#([^)]+)\)", text)
     assert set(links) <= set(text_of)
-    assert assignment.points == 100
+    assert assignment.points == 100, "the points of an assignment add up to 100: take from others"
 
 
 def test_the_handout_names_every_function_that_is_checked(assignment):

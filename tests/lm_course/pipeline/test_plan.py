@@ -73,9 +73,10 @@ def test_an_order_that_cannot_work_is_refused(steps: list[Step], words: str) -> 
         plan(steps, {}, ROOT)
 
 
-def test_the_whole_path_is_every_step_there_is_and_the_report_needs_none() -> None:
+def test_the_demo_is_the_whole_path_and_the_report_needs_none() -> None:
     found = demo([])
-    assert [one.name for one in found] == list(WHOLE_PATH) == list(load_steps())
+    assert [one.name for one in found] == list(WHOLE_PATH)
+    assert list(load_steps())[: len(WHOLE_PATH)] == list(WHOLE_PATH)  # then the optional ones
     assert (found[-1].name, found[-1].needs, found[-1].uses) == (
         "report", [], list(WHOLE_PATH[:-1]),
     )  # fmt: skip

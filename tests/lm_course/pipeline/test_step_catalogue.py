@@ -36,10 +36,10 @@ def test_the_command_line_imports_no_step() -> None:
 
 
 def test_an_unknown_step_is_one_line() -> None:
-    with pytest.raises(UserError, match="no step 'toxicity'; the steps are collect, "):
-        named("toxicity")
-    with pytest.raises(UserError, match="no step 'toxicity'"):
-        load_settings(Recipe, RECIPE, ['run.steps=["collect", "toxicity"]'])
+    with pytest.raises(UserError, match="no step 'poetry'; the steps are collect, "):
+        named("poetry")
+    with pytest.raises(UserError, match="no step 'poetry'"):
+        load_settings(Recipe, RECIPE, ['run.steps=["collect", "poetry"]'])
 
 
 def test_a_section_of_a_step_that_is_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
