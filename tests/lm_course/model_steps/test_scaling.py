@@ -40,6 +40,12 @@ TINY = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def few_bootstraps(monkeypatch) -> None:
+    """A hundred refits take seconds; none of these tests is about the width of an interval."""
+    monkeypatch.setattr(scaling_step, "BOOTSTRAPS", 5)
+
+
 @pytest.fixture
 def context_of(tmp_path):
     """Make a run with the given numbers of tokens, in which only the step `scaling` is missing."""
