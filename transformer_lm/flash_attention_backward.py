@@ -133,9 +133,7 @@ def key_gradient_kernel(
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
 ):
-    """Compute a tile of dk and dv; its tables are [keys, queries], so that no weights are
-    transposed.
-    """
+    """Compute a tile of dk and dv; tables are [keys, queries], so no weights are transposed."""
     sequence, head, start, first_q, num_queries, first_k, num_keys = place_of_program(
         max_lengths[1], cu_seqlens, max_lengths, KEY_TILE, KV_HEADS
     )

@@ -161,7 +161,7 @@ def test_wrong_settings_are_refused():
     q, k, v, _ = inputs(4, 4, 8)
     with pytest.raises(ValueError, match="3 query heads for 2 key heads"):
         tiled_attention(q[:, :3], k, v)
-    with pytest.raises(ValueError, match="is_causal=True"):
+    with pytest.raises(ValueError, match="is_causal must be True"):
         tiled_attention(q, k, v, sliding_window=2)
     with pytest.raises(ValueError, match="sliding_window = 0"):
         tiled_attention(q, k, v, is_causal=True, sliding_window=0)

@@ -259,10 +259,10 @@ def test_only_the_warning_of_fork_is_silenced(monkeypatch: pytest.MonkeyPatch) -
         return 7
 
     monkeypatch.setattr(os, "fork", lambda: fork_that_warns("fork()"))
-    assert forked_check._fork() == 7
+    assert forked_check.fork() == 7
     monkeypatch.setattr(os, "fork", lambda: fork_that_warns("forkpty()"))
     with pytest.raises(DeprecationWarning):
-        forked_check._fork()
+        forked_check.fork()
 
 
 def test_ctrl_c_ends_the_child(

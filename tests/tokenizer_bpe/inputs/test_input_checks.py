@@ -71,7 +71,7 @@ def test_a_merge_that_comes_later_than_a_pair_with_its_result():
 
 def test_a_byte_of_the_command_line_that_is_not_utf8_is_named():
     """Python stores such a byte of an argument as U+DC80 to U+DCFF."""
-    with pytest.raises(UserError, match=r"the byte 0xff at a place where UTF-8 has none"):
+    with pytest.raises(UserError, match=r"the byte 0xff, which is not valid UTF-8 there"):
         utf8_bytes("a" + os.fsdecode(b"\xff"))
     for text in ("\ud800", "\udc00"):
         with pytest.raises(UserError, match="half of a surrogate pair"):
