@@ -166,3 +166,23 @@ def test_a_long_table_is_thinned_out_before_the_starts_are_compared(monkeypatch)
     assert max(evaluated) <= parametric_fit.NUMBERS_AT_ONCE
     assert sum(evaluated) < 0.5 * 4500 * len(runs), "fewer than half of all starts on all runs"
     assert sum(count == len(runs) for count in evaluated) > 1, "the last refinement sees them all"
+
+
+def test_few_starts_are_refined_in_full_and_the_optimum_is_the_same(monkeypatch) -> None:
+    runs = grid(noise=0.02)
+    evaluations = []
+    gradient = parametric_fit.huber_gradient
+
+    def counted(*arguments):
+        evaluations[-1] += 1
+        return gradient(*arguments)
+
+    monkeypatch.setattr(parametric_fit, "huber_gradient", counted)
+    fits = []
+    for iterations, refined in ((60, 5), (1000, 32)):
+        monkeypatch.setattr(parametric_fit, "FIRST_ITERATIONS", iterations)
+        monkeypatch.setattr(parametric_fit, "REFINED_IN_FULL", refined)
+        evaluations.append(0)
+        fits.append(fit_surface(runs))
+    assert fits[0].objective == pytest.approx(fits[1].objective, rel=1e-6)
+    assert evaluations[0] < 0.75 * evaluations[1]  # undetermined tables gain more
