@@ -1,9 +1,10 @@
 """Run one check in a forked child, so that an accident in the learner's code costs only that check.
 
-The child has a limit on memory (address space beyond what the process already has) and one on time.
-It sends its outcome through a pipe. A child may end in another way: os._exit, a crash, or an
-infinite loop, which is killed. Its outcome is then described from the exit status and from the
-stack that `faulthandler` writes into the same pipe when the process dies.
+The child has a limit on memory (address space beyond what the process already has) and one on time,
+which is extended while other programs keep it from computing. It sends its outcome through a pipe.
+A child may end in another way: os._exit, a crash, or an infinite loop, which is killed. Its outcome
+is then described from the exit status and from the stack that `faulthandler` writes into the same
+pipe when the process dies.
 
 What this leaves out: protection against malice. A learner who wants to cheat can; the aim is that a
 mistake cannot take the whole run down. Without os.fork (Windows), a check runs in this process,
@@ -33,6 +34,7 @@ if sys.platform != "win32":
 END = b"\0"  # after a whole outcome; a faulthandler stack has none
 LARGEST_FILE = 64 << 20  # bytes that a check may write to one file, or print
 SHORTER = 5  # divides the time limit, once a check of the same task has reached it
+BUSY_MACHINE = 6  # times its limit, for a check that other programs keep from computing
 SECONDS_BETWEEN_LOOKS = 0.1  # for a child that died and left the pipe open in its own children
 SECONDS_TO_SAY_WHERE = 1.0  # for faulthandler to write the stack of a child that took too long
 STACK_LINE = re.compile(r'File "(.+)", line (\d+) in (.+)')
@@ -163,8 +165,14 @@ def _set_limits(limits: Limits) -> tuple[int, int] | None:
 
 def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode) -> Outcome:
     """Wait for the child's outcome, its death or the time limit, whichever comes first."""
-    deadline = time.monotonic() + limits.seconds
-    received, status = _receive(child, pipe, deadline)
+    started = time.monotonic()
+    received, status = _receive(child, pipe, started + limits.seconds)
+    last_deadline = started + BUSY_MACHINE * limits.seconds
+    while status is None and not received.endswith(END) and time.monotonic() < last_deadline:
+        if not _is_kept_waiting(child, limits.seconds):
+            break
+        more, status = _receive(child, pipe, time.monotonic() + SECONDS_BETWEEN_LOOKS)
+        received += more
     if received.endswith(END):
         return Outcome.from_json(json.loads(received[:-1]))
     if status is None:
@@ -174,6 +182,18 @@ def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode) -> Outcome:
         message = f"stopped after {limits.seconds:g} seconds: an endless loop, or far too much work"
         return Outcome(FAILING, message, _where(stack, code), _text(stack), timed_out=True)
     return Outcome(FAILING, _death(status), _where(received, code), _text(received))
+
+
+def _is_kept_waiting(child: int, seconds: float) -> bool:
+    """Return whether the child could compute but has had less than `seconds` of processor time,
+    because other programs had the rest. Only Linux says so.
+    """
+    try:
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    ticks = int(fields[11]) + int(fields[12])  # in its own code and in the kernel
+    return fields[0] == "R" and ticks / os.sysconf("SC_CLK_TCK") < 0.9 * seconds
 
 
 def _receive(child: int, pipe: int, deadline: float) -> tuple[bytes, int | None]:

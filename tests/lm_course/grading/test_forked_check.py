@@ -180,6 +180,37 @@ def test_accidents(bench: Bench, function: str, sentence: str, place: str) -> No
     assert all(where.startswith("bad.py:") for where in outcome.where)
 
 
+def slow_by_other_programs() -> None:
+    time.sleep(0.8)
+
+
+def test_a_check_that_other_programs_keep_waiting_gets_its_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.run(slow_by_other_programs, seconds=0.3).timed_out, "sleeping is not waiting"
+    monkeypatch.setattr(forked_check, "_is_kept_waiting", lambda child, seconds: True)
+    assert bench.run(slow_by_other_programs, seconds=0.3).status == PASSED
+    assert bench.run("endless", seconds=0.2).timed_out, "but not without end"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux says so")
+def test_who_is_kept_waiting() -> None:
+    """This process is running, and has had some time; a process that sleeps is not waiting."""
+    deadline = time.process_time() + 0.2
+    while time.process_time() < deadline:
+        pass
+    assert forked_check._is_kept_waiting(os.getpid(), time.process_time() * 2)
+    assert not forked_check._is_kept_waiting(os.getpid(), 0.1)
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    time.sleep(1)
+    try:
+        assert not forked_check._is_kept_waiting(sleeper.pid, 1000.0)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert not forked_check._is_kept_waiting(sleeper.pid, 1000.0)
+
+
 def test_a_recursion_without_python_s_limit(bench: Bench) -> None:
     def dig_deeper() -> None:
         sys.setrecursionlimit(10**9)
