@@ -44,7 +44,7 @@ test: $(INSTALLED)
 	@$(PYTEST) -m 'not slow'
 
 test-all: $(INSTALLED)
-	@echo "Running every test, including all planted mistakes and all unusual inputs."
+	@echo "Running every test, including all unusual inputs."
 	@$(PYTEST)
 
 lint: $(INSTALLED)

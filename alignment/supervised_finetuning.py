@@ -177,7 +177,7 @@ def _encode_all(tokenizer: Tokenizer, file: Path, max_tokens: int) -> tuple[list
     """
     rows = read_conversations(file)
     whole, _ = encode_rows(file, rows, lambda row: encode_conversation(tokenizer, row, max_tokens))
-    texts = [text for text in whole if any(text.mask)]
+    texts = [text for text in whole if any(text.mask[1:])]
     if not texts:
         raise UserError(
             f"{file}: none of its {len(rows)} conversations has an answer and fits into "

@@ -53,7 +53,10 @@ def sum_per_sequence(
 def mean_per_sequence(
     log_probs: Float[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"]
 ) -> Float[Tensor, " batch"]:
-    """Return the mean over the masked tokens of each text, to compare long and short answers."""
+    """Return the mean over the masked tokens of each text, to compare long and short answers.
+
+    NaN for a text without a masked token, which `pad` refuses.
+    """
     return sum_per_sequence(log_probs, mask) / mask.sum(dim=-1)
 
 

@@ -61,8 +61,8 @@ def pad(
     empty = [row for row, text in enumerate(texts) if not any(text.mask[1:])]
     if empty:
         raise UserError(
-            f"texts {empty} of the batch have no token to score: their masks are empty; drop them, "
-            "or check that the answer was not cut off"
+            f"texts {empty} of the batch have no token to score: their masks have none after the "
+            "first; drop them, or check that the answer was not cut off"
         )
     width = max(len(text) for text in texts)
     ids = torch.full((len(texts), width), PADDING_ID)

@@ -383,7 +383,7 @@ def test_what_the_cache_is_given(implementation, a2):
 
 
 @pytest.mark.task("a2.11")
-@pytest.mark.parametrize("backend", ["auto", "eager", "matmul", "sdpa", "tiled"])
+@pytest.mark.parametrize("backend", ["auto", "eager", "matmul", "sdpa"])
 @pytest.mark.parametrize("window", [None, 3])
 def test_every_backend_gives_the_same(implementation, a2, backend, window):
     config = config_of(implementation, num_kv_heads=2, sliding_window=window)

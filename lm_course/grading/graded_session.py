@@ -5,6 +5,7 @@ What this leaves out: options and fixtures (pytest_plugin), wording (check_outco
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
@@ -118,6 +119,10 @@ class GradedRun:
 
     def switch_to(self, folder: Path) -> None:
         """From here on, check the code in `folder`; in a process that has imported none yet."""
+        for assignment in self.assignments.values():
+            assert assignment.package not in sys.modules, (
+                f"{assignment.package} was imported before {folder.name} was chosen"
+            )
         self.implementation = replace(self.implementation, name=folder.name, folder=folder)
         os.environ[STAND_INS_VARIABLE] = str(folder)
         self.results.clear()

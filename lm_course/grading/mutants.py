@@ -120,7 +120,11 @@ def _planted(mutant: Mutant, assignment: Assignment, root: Path) -> str:
 
 
 def run_mutants(
-    assignment: Assignment, mutants: list[Mutant], root: Path = PROJECT, processes: int = 2
+    assignment: Assignment,
+    mutants: list[Mutant],
+    root: Path = PROJECT,
+    processes: int = 2,
+    seconds: int = SECONDS,
 ) -> Iterator[Verdict]:
     """Grade each mutant in the task that should catch it; verdicts come in the order given.
 
@@ -133,7 +137,8 @@ def run_mutants(
         shares, readers = [], []
         for number in range(min(processes, len(mutants))):
             reader, writer = context.Pipe(duplex=False)
-            arguments = (assignment, mutants[number::processes], root, Path(name), number, writer)
+            share = mutants[number::processes]
+            arguments = (assignment, share, root, Path(name), number, seconds, writer)
             shares.append(context.Process(target=_grade_share, args=arguments))
             shares[-1].start()
             writer.close()  # so that reading ends where the process does
@@ -144,7 +149,9 @@ def run_mutants(
                     yield readers[number % processes].recv()
                 except EOFError:
                     told = (Path(name) / f"output-{number % processes}.txt").read_text("utf-8")
-                    raise AssertionError(f"{mutant.name}: the suite did not run\n{told}") from None
+                    raise AssertionError(
+                        f"{mutant.name}: the suite gave no verdict\n{told}"
+                    ) from None
         finally:
             for process in shares:
                 process.kill()
@@ -157,6 +164,7 @@ def _grade_share(
     root: Path,
     folder: Path,
     number: int,
+    seconds: int,
     verdicts: Connection,
 ) -> None:
     """`python -m pytest` in a process of its own, with one run for each mutant."""
@@ -174,27 +182,32 @@ def _grade_share(
     arguments = [f"{ASSIGNMENTS}/{assignment.id}", "--impl=reference", *tasks]
     arguments += ["-p", "no:cacheprovider"]  # two runs at a time would write one cache
 
-    def plant(mutant: Mutant) -> Path:
-        place = folder / mutant.name
-        (place / assignment.package).mkdir(parents=True)
+    def place(name: str, mutant: Mutant | None = None) -> Path:
+        """A folder with the graded modules, one of them with the mistake."""
+        modules = folder / name / assignment.package
+        modules.mkdir(parents=True)
         for module in assignment.modules:
-            shutil.copy(root / assignment.package / f"{module}.py", place / assignment.package)
-        target = place / assignment.package / f"{mutant.module}.py"
-        target.write_text(_planted(mutant, assignment, root), encoding="utf-8")
-        return place
+            shutil.copy(root / assignment.package / f"{module}.py", modules)
+        if mutant is not None:
+            text = _planted(mutant, assignment, root)
+            (modules / f"{mutant.module}.py").write_text(text, encoding="utf-8")
+        return folder / name
 
     def tell(number: int, failure: Failure | None) -> None:
         verdicts.send(Verdict(mutants[number], *(failure or ("", ""))))
 
-    folders = ((mutant.task, plant(mutant)) for mutant in mutants)
-    sys.exit(pytest.main(arguments, plugins=[PlantedRuns(folders, tell, SECONDS)]))
+    folders = ((mutant.task, place(mutant.name, mutant)) for mutant in mutants)
+    control = place(f"correct code, {number}")
+    sys.exit(pytest.main(arguments, plugins=[PlantedRuns(folders, control, tell, seconds)]))
 
 
 def verdict_line(verdict: Verdict, width: int) -> str:
     """Return one line of the table: the task, the name, and the check that caught it."""
     mutant = verdict.mutant
     line = f"{mutant.task:<6} {mutant.name:<{width}}  "
-    return line + (f"caught by {verdict.check}" if verdict.caught else "SURVIVED")
+    if verdict.caught:
+        return f"{line}caught by {verdict.check}"
+    return f"{line}SURVIVED" + (f" ({verdict.message})" if verdict.message else "")
 
 
 def main(arguments: list[str] | None = None) -> int:

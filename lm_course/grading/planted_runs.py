@@ -33,19 +33,24 @@ class PlantedRuns:
 
     Args:
         folders: a task and a folder with the code to check it on, for each run.
+        control: a folder with correct code. A check that fails there, too, catches nothing: it
+            fails for another reason, such as a broken set-up or a machine that is too busy.
         tell: called after each run, with its number and its first failure, or None.
-        seconds: that a run may take; each check has its own limit.
+        seconds: the limit of a run; each check has its own limit.
     """
 
     def __init__(
         self,
         folders: Iterable[tuple[str, Path]],
+        control: Path,
         tell: Callable[[int, Failure | None], None],
         seconds: int,
     ) -> None:
         self.folders = folders
+        self.control = control
         self.tell = tell
         self.seconds = seconds
+        self.proven: set[str] = set()  # checks that pass on the control
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -56,13 +61,29 @@ class PlantedRuns:
         set_up_session_fixtures(session.items)
         for number, (task, folder) in enumerate(self.folders):
             items = [item for item in session.items if run.task_of(item).id == task]
-            self.tell(number, first_failure(run, items, task, folder, self.seconds))
+            assert items, f"{task} has no checks"
+            failure = first_failure(run, items, folder, self.seconds)
+            if failure is not None and failure.check:
+                self._prove(run, next(item for item in items if name_of(item) == failure.check))
+            self.tell(number, failure)
         return True
+
+    def _prove(self, run: GradedRun, item: pytest.Item) -> None:
+        if item.nodeid in self.proven:
+            return
+        failure = first_failure(run, [item], self.control, self.seconds)
+        assert failure is None, f"{item.nodeid} fails on correct code: {failure}"
+        self.proven.add(item.nodeid)
+
+
+def name_of(item: pytest.Item) -> str:
+    """Return the name of a check, as a result has it."""
+    return item.nodeid.split("::", 1)[-1]
 
 
 def set_up_session_fixtures(items: list[pytest.Item]) -> None:
     """Run as few checks as bring every fixture of the session into being, so that no run pays for
-    it again. The code under test is imported in their own children alone.
+    it again. The code under test is imported only in their own children.
     """
     chosen, ready = [], set()
     for item in items:
@@ -75,35 +96,42 @@ def set_up_session_fixtures(items: list[pytest.Item]) -> None:
             chosen.append(item)
             ready |= needed
     for number, item in enumerate(chosen):
-        # A fixture of the session stays as long as another check follows; one of a file, as long as
-        # a check of that file does: an item of another file, so that nothing of this one stays.
+        # A session fixture stays as long as another check follows, a fixture of a file as long as
+        # the next check is in that file. The last of these is followed by one of another file.
         others = sorted(set(items) - {item}, key=lambda other: other.path == item.path)
         following = next(iter([*chosen[number + 1 :], *others]), None)
         runtestprotocol(item, nextitem=following, log=False)
 
 
 def first_failure(
-    run: GradedRun, items: list[pytest.Item], task: str, folder: Path, seconds: int
+    run: GradedRun, items: list[pytest.Item], folder: Path, seconds: int
 ) -> Failure | None:
-    """Grade the code in `folder` in a fork of this process, until a check fails."""
+    """Grade the code in `folder` in a fork of this process, until a check fails. A run that reaches
+    its limit has a failure without a check.
+    """
     verdict = folder / "verdict.json"
+    verdict.unlink(missing_ok=True)
     child = fork()
     if child == 0:
         try:
+            # As Ctrl-C does: pytest stops, and the check's own child is killed.
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
             signal.alarm(seconds)
             run.switch_to(folder)
             failure = None
             for number, item in enumerate(items):
                 following = next(iter(items[number + 1 :]), None)
                 runtestprotocol(item, nextitem=following, log=False)
-                result = run.results[task][item.nodeid]
+                result = run.results[run.task_of(item).id][item.nodeid]
                 if result.outcome.status == FAILING:
                     failure = result.name, result.outcome.message.partition("\n")[0]
                     break
+            signal.alarm(0)
             verdict.write_text(json.dumps(failure), encoding="utf-8")
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert verdict.exists(), f"{task}: the run on {folder.name} ended without a verdict"
+    if not verdict.exists():
+        return Failure("", f"no verdict after {seconds} seconds")
     failure = json.loads(verdict.read_text(encoding="utf-8"))
     return None if failure is None else Failure(*failure)

@@ -99,7 +99,8 @@ def test_every_mutant_is_caught_by_its_task(assignment):
     verdicts = list(run_mutants(assignment, load_mutants(assignment), processes=1))
     assert [verdict.mutant.name for verdict in verdicts] == [row["name"] for row in rows]
     survivors = [
-        f"{verdict.mutant.task} lets {verdict.mutant.name} pass: {verdict.mutant.why}"
+        f"{verdict.mutant.task} lets {verdict.mutant.name} pass {verdict.message}: "
+        f"{verdict.mutant.why}"
         for verdict in verdicts
         if not verdict.caught
     ]

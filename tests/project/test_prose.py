@@ -3,21 +3,22 @@ lines. A sentence that reads badly for another reason is for people to find.
 """
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).parents[2]
 WIDTH = 100
-LISTED = ["git", "ls-files", "*.md", "*.py", "*.toml", "*.html", "Makefile"]
-TEXTS = [
-    PROJECT / name
-    for name in subprocess.run(
-        LISTED, cwd=PROJECT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    if "_independent/" not in name  # written by others, from the handouts alone
-]
+SUFFIXES = (".md", ".py", ".toml", ".html")
+LEFT_OUT = ("runs", "workspace", "build")  # what a user makes, beside hidden folders
+TEXTS = sorted(
+    path
+    for folder in [PROJECT, *(f for f in PROJECT.iterdir() if f.is_dir())]
+    if folder == PROJECT or not (folder.name.startswith(".") or folder.name in LEFT_OUT)
+    for path in (folder.iterdir() if folder == PROJECT else folder.rglob("*"))
+    if path.suffix in SUFFIXES or path.name == "Makefile"
+    if "_independent" not in path.as_posix()  # written by others, from the handouts alone
+)
 MARKDOWN = [path for path in TEXTS if path.suffix == ".md"]
 # A pattern, and what to write in its place.
 PATTERNS = {

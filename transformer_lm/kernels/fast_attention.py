@@ -38,8 +38,11 @@ def fast_attention(
         sliding_window = None  # it covers every key
     chosen = choose_backend(backend, q, k)
     if chosen not in KERNELS:
-        names = ", ".join(["auto", "eager", *KERNELS])
-        raise UserError(f"attention_backend is {backend!r}; expected one of {names}")
+        names = ", ".join(["auto", *KERNELS])
+        raise UserError(
+            f"attention_backend is {backend!r}; expected one of {names}, or eager, which is the "
+            "formula in transformer_lm/attention.py and not run here"
+        )
     return KERNELS[chosen](q, k, v, sliding_window)
 
 

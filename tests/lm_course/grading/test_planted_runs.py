@@ -1,0 +1,60 @@
+"""A check catches a mistake only if it passes on correct code, and a run that does not end is said
+to have no verdict.
+"""
+
+import os
+
+import pytest
+
+from lm_course.grading import mutants as module
+from lm_course.grading.mutants import load_mutants, run_mutants, verdict_line
+from lm_course.learning.assignment_file import load_assignment
+
+FAILS_ALWAYS = """
+
+@pytest.mark.task("t1.3")
+def test_a_machine_that_is_broken(implementation):
+    implementation(COUNTING)
+    check_equal(1, 2, "the machine")
+"""
+NEVER_ENDS = """
+[[mutant]]
+name = "endless"
+module = "counting"
+find = "    return max("
+replace = "    while True: pass\\n    return max("
+why = "it never returns"
+task = "t1.3"
+"""
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+
+
+@pytest.fixture
+def course(toy_course, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "PROJECT", toy_course.root)
+    monkeypatch.setenv("PYTHONPATH", f"{toy_course.root}:{toy_course.PROJECT}")
+    return toy_course
+
+
+def verdicts_of(course, **limits: int):
+    assignment = load_assignment("t1", course.root)
+    mutants = load_mutants(assignment, course.root)
+    return list(run_mutants(assignment, mutants, course.root, **limits))
+
+
+def test_a_check_that_fails_on_correct_code_catches_nothing(course) -> None:
+    suite = next(course.root.glob("assignments/t1/test_*.py"))
+    head, imports, rest = suite.read_text().partition('COUNTING = "toy_stage.counting"\n')
+    suite.write_text(head + imports + FAILS_ALWAYS + rest)
+    with pytest.raises(AssertionError, match="test_a_machine_that_is_broken fails on correct code"):
+        verdicts_of(course)
+
+
+def test_a_run_without_an_end_has_no_verdict(course) -> None:
+    """And the mutants after it are graded all the same."""
+    course.write("assignments/t1/mutants.toml", NEVER_ENDS + course.MUTANTS)
+    endless, other = verdicts_of(course, processes=1, seconds=1)  # the check's own limit is ten
+    assert (endless.caught, endless.message) == (False, "no verdict after 1 seconds")
+    assert verdict_line(endless, 7) == "t1.3   endless  SURVIVED (no verdict after 1 seconds)"
+    assert other.caught
