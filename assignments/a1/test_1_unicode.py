@@ -16,7 +16,7 @@ def answered_bytes(answers, key):
         return bytes.fromhex(found.removeprefix("0x"))
     except ValueError:
         raise GradedFailure(
-            f'{key}: expected bytes, got {found!r}: write two hex digits for each, as in "c3 a9"'
+            f'{key}: expected bytes, got {found!r}: write two hex digits per byte, as in "c3 a9"'
         ) from None
 
 

@@ -64,7 +64,7 @@ def chat_session(
             write("(forgotten)\n")
             continue
         if COMMAND.fullmatch(line):
-            write(f"({line} is not a command; {HELP.strip()})\n")
+            write(HELP if line == "/help" else f"({line} is not a command)\n{HELP}")
             continue
         if not line:
             continue
