@@ -174,11 +174,12 @@ def unmatched_character(sure: Sequence[str]) -> str | None:
     if ANY_CHARACTER in sure:
         return None
     compiled = regex.compile(f"(?:{'|'.join(sure) or '(?!)'})++")
-    text = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
-    for start in range(0, len(text), CHARACTERS_AT_A_TIME):
-        left_over = compiled.sub("", text[start : start + CHARACTERS_AT_A_TIME])
-        if left_over:
-            return left_over[0]
+    for codes in (range(0xD800), range(0xE000, 0x110000)):
+        for start in range(0, len(codes), CHARACTERS_AT_A_TIME):
+            text = "".join(map(chr, codes[start : start + CHARACTERS_AT_A_TIME]))
+            left_over = compiled.sub("", text)
+            if left_over:
+                return left_over[0]
     return None
 
 
