@@ -17,6 +17,8 @@ TESTS = Path(__file__).parent
 SPREAD = ("test_assignments.py", "test_unusual_inputs.py")  # minutes; over all processes
 LONG = ("end_to_end", "assignments")  # begun first, so that no process waits for them at the end
 
+sys.path.append(str(TESTS))  # for preloaded_python: the tests are not a package
+
 
 TENSOR_PACKAGES = (
     "transformer_lm", "training", "inference", "alignment", "evaluation", "scaling_laws",

@@ -3,10 +3,9 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import preloaded_python
 import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
@@ -29,9 +28,7 @@ def stubs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def run(code: str, folder: Path) -> str:
     environment = {**os.environ, STAND_INS_VARIABLE: str(folder), "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-    )
+    done = preloaded_python.run(["-c", code], folder, environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

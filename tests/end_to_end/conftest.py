@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from preloaded_python import Program
 
 from lm_core.artifact_paths import file_sha256
 
@@ -59,7 +59,7 @@ class ShrunkRun:
         """The folder above runs/, in which a person types `lm`."""
         return self.folder.parent.parent
 
-    def start(self, *arguments: str, program: tuple[str, ...] = LM) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, program: tuple[str, ...] = LM) -> Program:
         """Start `lm` in the folder above runs/, in a process group of its own.
 
         `program` is what Python is to run in its place, such as ("-c", code).
@@ -67,15 +67,7 @@ class ShrunkRun:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("LM_")}
         # Two threads on a tiny model wait for each other more than they work.
         environment = {**kept, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, *program, *arguments],
-            cwd=self.working_folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return Program([*program, *arguments], self.working_folder, environment)
 
     def lm(
         self, *arguments: str, program: tuple[str, ...] = LM

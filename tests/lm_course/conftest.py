@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import preloaded_python
 import pytest
 
 from lm_course.interrupts import Interrupts
@@ -187,13 +187,11 @@ class ToyCourse:
         for name in ("PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE"):
             inherited.pop(name, None)
         path = os.pathsep.join([str(PROJECT), str(self.root)])
-        return subprocess.run(
-            [sys.executable, *command],
+        inherited["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # hypothesis takes longer than the checks
+        return preloaded_python.run(
+            command,
             cwd=folder or self.root,
             env={**inherited, "PYTHONPATH": path, "COLUMNS": str(columns), **environment},
-            capture_output=True,
-            text=True,
-            check=False,
             timeout=120,
         )
 

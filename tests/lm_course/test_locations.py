@@ -2,9 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded_python
 import pytest
 
 from lm_core.user_error import UserError
@@ -134,11 +134,8 @@ def test_commands_from_an_empty_folder_and_from_below_the_root(
 
 def test_lm_steps_and_lm_chat_from_an_empty_folder(tmp_path: Path) -> None:
     def lm(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "lm_course", *arguments]
         path = {**os.environ, "PYTHONPATH": str(PROJECT)}
-        return subprocess.run(
-            command, cwd=tmp_path, env=path, capture_output=True, text=True, check=False
-        )
+        return preloaded_python.run(["-m", "lm_course", *arguments], tmp_path, path)
 
     assert "lm pretrain" in lm("steps").stdout
     assert "lm pretrain" in lm("steps", "recipes/demo_cpu.toml").stdout

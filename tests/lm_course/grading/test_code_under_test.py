@@ -51,7 +51,8 @@ def test_libraries_are_loaded_and_the_learner_s_code_is_not(
     toy_course.write("workspace/toy_stage/broken.py", "def f(:\n")
     chosen = choose_implementation(None, [assignment], toy_course.root, toy_course.root)
     code = (
-        "import os, sys\n"
+        "import os, sys, warnings\n"
+        "warnings.simplefilter('error')\n"
         "from pathlib import Path\n"
         "from lm_course.learning.assignment_file import load_assignment\n"
         "from lm_course.grading.code_under_test import choose_implementation, use_implementation\n"
@@ -60,7 +61,7 @@ def test_libraries_are_loaded_and_the_learner_s_code_is_not(
         "use_implementation(choose_implementation(None, [assignment], root, root), [assignment])\n"
         "print('wave' in sys.modules, 'toy_stage' in sys.modules, os.environ['LM_STAND_INS'])\n"
     )
-    done = toy_course.run("-W", "error", "-c", code)
+    done = toy_course.run("-c", code)
     assert done.stdout.split() == ["True", "False", str(chosen.folder)], done.stderr
 
 
