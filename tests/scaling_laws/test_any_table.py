@@ -14,6 +14,9 @@ from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
 from scaling_laws.parametric_fit import LARGEST_EXPONENT, fit_surface
 from scaling_laws.small_runs.runs_csv import FinishedRun, read_runs_csv
 
+# A fit calls small functions tens of thousands of times; test_parametric_fit.py checks their types.
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 USABLE = st.floats(1e-30, 1e30)
 NUMBERS = st.one_of(
     st.floats(),  # NaN, infinity, zero, negative, 1e300, the smallest float

@@ -24,6 +24,9 @@ from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import tokenizer_hash
 from transformer_lm.model_config import ModelConfig
 
+# A fit calls small functions tens of thousands of times; tests/scaling_laws checks their types.
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 RECIPE = Path(__file__).parents[3] / "recipes" / "demo_cpu.toml"
 TINY = [
     "scaling.context_length=16",

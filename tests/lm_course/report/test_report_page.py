@@ -74,10 +74,9 @@ SUMMARIES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunPaths:
+def make_run(folder: Path) -> RunPaths:
     """A run of hand-made artifacts."""
-    paths = RunPaths(tmp_path / "a<b>")
+    paths = RunPaths(folder / "a<b>")
     write_json(paths.samples, SAMPLES)
     write_json(paths.documents / "counts.json", COUNTS)
     write_json(paths.evaluation, EVALUATION)
@@ -91,6 +90,12 @@ def run(tmp_path: Path) -> RunPaths:
     return paths
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    """A run that a test may change."""
+    return make_run(tmp_path)
+
+
 def page_of(paths: RunPaths, failures: Sequence[StepFailure] = ()) -> str:
     records = {
         step: {"summary": summary, "seconds": 65.0 * number, "python": "3.12.1"}
@@ -101,6 +106,12 @@ def page_of(paths: RunPaths, failures: Sequence[StepFailure] = ()) -> str:
     page = paths.report.read_text(encoding="utf-8")
     assert summary["sections"] == page.count("<h2 ")
     return page
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the run as it was made; drawing its eleven plots takes seconds."""
+    return page_of(make_run(tmp_path_factory.mktemp("report")))
 
 
 def plain(markup: str) -> str:
@@ -118,8 +129,7 @@ def rows(markup: str) -> list[list[str]]:
     return [[plain(cell) for cell in re.findall("<td[^>]*>(.*?)</td>", row)] for row in found]
 
 
-def test_every_section_is_there_in_order_and_linked(run: RunPaths) -> None:
-    page = page_of(run)
+def test_every_section_is_there_in_order_and_linked(page: str) -> None:
     assert re.findall(r'<h2 id="([^"]*)"', page) == SECTIONS
     navigation = re.search("<nav>(.*?)</nav>", page)[1]
     assert re.findall(r'href="#([^"]*)"', navigation) == SECTIONS
@@ -130,9 +140,8 @@ def test_every_section_is_there_in_order_and_linked(run: RunPaths) -> None:
     }
 
 
-def test_the_text_of_every_plot_is_legible(run: RunPaths) -> None:
+def test_the_text_of_every_plot_is_legible(page: str) -> None:
     """At least 11 pixels where plots are narrowest: on a phone, or with three in a row."""
-    page = page_of(run)
     (narrowest,) = map(int, re.findall(r"\.plots \{[^}]*minmax\(min\((\d+)px", page))
     plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(plots) == 11
@@ -145,13 +154,12 @@ def test_the_text_of_every_plot_is_legible(run: RunPaths) -> None:
     assert "figure svg text { fill: var(--soft) !important" in page, "light and dark"
 
 
-def test_ids_of_plots_differ(run: RunPaths) -> None:
-    ids = re.findall(r'\bid="([^"]*)"', page_of(run))
+def test_ids_of_plots_differ(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids)) > 100
 
 
-def test_the_page_needs_nothing_from_outside(run: RunPaths) -> None:
-    page = page_of(run)
+def test_the_page_needs_nothing_from_outside(page: str) -> None:
     for forbidden in ("<script", "<link", "@import", "src=", "url(http", "url(//"):
         assert forbidden not in page
     ids = re.findall(r'\bid="([^"]*)"', page)
@@ -159,8 +167,8 @@ def test_the_page_needs_nothing_from_outside(run: RunPaths) -> None:
     assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
 
 
-def test_samples_are_under_their_prompts_and_escaped(run: RunPaths) -> None:
-    part = section(page_of(run), "samples")
+def test_samples_are_under_their_prompts_and_escaped(page: str) -> None:
+    part = section(page, "samples")
     bubbles = re.findall('<div class="bubble (user|reply)">(.*?)</div>', part)
     assert [(kind, plain(text)) for kind, text in bubbles] == [
         ("user", "What does `a < b` do?"),
@@ -170,8 +178,8 @@ def test_samples_are_under_their_prompts_and_escaped(run: RunPaths) -> None:
     assert "<pre><b>This module</b> opens &lt;files&gt; &amp; closes them</pre>" in part
 
 
-def test_before_is_the_first_figure_and_after_the_last(run: RunPaths) -> None:
-    part = section(page_of(run), "before-after")
+def test_before_is_the_first_figure_and_after_the_last(page: str) -> None:
+    part = section(page, "before-after")
     assert re.findall(r"<th[^>]*>(\w+)</th>", part) == ["stage", "before", "after", "steps"]
     pretraining, finetuning, preference = "Pretraining", "Supervised fine-tuning", (
         "Direct preference optimization"
@@ -198,8 +206,8 @@ def test_what_stayed_as_it_was_is_neither_better_nor_worse(run: RunPaths) -> Non
     assert re.findall('<span class="(better|worse)">', part) == ["better", "better"]
 
 
-def test_the_funnel_has_a_row_a_step_with_its_reasons_most_frequent_first(run: RunPaths) -> None:
-    part = section(page_of(run), "funnel")
+def test_the_funnel_has_a_row_a_step_with_its_reasons_most_frequent_first(page: str) -> None:
+    part = section(page, "funnel")
     reasons = "not a text format 600, no text found 400"
     assert rows(part) == [
         ["extract text", "", "3,000", "5.25 MB", reasons],
@@ -208,8 +216,8 @@ def test_the_funnel_has_a_row_a_step_with_its_reasons_most_frequent_first(run: R
     assert re.findall(r'style="width:([\d.]+)%"', part) == ["75.0", "25.0"]
 
 
-def test_merges_and_tokens_are_listed(run: RunPaths) -> None:
-    part = section(page_of(run), "tokenizer")
+def test_merges_and_tokens_are_listed(page: str) -> None:
+    part = section(page, "tokenizer")
     first, longest = re.findall('<div class="tokens">(.*?)</div>', part)
     token = re.compile('<span class="token">(.*?)</span>')
     assert [plain(text) for text in token.findall(first)] == ["␣ + t", "h + <e"]
@@ -218,8 +226,7 @@ def test_merges_and_tokens_are_listed(run: RunPaths) -> None:
     assert "3,831 merges; 3.14 bytes per token" in part
 
 
-def test_figures_of_evaluation_scaling_and_settings(run: RunPaths) -> None:
-    page = page_of(run)
+def test_figures_of_evaluation_scaling_and_settings(page: str) -> None:
     assert rows(section(page, "evaluation")) == [
         ["pretrain", "0", "4.5000", "1,234.5"],
         ["pretrain", "600", "512.0000", "too large"],
@@ -254,8 +261,7 @@ def test_small_runs_without_a_surface_are_still_plotted(run: RunPaths) -> None:
     assert "determine" not in plain(section(page_of(run), "scaling"))
 
 
-def test_the_head_of_the_page_sums_up_the_run(run: RunPaths) -> None:
-    page = page_of(run)
+def test_the_head_of_the_page_sums_up_the_run(page: str) -> None:
     assert "Run <b>a&lt;b&gt;</b> · 5 steps in 16:15 · Python 3.12.1" in page
     cards = re.findall('<div class="card"><b>(.*?)</b><span>(.*?)</span></div>', page)
     assert cards == [

@@ -10,6 +10,9 @@ from scaling_laws.parametric_fit import LARGEST_EXPONENT, fit_surface
 from scaling_laws.small_runs.fit_doubts import rising_losses
 from scaling_laws.small_runs.runs_csv import FinishedRun
 
+# A fit calls small functions tens of thousands of times; test_parametric_fit.py checks their types.
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 TRUE = LossSurface(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
 SIZES, TOKENS = (2e7, 1e8, 5e8, 2.5e9), (5e8, 2e9, 8e9, 3.2e10)
 NINE_SMALL_RUNS = [  # of a demo whose fit once ended at alpha = 202 and A = inf
