@@ -49,6 +49,7 @@ from torch import Tensor
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import check_true
 from lm_course.grading.tensor_comparisons import TensorCounter, check_tensor
+from lm_course.grading.triton_interpreter import load_interpreter
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -132,7 +133,7 @@ def compiler_loaded() -> None:
 def triton(compiler_loaded: None) -> None:
     """Load Triton's interpreter; skip the check where Triton is missing."""
     pytest.importorskip("triton", reason="Triton is on Linux only")
-    importlib.import_module("triton.runtime.interpreter")
+    load_interpreter()
 
 
 @pytest.fixture(scope="session")

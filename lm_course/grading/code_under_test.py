@@ -7,23 +7,27 @@ replaces it.
 
 import ast
 import importlib
+import io
 import os
 import py_compile
 import sys
+import threading
 import warnings
 from collections.abc import Collection, Iterable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
-from lm_course.grading.check_outcome import LearnerCode
+from lm_course.grading.check_outcome import FAILING, PASSED, LearnerCode, Outcome
+from lm_course.grading.forked_check import Limits, can_isolate, run_check
 from lm_course.learning.assignment_file import Assignment
 from lm_course.locations import WORKSPACE, home_folder, is_stage, shipped
 
 REFERENCE = "reference"
 ANSWERS = "answers.toml"
+TRIAL_SECONDS = 2.0  # for importing the code under test; the references take a twentieth
 REFERENCE_ANSWERS = "tests/assignments"  # in a wheel too, below lm_course/
 
 
@@ -128,8 +132,8 @@ def use_implementation(
 
 def _import_foreign_modules(modules: Iterable[str], folders: list[Path]) -> None:
     """Import the libraries that these modules need, directly or through other modules of ours. A
-    forked child then has them, so no check pays for an import again. The modules themselves are
-    imported only in the child, because they may do anything.
+    forked child then has them, so no check pays for an import again. The modules themselves may do
+    anything when they are imported: `import_quiet_modules` tries that in a child.
 
     Args:
         modules: such as "transformer_lm.layers".
@@ -148,6 +152,40 @@ def _import_foreign_modules(modules: Iterable[str], folders: list[Path]) -> None
         elif top != "lm_course":
             with suppress(Exception), _no_warnings():
                 importlib.import_module(name)
+
+
+def import_quiet_modules(modules: Collection[str], code: LearnerCode) -> bool:
+    """Import the code under test for all checks that follow, and return whether that was done.
+
+    A child tries it first. If an import ends in an error, prints, starts a thread or takes long,
+    nothing is imported here: every check then imports in its own child, so that it shows what
+    happened and an accident costs only that check.
+
+    Args:
+        modules: such as "transformer_lm.layers".
+        code: finds the learner's lines, as in every check.
+    """
+
+    def try_import() -> None:
+        threads, output = threading.active_count(), io.StringIO()
+        with redirect_stdout(output), redirect_stderr(output):
+            _import_all(modules)
+        assert not output.getvalue()
+        assert threading.active_count() == threads
+
+    if not can_isolate():
+        return False
+    tried = run_check(try_import, lambda _: Outcome(FAILING), Limits(TRIAL_SECONDS), code)
+    if tried.status != PASSED:
+        return False
+    with _no_warnings():
+        _import_all(modules)
+    return True
+
+
+def _import_all(modules: Collection[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
 
 
 def _imports(path: Path) -> set[str]:

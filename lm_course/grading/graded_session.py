@@ -34,6 +34,7 @@ from lm_course.grading.code_under_test import (
     REFERENCE,
     Implementation,
     choose_implementation,
+    import_quiet_modules,
     use_implementation,
 )
 from lm_course.grading.forked_check import Limits, can_isolate, can_limit_memory, run_check
@@ -128,6 +129,18 @@ class GradedRun:
         self.results.clear()
         self.endless_tasks.clear()
 
+    def import_code(self, items: list[pytest.Item]) -> None:
+        """Import the modules that these checks are about, if nothing else happens by it."""
+        for assignment in self.assignments.values():
+            tasks = [self.task_of(item) for item in items]
+            asked = {task.module for task in tasks if task.module and task in assignment.tasks}
+            submitted = [
+                f"{assignment.package}.{name}"
+                for name in sorted(asked)
+                if self.implementation.module_file(assignment, name).is_file()
+            ]
+            import_quiet_modules(submitted, self.implementation.code(assignment))
+
     # pytest's hooks, in the order in which they are called.
 
     @pytest.hookimpl(trylast=True)
@@ -182,6 +195,10 @@ class GradedRun:
             self.whole_tasks = False
             self._write(f"\nthe suite itself is broken: {report.nodeid}", red=True)
             self._write(report.longreprtext)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        if not session.config.option.collectonly:
+            self.import_code(session.items)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:

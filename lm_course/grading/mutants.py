@@ -40,6 +40,8 @@ class Mutant(Settings):
     Attributes:
         name: in the table that is printed.
         task: the task that must catch it.
+        check: the check of that task that is run first, because it should catch it; it saves the
+            time of the others. Empty: all, in order.
         module: the graded module to change.
         find: text of the module that is replaced.
         replace: the text with the mistake.
@@ -48,6 +50,7 @@ class Mutant(Settings):
 
     name: str
     task: str
+    check: str = ""
     module: str
     find: str = pydantic.Field(min_length=1)
     replace: str
@@ -196,7 +199,7 @@ def _grade_share(
     def tell(number: int, failure: Failure | None) -> None:
         verdicts.send(Verdict(mutants[number], *(failure or ("", ""))))
 
-    folders = ((mutant.task, place(mutant.name, mutant)) for mutant in mutants)
+    folders = ((mutant.task, mutant.check, place(mutant.name, mutant)) for mutant in mutants)
     control = place(f"correct code, {number}")
     sys.exit(pytest.main(arguments, plugins=[PlantedRuns(folders, control, tell, seconds)]))
 

@@ -32,7 +32,8 @@ class PlantedRuns:
     """A pytest plugin that takes the place of the loop over all checks.
 
     Args:
-        folders: a task and a folder with the code to check it on, for each run.
+        folders: for each run a task, the check to begin with ("" for the first), and a folder with
+            the code to check.
         control: a folder with correct code. A check that fails there, too, catches nothing: it
             fails for another reason, such as a broken set-up or a machine that is too busy.
         tell: called after each run, with its number and its first failure, or None.
@@ -41,7 +42,7 @@ class PlantedRuns:
 
     def __init__(
         self,
-        folders: Iterable[tuple[str, Path]],
+        folders: Iterable[tuple[str, str, Path]],
         control: Path,
         tell: Callable[[int, Failure | None], None],
         seconds: int,
@@ -59,9 +60,11 @@ class PlantedRuns:
         plugins = session.config.pluginmanager.get_plugins()
         (run,) = [plugin for plugin in plugins if isinstance(plugin, GradedRun)]
         set_up_session_fixtures(session.items)
-        for number, (task, folder) in enumerate(self.folders):
+        for number, (task, begin, folder) in enumerate(self.folders):
             items = [item for item in session.items if run.task_of(item).id == task]
             assert items, f"{task} has no checks"
+            assert begin in ("", *map(name_of, items)), f"{task} has no check {begin}"
+            items.sort(key=lambda item: name_of(item) != begin)
             failure = first_failure(run, items, folder, self.seconds)
             if failure is not None and failure.check:
                 self._prove(run, next(item for item in items if name_of(item) == failure.check))
@@ -118,6 +121,7 @@ def first_failure(
             signal.signal(signal.SIGALRM, signal.default_int_handler)
             signal.alarm(seconds)
             run.switch_to(folder)
+            run.import_code(items)
             failure = None
             for number, item in enumerate(items):
                 following = next(iter(items[number + 1 :]), None)

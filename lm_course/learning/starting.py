@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lm_core.artifact_paths import atomic_file
 from lm_course.grading.code_under_test import ANSWERS
-from lm_course.grading.written_answers import answers_template
 from lm_course.learning.assignment_file import Assignment
 from lm_course.learning.stubs import cut_stubs
+from lm_course.learning.written_answers import answers_template
 from lm_course.locations import WORKSPACE
 
 WROTE = "wrote"

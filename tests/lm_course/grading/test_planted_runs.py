@@ -58,3 +58,39 @@ def test_a_run_without_an_end_has_no_verdict(course) -> None:
     assert (endless.caught, endless.message) == (False, "no verdict after 1 seconds")
     assert verdict_line(endless, 7) == "t1.3   endless  SURVIVED (no verdict after 1 seconds)"
     assert other.caught
+
+
+NO_LETTERS = """
+[[mutant]]
+name = "no-letters"
+module = "counting"
+find = "dict(_counter(text))"
+replace = "{}"
+why = "nothing is counted"
+task = "t1.2"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "caught_by"),
+    [
+        ("", "test_letters[abca]"),
+        ('check = "test_letters[zz]"', "test_letters[zz]"),
+    ],
+)
+def test_the_named_check_is_run_first(course, line: str, caught_by: str) -> None:
+    course.write("assignments/t1/mutants.toml", NO_LETTERS + line)
+    assert [verdict.check for verdict in verdicts_of(course)] == [caught_by]
+
+
+def test_if_the_named_check_passes_the_others_are_run(course) -> None:
+    suite = next(course.root.glob("assignments/t1/test_*.py"))
+    suite.write_text(suite.read_text().replace('["abca", "zz"]', '["abca", "zz", ""]'))
+    course.write("assignments/t1/mutants.toml", NO_LETTERS + 'check = "test_letters[]"')
+    assert [verdict.check for verdict in verdicts_of(course)] == ["test_letters[abca]"]
+
+
+def test_a_check_that_the_task_does_not_have_is_named(course) -> None:
+    course.write("assignments/t1/mutants.toml", NO_LETTERS + 'check = "test_largest"')
+    with pytest.raises(AssertionError, match=r"t1\.2 has no check test_largest"):
+        verdicts_of(course)

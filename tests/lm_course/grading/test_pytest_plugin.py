@@ -155,6 +155,36 @@ def test_an_import_that_never_ends(toy_course) -> None:
     assert re.search(r"workspace/toy_stage/counting\.py:2[23] in <module>", screen)
 
 
+NOTE = "\nwith open('imports.txt', 'a') as file: file.write('counting\\n')\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "times"),
+    [
+        ("", 2),  # in the trial and in the session
+        ("import threading; threading.Event()", 2),
+        ("print('hello')", 5),  # in the trial and in every check
+        ("import sys; print('hello', file=sys.stderr)", 5),
+        ("import threading, time; threading.Thread(target=time.sleep, args=(1,)).start()", 5),
+        ("raise KeyError", 5),
+        ("raise SystemExit", 5),
+    ],
+)
+def test_a_quiet_module_is_imported_once_for_all_checks(toy_course, line: str, times: int) -> None:
+    toy_course.hand_in(f"{toy_course.REFERENCE}{NOTE}{line}\n")
+    _, tasks, _ = toy_course.check()
+    assert sum(tasks[name]["checks"] for name in ("t1.2", "t1.3", "t1.4")) == 4
+    imports = (toy_course.root / "imports.txt").read_text()
+    assert imports.count("counting") == times
+
+
+def test_what_a_module_prints_when_it_is_imported_is_shown(toy_course) -> None:
+    toy_course.hand_in("print('here I am')\n" + toy_course.REFERENCE.replace("letter)", "'a')"))
+    screen, tasks, _ = toy_course.check()
+    assert tasks["t1.3"]["status"] == "failing"
+    assert "  | here I am" in screen.splitlines()
+
+
 def test_ctrl_c_stops_the_run(toy_course) -> None:
     toy_course.hand_in(
         toy_course.REFERENCE.replace(

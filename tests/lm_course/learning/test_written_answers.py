@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lm_course.grading.check_outcome import GradedFailure, NotSubmitted, NotWritten
-from lm_course.grading.written_answers import Answers, answers_template
 from lm_course.learning.assignment_file import load_assignment
+from lm_course.learning.written_answers import Answers, answers_template
 
 
 def answers(tmp_path: Path, text: str) -> Answers:
