@@ -3,8 +3,9 @@
 Importing PyTorch takes seconds, and the tests start `lm` and the graded suites more than a hundred
 times. The modules of this project are not imported beforehand: every program imports its own.
 
-What this leaves out: what Python reads from the environment when it starts, other than PYTHONPATH,
-stays as it was for the tests. Where that matters, a test starts Python itself.
+What this leaves out: a program has no input. What Python reads from the environment when it starts,
+other than PYTHONPATH, stays as it was for the tests. An exception that nobody catches ends with
+status 1, KeyboardInterrupt too. Where that matters, a test starts Python itself.
 """
 
 import atexit
@@ -26,11 +27,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, AnyStr
+from typing import TextIO
 
-# Not torch._dynamo: it loads Triton, and a2's conftest.py must first tell Triton to interpret
-# kernels.
-LIBRARIES = ("numpy", "torch", "regex", "pydantic", "typer", "rich.console", "jinja2", "pytest")
+# Besides those that are loaded before planted mistakes are graded.
+LIBRARIES = ("typer", "rich.console", "jinja2", "pytest")
 REQUEST = b"."  # with it come the files of a program
 
 
@@ -43,22 +43,18 @@ class Program:
             arguments.
         cwd: its folder.
         env: its environment.
-        text: whether `communicate` takes and gives text; otherwise bytes.
     """
 
-    def __init__(
-        self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], text: bool = True
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
         self.args = list(arguments)
         self.returncode: int | None = None
-        given, self.stdin = _pipe("w", text, reader_is_theirs=True)
-        self.stdout, output = _pipe("r", text)
-        self.stderr, errors = _pipe("r", text)
+        self.stdout, output = _pipe()
+        self.stderr, errors = _pipe()
         self._status, told = os.pipe()
         with tempfile.TemporaryFile() as request:
             request.write(json.dumps([self.args, str(cwd), dict(env)]).encode())
             request.seek(0)
-            theirs = [given, output, errors, told]
+            theirs = [output, errors, told]
             socket.send_fds(_server(), [REQUEST], [*theirs, request.fileno()])
             for file in theirs:
                 os.close(file)
@@ -87,21 +83,15 @@ class Program:
             os.close(self._status)
         return self.returncode
 
-    def communicate(
-        self, given: AnyStr | None = None, timeout: float | None = None
-    ) -> tuple[AnyStr, AnyStr]:
-        """Write `given` to the program's input, and return what it prints and its errors."""
-        read: dict[IO[AnyStr], AnyStr] = {}
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the program's end, and return what it printed and its errors."""
+        read: dict[TextIO, str] = {}
         readers = [
             threading.Thread(target=lambda file=file: read.update({file: file.read()}), daemon=True)
             for file in (self.stdout, self.stderr)
         ]
         for reader in readers:
             reader.start()
-        with suppress(BrokenPipeError, ValueError):  # ended, or closed already
-            if given:
-                self.stdin.write(given)
-            self.stdin.close()
         try:
             self.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -119,32 +109,33 @@ def run(
     arguments: Sequence[str],
     cwd: Path,
     env: Mapping[str, str],
-    given: str | None = None,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
     program = Program(arguments, cwd, env)
-    output, errors = program.communicate(given, timeout)
+    output, errors = program.communicate(timeout)
     return subprocess.CompletedProcess(program.args, program.returncode, output, errors)
 
 
-def _pipe(mode: str, text: bool, reader_is_theirs: bool = False) -> tuple:
-    """A pipe, as (its reading end, its writing end): theirs is a number, ours is an open file."""
+def _pipe() -> tuple[TextIO, int]:
+    """A pipe: an open file to read from, and the number of the end that a program writes to."""
     reading, writing = os.pipe()
-    kind = {"encoding": "utf-8"} if text else {}
-    ours = writing if reader_is_theirs else reading
-    file = os.fdopen(ours, mode if text else f"{mode}b", **kind)
-    return (reading, file) if reader_is_theirs else (file, writing)
+    return os.fdopen(reading, encoding="utf-8"), writing
 
 
 @cache
 def _server() -> socket.socket:
     """Start the process that forks itself, once for all tests of this process."""
+    from lm_course.grading.mutants import PRELOADED  # here: the server loads no module of ours
+
     ours, theirs = socket.socketpair()
     kept = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, __file__, str(theirs.fileno())]
     process = subprocess.Popen(
-        command, env=kept, pass_fds=[theirs.fileno()], start_new_session=True
+        [sys.executable, __file__, str(theirs.fileno()), *PRELOADED, *LIBRARIES],
+        env=kept,
+        stdin=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,
     )
     theirs.close()
 
@@ -159,15 +150,15 @@ def _server() -> socket.socket:
 # From here on, what runs in the server.
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, libraries: Sequence[str]) -> None:
     """Fork for every request, until the tests have ended."""
-    for name in LIBRARIES:
+    for name in libraries:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the waiting processes
     while True:
-        message, files, _, _ = socket.recv_fds(connection, len(REQUEST), 5)
+        message, files, _, _ = socket.recv_fds(connection, len(REQUEST), 4)
         if not message:
             return
         if os.fork() == 0:
@@ -181,7 +172,7 @@ def serve(connection: socket.socket) -> None:
             os.close(file)
 
 
-def _fork_and_wait(given: int, output: int, errors: int, status: int, request: int) -> None:
+def _fork_and_wait(output: int, errors: int, status: int, request: int) -> None:
     """Run the program in a fork, and tell its exit status when it has ended."""
     with open(request, "rb") as file:
         arguments, folder, environment = json.load(file)
@@ -190,12 +181,12 @@ def _fork_and_wait(given: int, output: int, errors: int, status: int, request: i
         os.setsid()
         os.write(status, b"%d\n" % os.getpid())
         os.close(status)
-        for number, file in enumerate((given, output, errors)):
+        for number, file in enumerate((output, errors), start=1):
             os.dup2(file, number)
             os.close(file)
         _run(arguments, folder, environment)
-    for file in (given, output, errors):
-        os.close(file)
+    os.close(output)
+    os.close(errors)
     _, ended = os.waitpid(program, 0)
     os.write(status, b"%d\n" % os.waitstatus_to_exitcode(ended))
     os._exit(0)
@@ -253,4 +244,4 @@ def _run_main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
