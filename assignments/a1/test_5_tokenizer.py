@@ -317,8 +317,9 @@ def test_a_long_word_is_no_trap(implementation, a1, letters):
 @pytest.mark.parametrize("letters", ["a", "eht"])
 def test_a_long_word_is_no_trap_inside_of_c(implementation, a1, letters):
     """`min(map(...))` over the word is few steps, however long the word is, so this check measures
-    time. Four times the letters take 16 times as long if every merge looks at the whole word. It
-    makes two comparisons, because an encoder may use another method from some length on.
+    time. Four times the letters take 16 times as long if every merge looks at the whole word. A
+    first comparison that fails is followed by one of longer words, because an encoder may use
+    another method from some length on.
     """
     merges = [(b"a" * n, b"a" * n) for n in (1, 2, 4, 8, 16)] if letters == "a" else a1.merges
     tokenizer_class, vocab = implementation(MODULE).Tokenizer, a1.vocabulary(merges, [])

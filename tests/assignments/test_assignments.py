@@ -48,7 +48,7 @@ def grades(
     """Task id -> its grade, from a graded run in a process of its own.
 
     Without `fork`, checks run as on a system that has no os.fork, all in one process. That takes
-    half the time for a reference and a tenth for stubs.
+    half the time for a reference and a quarter for stubs.
     """
     grade_file = folder / "grades.json"
     command = ["-m", "pytest"] if fork else ["-c", WITHOUT_FORK]
