@@ -18,7 +18,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
@@ -26,6 +26,17 @@ from lm_core.user_error import UserError
 
 SECONDS_TO_END = 10  # for a process that has been told to end
 CHUNKS_AHEAD = 4  # per worker
+
+
+class _Worker(SpawnProcess):
+    def start(self) -> None:
+        """Start with SIGINT blocked: Ctrl-C cannot interrupt Python before `_start` ignores it."""
+        resource_tracker.ensure_running()  # which would unblock it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Context(SpawnContext):
@@ -36,7 +47,7 @@ class _Context(SpawnContext):
         self._made: list[SpawnProcess] = []
 
     def Process(self, *arguments: Any, **named: Any) -> SpawnProcess:
-        self._made.append(SpawnProcess(*arguments, **named))
+        self._made.append(_Worker(*arguments, **named))
         return self._made[-1]
 
     @property
@@ -100,6 +111,7 @@ def _end_with_the_parent() -> None:
 
 def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if initializer is not None:
         try:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -192,3 +193,23 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     while any(map(runs, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(runs, children))
+
+
+def signals(process: int, kind: str) -> int:
+    """The bits of the signals that a process blocks (SigBlk) or ignores (SigIgn)."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(rf"^{kind}:\s*(\w+)$", status, re.MULTILINE)[1], 16)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_ctrl_c_cannot_reach_a_worker_that_is_still_starting() -> None:
+    """It would print Python's own traceback, from before our first line."""
+    interrupt = 1 << (signal.SIGINT - 1)
+    with worker_pool(1) as pool:
+        pool.submit(abs, 0)
+        (worker,) = pool._processes
+        assert signals(worker, "SigBlk") & interrupt
+        assert pool.submit(abs, -1).result() == 1
+        assert signals(worker, "SigIgn") & interrupt
+        assert not signals(worker, "SigBlk") & interrupt, "programs that it starts would block it"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
