@@ -1,13 +1,16 @@
 """Modules that lie beside the tests or in benchmarks/, for tests of several packages; how tests are
-named, which of them `make test` keeps in one process, and types that are checked in every call.
+named, which of them `make test` keeps in one process, and types that are checked in calls.
 """
 
+import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -25,9 +28,42 @@ TENSOR_PACKAGES = (
 )  # fmt: skip
 
 
+CHECKED_CALLS = 8  # of each function in each test: a loop calls one ten thousands of times
+calls: Counter[Callable] = Counter()  # in the test that is running
+
+
+def first_calls_checked(check_all: Callable[..., Callable]) -> Callable[..., Callable]:
+    """Return a stand-in for `jaxtyping.jaxtyped` that checks only the first calls."""
+
+    def jaxtyped(**typechecker: Any) -> Callable:
+        return functools.partial(_first_calls_of, check_all(**typechecker))
+
+    return jaxtyped
+
+
+def _first_calls_of(check: Callable, function: Callable) -> Callable:
+    checked = check(function)
+    if isinstance(function, type):
+        return checked
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable or calls[function] >= CHECKED_CALLS:
+            return function(*args, **kwargs)
+        calls[function] += 1
+        return checked(*args, **kwargs)
+
+    return called
+
+
+def pytest_runtest_setup() -> None:
+    calls.clear()
+
+
 def check_types() -> None:
-    """From here on, every call of a function of these packages is checked against its signature,
-    the shapes of its tensors included. An int is accepted where a float is asked for.
+    """From here on, the first calls of each function of these packages in each test are checked
+    against its signature, the shapes of its tensors included. An int is accepted where a float is
+    asked for.
     """
     early = [name for name in TENSOR_PACKAGES if name in sys.modules]
     assert not early, f"{early} were imported before their types could be checked"
@@ -40,10 +76,16 @@ def check_types() -> None:
     checker = ModuleType("type_checker")
     checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))
     sys.modules[checker.__name__] = checker
+    jaxtyping.jaxtyped = first_calls_checked(jaxtyping.jaxtyped)
     jaxtyping.install_import_hook(checked, "type_checker.check")
 
 
 check_types()
+
+
+@pytest.fixture
+def checked_calls() -> int:
+    return CHECKED_CALLS
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""The tests check signatures: they report a wrong shape and a wrong annotation."""
+"""The tests check signatures: they report a wrong shape and a wrong annotation, in the first calls
+of each function in each test.
+"""
 
 import jaxtyping
 import pytest
@@ -18,6 +20,18 @@ def test_axes_of_one_name_have_one_length() -> None:
     logits, targets = torch.zeros(2, 5, 11), torch.zeros(2, 4, dtype=torch.int64)
     with pytest.raises(jaxtyping.TypeCheckError, match="token_losses"):
         token_losses(logits, targets)
+
+
+@pytest.mark.parametrize("test", ["one test", "the next, which checks anew"])
+def test_the_first_calls_are_checked(test: str, checked_calls: int) -> None:
+    logits, targets = torch.zeros(2, 5, 11), torch.zeros(2, 5, dtype=torch.int64)
+    wrong = targets[:, None, :]
+    for _ in range(checked_calls - 1):
+        token_losses(logits, targets)
+    with pytest.raises(jaxtyping.TypeCheckError, match="token_losses"):
+        token_losses(logits, wrong)
+    with pytest.raises(RuntimeError, match="same number of dimensions"):
+        token_losses(logits, wrong)
 
 
 @pytest.mark.usefixtures("unchecked_types")
