@@ -32,6 +32,7 @@ from scaling_laws.small_runs.fit_doubts import doubts_about
 from scaling_laws.small_runs.runs_csv import FEWEST_RUNS, FinishedRun, is_usable, usable_range
 
 HUBER_DELTA = 1e-3
+BOOTSTRAPS = 100  # of `lm scaling fit` and of a recipe: the same runs give the same answer
 LARGEST_EXPONENT = 2.0  # published ones are between 0.05 and 1
 # The grid of the paper: 6 * 6 * 5 * 5 * 5 = 4,500 starts (a, b, e, alpha, beta).
 START_GRID = (

@@ -11,10 +11,9 @@ from rich.table import Table
 from lm_core.user_error import UserError
 from scaling_laws.compute_budget import best_split, check_budget
 from scaling_laws.loss_surface import LossSurface
-from scaling_laws.parametric_fit import fit_surface
+from scaling_laws.parametric_fit import BOOTSTRAPS, fit_surface
 from scaling_laws.small_runs.runs_csv import read_runs_csv
 
-BOOTSTRAPS = 100  # here and in the step `scaling`: the same runs give the same answer
 BUDGETS_AROUND = (0.01, 0.1, 1.0, 10.0, 100.0)  # times the given budget
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from lm_core.artifact_paths import write_json
 from lm_core.user_error import UserError
-from lm_course.commands.scaling_table import BOOTSTRAPS
 from lm_course.pipeline.step import Step, StepContext
 from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
 from scaling_laws.parametric_fit import fit_surface
@@ -34,7 +33,7 @@ def scaling(context: StepContext) -> dict[str, Any]:
     folder = context.output("scaling")
     hashed = tokenizer_hash(context.input("tokenizer"))
     sweep = run_sweep(context.input("shards"), folder, context.settings, hashed, code=context.code)
-    fit = fit_or_words(sweep.runs, sweep.remarks)
+    fit = fit_or_words(sweep.runs, sweep.remarks, context.settings.bootstraps)
     main_run = _main_run(context.summary("pretrain"), fit.surface)
     write_json(
         folder / "fit.json",
@@ -66,10 +65,10 @@ def describe_scaling(summary: dict[str, Any]) -> str:
     return f"{runs} do not determine a surface: {summary['doubts'][0]}{others}; {figures}"
 
 
-def fit_or_words(runs: list[FinishedRun], remarks: list[str]) -> FitOrWords:
+def fit_or_words(runs: list[FinishedRun], remarks: list[str], bootstraps: int) -> FitOrWords:
     """Fit the surface; if that is not possible, the reason is one more doubt."""
     try:
-        surface = fit_surface(runs, num_bootstraps=BOOTSTRAPS)
+        surface = fit_surface(runs, num_bootstraps=bootstraps)
     except UserError as error:
         return FitOrWords(None, [*remarks, f"no surface can be fitted: {error}"])
     return FitOrWords(surface, [*remarks, *surface.doubts])

@@ -28,6 +28,7 @@ from lm_core.formats.token_shards import TokenShards
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from scaling_laws.compute_budget import multiplied_parameters
+from scaling_laws.parametric_fit import BOOTSTRAPS
 from scaling_laws.small_runs.runs_csv import FinishedRun, write_runs_csv
 from training.runs.finished_runs import RunSeries
 from training.runs.pretraining import PretrainSettings
@@ -77,6 +78,7 @@ class SweepSettings(Settings):
         precision: "auto" measures each model on this device and uses the faster one.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         seed: for the initial weights and the order of the data.
+        bootstraps: refits to resampled runs, from which the intervals of the surface come.
     """
 
     sizes: list[SweepSize] = pydantic.Field(default=DEFAULT_SIZES, min_length=1)
@@ -90,6 +92,7 @@ class SweepSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     seed: int = 0
+    bootstraps: int = pydantic.Field(default=BOOTSTRAPS, ge=2)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from lm_course.model_steps.scaling import describe_scaling, fit_or_words, scalin
 from lm_course.pipeline.recipe import Recipe
 from lm_course.pipeline.step import StepContext, artifact_files
 from lm_course.report.report_page import write_report
+from scaling_laws import parametric_fit
 from scaling_laws.compute_budget import multiplied_parameters
+from scaling_laws.loss_surface import LossSurface
 from scaling_laws.small_runs.runs_csv import FinishedRun
 from scaling_laws.small_runs.sweep import SweepResult, planned_run
 from tokenizer_bpe.tokenizer import Tokenizer
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "demo_cpu.toml"
 TINY = [
+    "scaling.bootstraps=5",  # a hundred refits take seconds
     "scaling.context_length=16",
     "scaling.batch_size=2",
     "scaling.token_budgets=[64, 320, 640]",
@@ -41,12 +44,6 @@ TINY = [
     )
     + "]",
 ]
-
-
-@pytest.fixture(autouse=True)
-def few_bootstraps(monkeypatch) -> None:
-    """A hundred refits take seconds; none of these tests is about the width of an interval."""
-    monkeypatch.setattr(scaling_step, "BOOTSTRAPS", 5)
 
 
 @pytest.fixture
@@ -100,6 +97,20 @@ def test_a_sweep_that_settles_nothing_says_so(context_of) -> None:
         assert doubt in section
     low, high = fit["main_run"]["interval"]
     assert f"bootstraps: {low:.3f} to {high:.3f}" in section
+
+
+def test_the_recipe_says_how_many_times_the_surface_is_fitted_again(
+    context_of, monkeypatch
+) -> None:
+    fits = []
+
+    def fit_surface(runs: list[FinishedRun], num_bootstraps: int) -> LossSurface:
+        fits.append(parametric_fit.fit_surface(runs, num_bootstraps=num_bootstraps))
+        return fits[-1]
+
+    monkeypatch.setattr(scaling_step, "fit_surface", fit_surface)
+    scaling(context_of(2000, 200, "scaling.bootstraps=3"))
+    assert [len(fit.resampled) for fit in fits] == [3]
 
 
 @pytest.mark.parametrize(
@@ -197,18 +208,18 @@ def test_runs_without_doubt_are_a_plain_line() -> None:
         FinishedRun(n, d, 1.7 + 400 / n**0.34 + 1500 / d**0.37)
         for n, d in itertools.product((1e7, 1e8, 1e9), (1e8, 1e9, 1e10))
     ]
-    fit = fit_or_words(runs, [])
+    fit = fit_or_words(runs, [], bootstraps=5)
     assert (fit.doubts, fit.surface.settled) == ([], True)
     summary = {"runs": 9, "doubts": [], "predicted": 2.345, "measured": 2.5}
     assert describe_scaling(summary) == (
         "9 small runs; predicted 2.35, measured 2.50 nats per token"
     )
-    assert fit_or_words(runs, ["a remark"]).doubts == ["a remark"]
+    assert fit_or_words(runs, ["a remark"], bootstraps=5).doubts == ["a remark"]
 
 
 def test_a_loss_that_no_fit_takes_is_words() -> None:
     runs = [FinishedRun(n, d, 1e300) for n in (1, 2, 3) for d in (4, 5, 6)]
-    fit = fit_or_words(runs, [])
+    fit = fit_or_words(runs, [], bootstraps=5)
     assert fit.surface is None
     assert "no surface can be fitted: run 1: loss must be a positive number" in fit.doubts[0]
 
