@@ -29,7 +29,7 @@ from data_pipeline.instructions.docstring_answers import (
     pairs_in_file,
     question_about,
 )
-from data_pipeline.sources.python_documentation import is_public_module
+from data_pipeline.sources.python_documentation import is_public_module, spread_evenly
 from lm_core.artifact_paths import atomic_folder
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
@@ -50,6 +50,7 @@ class InstructionSettings(Settings):
     Attributes:
         min_answer_characters: shorter answers are left out.
         max_answer_characters: longer answers are left out.
+        max_packages: 0 means all; fewer, spread evenly, for a quick try.
         max_pairs_per_package: most pairs from one package, so that a large one does not
             dominate.
         heldout_share: expected share of the pairs that is held out.
@@ -59,6 +60,7 @@ class InstructionSettings(Settings):
 
     min_answer_characters: int = Field(default=20, ge=1)
     max_answer_characters: int = Field(default=400, ge=20)
+    max_packages: int = Field(default=0, ge=0)
     max_pairs_per_package: int = Field(default=300, ge=1)
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
     include_installed_packages: bool = True
@@ -112,14 +114,14 @@ def find_packages(root: Path, max_pairs: int, names: Iterable[str] | None = None
 
 def installed_packages(settings: InstructionSettings) -> list[Package]:
     """Return every package of the standard library (without a cap) and, if the settings ask for it,
-    of this installation's site-packages.
+    of this installation's site-packages; or the `max_packages` that are asked for.
     """
     no_cap = sys.maxsize
     packages = find_packages(Path(sysconfig.get_path("stdlib")), no_cap, sys.stdlib_module_names)
     if settings.include_installed_packages:
         for folder in dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]):
             packages += find_packages(Path(folder), settings.max_pairs_per_package)
-    return packages
+    return spread_evenly(packages, settings.max_packages)
 
 
 def mine_package(package: Package, settings: InstructionSettings) -> tuple[list[Pair], int, int]:

@@ -13,6 +13,7 @@ from pydantic import Field
 from data_pipeline.sources.python_documentation import (
     installed_readmes,
     render_modules,
+    spread_evenly,
     standard_library_modules,
 )
 from data_pipeline.sources.warc_files import write_warc
@@ -37,13 +38,6 @@ class CollectSettings(Settings):
     num_processes: int = Field(default=2, ge=1)
 
 
-def _spread_evenly(names: list[str], count: int) -> list[str]:
-    """Return `count` of the names at equal distances, all of them if count is 0 or too large."""
-    if count == 0 or count >= len(names):
-        return names
-    return [names[position * len(names) // count] for position in range(count)]
-
-
 def write_python_documentation(path: Path, settings: CollectSettings) -> dict[str, object]:
     """Render the standard library and the installed READMEs into the gzipped WARC file `path`.
 
@@ -51,7 +45,7 @@ def write_python_documentation(path: Path, settings: CollectSettings) -> dict[st
     seconds.
     """
     started = time.perf_counter()
-    names = _spread_evenly(standard_library_modules(), settings.max_modules)
+    names = spread_evenly(standard_library_modules(), settings.max_modules)
     with progress_bar("render the standard library", len(names), "modules") as bar:
         pages, failures = render_modules(
             names, settings.seconds_per_module, settings.num_processes, bar.advance

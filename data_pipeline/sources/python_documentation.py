@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 from data_pipeline.sources.http_responses import split_content_type
 from data_pipeline.sources.warc_files import Page
@@ -31,6 +32,7 @@ MODULES_PER_CHILD = (
     16  # fixed, so that the grouping of imports does not depend on the number of cores
 )
 CHILD_SCRIPT = Path(__file__).with_name("pydoc_child.py")
+Item = TypeVar("Item")
 
 
 def is_public_module(name: str) -> bool:
@@ -58,6 +60,13 @@ def standard_library_modules() -> list[str]:
     names = set(_modules_under([folder for folder in folders if folder]))
     names |= {name for name in sys.builtin_module_names if is_public_module(name)}
     return sorted(name for name in names if name.partition(".")[0] in sys.stdlib_module_names)
+
+
+def spread_evenly(items: list[Item], count: int) -> list[Item]:
+    """Return `count` of the items at equal distances, all of them if count is 0 or too large."""
+    if count == 0 or count >= len(items):
+        return items
+    return [items[position * len(items) // count] for position in range(count)]
 
 
 def child_environment(home: str, extra_path: str | None = None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from data_pipeline.instructions.instruction_mining import (
     InstructionSettings,
     distinct_pairs,
     find_packages,
+    installed_packages,
     is_held_out,
     mine_instructions,
     mine_package,
@@ -50,6 +51,16 @@ def installation(tmp_path, monkeypatch):
 def read(folder):
     texts = {name: (folder / f"{name}.jsonl").read_text() for name in FILES}
     return {name: [json.loads(line) for line in text.splitlines()] for name, text in texts.items()}
+
+
+def test_a_part_of_the_packages_is_spread_over_all(installation):
+    def names(max_packages: int) -> list[str]:
+        settings = ONE_PROCESS.model_copy(update={"max_packages": max_packages})
+        return [package.name for package in installed_packages(settings)]
+
+    (installation / "site" / "zebra.py").write_text(function("z", "Return a zebra, if any."))
+    assert names(0) == ["textwrap", "copycat", "large", "zebra"]
+    assert names(2) == ["textwrap", "large"]
 
 
 def test_files_and_summary(installation):
