@@ -1,10 +1,9 @@
 """HTML to text on hand-made pages, encodings, plain text, and real pages."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_data import REAL_CRAWL, needs_shared_data
 
 from data_pipeline.sources.python_documentation import render_batch
 from data_pipeline.sources.warc_files import read_warc
@@ -16,7 +15,6 @@ from data_pipeline.text_extraction import (
     is_content,
 )
 
-REAL_CRAWL = Path(__file__).parents[3] / "shared/data/warc/iana.warc.gz"
 LONG = "A paragraph that is long enough to be judged by itself, with some words more."
 MENU = (
     '<ul><li><a href="/">Home page of the site</a>'
@@ -134,7 +132,7 @@ def test_a_pydoc_page_reads_like_text():
         assert noise not in text
 
 
-@pytest.mark.skipif(not REAL_CRAWL.exists(), reason="the sample crawl is not on this machine")
+@needs_shared_data
 def test_a_real_page_without_its_menu():
     page = next(p for p in read_warc([REAL_CRAWL]) if p.url == "http://www.iana.org/numbers")
     text = extract_text(page.payload, page.content_type, page.charset)

@@ -1,11 +1,11 @@
 """The fit recovers a known surface, tolerates outliers, and is close to the published one."""
 
 import csv
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from shared_data import SCALING_RUNS, needs_shared_data
 
 from scaling_laws import parametric_fit
 from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
@@ -19,7 +19,6 @@ from scaling_laws.parametric_fit import (
 from scaling_laws.small_runs.runs_csv import FinishedRun, read_runs_csv
 
 TRUE = LossSurface(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "scaling"
 
 
 def grid(noise: float = 0.0) -> list[FinishedRun]:
@@ -105,12 +104,12 @@ def test_bootstrap_intervals_widen_with_noise_and_hold_the_truth() -> None:
 PUBLISHED = LossSurface(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared tables of runs are not available")
+@needs_shared_data
 def test_the_published_refit_of_chinchilla_lies_within_our_intervals() -> None:
     """Besiroglu et al. 2024 (arXiv 2404.10102) fitted 240 points read off the same figure. Ours are
     234 points read off independently, so only agreement within the uncertainty can be expected.
     """
-    fit = fit_surface(read_runs_csv(SHARED / "chinchilla_runs.csv"), num_bootstraps=60)
+    fit = fit_surface(read_runs_csv(SCALING_RUNS / "chinchilla_runs.csv"), num_bootstraps=60)
     for name in NAMES:
         low, high = fit.intervals[name]
         assert low < getattr(PUBLISHED, name) < high, name
@@ -118,13 +117,13 @@ def test_the_published_refit_of_chinchilla_lies_within_our_intervals() -> None:
     assert fit.settled
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared tables of runs are not available")
+@needs_shared_data
 def test_the_published_refit_is_found_on_its_own_points() -> None:
     """Fit their 245 points without the five highest losses, as they did.
 
     The published numbers compensate for each other (A, B: 3 %), but the predicted losses agree.
     """
-    with (SHARED / "chinchilla_245.csv").open() as file:
+    with (SCALING_RUNS / "chinchilla_245.csv").open() as file:
         rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
     runs = [FinishedRun(N, flops / 6 / N, loss) for N, flops, loss in rows]
     runs = sorted(runs, key=lambda run: run.loss)[:240]

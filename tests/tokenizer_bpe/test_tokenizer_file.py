@@ -13,6 +13,7 @@ import tiktoken
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_data import GPT2_VOCABULARY, needs_shared_data
 from transformers import AutoTokenizer
 
 from lm_core.special_tokens import SPECIAL_TOKENS
@@ -33,7 +34,6 @@ from tokenizer_bpe.tokenizer_file import (
     write_tiktoken_ranks,
 )
 
-GPT2 = Path(__file__).parents[3] / "shared" / "data" / "gpt2"
 STDLIB = Path(string.__file__).parent
 BYTES = {byte: bytes([byte]) for byte in range(256)}
 
@@ -232,10 +232,10 @@ def test_ranks_go_to_tiktoken_and_come_back(pairs, tmp_path):
         assert (again.special_tokens, again.pattern) == (ours.special_tokens, pattern)
 
 
-@pytest.mark.skipif(not GPT2.is_dir(), reason="needs GPT-2's vocabulary")
+@needs_shared_data
 def test_gpt2_survives_every_format(tmp_path):
     gpt2 = Tokenizer.from_files(
-        GPT2 / "gpt2_vocab.json", GPT2 / "gpt2_merges.txt", ["<|endoftext|>"]
+        GPT2_VOCABULARY / "gpt2_vocab.json", GPT2_VOCABULARY / "gpt2_merges.txt", ["<|endoftext|>"]
     )
     write_tiktoken_ranks(gpt2, tmp_path / "gpt2.tiktoken")
     gpt2.save(tmp_path / "tokenizer.json")

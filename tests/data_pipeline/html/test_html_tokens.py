@@ -2,13 +2,13 @@
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
 from html5lib._tokenizer import HTMLTokenizer
 from html5lib.constants import tokenTypes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_data import REAL_CRAWL, needs_shared_data
 
 from data_pipeline.html.html_tokens import (
     ESCAPABLE_RAW_TEXT,
@@ -19,8 +19,6 @@ from data_pipeline.html.html_tokens import (
     unescape_references,
 )
 from data_pipeline.sources.warc_files import read_warc
-
-REAL_CRAWL = Path(__file__).parents[3] / "shared/data/warc/iana.warc.gz"
 
 
 def test_by_hand():
@@ -128,7 +126,7 @@ def test_the_same_tokens_as_html5lib(html):
     assert merged(tokens(html)) == html5lib_tokens(html)
 
 
-@pytest.mark.skipif(not REAL_CRAWL.exists(), reason="the sample crawl is not on this machine")
+@needs_shared_data
 def test_real_pages_give_the_same_tokens_as_html5lib():
     pages = [page for page in read_warc([REAL_CRAWL]) if page.content_type == "text/html"]
     assert len(pages) > 10

@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from shared_data import REAL_CRAWL, needs_shared_data
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
@@ -15,7 +16,6 @@ PAGES = [
     Page("http://example.com/", "text/plain", "zwölf".encode("latin-1"), "latin-1"),
     Page("readme://x", "text/markdown", b"# no charset", ""),
 ]
-REAL_CRAWL = Path(__file__).parents[3] / "shared/data/warc/iana.warc.gz"
 
 
 def write_records(path: Path, records: list[tuple[str, str, str]], compress: bool = True) -> None:
@@ -120,7 +120,7 @@ def test_a_file_without_pages_is_refused(tmp_path):
         list(read_warc([path]))
 
 
-@pytest.mark.skipif(not REAL_CRAWL.exists(), reason="the sample crawl is not on this machine")
+@needs_shared_data
 def test_a_real_crawl_is_read():
     pages = list(read_warc([REAL_CRAWL]))
     home = next(page for page in pages if page.url == "http://www.iana.org/")

@@ -7,12 +7,12 @@ import zlib
 from pathlib import Path
 
 import pytest
+from shared_data import CRAWLS
 from warcio.archiveiterator import ArchiveIterator
 
 from data_pipeline.sources.warc_files import LostPage, Page, read_answers, read_warc
 from data_pipeline.sources.warc_records import parse_headers, read_records
 
-SAMPLES = sorted((Path(__file__).parents[3] / "shared/data/warc").glob("*.warc.gz"))
 BODY = b"<p>" + b"A sentence of the page that was stored. " * 3 + b"</p>"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + BODY
 
@@ -50,7 +50,7 @@ def write(path: Path, records: list[bytes], form: str) -> Path:
 FORMS = ["members", "one member", "plain"]
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CRAWLS, ids=lambda path: path.name)
 def test_the_same_records_as_warcio(path):
     with path.open("rb") as file:
         theirs = [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from shared_data import GPT2_VOCABULARY
 
 from tokenizer_bpe import tokenizer as lesson
 from tokenizer_bpe.compiled import tokenizer as tokenizer_module
@@ -19,7 +20,6 @@ from tokenizer_bpe.compiled.word_counting import count_words
 from tokenizer_bpe.compiled.word_merging import LONG_WORD
 from tokenizer_bpe.pretokenization import GPT2_PATTERN, GPT4_PATTERN, gpt4_pattern
 
-GPT2 = Path(__file__).parents[4] / "shared" / "data" / "gpt2"
 END = "<|endoftext|>"
 SPECIAL = [END, f"{END}{END}", "<|a", "<|a|b", "b c", "漢é"]
 OWN_PATTERN = r"\w+|\W"
@@ -62,9 +62,9 @@ def twins(corpus):
 
 @pytest.fixture(scope="module")
 def gpt2_twins():
-    if not GPT2.is_dir():
+    if not GPT2_VOCABULARY.is_dir():
         pytest.skip("needs GPT-2's vocabulary")
-    paths = GPT2 / "gpt2_vocab.json", GPT2 / "gpt2_merges.txt"
+    paths = GPT2_VOCABULARY / "gpt2_vocab.json", GPT2_VOCABULARY / "gpt2_merges.txt"
     return [made.from_files(*paths, [END]) for made in (lesson.Tokenizer, Tokenizer)]
 
 
