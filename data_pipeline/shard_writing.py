@@ -97,12 +97,8 @@ def write_token_shards(
     writer = ShardWriter(
         out_folder, tokenizer_hash, tokenizer.vocab_size, byte_lengths, settings.tokens_per_file
     )
-    with (
-        writer,
-        progress_bar(
-            "encode documents", _number_of_documents(documents_folder), "documents"
-        ) as bar,
-    ):
+    total = read_counts(documents_folder)[-1]["documents_out"]
+    with writer, progress_bar("encode documents", total, "documents") as bar:
         for document in read_documents(documents_folder):
             ids = _encode(tokenizer, document, end_of_text)
             split = split_of(document.id, settings.validation_share)
@@ -121,11 +117,6 @@ def write_token_shards(
 
 def _encode(tokenizer: TextEncoder, document: Document, end_of_text: int) -> np.ndarray:
     return np.array([*encode_as_plain_text(tokenizer, document.text), end_of_text], dtype=np.int64)
-
-
-def _number_of_documents(folder: Path) -> int | None:
-    counts = read_counts(folder)
-    return counts[-1]["documents_out"] if counts else None
 
 
 def check_both_splits(documents: Mapping[str, int], settings: ShardSettings) -> None:

@@ -49,9 +49,7 @@ class Document:
 
 
 def document_id(text: str) -> str:
-    """Return the first 16 hex digits of the text's SHA-256: the same text has the same id on every
-    machine.
-    """
+    """Return the first 16 hex digits of the text's SHA-256: the same on every machine."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
@@ -61,8 +59,8 @@ def write_documents(
     counts: list[dict[str, Any]],
     rows_per_file: int = 4096,
 ) -> int:
-    """Write `folder` atomically: part-00000.parquet and so on, and counts.json. Return the number
-    of documents.
+    """Write `folder` atomically: part-00000.parquet and so on, and counts.json, whose last row is
+    that of the step which writes. Return the number of documents.
     """
     total = 0
     with atomic_folder(folder) as temporary:
@@ -76,6 +74,8 @@ def write_documents(
                 rows, parts = [], parts + 1
         if rows or parts == 0:
             _write_part(temporary, parts, rows)
+        said = counts[-1]["documents_out"]
+        assert said == total, f"{total} documents, {said} in the last row of counts: append a row"
         write_json(temporary / COUNTS_FILE, counts)
     return total
 

@@ -38,7 +38,7 @@ class ByteTokenizer:
 
 def write_texts(folder, texts):
     documents = [Document(document_id(text), text, "test", "") for text in texts]
-    write_documents(folder, documents, [])
+    write_documents(folder, documents, [{"documents_out": len(documents)}])
     return {document.id: document.text for document in documents}
 
 
