@@ -36,6 +36,7 @@ from lm_course.interrupts import Interrupts
 from lm_course.pipeline.code_hash import code_hashes
 from lm_course.pipeline.plan import PlannedStep
 from lm_course.pipeline.recipe import AnyRecipe
+from lm_course.pipeline.run_lock import run_lock
 from lm_course.pipeline.step import StepContext
 from lm_course.pipeline.step_failures import (
     StepFailure,
@@ -188,14 +189,26 @@ def run_recipe(
         console: where to print what happens; standard output by default.
 
     Raises:
-        UserError: a step needs one that has no result and is not among `steps`; nothing was run.
+        UserError: a step needs one that has no result and is not among `steps`, or another process
+            runs steps in this folder; nothing was run.
         StepsFailed: some steps failed; the others have been run.
         KeyboardInterrupt, or an OSError for a full disk: at once.
     """
-    console = console or Console()
     for step in steps:
         for name in set(step.needs) - {step.name for step in steps}:
             check_input(step, name, paths)
+    with run_lock(paths.root):
+        _run_in_order(recipe, paths, steps, force, mirror, console or Console())
+
+
+def _run_in_order(
+    recipe: AnyRecipe,
+    paths: RunPaths,
+    steps: list[PlannedStep],
+    force: Collection[str],
+    mirror: MetricMirror | None,
+    console: Console,
+) -> None:
     remove_unfinished(paths.root)
     write_json(paths.settings, recipe.model_dump(mode="json"))
     started = time.monotonic()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lm_course.pipeline.run_lock import run_lock
+
 PROGRESS = re.compile(r"  [a-zA-Z ]+: [\d,]+(/[\d,]+)? \w+ in [\d:]+\b.*")
 
 
@@ -97,6 +99,14 @@ def test_prompts_and_sampling(shrunk_run) -> None:
         refused(shrunk_run.lm("generate", "x", "--temperature=-1"))
     )
     assert "no checkpoint there" in refused(shrunk_run.lm("generate", "x", "--checkpoint=nowhere"))
+
+
+def test_a_run_in_which_another_lm_is_at_work(shrunk_run) -> None:
+    before = shrunk_run.hashes()
+    with run_lock(shrunk_run.folder):
+        line = refused(shrunk_run.lm_recipe("run"))
+    assert "runs/demo: another lm is running in this folder; wait until it ends" in line
+    assert shrunk_run.hashes() == before
 
 
 def test_commands(shrunk_run) -> None:
