@@ -30,6 +30,7 @@ from lm_course.error_lines import (
     explain,
     keep_in_temporary_folder,
     show_traceback,
+    shown,
     version,
 )
 from lm_course.interrupts import Interrupts
@@ -271,8 +272,8 @@ def chat(
     from inference.sampling import SamplingSettings
 
     sampling = SamplingSettings(temperature=temperature, top_p=top_p, seed=seed)
-    engine = model_commands.engine_for(checkpoint, model)
-    chat_session(engine, sampling, max_new_tokens)
+    path = model_commands.chosen_model(checkpoint, model)
+    chat_session(model_commands.engine_at(path), sampling, max_new_tokens, str(shown(path)))
 
 
 @scaling_app.command("fit")

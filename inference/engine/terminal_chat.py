@@ -34,20 +34,22 @@ def chat_session(
     engine: Engine,
     sampling: SamplingSettings,
     max_new_tokens: int,
+    name: str = "",
     read_line: Callable[[str], str] = input,
     write: Callable[[str], None] = write_to_terminal,
 ) -> list[Message]:
     """Chat until a word of LEAVE or the end of input, and return the conversation.
 
-    `read_line(prompt)` returns one line and raises EOFError at the end; `write(text)` shows text
-    without adding a line break. A message that is too long is rejected with one line.
+    `name` of the model is shown first. `read_line(prompt)` returns one line and raises EOFError at
+    the end; `write(text)` shows text without adding a line break. A message that is too long is
+    rejected with one line.
 
     Raises ValueError, before any output, if the model has no chat template, or one that fails.
     """
     engine.chat_ids([{"role": "user", "content": "Hello"}])
     messages: list[Message] = []
     num_replies = 0
-    write(HELP)
+    write(f"Model: {name}\n{HELP}" if name else HELP)
     while True:
         try:
             line = read_line(YOU).strip()

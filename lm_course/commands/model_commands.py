@@ -38,19 +38,28 @@ def engine_for(checkpoint: Path | None, model: Path | None) -> "Engine":
 
     Raises ValueError if both are given, or if what is named does not exist.
     """
-    from inference.engine.engine import Engine
+    return engine_at(chosen_model(checkpoint, model))
+
+
+def chosen_model(checkpoint: Path | None, model: Path | None) -> Path:
+    """Return the checkpoint folder, model folder or GGUF file that `engine_for` loads."""
     from lm_course.commands.checkpoint_choice import chosen_checkpoint
     from lm_course.commands.named_models import model_path
 
     if model is None:
-        return Engine.from_checkpoint(chosen_checkpoint(checkpoint))
+        return chosen_checkpoint(checkpoint)
     if checkpoint is not None:
         raise UserError("--checkpoint and --model were both given; give only one of them")
     model = model_path(model)
     check_source(model)
-    if model.is_file():
-        return Engine.from_gguf(model)
-    return Engine.from_checkpoint(model)
+    return model
+
+
+def engine_at(path: Path) -> "Engine":
+    """Return the engine for a folder or a GGUF file."""
+    from inference.engine.engine import Engine
+
+    return Engine.from_gguf(path) if path.is_file() else Engine.from_checkpoint(path)
 
 
 def check_source(source: Path) -> None:

@@ -166,6 +166,13 @@ def test_the_report_shows_the_funnel(shrunk_run) -> None:
     assert any(row["dropped"] for row in counts)
 
 
+def test_the_chat_names_its_model_first(shrunk_run) -> None:
+    """The input ends at once: no message is sent."""
+    done = shrunk_run.lm("chat")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Model: runs/demo/checkpoints/dpo/step_000020\nType a message.")
+
+
 def test_the_report_shows_what_the_models_said(shrunk_run) -> None:
     samples = json.loads((shrunk_run.folder / "samples.json").read_text())
     shown = plain(section(shrunk_run, "samples"))

@@ -24,7 +24,7 @@ def talk(engine, lines: list[str], max_new_tokens: int = 3):
         except StopIteration:
             raise EOFError from None
 
-    messages = chat_session(engine, GREEDY, max_new_tokens, read_line, written.append)
+    messages = chat_session(engine, GREEDY, max_new_tokens, "runs/x", read_line, written.append)
     return messages, "".join(written)
 
 
@@ -32,7 +32,7 @@ def test_a_question_gets_a_reply_and_both_are_remembered(engine) -> None:
     messages, output = talk(engine, ["Hi", "/quit", "never read"])
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert messages[0]["content"] == "Hi"
-    assert output.startswith(HELP + "model> ")
+    assert output.startswith(f"Model: runs/x\n{HELP}model> ")
     assert messages[1]["content"] in output
 
 
@@ -132,7 +132,7 @@ def test_a_model_without_a_template_says_so_before_it_greets(model) -> None:
         (Engine(model, tokenizer, broken), "the model's chat template fails: "),
     ):
         with pytest.raises(UserError, match=words):
-            chat_session(engine, GREEDY, 3, lambda prompt: "exit", written.append)
+            chat_session(engine, GREEDY, 3, "", lambda prompt: "exit", written.append)
     assert written == []
 
 
@@ -146,7 +146,7 @@ def test_a_line_that_is_not_utf8_is_refused_and_the_talk_continues(engine) -> No
             raise line
         return line
 
-    assert chat_session(engine, GREEDY, 3, read_line, written.append) == []
+    assert chat_session(engine, GREEDY, 3, "", read_line, written.append) == []
     assert "(that line is not UTF-8; set the terminal to UTF-8)\n" in written
 
 
@@ -179,7 +179,7 @@ def test_ctrl_c_at_the_prompt_ends_the_talk(engine) -> None:
     def interrupted(prompt: str) -> str:
         raise KeyboardInterrupt
 
-    assert chat_session(engine, GREEDY, 3, interrupted, lambda text: None) == []
+    assert chat_session(engine, GREEDY, 3, "", interrupted, lambda text: None) == []
 
 
 def test_ctrl_c_during_a_reply_stops_that_reply_only(engine, monkeypatch) -> None:
