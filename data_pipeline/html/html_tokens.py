@@ -32,7 +32,7 @@ UNCLOSED_VALUE = re.compile(rf"[{SPACE}]*+=")
 COMMENT_END = re.compile(r"--!?>")
 SCRIPT_MARK = re.compile(rf"<!--|-->|</?script(?=[{SPACE}/>])", re.IGNORECASE | re.ASCII)
 # html.unescape passes all digits to int(), which rejects more than 4,300 of them
-LEADING_ZEROS = re.compile(r"&#([xX]?)0++(?=[0-9a-fA-F])")
+LEADING_ZEROS = re.compile(r"&#(?:([xX])0++(?=[0-9a-fA-F])|0++(?=[0-9]))")
 HUGE_REFERENCE = re.compile(r"&#(?:[xX][0-9a-fA-F]{7,}+|[0-9]{8,}+);?")
 
 RAW_TEXT = frozenset({"style", "xmp", "iframe", "noembed", "noframes", "script", "plaintext"})

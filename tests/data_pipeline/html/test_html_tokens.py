@@ -68,6 +68,7 @@ def test_what_browsers_make_of_it(html, expected):
         (f"&#{'9' * 5000};", "\ufffd"),
         (f"&#x{'f' * 5000}", "\ufffd"),
         (f"&#{'0' * 5000}65;&#x{'0' * 5000}41;", "AA"),
+        ("&#0a&#00;&#x0g", "\ufffda\ufffd\ufffdg"),
         ("&#128;&nbsp;&notit;&amp;lt;", "€\xa0¬it;&lt;"),
     ],
 )
