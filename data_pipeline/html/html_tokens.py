@@ -7,7 +7,8 @@ Python 3.11.7 and 3.13. Here every step moves forward, and an element that is ne
 the page, as in browsers.
 
 What this leaves out: the names inside a doctype, the text of comments, CDATA sections outside HTML,
-and the repair of nesting. A self-closing tag (`<script/>`) has no contents, as in XHTML.
+the repair of nesting, and control characters that are written as numbers (`&#1;`), which
+`html.unescape` drops. A self-closing tag (`<script/>`) has no contents, as in XHTML.
 """
 
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from html import unescape
+from html.entities import html5
 
 SPACE = r"\t\n\x0c\r "
 TAG_NAME = re.compile(rf"[a-zA-Z][^{SPACE}/>]*+")
@@ -34,6 +36,11 @@ SCRIPT_MARK = re.compile(rf"<!--|-->|</?script(?=[{SPACE}/>])", re.IGNORECASE | 
 # html.unescape passes all digits to int(), which rejects more than 4,300 of them
 LEADING_ZEROS = re.compile(r"&#(?:([xX])0++(?=[0-9a-fA-F])|0++(?=[0-9]))")
 HUGE_REFERENCE = re.compile(r"&#(?:[xX][0-9a-fA-F]{7,}+|[0-9]{8,}+);?")
+# In an attribute, a name without semicolon counts only if no letter, digit or "=" follows. All
+# names consist of letters and digits, so only the whole run of these can be the longest name.
+ATTRIBUTE_REFERENCE = re.compile(
+    r"&(?:(?P<number>#[xX][0-9a-fA-F]++;?+|#[0-9]++;?+)|(?P<name>[0-9a-zA-Z]++(?:;|(?!=))))"
+)
 
 RAW_TEXT = frozenset({"style", "xmp", "iframe", "noembed", "noframes", "script", "plaintext"})
 ESCAPABLE_RAW_TEXT = frozenset({"textarea", "title"})  # character references are resolved in these
@@ -132,7 +139,7 @@ def _read_tag(html: str, position: int, *, is_end: bool) -> tuple[int, Token | N
             if UNCLOSED_VALUE.match(html, position):
                 break
         if attribute not in attributes:
-            attributes[attribute] = unescape_references(value)
+            attributes[attribute] = unescape_attribute(value)
     return len(html), None
 
 
@@ -178,3 +185,16 @@ def unescape_references(text: str) -> str:
     if "&#" in text:
         text = HUGE_REFERENCE.sub("\ufffd", LEADING_ZEROS.sub(r"&#\1", text))
     return unescape(text)
+
+
+def unescape_attribute(value: str) -> str:
+    """Replace references in the value of an attribute, where `?a=1&lt=2` and `&copy2` stay as they
+    are: pages have such addresses.
+    """
+    return ATTRIBUTE_REFERENCE.sub(_attribute_reference, value) if "&" in value else value
+
+
+def _attribute_reference(found: re.Match[str]) -> str:
+    if found["number"]:
+        return unescape_references(found[0])
+    return html5.get(found["name"], found[0])

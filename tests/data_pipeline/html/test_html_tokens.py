@@ -2,11 +2,12 @@
 
 import re
 import sys
+from html.entities import html5
 
 import pytest
 from html5lib._tokenizer import HTMLTokenizer
 from html5lib.constants import tokenTypes
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shared_data import REAL_CRAWL, needs_shared_data
 
@@ -16,6 +17,7 @@ from data_pipeline.html.html_tokens import (
     EndTag,
     StartTag,
     tokens,
+    unescape_attribute,
     unescape_references,
 )
 from data_pipeline.sources.warc_files import read_warc
@@ -74,6 +76,34 @@ def test_what_browsers_make_of_it(html, expected):
 )
 def test_character_references(text, expected):
     assert unescape_references(text) == expected
+    assert unescape_attribute(text.replace("&notit;", "¬it;")) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("?a=1&lt=2&lta=3&gt;=4", "?a=1&lt=2&lta=3>=4"),
+        ("&copy2 &copy; &copyé &copy", "&copy2 © ©é ©"),
+        ("&notit; &notin; &not-it;", "&notit; ∉ ¬-it;"),
+        ("&LT&Lt&Lt;", "<&Lt≪"),
+        ("&amp;lt;&amp;#38;&#38;lt;", "&lt;&#38;&lt;"),
+        ("&#38=&#x26=&#38a&#0a", "&=&=&a\ufffda"),
+        ("&;&&=&unknown;&unknown=", "&;&&=&unknown;&unknown="),
+    ],
+)
+def test_character_references_in_an_attribute(value, expected):
+    assert unescape_attribute(value) == expected
+    assert list(tokens(f'<a b="{value}">')) == [StartTag("a", {"b": expected})]
+    assert html5lib_tokens(f'<a b="{value}">') == [StartTag("a", {"b": expected})]
+
+
+def test_every_name_in_an_attribute():
+    for name, expected in html5.items():
+        assert unescape_attribute(f"&{name}") == expected
+        for following in "=a0":
+            value = f"&{name}{following}"
+            is_closed = name.endswith(";")
+            assert unescape_attribute(value) == (expected + following if is_closed else value)
 
 
 def merged(parts) -> list:
@@ -122,8 +152,25 @@ PIECES = [
 
 
 @settings(max_examples=400)
+@example("<p <=&lt=>")
 @given(st.lists(st.sampled_from(PIECES), max_size=16).map("".join))
 def test_the_same_tokens_as_html5lib(html):
+    assert merged(tokens(html)) == html5lib_tokens(html)
+
+
+REFERENCES = [
+    "&lt", "&lt;", "&amp", "&notit;", "&not", "&copy", "&Lt", "&unknown", "&#38", "&#x26;", "&#;",
+    "&", ";", "=", "a", "1", " ", "é",
+]  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(
+    value=st.lists(st.sampled_from(REFERENCES), max_size=8).map("".join),
+    quote=st.sampled_from(["", "'", '"']),
+)
+def test_the_same_values_of_attributes_as_html5lib(value, quote):
+    html = f"<a b={quote}{value}{quote}>{value}"
     assert merged(tokens(html)) == html5lib_tokens(html)
 
 
