@@ -21,7 +21,12 @@ from tokenizer_bpe.formats.pattern_characters import (
     Dialect,
     PatternError,
 )
-from tokenizer_bpe.formats.pattern_dialects import neutral_pattern, pattern_read, pattern_to_write
+from tokenizer_bpe.formats.pattern_dialects import (
+    neutral_pattern,
+    pattern_read,
+    pattern_to_write,
+    unmatched_character,
+)
 from tokenizer_bpe.pretokenization import (
     GPT2_PATTERN,
     GPT4_PATTERN,
@@ -142,6 +147,7 @@ TEXTS = [
 EVERY = "".join(map(chr, range(1, 0x3000, 3)))
 
 
+@cache
 def assigned(text: str) -> str:
     """Remove characters that one library's Unicode tables lack."""
     known = set(_known_characters())
@@ -301,6 +307,14 @@ def test_repeats_inside_of_repeats_are_looked_at_in_time(pattern):
     with time_limit(120):
         assert pattern_to_write(pattern)
         assert pattern_read(pattern, "")
+
+
+def test_all_characters_are_searched_once_for_a_pattern_that_is_written_and_read_again():
+    unmatched_character.cache_clear()
+    written = pattern_to_write(r"\d+|\D")
+    assert pattern_read(written, "") == pattern_to_write(written) == written
+    assert unmatched_character.cache_info().misses == 1
+    assert unmatched_character((r"\d+",)) == "\x00", "another pattern has its own answer"
 
 
 @pytest.mark.parametrize("opening", ["(", "(?:", "["])
