@@ -28,11 +28,18 @@ from transformer_lm.layers import (
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
 from transformer_lm.token_id_check import check_token_ids
+from transformer_lm.variants.geglu import GEGLU
+from transformer_lm.variants.squared_relu import SquaredReLU
 
 # A variant is a row of a table. A value of `ModelShape` without a row is an error; it never selects
 # another variant.
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm, "none": lambda d_model, eps: NoNorm()}
-FEED_FORWARDS = {"swiglu": SwiGLU, "gelu": GELUMLP}
+FEED_FORWARDS = {
+    "swiglu": SwiGLU,
+    "gelu": GELUMLP,
+    "squared_relu": SquaredReLU,
+    "geglu": GEGLU,
+}
 
 
 def make_norm(config: ModelConfig) -> nn.Module:

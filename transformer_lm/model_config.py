@@ -51,12 +51,12 @@ class ModelShape(Settings):
         num_heads: number of query heads.
         num_kv_heads: number of key-value heads; each serves num_heads / num_kv_heads query heads.
         head_dim: width of a head; d_model / num_heads by default.
-        d_ff: inner width of the feed-forward layer. SwiGLU has three matrices and the GELU MLP two,
-            so 8/3 of d_model in the former costs as much as 4 in the latter.
+        d_ff: inner width of the feed-forward layer. A gated one (SwiGLU, GEGLU) has three matrices
+            and the others two, so 8/3 of d_model in the former costs as much as 4 in the latter.
         norm: "rmsnorm", "layernorm" or "none".
         norm_position: "pre" normalizes the input of a branch, "post" the stream after the addition.
         position: "rotary", "learned" (a vector for each position, as in GPT-2) or "none".
-        mlp: "swiglu" or "gelu".
+        mlp: "swiglu", "gelu", "squared_relu" or "geglu".
         biases: whether linear layers have biases; the output head never has one.
         qk_norm: an RMSNorm over each head's query and key, before the rotation (Qwen3).
         sliding_window: a position sees itself and the sliding_window - 1 before it; all before it
@@ -77,7 +77,7 @@ class ModelShape(Settings):
     norm: Literal["rmsnorm", "layernorm", "none"] = "rmsnorm"
     norm_position: Literal["pre", "post"] = "pre"
     position: Literal["rotary", "learned", "none"] = "rotary"
-    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    mlp: Literal["swiglu", "gelu", "squared_relu", "geglu"] = "swiglu"
     biases: bool = False
     qk_norm: bool = False
     sliding_window: int | None = pydantic.Field(default=None, gt=0)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from transformer_lm.model_config import ModelConfig, ModelShape
 
 # Inward matrices of a feed-forward layer: gate and up, or up alone. Down comes in addition.
-INWARD_MATRICES = {"swiglu": 2, "gelu": 1}
+INWARD_MATRICES = {"swiglu": 2, "gelu": 1, "squared_relu": 1, "geglu": 2}
 
 
 def _matrices(shape: ModelShape) -> dict[str, list[tuple[int, int]]]:

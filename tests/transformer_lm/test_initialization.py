@@ -21,6 +21,7 @@ FAMILIES = [
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "biases": True}
 FAMILIES += [GPT2 | {"tie_embeddings": tied} for tied in (True, False)]
 FAMILIES += [{"qk_norm": True, "tie_embeddings": tied} for tied in (True, False)]
+FAMILIES += [{"mlp": mlp} for mlp in ("squared_relu", "geglu")]
 FAMILIES += [{"norm": "none", "tie_embeddings": tied} for tied in (True, False)]
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: "-".join(map(str, f.values())))
 

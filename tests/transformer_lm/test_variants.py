@@ -34,6 +34,8 @@ VARIANTS = [
     {"position": "none"},
     {"position": "learned"},
     {"mlp": "gelu", "d_ff": 72},
+    {"mlp": "squared_relu", "d_ff": 72},
+    {"mlp": "geglu"},
     {"biases": True},
     {"qk_norm": True},
     {"head_dim": 16},
@@ -289,6 +291,8 @@ def test_yarn_scales_the_turned_vector():
     [
         {},
         {"mlp": "gelu", "d_ff": 72},
+        {"mlp": "squared_relu", "d_ff": 72},
+        {"mlp": "geglu"},
         {"norm": "none"},
         {"norm_position": "post"},
         {"qk_norm": True},

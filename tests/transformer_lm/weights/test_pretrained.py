@@ -386,6 +386,8 @@ NO_FAMILY = [
     ({"position": "none"}, "position = 'none'"),
     ({"norm": "none"}, "norm = 'none'"),
     ({"mlp": "gelu"}, "mlp = 'gelu'"),
+    ({"mlp": "squared_relu"}, "mlp = 'squared_relu'; the nearest, llama, needs mlp = 'swiglu'"),
+    ({"mlp": "geglu"}, "mlp = 'geglu'; the nearest, llama, needs mlp = 'swiglu'"),
     ({"qk_norm": True, "biases": True}, "qk_norm = True; the nearest, llama, needs qk_norm"),
     (parity.GPT2_SHAPE, "num_kv_heads = 2; the nearest, gpt2, needs num_kv_heads = 6"),
 ]

@@ -1,0 +1,1 @@
+"""Feed-forward layers that the setting `mlp` can name instead of those of the assignment."""
