@@ -44,6 +44,7 @@ FEED_FORWARDS = {
 
 def make_norm(config: ModelConfig) -> nn.Module:
     """Return the norm that the config names, for vectors of size d_model."""
+    assert config.norm in NORMS, f"language_model.NORMS has no row {config.norm!r}"
     return NORMS[config.norm](config.d_model, config.norm_eps)
 
 
@@ -62,6 +63,9 @@ class TransformerBlock(nn.Module):
         self.attention_norm = make_norm(config)
         self.attention = CausalSelfAttention(config, layer, attention_backend)
         self.feed_forward_norm = make_norm(config)
+        assert config.mlp in FEED_FORWARDS, (
+            f"language_model.FEED_FORWARDS has no row {config.mlp!r}"
+        )
         self.feed_forward = FEED_FORWARDS[config.mlp](config.d_model, config.d_ff, config.biases)
 
     def forward(

@@ -17,13 +17,19 @@ from transformer_lm.model_config import ModelConfig, ModelShape
 INWARD_MATRICES = {"swiglu": 2, "gelu": 1, "squared_relu": 1, "geglu": 2}
 
 
+def _inward_matrices(shape: ModelShape) -> int:
+    """Return the number of matrices from d_model to d_ff in a feed-forward layer."""
+    assert shape.mlp in INWARD_MATRICES, f"model_cost.INWARD_MATRICES has no row {shape.mlp!r}"
+    return INWARD_MATRICES[shape.mlp]
+
+
 def _matrices(shape: ModelShape) -> dict[str, list[tuple[int, int]]]:
     """Return (d_out, d_in) of the linear maps of one block."""
     width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     d, d_ff = shape.d_model, shape.d_ff
     return {
         "attention": [(width, d), (kv_width, d), (kv_width, d), (d, width)],
-        "feed-forward": [(d_ff, d)] * INWARD_MATRICES[shape.mlp] + [(d, d_ff)],
+        "feed-forward": [(d_ff, d)] * _inward_matrices(shape) + [(d, d_ff)],
     }
 
 
@@ -129,7 +135,7 @@ def activation_bytes_by_part(
     attention = d + width + 2 * kv_width + width
     head_norms = (width + kv_width) * config.qk_norm  # their inputs: q and k before the norms
     # The input of down, and the values it is made from: the results of gate and up, or of up alone.
-    feed_forward = d + (1 + INWARD_MATRICES[config.mlp]) * config.d_ff
+    feed_forward = d + (1 + _inward_matrices(config)) * config.d_ff
     rows = tokens * config.num_heads
     table = rows * (sequence_length * bytes_per_value if keeps_attention_table else 4)
     per_layer = tokens * bytes_per_value * config.num_layers

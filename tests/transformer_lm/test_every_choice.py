@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from transformer_lm import language_model, model_cost
+from transformer_lm.initialization import role_of
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig, ModelShape, RopeScaling
 from transformer_lm.model_cost import count_parameters
@@ -21,9 +22,11 @@ SHAPE = {
     "vocab_size": 61, "context_length": 24, "d_model": 32, "num_layers": 2, "num_heads": 4,
     "num_kv_heads": 2, "d_ff": 48,
 }  # fmt: skip
+# table: the setting whose values are its rows. The name begins with the file in transformer_lm/.
 TABLES = {
-    "norm": [language_model.NORMS],
-    "mlp": [language_model.FEED_FORWARDS, model_cost.INWARD_MATRICES],
+    "language_model.NORMS": ("norm", language_model.NORMS),
+    "language_model.FEED_FORWARDS": ("mlp", language_model.FEED_FORWARDS),
+    "model_cost.INWARD_MATRICES": ("mlp", model_cost.INWARD_MATRICES),
 }
 
 
@@ -50,7 +53,7 @@ def logits(changes: dict[str, str]) -> torch.Tensor:
 
 def test_the_choices_are_these() -> None:
     assert set(CHOICES) == {"norm", "norm_position", "position", "mlp"}
-    assert set(TABLES) <= set(CHOICES)
+    assert {setting for setting, _ in TABLES.values()} <= set(CHOICES)
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -70,20 +73,49 @@ def test_each_way_of_rescaling_is_one_of_its_own() -> None:
         assert not torch.allclose(one, other)
 
 
-@pytest.mark.parametrize(("name", "table"), [(n, t) for n, ts in TABLES.items() for t in ts])
-def test_a_table_has_a_row_for_every_value_and_no_other(name: str, table: dict) -> None:
-    assert set(table) == set(CHOICES[name]), f"{name}: give every value of ModelShape a row"
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_a_row_for_every_value_and_no_other(name: str) -> None:
+    setting, table = TABLES[name]
+    needed = f"{name}: one row for each value of {setting}"
+    missing = ", ".join(value for value in CHOICES[setting] if value not in table)
+    assert not missing, f"{needed} (missing: {missing})"
+    unknown = ", ".join(row for row in table if row not in CHOICES[setting])
+    assert not unknown, f"{needed} (not in ModelShape.{setting}: {unknown})"
+
+
+@pytest.mark.parametrize("mlp", CHOICES["mlp"])
+def test_a_feed_forward_layer_has_biases_and_ends_its_branch(mlp: str) -> None:
+    """All its matrices have a bias if `biases` is set, and `role_of` knows the last one."""
+    config = ModelConfig(**(SHAPE | {"mlp": mlp, "biases": True}))
+    model = TransformerLM(config)
+    built = sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(config) == built, f"{mlp} does not have the parameters that are counted"
+    ends = (config.d_model, config.d_ff)
+    for name, parameter in model.blocks.named_parameters(prefix="blocks"):
+        if ".feed_forward." in name and parameter.ndim == 2:
+            expected = "branch end" if parameter.shape == ends else "linear"
+            assert role_of(name, config) == expected, f"initialization.py: role_of({name!r})"
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_value_that_nobody_wrote_is_refused(name: str) -> None:
     config = ModelConfig(**SHAPE).model_copy(update={name: "new"})
-    with pytest.raises((KeyError, AssertionError), match="new"):
+    with pytest.raises(AssertionError, match="new"):
         TransformerLM(config)(torch.zeros(1, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_missing_row_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting, table = TABLES[name]
+    value = CHOICES[setting][0]
+    monkeypatch.delitem(table, value)
+    with pytest.raises(AssertionError, match=rf"^{name} has no row '{value}'$"):
+        logits({setting: value})
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_the_handout_lists_the_values(name: str) -> None:
     row = re.search(rf"^\| `{name}` \| ([^|]+) \|", HANDOUT.read_text(encoding="utf-8"), re.M)
     assert row is not None, f"the handout's table of settings has no row {name}"
-    assert tuple(re.findall(r'`"(\w+)"`', row[1])) == CHOICES[name]
+    listed = tuple(re.findall(r'`"(\w+)"`', row[1]))
+    assert listed == CHOICES[name], f"assignments/a2/README.md: the values of {name}, in this order"
