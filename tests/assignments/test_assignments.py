@@ -132,7 +132,8 @@ def test_every_mutant_is_caught_by_its_task(assignment):
 
 def test_every_task_has_its_mutants(assignment):
     planted = [mutant.task for mutant in load_mutants(assignment)]
-    assert set(planted) == {task.id for task in assignment.tasks if task.functions}
+    graded = {task.id for task in assignment.tasks if task.functions}
+    assert set(planted) == graded, f"mutants.toml: none, or needless, for {graded ^ set(planted)}"
     assert len(planted) >= FEWEST_MUTANTS
 
 
@@ -146,6 +147,7 @@ def test_the_handout_has_a_section_for_every_task(assignment):
     sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     text_of = {anchor(section.partition("\n")[0]): section for section in sections}
     for task in assignment.tasks:
+        assert task.section in text_of, f"{task.id}: README.md has no heading for #{task.section}"
         section = text_of[task.section]
         assert re.search(rf"^\*\*{re.escape(task.id)}[,:]", section, re.M), f"{task.id}: no section"
         row = (
