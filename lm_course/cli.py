@@ -19,6 +19,7 @@ import typer
 
 from lm_core.artifact_paths import RunPaths
 from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
+from lm_core.user_error import UserError
 from lm_course.commands import (
     ablation_commands,
     learner_commands,
@@ -35,7 +36,7 @@ from lm_course.error_lines import (
 )
 from lm_course.interrupts import Interrupts
 from lm_course.locations import WORKSPACE, in_home, recipe_file
-from lm_course.pipeline.step_catalogue import listed_steps
+from lm_course.pipeline.step_catalogue import GROUPS, listed_steps
 from lm_course.pipeline.step_failures import StepsFailed
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -196,15 +197,22 @@ def _add_step_command(group: typer.Typer, command: str, step: str, explanation: 
     group.command(command, help=explanation)(step_command)
 
 
-def _add_step_commands() -> None:
-    """Add `lm pretrain` to `app`, and `lm data collect` to the group `data`."""
-    groups = {"data": data_app, "tokenizer": tokenizer_app, "scaling": scaling_app}
-    for step in listed_steps():
+def _add_step_commands() -> UserError | None:
+    """Add `lm pretrain` to `app`, and `lm data collect` to the group `data`; return the mistake in
+    a step's file, if there is one: `main` says it in one line, an import would show a traceback.
+    """
+    groups = dict(zip(GROUPS, (data_app, tokenizer_app, scaling_app), strict=True))
+    try:
+        steps = listed_steps()
+    except UserError as error:
+        return error
+    for step in steps:
         *group, command = step.command.split()[1:]
         _add_step_command(groups[group[0]] if group else app, command, step.name, step.help)
+    return None
 
 
-_add_step_commands()
+MISTAKE_IN_STEPS = _add_step_commands()
 tokenizer_commands.register(tokenizer_app)
 ablation_commands.register(app)
 
@@ -326,6 +334,8 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGINT, Interrupts.take)
     given = sys.argv[1:] if arguments is None else arguments
     try:
+        if MISTAKE_IN_STEPS is not None:
+            raise MISTAKE_IN_STEPS
         status = app(args=debug_first(given), standalone_mode=False)
         if status == INTERRUPTED:  # typer turns Ctrl-C into this
             raise KeyboardInterrupt

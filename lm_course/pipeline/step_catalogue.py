@@ -6,6 +6,7 @@ imports none of the steps; `load_steps` imports them.
 
 import ast
 import importlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from lm_core.user_error import UserError
 from lm_course.pipeline.step import Step
 
 FOLDERS = ("data_steps", "model_steps")
+GROUPS = ("data", "tokenizer", "scaling")  # of commands: `lm data collect`
 LM_COURSE = Path(__file__).parents[1]
 WHOLE_PATH = (
     "collect", "instructions", "documents", "tokenizer", "shards", "pretrain", "sft", "dpo",
@@ -29,48 +31,82 @@ class ListedStep(NamedTuple):
     help: str
 
 
-def step_modules() -> list[str]:
-    """Return the dotted names of the modules that define a step."""
-    return [
-        f"lm_course.{folder}.{path.stem}"
-        for folder in FOLDERS
-        for path in sorted((LM_COURSE / folder).glob("*.py"))
-        if path.stem != "__init__" and _definition(path) is not None
-    ]
-
-
 def listed_steps() -> list[ListedStep]:
-    """Return the name, command and help of every step, without importing it."""
-    found = []
-    for module in step_modules():
-        path = LM_COURSE / f"{module.partition('.')[2].replace('.', '/')}.py"
-        definition = _definition(path)
-        assert definition is not None
-        given = {keyword.arg: keyword.value for keyword in definition.keywords}
-        found.append(ListedStep(*(ast.literal_eval(given[key]) for key in ListedStep._fields)))
-    return sorted(found, key=lambda step: _place(step.name))
+    """Return the name, command and help of every step, without importing it.
+
+    Raises:
+        UserError: a step's file does not say them as the command line needs them.
+    """
+    return sorted(_steps_by_module().values(), key=lambda step: _place(step.name))
+
+
+def _steps_by_module() -> dict[str, ListedStep]:
+    """Return the dotted name of every module that defines a step, with what is read from it."""
+    found: dict[Path, ListedStep] = {}
+    for folder in FOLDERS:
+        for path in sorted((LM_COURSE / folder).glob("*.py")):
+            value = None if path.stem == "__init__" else _assigned_step(path)
+            if value is None:
+                continue
+            step = _read_step(path, value)
+            for other, earlier in found.items():
+                for what in ("name", "command"):
+                    if getattr(step, what) == getattr(earlier, what):
+                        raise UserError(
+                            f"{path}: {what} is {getattr(step, what)!r}, which is also that of the "
+                            f"step in {other.parent.name}/{other.name}; choose another"
+                        )
+            found[path] = step
+    return {f"lm_course.{path.parent.name}.{path.stem}": step for path, step in found.items()}
 
 
 def _place(name: str) -> int:
     return WHOLE_PATH.index(name) if name in WHOLE_PATH else len(WHOLE_PATH)
 
 
-def _definition(path: Path) -> ast.Call | None:
-    """Return the call in `STEP = Step(...)` in this file; None if it defines no step."""
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if (
-            isinstance(statement, ast.Assign)
-            and [ast.unparse(target) for target in statement.targets] == ["STEP"]
-            and isinstance(statement.value, ast.Call)
-        ):
-            return statement.value
+def _assigned_step(path: Path) -> ast.expr | None:
+    """Return the value of STEP in this file; None if it defines no step."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise UserError(f"{path}: line {error.lineno}: not valid Python: {error.msg}") from None
+    for statement in body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        if "STEP" in [ast.unparse(target) for target in targets]:
+            return statement.value  # type: ignore[attr-defined]
     return None
+
+
+def _read_step(path: Path, value: ast.expr) -> ListedStep:
+    """Return the step that `STEP = Step(name="...", ...)` defines; UserError names its mistake."""
+    given = {}
+    if isinstance(value, ast.Call):
+        given = {keyword.arg: keyword.value for keyword in value.keywords}
+    texts = []
+    for key in ListedStep._fields:
+        node = given.get(key)
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value):
+            found = "nothing" if node is None else ast.unparse(node)
+            raise UserError(
+                f"{path}: {key} of the step should be a plain string, found {found}; write "
+                f'STEP = Step({key}="...", ...), because `lm --help` reads it without an import'
+            )
+        texts.append(node.value)
+    step = ListedStep(*texts)
+    if not re.fullmatch(rf"lm (({'|'.join(GROUPS)}) )?[a-z][a-z0-9-]*", step.command):
+        raise UserError(
+            f"{path}: command should be `lm NAME` or `lm GROUP NAME` with a group of "
+            f"{', '.join(GROUPS)}, found {step.command!r}"
+        )
+    return step
 
 
 @cache
 def load_steps() -> dict[str, Step]:
     """Import all steps and return them by name."""
-    steps = [importlib.import_module(module).STEP for module in step_modules()]
+    steps = [importlib.import_module(module).STEP for module in _steps_by_module()]
     return {step.name: step for step in sorted(steps, key=lambda step: _place(step.name))}
 
 
