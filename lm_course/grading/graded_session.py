@@ -4,8 +4,10 @@ What this leaves out: options and fixtures (pytest_plugin), wording (check_outco
 (score_table).
 """
 
+import math
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
@@ -52,7 +54,7 @@ from lm_course.locations import WORKSPACE, home_folder, shown
 
 LETTERS = {PASSED: ".", NOT_WRITTEN: "-", NOT_SUBMITTED: "-", SKIPPED: "s"}
 COLOURS = {PASSED: {"green": True}, SKIPPED: {"yellow": True}}
-OUTCOME = pytest.StashKey[Outcome]()
+OUTCOME = pytest.StashKey[Outcome | None]()
 
 
 class GradedRun:
@@ -70,6 +72,7 @@ class GradedRun:
         self.results: dict[str, dict[str, CheckResult]] = {}  # by task, then by check
         self.collected: Counter[str] = Counter()  # checks of each task
         self.endless_tasks: set[str] = set()
+        self.last_second = math.inf  # of time.monotonic(): no check goes on after it
         # If only a part of a task's checks ran, its best score does not change.
         self.whole_tasks = all((self.root / name).is_dir() for name in config.args)
         self.in_child = False
@@ -119,7 +122,7 @@ class GradedRun:
             raise NotSubmitted(f"{name} is missing; `lm start {assignment.id}` writes its stub")
 
     def switch_to(self, folder: Path) -> None:
-        """From here on, check the code in `folder`; in a process that has imported none yet."""
+        """From here on, check the code in `folder`; in a process that imports none of it itself."""
         for assignment in self.assignments.values():
             assert assignment.package not in sys.modules, (
                 f"{assignment.package} was imported before {folder.name} was chosen"
@@ -224,6 +227,8 @@ class GradedRun:
             return without_return(outcome, function_without_return(check, code, graded))
 
         limits = limits.shorter() if task.id in self.endless_tasks else limits
+        left = max(0.0, self.last_second - time.monotonic())
+        limits = replace(limits, seconds=min(limits.seconds, left))
         try:
             if task.module:
                 self._require(assignment, task.module)

@@ -170,7 +170,7 @@ def _grade_share(
     seconds: int,
     verdicts: Connection,
 ) -> None:
-    """`python -m pytest` in a process of its own, with one run for each mutant."""
+    """Run pytest in a process of its own, with one run of a suite for each mutant."""
     with (folder / f"output-{number}.txt").open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

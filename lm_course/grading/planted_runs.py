@@ -1,14 +1,14 @@
-"""Many graded runs in one pytest session: the suite is collected once, and the session forks itself
-for every folder that is to be graded.
+"""Many graded runs in one pytest session, which collects the suite once.
+
+Every check runs in a child of its own, as always, and only there the code of a folder is imported.
+So this process can go on to the next folder, and needs no other fork for it.
 
 `lm_course.grading.mutants` plants its mistakes with it: starting pytest and importing PyTorch takes
 seconds, most checks take milliseconds. What this leaves out: points, and whatever follows the first
 check that fails.
 """
 
-import json
-import os
-import signal
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from lm_course.grading.check_outcome import FAILING
-from lm_course.grading.forked_check import fork
-from lm_course.grading.graded_session import GradedRun
+from lm_course.grading.graded_session import OUTCOME, GradedRun
 
 
 class Failure(NamedTuple):
@@ -99,43 +98,35 @@ def set_up_session_fixtures(items: list[pytest.Item]) -> None:
             chosen.append(item)
             ready |= needed
     for number, item in enumerate(chosen):
-        # A session fixture stays as long as another check follows, a fixture of a file as long as
-        # the next check is in that file. The last of these is followed by one of another file.
-        others = sorted(set(items) - {item}, key=lambda other: other.path == item.path)
-        following = next(iter([*chosen[number + 1 :], *others]), None)
+        following = next(iter(chosen[number + 1 :]), None) or follower(item, items)
         runtestprotocol(item, nextitem=following, log=False)
+
+
+def follower(item: pytest.Item, items: list[pytest.Item]) -> pytest.Item | None:
+    """Return a check that may be run after this one without a new set-up of the session.
+
+    A session fixture stays as long as another check follows, a fixture of a file as long as the
+    next check is in that file.
+    """
+    others = [other for other in items if other is not item]
+    return next((o for o in others if o.path != item.path), next(iter(others), None))
 
 
 def first_failure(
     run: GradedRun, items: list[pytest.Item], folder: Path, seconds: int
 ) -> Failure | None:
-    """Grade the code in `folder` in a fork of this process, until a check fails. A run that reaches
-    its limit has a failure without a check.
+    """Grade the code in `folder` until a check fails. A run that reaches its limit has a failure
+    without a check.
     """
-    verdict = folder / "verdict.json"
-    verdict.unlink(missing_ok=True)
-    child = fork()
-    if child == 0:
-        try:
-            # As Ctrl-C does: pytest stops, and the check's own child is killed.
-            signal.signal(signal.SIGALRM, signal.default_int_handler)
-            signal.alarm(seconds)
-            run.switch_to(folder)
-            run.import_code(items)
-            failure = None
-            for number, item in enumerate(items):
-                following = next(iter(items[number + 1 :]), None)
-                runtestprotocol(item, nextitem=following, log=False)
-                result = run.results[run.task_of(item).id][item.nodeid]
-                if result.outcome.status == FAILING:
-                    failure = result.name, result.outcome.message.partition("\n")[0]
-                    break
-            signal.alarm(0)
-            verdict.write_text(json.dumps(failure), encoding="utf-8")
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    if not verdict.exists():
-        return Failure("", f"no verdict after {seconds} seconds")
-    failure = json.loads(verdict.read_text(encoding="utf-8"))
-    return None if failure is None else Failure(*failure)
+    run.switch_to(folder)
+    run.last_second = time.monotonic() + seconds
+    for item in items:
+        item.stash[OUTCOME] = None  # of the folder before
+        item._report_sections.clear()
+        runtestprotocol(item, nextitem=follower(item, item.session.items), log=False)
+        if time.monotonic() >= run.last_second:
+            return Failure("", f"no verdict after {seconds} seconds")
+        result = run.results[run.task_of(item).id][item.nodeid]
+        if result.outcome.status == FAILING:
+            return Failure(result.name, result.outcome.message.partition("\n")[0])
+    return None

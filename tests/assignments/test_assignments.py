@@ -100,7 +100,7 @@ def test_an_independent_solution_scores_100(assignment, tmp_path):
     shutil.copytree(independent / assignment.package, tmp_path / assignment.package)
     (tmp_path / assignment.id).mkdir()
     shutil.copy(HERE / f"{assignment.id}_answers.toml", tmp_path / assignment.id / "answers.toml")
-    assert_all_points(grades(assignment, tmp_path, tmp_path))
+    assert_all_points(grades(assignment, tmp_path, tmp_path, fork=False))
 
 
 def test_every_mutant_is_caught_by_its_task(assignment):

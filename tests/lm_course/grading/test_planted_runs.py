@@ -94,3 +94,50 @@ def test_a_check_that_the_task_does_not_have_is_named(course) -> None:
     course.write("assignments/t1/mutants.toml", NO_LETTERS + 'check = "test_largest"')
     with pytest.raises(AssertionError, match=r"t1\.2 has no check test_largest"):
         verdicts_of(course)
+
+
+def planted(name: str, statement: str, task: str, check: str) -> str:
+    """A row that puts a statement at the beginning of both functions."""
+    first = {"t1.2": "return dict(", "t1.3": "return max("}[task]
+    return (
+        f'[[mutant]]\nname = "{name}"\nmodule = "counting"\nfind = "    {first}"\n'
+        f"replace = '    import os, time; {statement}; {first}'\n"
+        f'why = "-"\ntask = "{task}"\ncheck = "{check}"\n'
+    )
+
+
+def test_each_mistake_s_check_is_the_only_fork_for_it(course) -> None:
+    told = 'raise ValueError(f"{os.getpid()} {os.getppid()}")'
+    rows = [planted(f"m{number}", told, "t1.3", "test_largest") for number in range(3)]
+    course.write("assignments/t1/mutants.toml", "\n".join(rows))
+    verdicts = verdicts_of(course, processes=1)
+    ids = [verdict.message.rpartition(": ")[2].split() for verdict in verdicts]
+    assert len({own for own, _ in ids}) == 3, "each in a process of its own"
+    assert len({parent for _, parent in ids}) == 1, "which the process of the session has forked"
+
+
+def test_a_mistake_that_ends_its_process_or_hangs_is_caught(course) -> None:
+    """And the session goes on with the next."""
+    rows = {
+        "exit": planted("exit", "os._exit(3)", "t1.3", "test_largest"),
+        "crash": planted("crash", "os.abort()", "t1.3", "test_largest"),
+        "hang": planted("hang", "time.sleep(99)", "t1.2", "test_letters[zz]"),
+    }
+    course.write("assignments/t1/mutants.toml", "\n".join([*rows.values(), course.MUTANTS]))
+    verdicts = verdicts_of(course, processes=1)
+    messages = [verdict.message for verdict in verdicts]
+    assert messages[0].startswith("your code ended the whole process with os._exit(3)")
+    assert messages[1].startswith("the process crashed (SIGABRT)")
+    assert messages[2].startswith("stopped after 2 seconds")
+    assert [verdict.check for verdict in verdicts] == [
+        *("test_largest", "test_largest", "test_letters[zz]", "test_largest"),
+    ]
+
+
+def test_a_run_past_its_limit_is_stopped_before_the_limit_of_its_check(course) -> None:
+    late = course.root / "late"
+    row = planted("slow", f'time.sleep(4); open("{late}", "w")', "t1.3", "test_largest")
+    course.write("assignments/t1/mutants.toml", row)
+    (verdict,) = verdicts_of(course, seconds=1)  # the check's own limit is ten
+    assert (verdict.check, verdict.message) == ("", "no verdict after 1 seconds")
+    assert not late.exists()
