@@ -11,7 +11,7 @@ and modules that are imported by a name computed at run time.
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -39,10 +39,14 @@ def code_hashes(module: str) -> dict[str, str]:
 def reachable_modules(module: str) -> dict[str, Path]:
     """Return dotted name -> file, of `module` and all that it imports, directly or indirectly."""
     found: dict[str, Path] = {}
+    looked_up: set[str] = set()  # most imported names are no modules of ours
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        path = None if name in found or _is_left_out(name) else module_file(name)
+        if name in looked_up or _is_left_out(name):
+            continue
+        looked_up.add(name)
+        path = module_file(name)
         if path is not None:
             found[name] = path
             waiting += _module(path, path.stat().st_mtime_ns).imports
@@ -77,8 +81,9 @@ class _Module:
             tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         except SyntaxError as error:
             raise UserError(f"{path}: line {error.lineno}: not valid Python: {error.msg}") from None
-        self.imports = sorted(set(_imported(tree)))
-        for node in ast.walk(tree):
+        nodes = list(ast.walk(tree))
+        self.imports = sorted(set(_imported(nodes)))
+        for node in nodes:
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and _is_docstring(body[0]):
                 node.body = body[1:]  # type: ignore[attr-defined]
@@ -91,9 +96,9 @@ def _module(path: Path, modified: int) -> _Module:
     return _Module(path)
 
 
-def _imported(tree: ast.AST) -> Iterator[str]:
+def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Yield every name that may be a module, also those imported inside functions."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,16 @@ RECORDED = {
 }  # fmt: skip
 
 
-def fingerprint(step: PlannedStep, recipe: AnyRecipe, paths: RunPaths) -> str:
+def fingerprint(
+    step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, code: Mapping[str, str]
+) -> str:
     """Return the hash of everything that decides what this step writes.
+
+    Args:
+        step: the step.
+        recipe: its settings.
+        paths: the results that it reads.
+        code: package -> hash of the code that the step uses, as it is now.
 
     Raises:
         ValueError: a step that it needs has not been run.
@@ -72,7 +80,7 @@ def fingerprint(step: PlannedStep, recipe: AnyRecipe, paths: RunPaths) -> str:
         "settings": {
             name: recipe.sections[name].model_dump(mode="json") for name in step.step.sections
         },
-        "code": code_hashes(step.step.run.__module__),
+        "code": code,
         "inputs": inputs,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
@@ -261,7 +269,10 @@ def _run_or_pass_over(
 def context_for(
     step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, mirror: MetricMirror | None = None
 ) -> StepContext:
-    """Return what the step may use, and nothing else."""
+    """Return what the step may use, and nothing else. Its code is hashed here, when its turn comes:
+    it may have been edited while the steps before it ran.
+    """
+    code = code_hashes(step.step.run.__module__)
     ready = [name for name in (*step.needs, *step.uses) if is_ready(paths, name)]
     failures = [read_failure(paths, name) for name in step.uses]
     return StepContext(
@@ -272,8 +283,8 @@ def context_for(
         outputs=step.outputs,
         records={name: read_record(paths, name) for name in ready},
         failures=tuple(failure for failure in failures if failure is not None),
-        fingerprint=fingerprint(step, recipe, paths),
-        code=code_hashes(step.step.run.__module__),
+        fingerprint=fingerprint(step, recipe, paths, code),
+        code=code,
         mirror=mirror,
     )
 

@@ -102,3 +102,36 @@ def test_a_new_file_of_the_data_pipeline_reruns_no_alignment() -> None:
     found = reachable_modules("lm_course.data_steps.tokenizer")
     assert "data_pipeline.shard_writing" in found
     assert "data_pipeline.text_extraction" not in found
+
+
+def test_a_file_is_read_once_and_a_name_looked_up_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the file is edited: its time tells it."""
+    read, looked_up = [], []
+
+    class Counted(module._Module):
+        def __init__(self, path: Path) -> None:
+            read.append(path.relative_to(project).as_posix())
+            super().__init__(path)
+
+    def counted(name: str) -> Path | None:
+        looked_up.append(name)
+        return module_file(name)
+
+    monkeypatch.setattr(module, "_Module", Counted)
+    monkeypatch.setattr(module, "module_file", counted)
+    table = project / "stage" / "given" / "table.py"
+    table.write_text("import json\nROWS = 3\n")
+    (project / "steps" / "two.py").write_text("import json\nfrom stage.lesson import f, g\n")
+    code_hashes("steps.one")
+    assert sorted(looked_up) == sorted(set(looked_up))
+    assert "json" in looked_up
+    code_hashes("steps.two")
+    assert sorted(read) == sorted(set(read))
+    assert {"steps/two.py", "stage/lesson.py", "stage/given/table.py"} <= set(read)
+    read.clear()
+    before = code_hashes("steps.two")
+    table.write_text("ROWS = 4\n")
+    assert code_hashes("steps.two") != before
+    assert read == ["stage/given/table.py"]

@@ -123,7 +123,8 @@ def test_the_digit_rule_is_a_setting_that_decides_the_tokenizer(tmp_path: Path) 
     for digits in (None, 0, 1, 2, 3):
         sections = {"tokenizer": TokenizerSettings(pattern="gpt4", max_digits=digits)}
         (planned,) = plan([step], sections, tmp_path)
-        found.add(fingerprint(planned, SimpleNamespace(sections=sections), RunPaths(tmp_path)))
+        recipe = SimpleNamespace(sections=sections)
+        found.add(fingerprint(planned, recipe, RunPaths(tmp_path), code={}))
     assert len(found) == 5
 
 
@@ -378,3 +379,20 @@ def test_an_error_that_stands_for_ctrl_c_ends_the_run(
     with pytest.raises(KeyboardInterrupt):
         runner.run()
     assert runner.calls == ["numbers"]
+
+
+def test_the_code_of_a_step_is_hashed_once_when_its_turn_comes(
+    runner: TwoSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+
+    def code_hashes(module: str) -> dict[str, str]:
+        hashed.append((module, list(runner.calls)))
+        return {module: runner.code[module]}
+
+    monkeypatch.setattr(recipe_runner, "code_hashes", code_hashes)
+    runner.run()
+    assert hashed == [("package_a", []), ("package_b", ["numbers"])]
+    hashed.clear()
+    assert runner.run() == []
+    assert hashed == [("package_a", []), ("package_b", [])]
