@@ -7,9 +7,11 @@ this leaves out: how a check is run (forked_check) and what it is worth (score_t
 import linecache
 import os
 import re
+import sys
 import traceback
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,6 +74,7 @@ class LearnerCode:
     folders: tuple[Path, ...]
     root: Path  # files in it are named relative to `started_in`, others in full
     started_in: Path | None = None  # None for `root`
+    functions: Mapping[str, str] = field(default_factory=dict)  # "module.Class.method" -> its task
 
     def holds(self, file: str | Path) -> bool:
         if str(file).startswith("<"):  # <frozen importlib._bootstrap>, <string>: not a file
@@ -137,7 +140,7 @@ def _status_and_message(
         return NOT_WRITTEN, _stub_sentence(str(error), task_id)
     if isinstance(error, pytest.skip.Exception):
         return SKIPPED, str(error)
-    missing = _missing_name(error)
+    missing = _missing_name(error, code, task_id)
     if missing:
         return NOT_WRITTEN, missing
     ours = isinstance(error, GradedFailure | pytest.fail.Exception)
@@ -176,14 +179,39 @@ def _stub_sentence(message: str, task_id: str) -> str:
     return f"this needs {stub['name']}, which is not written yet (task {stub['task']})"
 
 
-def _missing_name(error: BaseException) -> str:
-    """Return the sentence for a name that the learner's module lacks; empty for other errors."""
-    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType | type):
-        return f"{error.obj.__name__} has no {error.name}, which was in the file you started from"
+def _missing_name(error: BaseException, code: LearnerCode, task_id: str) -> str:
+    """Return the sentence for a name that the learner's file lacks; empty for other errors.
+
+    The name was in the stub and is gone, or the task has been given it since.
+    """
+    file, place, name = _looked_up(error)
+    if file is None or not code.holds(file):
+        return ""
+    task = code.functions.get(f"{place.rpartition('.')[2]}.{name}")
+    on_instance = isinstance(error, AttributeError) and not isinstance(error.obj, ModuleType | type)
+    if task is None and (on_instance or _last_frame_is_in(error, code)):
+        return ""  # a slip in the learner's own code
+    what = f"{name}, which task {task} asks for" if task else name
+    return (
+        f"{code.name(file)} has no {what}: to get it, set your file aside, let "
+        f"`lm start {task_id.rpartition('.')[0]}` write the stub in its place, and copy {name} "
+        "from there into yours"
+    )
+
+
+def _looked_up(error: BaseException) -> tuple[str | None, str, str]:
+    """Return the file, the module, and the name that was looked up there; no file if none was."""
+    if isinstance(error, AttributeError) and error.name is not None:
+        if isinstance(error.obj, ModuleType):
+            return getattr(error.obj, "__file__", None), error.obj.__name__, error.name
+        owner = error.obj if isinstance(error.obj, type) else type(error.obj)
+        module = sys.modules.get(owner.__module__)
+        name = f"{owner.__qualname__}.{error.name}"
+        return getattr(module, "__file__", None), owner.__module__, name
     match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
     if isinstance(error, ImportError) and match and "circular" not in str(error):
-        return f"{match[2]} has no {match[1]}, which was in the file you started from"
-    return ""
+        return error.path, match[2], match[1]
+    return None, "", ""
 
 
 def _last_frames(error: BaseException) -> list[tuple[str, int, str]]:

@@ -62,7 +62,10 @@ class Implementation:
     def code(self, assignment: Assignment) -> LearnerCode:
         """Return which files are the learner's, for messages."""
         home = home_folder(self.root, self.started_in)
-        return LearnerCode((self.folder / assignment.package,), home, self.started_in)
+        functions = {
+            f"{task.module}.{name}": task.id for task in assignment.tasks for name in task.functions
+        }
+        return LearnerCode((self.folder / assignment.package,), home, self.started_in, functions)
 
 
 def choose_implementation(

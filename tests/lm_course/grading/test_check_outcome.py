@@ -1,6 +1,8 @@
 """An exception becomes a status, a sentence, and the learner's lines."""
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +39,20 @@ def outer(x):
 def inner(x):
     assert x, "x is empty"
     return 1 / (x - 1)
+
+
+class Box:
+    pass
+
+
+def slip():
+    import math
+
+    return math.square_root(2)
+
+
+def own_slip():
+    from theirs import outter
 '''
 
 
@@ -123,17 +139,56 @@ def test_what_each_exception_means(
     assert found.message.startswith(message)
 
 
-def test_a_name_that_the_learner_removed(code: LearnerCode, theirs: ModuleType) -> None:
-    found = outcome(lambda: theirs.gone, code)
+HOW = (
+    "to get it, set your file aside, let `lm start t1` write the stub in its place, and copy {} "
+    "from there into yours"
+)
+
+
+@pytest.fixture
+def tasks(code: LearnerCode, theirs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> LearnerCode:
+    """Their code, and tasks for a function and a method that it lacks."""
+    monkeypatch.setitem(sys.modules, "theirs", theirs)
+    return replace(code, functions={"theirs.later": "t1.5", "theirs.Box.weight": "t1.6"})
+
+
+@pytest.mark.parametrize(
+    ("look_up", "named", "what"),
+    [
+        (lambda theirs: theirs.later, "later", "later, which task t1.5 asks for"),
+        (lambda _: import_from_theirs("later"), "later", "later, which task t1.5 asks for"),
+        (lambda t: t.Box.weight, "Box.weight", "Box.weight, which task t1.6 asks for"),
+        (lambda t: t.Box().weight, "Box.weight", "Box.weight, which task t1.6 asks for"),
+        (lambda theirs: theirs.GIVEN, "GIVEN", "GIVEN"),
+        (lambda _: import_from_theirs("GIVEN"), "GIVEN", "GIVEN"),
+    ],
+    ids=["function", "import", "method", "method of an object", "given", "given, import"],
+)
+def test_a_name_that_is_missing_from_their_file(tasks, theirs, look_up, named, what) -> None:
+    """Whether they removed it, or the task was given it after they had started."""
+    found = outcome(lambda: look_up(theirs), tasks)
     assert found.status == NOT_WRITTEN
-    assert "theirs has no gone" in found.message
+    assert found.message == f"work/theirs.py has no {what}: {HOW.format(named)}"
 
-    def from_import() -> None:
-        from lm_course.grading.check_outcome import no_such_name  # noqa: F401
 
-    assert (
-        "lm_course.grading.check_outcome has no no_such_name" in outcome(from_import, code).message
-    )
+def import_from_theirs(name: str) -> None:
+    exec(f"from theirs import {name}")
+
+
+@pytest.mark.parametrize(
+    ("look_up", "told"),
+    [
+        (lambda theirs: theirs.slip(), "your code raised AttributeError: module 'math' has no"),
+        (lambda theirs: theirs.own_slip(), "your code raised ImportError: cannot import name 'ou"),
+        (lambda theirs: theirs.Box().height, "the check could not work with the value that your"),
+        (lambda _: Path.no_such_name, "the check could not work with the value that your code"),
+    ],
+    ids=["of a library", "of their own", "of an object", "not theirs"],
+)
+def test_a_name_that_no_stub_has(tasks, theirs, look_up, told) -> None:
+    found = outcome(lambda: look_up(theirs), tasks)
+    assert found.status == FAILING
+    assert found.message.startswith(told)
 
 
 def test_a_syntax_error_names_file_and_line(code: LearnerCode) -> None:
