@@ -133,6 +133,9 @@ def run_mutants(
 
     Each process collects the suite once and forks itself for every mutant of its share, so the
     libraries and the checks are loaded `processes` times, however many mutants there are.
+
+    Raises:
+        ValueError: a mutant names a check that its task does not have.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -149,12 +152,15 @@ def run_mutants(
         try:
             for number, mutant in enumerate(mutants):
                 try:
-                    yield readers[number % processes].recv()
+                    told = readers[number % processes].recv()
                 except EOFError:
                     told = (Path(name) / f"output-{number % processes}.txt").read_text("utf-8")
                     raise AssertionError(
                         f"{mutant.name}: the suite gave no verdict\n{told}"
                     ) from None
+                if isinstance(told, UserError):
+                    raise told
+                yield told
         finally:
             for process in shares:
                 process.kill()
@@ -201,7 +207,13 @@ def _grade_share(
 
     folders = ((mutant.task, mutant.check, place(mutant.name, mutant)) for mutant in mutants)
     control = place(f"correct code, {number}")
-    sys.exit(pytest.main(arguments, plugins=[PlantedRuns(folders, control, tell, seconds)]))
+    runs = PlantedRuns(folders, control, tell, seconds)
+    status = pytest.main(arguments, plugins=[runs])
+    if runs.refused is not None:
+        verdicts.send(
+            UserError(f"{root / ASSIGNMENTS / assignment.id / FILE_NAME}: {runs.refused}")
+        )
+    sys.exit(status)
 
 
 def verdict_line(verdict: Verdict, width: int) -> str:
@@ -235,12 +247,16 @@ def main(arguments: list[str] | None = None) -> int:
         mutants = [mutant for mutant in mutants if mutant.name == options.only]
     width = max(len(mutant.name) for mutant in mutants)
     survivors = []
-    with closing(run_mutants(assignment, mutants, PROJECT)) as verdicts:
-        for verdict in verdicts:
-            print(verdict_line(verdict, width), flush=True)
-            if options.only:
-                print(f"  why wrong  {verdict.mutant.why}\n  message    {verdict.message}")
-            survivors += [] if verdict.caught else [verdict.mutant]
+    try:
+        with closing(run_mutants(assignment, mutants, PROJECT)) as verdicts:
+            for verdict in verdicts:
+                print(verdict_line(verdict, width), flush=True)
+                if options.only:
+                    print(f"  why wrong  {verdict.mutant.why}\n  message    {verdict.message}")
+                survivors += [] if verdict.caught else [verdict.mutant]
+    except UserError as error:
+        print(f"mutants: {error}", file=sys.stderr)
+        return 2
     print(f"{len(mutants) - len(survivors)} of {len(mutants)} caught")
     for mutant in survivors:
         print(f"  {mutant.task} lets {mutant.name} pass: {mutant.why}")

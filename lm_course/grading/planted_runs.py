@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 from _pytest.runner import runtestprotocol
 
+from lm_core.user_error import UserError
 from lm_course.grading.check_outcome import FAILING
 from lm_course.grading.graded_session import OUTCOME, GradedRun
 
@@ -51,6 +52,7 @@ class PlantedRuns:
         self.tell = tell
         self.seconds = seconds
         self.proven: set[str] = set()  # checks that pass on the control
+        self.refused: UserError | None = None  # a row that names no check; no run follows it
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -61,8 +63,15 @@ class PlantedRuns:
         set_up_session_fixtures(session.items)
         for number, (task, begin, folder) in enumerate(self.folders):
             items = [item for item in session.items if run.task_of(item).id == task]
-            assert items, f"{task} has no checks"
-            assert begin in ("", *map(name_of, items)), f"{task} has no check {begin}"
+            names = [name_of(item) for item in items]
+            if not items or begin not in ("", *names):
+                self.refused = UserError(
+                    f"{folder.name}: {task} has no check {begin}; it has {', '.join(names)}"
+                    if items
+                    else f"{folder.name}: {task} has no checks; mark one with "
+                    f'@pytest.mark.task("{task}")'
+                )
+                return True
             items.sort(key=lambda item: name_of(item) != begin)
             failure = first_failure(run, items, folder, self.seconds)
             if failure is not None and failure.check:

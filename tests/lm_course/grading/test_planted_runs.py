@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lm_course.grading import mutants as module
-from lm_course.grading.mutants import load_mutants, run_mutants, verdict_line
+from lm_course.grading.mutants import load_mutants, main, run_mutants, verdict_line
 from lm_course.learning.assignment_file import load_assignment
 
 FAILS_ALWAYS = """
@@ -90,10 +90,28 @@ def test_if_the_named_check_passes_the_others_are_run(course) -> None:
     assert [verdict.check for verdict in verdicts_of(course)] == ["test_letters[abca]"]
 
 
-def test_a_check_that_the_task_does_not_have_is_named(course) -> None:
-    course.write("assignments/t1/mutants.toml", NO_LETTERS + 'check = "test_largest"')
-    with pytest.raises(AssertionError, match=r"t1\.2 has no check test_largest"):
-        verdicts_of(course)
+def test_a_check_that_the_task_does_not_have_is_one_line(course, capsys) -> None:
+    path = course.write(
+        "assignments/t1/mutants.toml", course.MUTANTS + NO_LETTERS + 'check = "test_largest"'
+    )
+    assert main(["t1"]) == 2
+    assert capsys.readouterr() == (
+        "t1.3   first-of-equals  caught by test_largest\n",
+        f"mutants: {path}: no-letters: t1.2 has no check test_largest; "
+        "it has test_letters[abca], test_letters[zz]\n",
+    )
+
+
+def test_a_task_without_checks_is_one_line(course, capsys) -> None:
+    suite = next(course.root.glob("assignments/t1/test_*.py"))
+    suite.write_text(suite.read_text().replace('"t1.2"', '"t1.3"'))
+    course.write("assignments/t1/mutants.toml", NO_LETTERS)
+    assert main(["t1"]) == 2
+    told = capsys.readouterr().err
+    assert told.endswith(
+        'no-letters: t1.2 has no checks; mark one with @pytest.mark.task("t1.2")\n'
+    )
+    assert told.count("\n") == 1
 
 
 def planted(name: str, statement: str, task: str, check: str) -> str:

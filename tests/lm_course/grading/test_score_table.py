@@ -111,6 +111,17 @@ def test_nothing_but_everything_is_100_per_cent(assignment: Assignment) -> None:
     assert table_lines(whole, 80)[-1][0].endswith("100 %")
 
 
+def test_a_task_without_checks_is_named_and_is_not_100_per_cent(assignment: Assignment) -> None:
+    one = AssignmentGrade(assignment, [TaskGrade(assignment.tasks[1])])
+    assert table_lines(one, 80)[-1][0].split() == ["total", "0/4", "0/0", "0", "%"]
+    assert advice_lines(one, 120, some_tasks=True)[0][0].endswith(
+        ": the suite has no checks for it"
+    )
+    others = graded(assignment, [PASSED], [], [PASSED], [PASSED])
+    assert table_lines(others, 80)[-1][0].split() == ["total", "6/10", "3/3", "60", "%"]
+    assert advice_lines(others, 120)[0][0].endswith(": the suite has no checks for it")
+
+
 def test_a_mistake_comes_before_what_is_still_to_do(assignment: Assignment) -> None:
     grade = graded(assignment, [NOT_WRITTEN], [PASSED], [NOT_WRITTEN, FAILING], [FAILING])
     lines = [text for text, _ in advice_lines(grade, 80)]
