@@ -13,7 +13,7 @@ import preloaded_python
 import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
-from lm_course.grading.mutants import load_mutants, run_mutants
+from lm_course.grading.mutants import Mutant, load_mutants, run_mutants
 from lm_course.learning.assignment_file import Assignment, assignment_ids, load_assignment
 from lm_course.learning.stubs import cut_stubs
 from lm_course.learning.written_answers import answers_template
@@ -130,11 +130,55 @@ def test_every_mutant_is_caught_by_its_task(assignment):
     assert unclear == [], "a check failed with an error of its own and did not say what is wrong"
 
 
-def test_every_task_has_its_mutants(assignment):
-    planted = [mutant.task for mutant in load_mutants(assignment)]
-    graded = {task.id for task in assignment.tasks if task.functions}
-    assert set(planted) == graded, f"mutants.toml: none, or needless, for {graded ^ set(planted)}"
-    assert len(planted) >= FEWEST_MUTANTS
+def test_every_task_is_graded_and_has_its_section(assignment):
+    assert ungraded(assignment, load_mutants(assignment), PROJECT) == []
+    assert len(load_mutants(assignment)) >= FEWEST_MUTANTS
+
+
+def ungraded(assignment: Assignment, mutants: list[Mutant], root: Path) -> list[str]:
+    """One sentence for each task without a planted mistake, a check, or its section."""
+    folder = Path("assignments") / assignment.id
+    suite = "\n".join(path.read_text("utf-8") for path in (root / folder).glob("test_*.py"))
+    checked = set(re.findall(r"mark\.task\(\s*[\"']([\w.]+)[\"']", suite))
+    sections = sections_of((root / folder / "README.md").read_text("utf-8"))
+    sentences = []
+    for task in assignment.tasks:
+        if task.functions and task.id not in {mutant.task for mutant in mutants}:
+            sentences.append(f"{task.id} has no planted mistake: add one to {folder}/mutants.toml")
+        if task.id not in checked:
+            mark = f'@pytest.mark.task("{task.id}")'
+            sentences.append(f"{task.id} has no check: mark one with {mark} in {folder}/test_*.py")
+        if task.section not in sections:
+            sentences.append(
+                f"{task.id} has no section: no `## ` heading of {folder}/README.md has the anchor "
+                f"{task.section}"
+            )
+    return sentences
+
+
+def test_what_a_task_lacks_is_named(tmp_path):
+    folder = tmp_path / "assignments" / "a9"
+    folder.mkdir(parents=True)
+    rest = {"points": 50, "minutes": 1, "section": "1-f", "hints": ["a", "b", "c"]}
+    graded = {"id": "a9.1", "title": "F", "module": "m", "functions": ["f"], **rest}
+    asked = {"id": "a9.2", "title": "Q", "questions": ["q"], **rest, "section": "2-q"}
+    bare = {**graded, "id": "a9.3", "functions": ["g"], "section": "3-g"}
+    course = Assignment(id="a9", title="", package="p", task=[graded, asked, bare])
+    mutant = Mutant(name="m", task="a9.1", module="m", find="x", replace="y", why="")
+    (folder / "README.md").write_text("# A9\n\n## 1 F\n\n## 2. Q\n\nAbout 3-g.\n")
+    marked = [f'@pytest.mark.task("{name}")\ndef test_it(): pass\n' for name in ("a9.1", "a9.2")]
+    (folder / "test_1.py").write_text("".join(marked))
+    assert ungraded(course, [mutant], tmp_path) == [
+        "a9.3 has no planted mistake: add one to assignments/a9/mutants.toml",
+        'a9.3 has no check: mark one with @pytest.mark.task("a9.3") in assignments/a9/test_*.py',
+        "a9.3 has no section: no `## ` heading of assignments/a9/README.md has the anchor 3-g",
+    ]
+
+
+def sections_of(handout: str) -> dict[str, str]:
+    """Anchor -> the text of the section."""
+    sections = re.split(r"^## ", handout, flags=re.MULTILINE)[1:]
+    return {anchor(section.partition("\n")[0]): section for section in sections}
 
 
 def anchor(heading: str) -> str:
@@ -144,11 +188,9 @@ def anchor(heading: str) -> str:
 
 def test_the_handout_has_a_section_for_every_task(assignment):
     text = handout(assignment)
-    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
-    text_of = {anchor(section.partition("\n")[0]): section for section in sections}
+    text_of = sections_of(text)
     for task in assignment.tasks:
-        assert task.section in text_of, f"{task.id}: README.md has no heading for #{task.section}"
-        section = text_of[task.section]
+        section = text_of.get(task.section, "")
         assert re.search(rf"^\*\*{re.escape(task.id)}[,:]", section, re.M), f"{task.id}: no section"
         row = (
             rf"^\| \[{re.escape(task.id)}\]\(#{re.escape(task.section)}\) \|.*\| {task.points} \|$"
