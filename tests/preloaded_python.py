@@ -3,9 +3,10 @@
 Importing PyTorch takes seconds, and the tests start `lm` and the graded suites more than a hundred
 times. The modules of this project are not imported beforehand: every program imports its own.
 
-What this leaves out: a program has no input. What Python reads from the environment when it starts,
-other than PYTHONPATH, stays as it was for the tests. An exception that nobody catches ends with
-status 1, KeyboardInterrupt too. Where that matters, a test starts Python itself.
+What this leaves out: a program's whole input is given before it starts. What Python reads from the
+environment when it starts, other than PYTHONPATH, stays as it was for the tests. An exception that
+nobody catches ends with status 1, KeyboardInterrupt too. Where that matters, a test starts Python
+itself.
 """
 
 import atexit
@@ -43,21 +44,31 @@ class Program:
             arguments.
         cwd: its folder.
         env: its environment.
+        given: its standard input, through a pipe.
     """
 
-    def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        given: bytes | str = b"",
+    ) -> None:
         self.args = list(arguments)
         self.returncode: int | None = None
         self.stdout, output = _pipe()
         self.stderr, errors = _pipe()
         self._status, told = os.pipe()
+        reading, writing = os.pipe()
         with tempfile.TemporaryFile() as request:
             request.write(json.dumps([self.args, str(cwd), dict(env)]).encode())
             request.seek(0)
-            theirs = [output, errors, told]
+            theirs = [reading, output, errors, told]
             socket.send_fds(_server(), [REQUEST], [*theirs, request.fileno()])
             for file in theirs:
                 os.close(file)
+        text = given.encode() if isinstance(given, str) else given
+        threading.Thread(target=_write, args=(writing, text), daemon=True).start()
         self.pid = int(self._told())
 
     def _told(self) -> str:
@@ -110,9 +121,10 @@ def run(
     cwd: Path,
     env: Mapping[str, str],
     timeout: float | None = None,
+    given: bytes | str = b"",
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
-    program = Program(arguments, cwd, env)
+    program = Program(arguments, cwd, env, given)
     output, errors = program.communicate(timeout)
     return subprocess.CompletedProcess(program.args, program.returncode, output, errors)
 
@@ -121,6 +133,14 @@ def _pipe() -> tuple[TextIO, int]:
     """A pipe: an open file to read from, and the number of the end that a program writes to."""
     reading, writing = os.pipe()
     return os.fdopen(reading, encoding="utf-8"), writing
+
+
+def _write(pipe: int, text: bytes) -> None:
+    """Write a program's input; it may end without having read it all."""
+    with suppress(BrokenPipeError), os.fdopen(pipe, "wb", buffering=0) as file:
+        left = memoryview(text)
+        while left:
+            left = left[file.write(left) :]
 
 
 @cache
@@ -158,7 +178,7 @@ def serve(connection: socket.socket, libraries: Sequence[str]) -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the waiting processes
     while True:
-        message, files, _, _ = socket.recv_fds(connection, len(REQUEST), 4)
+        message, files, _, _ = socket.recv_fds(connection, len(REQUEST), 5)
         if not message:
             return
         if os.fork() == 0:
@@ -172,7 +192,7 @@ def serve(connection: socket.socket, libraries: Sequence[str]) -> None:
             os.close(file)
 
 
-def _fork_and_wait(output: int, errors: int, status: int, request: int) -> None:
+def _fork_and_wait(given: int, output: int, errors: int, status: int, request: int) -> None:
     """Run the program in a fork, and tell its exit status when it has ended."""
     with open(request, "rb") as file:
         arguments, folder, environment = json.load(file)
@@ -181,12 +201,12 @@ def _fork_and_wait(output: int, errors: int, status: int, request: int) -> None:
         os.setsid()
         os.write(status, b"%d\n" % os.getpid())
         os.close(status)
-        for number, file in enumerate((output, errors), start=1):
+        for number, file in enumerate((given, output, errors)):
             os.dup2(file, number)
             os.close(file)
         _run(arguments, folder, environment)
-    os.close(output)
-    os.close(errors)
+    for file in (given, output, errors):
+        os.close(file)
     _, ended = os.waitpid(program, 0)
     os.write(status, b"%d\n" % os.waitstatus_to_exitcode(ended))
     os._exit(0)
@@ -197,7 +217,7 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdin = os.fdopen(0, encoding="utf-8", newline="\n", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(
         2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False

@@ -12,7 +12,7 @@ import pytest
 FACTS = """
 import os, sys
 print(os.getcwd(), sys.argv[1:], os.environ.get("COLOUR"), "PYTEST_CURRENT_TEST" in os.environ)
-print(__name__, helper.WHERE, sys.stdin.read() == "")
+print(__name__, helper.WHERE, sys.stdin.isatty(), repr(sys.stdin.read()))
 print("an error", file=sys.stderr)
 """
 
@@ -26,7 +26,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["code", "file", "module"])
-def test_it_says_what_python_says(tmp_path: Path, environment, kind: str) -> None:
+@pytest.mark.parametrize("given", ["", "one\r\nthé\n"])
+def test_it_says_what_python_says(tmp_path: Path, environment, kind: str, given: str) -> None:
     (tmp_path / "facts.py").write_text(f"import helper\n{FACTS}")
     program = {
         "code": ["-c", f"import helper\n{FACTS}"],
@@ -38,12 +39,12 @@ def test_it_says_what_python_says(tmp_path: Path, environment, kind: str) -> Non
         [sys.executable, *command],
         cwd=tmp_path,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        input=given,
         capture_output=True,
         text=True,
         check=False,
     )
-    ours = preloaded_python.run(command, tmp_path, environment)
+    ours = preloaded_python.run(command, tmp_path, environment, given=given)
     assert theirs.returncode == 0, theirs.stderr
     assert (ours.returncode, ours.stdout, ours.stderr) == (0, theirs.stdout, theirs.stderr)
 
@@ -77,3 +78,26 @@ def test_a_program_past_its_time_is_killed(tmp_path: Path) -> None:
         program.communicate(timeout=0.2)
     assert program.communicate() == ("", "")
     assert program.returncode == -signal.SIGKILL
+
+
+COUNT = "import sys; data = sys.stdin.buffer.read(); print(len(data), data[:3], data[-2:])"
+
+
+def test_input_is_bytes_however_many(tmp_path: Path) -> None:
+    """More than a pipe holds, and what is no text."""
+    given = b"\xff\x00a" + bytes(3_000_000) + b"yz"
+    done = preloaded_python.run(["-c", COUNT], tmp_path, os.environ, given=given)
+    assert (done.stdout, done.stderr) == ("3000005 b'\\xff\\x00a' b'yz'\n", "")
+    done = preloaded_python.run(["-c", COUNT], tmp_path, os.environ)
+    assert done.stdout == "0 b'' b''\n"
+
+
+def test_input_that_nobody_reads_is_no_error_and_leaves_no_file_open(tmp_path: Path) -> None:
+    files = Path("/proc/self/fd")
+    counts = []
+    for _ in range(4):
+        given = bytes(3_000_000)
+        done = preloaded_python.run(["-c", "print(1)"], tmp_path, os.environ, given=given)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+        counts.append(len(list(files.iterdir())) if files.is_dir() else 0)
+    assert counts[-1] < counts[0] + 3, counts

@@ -9,6 +9,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import preloaded_python
 import pytest
 import typer
 from rich.cells import cell_len
@@ -63,13 +64,25 @@ def lm(folder: Path):
     return run
 
 
-def start(folder: Path, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
-    """Start the real command in its own process."""
+def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return {**kept, "PYTHONPATH": str(PROJECT), "COLUMNS": "60"}
+
+
+def error_of(folder: Path, *arguments: str, given: bytes = b"") -> str:
+    """Run the real command in its own process, and return its error."""
+    command = ["-m", "lm_course", "tokenizer", *arguments]
+    done = preloaded_python.run(command, folder, environment(), given=given)
+    assert done.returncode == 2, done.stderr
+    return done.stderr
+
+
+def start(folder: Path, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
+    """Start the real command in its own process, with pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", "lm_course", "tokenizer", *arguments],
         cwd=folder,
-        env={**kept, "PYTHONPATH": str(PROJECT), "COLUMNS": "60"},
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -330,18 +343,13 @@ def test_the_pattern_of_a_tiktoken_file(folder: Path, lm) -> None:
 )
 def test_a_mistake_ends_in_one_line(folder: Path, arguments, given: bytes, message: str) -> None:
     (folder / "empty.txt").touch()
-    with start(folder, *arguments) as process:
-        _, error = process.communicate(given)
-    assert process.returncode == 2, error
-    (line,) = error.decode().splitlines()
+    (line,) = error_of(folder, *arguments, given=given).splitlines()
     assert line.startswith("lm: ") and message in line
 
 
 def test_without_a_run(folder: Path) -> None:
     (folder / "runs" / "demo" / "tokenizer.json").unlink()
-    with start(folder, "inspect", "x") as process:
-        _, error = process.communicate()
-    assert error.decode() == (
+    assert error_of(folder, "inspect", "x") == (
         "lm: runs/demo/tokenizer.json: no tokenizer there; make one with "
         "`lm run recipes/demo_cpu.toml`, or name another with --tokenizer\n"
     )
