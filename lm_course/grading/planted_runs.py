@@ -1,7 +1,7 @@
 """Many graded runs in one pytest session, which collects the suite once.
 
 Every check runs in a child of its own, as always, and only there the code of a folder is imported.
-So this process can go on to the next folder, and needs no other fork for it.
+So this process never imports it, and can check one folder after another without another fork.
 
 `lm_course.grading.mutants` plants its mistakes with it: starting pytest and importing PyTorch takes
 seconds, most checks take milliseconds. What this leaves out: points, and whatever follows the first

@@ -39,7 +39,7 @@ def code_hashes(module: str) -> dict[str, str]:
 def reachable_modules(module: str) -> dict[str, Path]:
     """Return dotted name -> file, of `module` and all that it imports, directly or indirectly."""
     found: dict[str, Path] = {}
-    looked_up: set[str] = set()  # most imported names are no modules of ours
+    looked_up: set[str] = set()  # most imported names are not modules of ours
     waiting = [module]
     while waiting:
         name = waiting.pop()

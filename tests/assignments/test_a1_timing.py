@@ -23,7 +23,7 @@ def load(name: str) -> ModuleType:
 
 
 def times(tries: list[tuple[float, float]], *longest: float) -> Iterator[float]:
-    """What is measured: in every try five short words and one of four times the length."""
+    """Yield the measured times: in every try, five short words and one of four times the length."""
     for short, long in tries:
         yield from (short, *[9.0 * short] * 4, long)
     yield from longest

@@ -84,7 +84,7 @@ COUNT = "import sys; data = sys.stdin.buffer.read(); print(len(data), data[:3], 
 
 
 def test_input_is_bytes_however_many(tmp_path: Path) -> None:
-    """More than a pipe holds, and what is no text."""
+    """More than a pipe holds, and what cannot be text."""
     given = b"\xff\x00a" + bytes(3_000_000) + b"yz"
     done = preloaded_python.run(["-c", COUNT], tmp_path, os.environ, given=given)
     assert (done.stdout, done.stderr) == ("3000005 b'\\xff\\x00a' b'yz'\n", "")

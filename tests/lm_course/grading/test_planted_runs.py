@@ -135,7 +135,7 @@ def test_each_mistake_s_check_is_the_only_fork_for_it(course) -> None:
 
 
 def test_a_mistake_that_ends_its_process_or_hangs_is_caught(course) -> None:
-    """And the session goes on with the next."""
+    """And the next mistakes are graded."""
     rows = {
         "exit": planted("exit", "os._exit(3)", "t1.3", "test_largest"),
         "crash": planted("crash", "os.abort()", "t1.3", "test_largest"),
