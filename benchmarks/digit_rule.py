@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/digit_rule.py [--prose FILE] [--seeds 0 1 2] [--out FILE]
 
 It takes five minutes per seed, on one thread of a busy machine. For the results, see
-tokenizer_bpe/README.md.
+tokenizer_bpe/README.md and docs/experiment_log.md (2026-11-21).
 
 The same small model is trained four times per seed, on the same pages in the same order; only the
 tokenizer differs, and of the tokenizer only how many digits a word may hold: 1, 2, 3 (GPT-4), or

@@ -218,7 +218,7 @@ def ratio(seconds: dict[str, float], ours: str, peer: str) -> float | None:
 
 
 def ratios(training: dict[str, float], encoding: dict[str, float]) -> list[dict[str, Any]]:
-    """Return the table of the stage's README: comparison, speedup, minimum and goal."""
+    """Return the ratios of the stage's README, each with its minimum and goal."""
     peer, batch = "tiktoken", "tiktoken, batch, 2 threads"
     rows = [
         ("training 32k, compiled", training, "compiled, 2 threads", "tokenizers", 4, 6),

@@ -44,7 +44,7 @@ class TokenizerSettings(Settings):
     Attributes:
         vocab_size: bytes, merges and special tokens together.
         pattern: a key of pretokenization.PATTERNS.
-        max_digits: in a word; 0: no limit; unset: 3 in gpt4.
+        max_digits: in a word of gpt4; 0: no limit; unset: 3. With gpt2, an error.
         max_training_bytes: of UTF-8 text; the rest is not read.
         num_processes: to count words; threads for compiled code.
     """
