@@ -42,9 +42,9 @@ class StepContext:
         records: step -> its record ("summary", "seconds", "python", "line"), for the steps that
             wrote the inputs.
         failures: those of the steps that it would have read and that have no result.
-        fingerprint: hash of everything that decides the result; training resumes only if it is
+        fingerprint: hash of everything that decides the result.
+        code: package -> hash, for the code that decides the result; training resumes only if it is
             the same.
-        code: module -> hash, for the code that decides the result.
         mirror: a second place for metrics rows, or None.
     """
 
