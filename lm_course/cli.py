@@ -60,14 +60,16 @@ RecipePath = Annotated[Path, typer.Argument(help="The TOML file with the run's s
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Run it even if it is up to date.")]
-Wandb = Annotated[bool, typer.Option("--wandb", help="Also log to wandb (offline without a key).")]
+Force = Annotated[bool, typer.Option("--force", help="Run the step even if it is up to date.")]
+Wandb = Annotated[
+    bool, typer.Option("--wandb", help="Also log to wandb (offline if it has no key).")
+]
 Implementation = Annotated[
     str | None,
     typer.Option(
         "--impl",
         metavar="FOLDER",
-        help="Use the files in FOLDER (such as workspace) in place of the reference's.",
+        help="Use your files in FOLDER (such as workspace) instead of the project's.",
     ),
 ]
 CheckpointPath = Annotated[
@@ -173,7 +175,7 @@ def run(
     ] = None,
     force: Annotated[
         list[str] | None,
-        typer.Option("--force", metavar="STEP", help="Run this step again in any case."),
+        typer.Option("--force", metavar="STEP", help="Run this step even if it is up to date."),
     ] = None,
     wandb: Wandb = False,
     implementation: Implementation = None,
@@ -242,7 +244,9 @@ def generate(
     checkpoint: CheckpointPath = None,
     model: ModelPath = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 100,
-    temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = 0.8,
+    temperature: Annotated[
+        float, typer.Option(help="How random the choice of a token is; 0 for greedy decoding.")
+    ] = 0.8,
     top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 for all.")] = 0,
     top_p: Annotated[
         float, typer.Option(help="Sample from the likeliest tokens with total probability p.")
@@ -266,7 +270,9 @@ def generate(
 def chat(
     checkpoint: CheckpointPath = None,
     model: ModelPath = None,
-    temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(help="How random the choice of a token is; 0 for greedy decoding.")
+    ] = 0.7,
     top_p: Annotated[
         float, typer.Option(help="Sample from the likeliest tokens with total probability p.")
     ] = 0.95,
@@ -342,7 +348,7 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done: too late to stop it
     except (typer.Abort, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the message below is already the answer
-        message = "stopped; what was finished is whole, and the same command resumes from there"
+        message = "stopped; finished work is complete, and the same command resumes from there"
         _stop(message, INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -37,7 +37,7 @@ REFUSED_BY_THE_SYSTEM = (
 )  # fmt: skip
 LONGEST_MESSAGE = 300  # characters of a library's error; the traceback's file has all of it
 DISK_FULL = (
-    "no space left on the device; what was finished is whole: free some space and run the same "
+    "no space left on the device; finished work is complete: free some space and run the same "
     "command again"
 )
 WORKER_FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)\n(?: +(.+)\n)?', re.MULTILINE)
@@ -77,7 +77,7 @@ def explain(error: BaseException) -> Explanation:
         return Explanation("user", one_line(str(error)))
     if isinstance(error, NotImplementedError) and re.match(r"a\d\.\d+: write ", str(error)):
         task = str(error).partition(":")[0]
-        text = f"{error}: your file is still the stub there; `lm check {task}` says more"
+        text = f"{error}: this function in your file is still the stub; `lm check {task}` says more"
         return Explanation("user", text)
     frames = [frame for frame in _frames(error) if frame.owner is not None]
     theirs = [frame for frame in frames if frame.owner == "learner"]

@@ -65,7 +65,7 @@ def _file_of(given: Path) -> Path:
 def print_comparison(results: Sequence[dict[str, Any]], console: Console) -> None:
     """Print one row per run; the others are compared with the first."""
     table = Table(box=None, pad_edge=False)
-    for column in ("variant", "parameters", "bits per byte", "against default"):
+    for column in ("variant", "parameters", "bits per byte", "difference"):
         table.add_column(column, justify="left" if column == "variant" else "right")
     first = results[0].get("bits_per_byte")
     for result in results:

@@ -44,7 +44,9 @@ WIDEST_TITLE = 44  # columns
 GRADER = "lm_course.grading.pytest_plugin"  # a plugin of pytest
 SUITE_OPTIONS = Path(__file__).parents[1] / "grading" / "graded_suite.ini"
 
-AssignmentId = Annotated[str | None, typer.Argument(metavar="ASSIGNMENT", help="Such as a1.")]
+AssignmentId = Annotated[
+    str | None, typer.Argument(metavar="ASSIGNMENT", help="The assignment, such as a1.")
+]
 Ids = Annotated[
     list[str] | None,
     typer.Argument(
@@ -69,7 +71,7 @@ def start(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Replace your files with fresh stubs, and keep them as .bak-1."
+            "--force", help="Replace your files with fresh stubs; yours are kept as .bak-1."
         ),
     ] = False,
 ) -> None:
@@ -93,7 +95,9 @@ def check(
     ids: Ids = None,
     implementation: Annotated[
         str | None,
-        typer.Option("--impl", metavar="FOLDER", help="Check reference, workspace or a folder."),
+        typer.Option(
+            "--impl", metavar="FOLDER", help="The code to check: reference, workspace or a folder."
+        ),
     ] = None,
 ) -> None:
     """Check an assignment or some of its tasks, and say what to fix first."""
@@ -114,7 +118,7 @@ def _refuse_an_empty_workspace(assignment: Assignment) -> None:
     workspace = home_folder(PROJECT) / WORKSPACE
     if not any((workspace / name).is_dir() for name in (assignment.package, assignment.id)):
         raise UserError(
-            f"{shown(workspace, PROJECT)}: no files of {assignment.id} there yet; "
+            f"{shown(workspace, PROJECT)}: it has no files for {assignment.id} yet; "
             f"`lm start {assignment.id}` writes the stubs (--impl reference checks the project's "
             "own code)"
         )
@@ -183,7 +187,7 @@ def progress(assignment: AssignmentId = None) -> None:
     """Show what you have passed so far, in all assignments or in one."""
     ids = [assignment] if assignment else assignment_ids(PROJECT)
     if not ids:
-        raise UserError(f"{shipped(ASSIGNMENTS, PROJECT)}: no assignments in this folder")
+        raise UserError(f"{shipped(ASSIGNMENTS, PROJECT)}: this folder has no assignments")
     assignments = [_assignment(name) for name in ids]
     record = read_progress(progress_file(home_folder(PROJECT)))
     console = plain_console()

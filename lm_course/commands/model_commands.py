@@ -72,8 +72,8 @@ def check_source(source: Path) -> None:
         )
     if source.suffix.lower() in FOLDER_SUFFIXES and not source.is_dir():
         raise UserError(
-            f"{source}: one file of a model's folder, but the config, the tokenizer and the "
-            f"weights are all needed; name the folder: {source.parent}"
+            f"{source}: this is one file of a model's folder, but the config, the tokenizer "
+            f"and the weights are all needed; name the folder: {source.parent}"
         )
     if source.is_dir() and not (source / "config.json").is_file():
         held = sorted(source.glob("*.gguf"))
@@ -229,7 +229,10 @@ def register(app: typer.Typer) -> None:
         ],
         folder: Annotated[Path, typer.Argument(help="The checkpoint folder to create.")],
         dtype: Annotated[
-            str | None, typer.Option(help=f"{', '.join(DTYPES)}; by default the source's.")
+            str | None,
+            typer.Option(
+                help=f"The type of the weights: {', '.join(DTYPES)}; by default the source's."
+            ),
         ] = None,
     ) -> None:
         """Turn another program's model into a checkpoint folder."""

@@ -44,7 +44,9 @@ SPECIAL_STYLE = Style(bold=True, reverse=True)
 MARK_STYLE = Style(color="#5c6370")
 MADE_STYLE = Style(bold=True, color="green")
 
-TextArgument = Annotated[str | None, typer.Argument(metavar="TEXT", help="By default stdin.")]
+TextArgument = Annotated[
+    str | None, typer.Argument(metavar="TEXT", help="The text; by default it is read from stdin.")
+]
 TextFile = Annotated[
     Path | None, typer.Option("--file", metavar="FILE", help="Read the text from this UTF-8 file.")
 ]
@@ -60,7 +62,9 @@ TokenizerPath = Annotated[
 PatternName = Annotated[
     str | None,
     typer.Option(
-        "--pattern", metavar="gpt2|gpt4", help="The pattern for a .tiktoken file, which has none."
+        "--pattern",
+        metavar="gpt2|gpt4",
+        help="The word pattern of a .tiktoken file, which does not name it.",
     ),
 ]
 
@@ -172,7 +176,11 @@ def merges(
 def compare(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH_OR_NAME", help="Tokenizers, named as for --tokenizer."),
+        typer.Argument(
+            metavar="PATH_OR_NAME",
+            help="A tokenizer.json, a folder or a run that holds one, or a .tiktoken file; "
+            "by default the tokenizer of runs/demo.",
+        ),
     ] = None,
     file: TextFile = None,
     pattern: PatternName = None,
@@ -194,7 +202,7 @@ def compare(
     else:
         text, source = tokenizer_comparison.beginning_of(file), str(file)
     if not text:
-        raise UserError(f"{source}: no text in it; name a file that has some with --file")
+        raise UserError(f"{source}: it has no text; use --file to name a file that does")
     turns = tokenizer_comparison.num_turns(len(tokenizers))
     with progress_bar("measure", turns, "turns") as bar:
         figures = tokenizer_comparison.compare_tokenizers(tokenizers, text, on_turn=bar.advance)
@@ -326,8 +334,8 @@ def _print_comparison(console: Console, figures: Sequence["Figures"], source: st
         "Tokens per word in six sentences with the same meaning in each language, and in Python "
         "code (py). Words are separated by spaces; Chinese was split into words by hand.": words,
         "Speeds were measured on this machine just now: the median of 5 runs on one thread, taken "
-        "in turns, with nothing cached. In parentheses: the lesson's speed divided by theirs, with "
-        "the same vocabulary and the same ids.": speed,
+        "in turns, with nothing cached. In parentheses: the lesson's speed divided by this one, "
+        "with the same vocabulary and the same ids.": speed,
     }
     for number, (note, table) in enumerate(notes.items()):
         if number:

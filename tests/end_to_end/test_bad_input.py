@@ -145,4 +145,7 @@ def test_a_stub_in_the_pipeline_names_its_task(shrunk_run, tmp_path: Path) -> No
     head, tail = text.split("    tokens = [bytes([byte]) for byte in range(256)]\n", 1)
     (package / "merge_training.py").write_text(head + "    " + stub + tail, "utf-8")
     message = refused(run.lm_recipe("run", "--only", "tokenizer", "--impl", str(package.parent)))
-    assert "a1.10: write train_bpe_from_counts: your file is still the stub" in message
+    assert (
+        "a1.10: write train_bpe_from_counts: this function in your file is still the stub"
+        in message
+    )

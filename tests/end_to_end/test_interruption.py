@@ -59,7 +59,7 @@ def test_ctrl_c_ends_in_one_line_and_the_step_is_not_recorded(before_pretraining
     _, error = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in error
-    assert error.splitlines()[-1].startswith("lm: stopped; what was finished is whole")
+    assert error.splitlines()[-1].startswith("lm: stopped; finished work is complete")
     assert not (run.folder / "steps" / "pretrain.json").exists()
     assert (run.folder / "steps" / "shards.json").exists()
     assert not list(run.folder.rglob(".unfinished-*"))
@@ -117,7 +117,7 @@ def test_ctrl_c_in_the_data_steps_leaves_the_old_artifact(
     done = run.lm(moment, output, *command, program=("-c", AIMED_AT))
     assert done.returncode == 130, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("lm: stopped; what was finished is whole")
+    assert done.stderr.splitlines()[-1].startswith("lm: stopped; finished work is complete")
     assert run.hashes("settings.json") == before
     assert not list(run.folder.rglob(".unfinished-*"))
 
@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_page(
         cli.main(run.with_recipe("report"))
     assert disk.was_full
     assert stopped.value.code == 2
-    line = "lm: no space left on the device; what was finished is whole: free some space and run "
+    line = "lm: no space left on the device; finished work is complete: free some space and run "
     assert capsys.readouterr().err == f"{line}the same command again\n"
     assert run.hashes("settings.json") == before
     assert not list(run.folder.rglob(".unfinished-*"))

@@ -215,7 +215,7 @@ def test_ctrl_c_leaves_time_for_the_table(toy_course) -> None:
         (["start", "t9"], "t9: no such assignment; available: t1"),
         (
             ["check", "t1", "2"],
-            "workspace: no files of t1 there yet; `lm start t1` writes the stubs",
+            "workspace: it has no files for t1 yet; `lm start t1` writes the stubs",
         ),
         (["check", "t9"], "t9: no such assignment"),
         (["check", "t1", "t1.9"], "t1.9: no such task; t1 has t1.1"),

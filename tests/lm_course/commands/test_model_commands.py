@@ -195,7 +195,7 @@ def with_a_gguf_in_it(folder: Path) -> Path:
 
 
 BAD_SOURCES = {
-    "model.safetensors: one file of a model's folder": one_file("model.safetensors"),
+    "model.safetensors: this is one file of a model's folder": one_file("model.safetensors"),
     "weights are all needed; name the folder: ": one_file("config.json"),
     "has no config.json; name the GGUF file in it: ": with_a_gguf_in_it,
     "source: no such folder or file; models known by name: smollm2": lambda path: path,

@@ -338,7 +338,7 @@ def test_the_pattern_of_a_tiktoken_file(folder: Path, lm) -> None:
             "'(2)' is not a token id; ids are whole numbers separated by spaces or commas",
         ),
         (["merges", "x", "--tokenizer=runs/demo/merges.txt"], b"", "merges.txt: not JSON"),
-        (["compare", "--file=empty.txt"], b"", "empty.txt: no text in it; name a file that has"),
+        (["compare", "--file=empty.txt"], b"", "empty.txt: it has no text; use --file to name"),
     ],
 )
 def test_a_mistake_ends_in_one_line(folder: Path, arguments, given: bytes, message: str) -> None:
