@@ -2,7 +2,7 @@
 
 Everything is written to a temporary name in the same folder, flushed to the disk, and renamed.
 After a crash, a full disk or Ctrl-C, the old file is unchanged and there is no new one. What this
-leaves out: locking, which `lm run` does (lm_course/pipeline/run_lock.py).
+leaves out: locking, which `lm` does (lm_course/pipeline/run_lock.py).
 """
 
 import errno

@@ -147,6 +147,7 @@ def run_named_steps(
     from lm_course.pipeline.plan import plan, steps_to_run
     from lm_course.pipeline.recipe import Recipe
     from lm_course.pipeline.recipe_runner import run_recipe
+    from lm_course.pipeline.run_lock import run_lock
     from lm_course.pipeline.step_catalogue import named
     from lm_course.pipeline.wandb_mirror import wandb_mirror
 
@@ -156,7 +157,10 @@ def run_named_steps(
     planned = plan([named(name) for name in recipe.run.steps], recipe.sections, paths.root)
     steps_to_run(planned, force)
     steps = planned if names is None else steps_to_run(planned, names)
-    with wandb_mirror(wandb, recipe, paths) as mirror:
+    with (
+        run_lock(paths.root, "--set run.name=NAME"),
+        wandb_mirror(wandb, recipe, paths) as mirror,
+    ):
         run_recipe(recipe, paths, steps, force, mirror)
 
 
@@ -201,7 +205,8 @@ def _add_step_command(group: typer.Typer, command: str, step: str, explanation: 
 
 def _add_step_commands() -> UserError | None:
     """Add `lm pretrain` to `app`, and `lm data collect` to the group `data`; return the mistake in
-    a step's file, if there is one: `main` says it in one line, an import would show a traceback.
+    a step's file, if there is one. Raised here, during an import, it would be a traceback; `main`
+    prints it as one line.
     """
     groups = dict(zip(GROUPS, (data_app, tokenizer_app, scaling_app), strict=True))
     try:

@@ -219,9 +219,10 @@ def trained(got: Any) -> tuple[dict[int, bytes], list[Pair]]:
 
 
 def processor_seconds(call: Callable[..., object], *arguments: Any, **options: Any) -> float:
-    """Return the processor time of a call in this process; other processes do not count. Python's
-    garbage collector waits meanwhile: it would look at all objects of the process, and nobody knows
-    in which call.
+    """Return the processor time of a call in this process; other processes do not count.
+
+    Python's garbage collector is off meanwhile: it looks at all objects of the process, and may do
+    so in any of the calls that are compared.
     """
     collects = gc.isenabled()
     gc.disable()

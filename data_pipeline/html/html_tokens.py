@@ -7,8 +7,9 @@ Python 3.11.7 and 3.13. Here every step moves forward, and an element that is ne
 the page, as in browsers.
 
 What this leaves out: the names inside a doctype, the text of comments, CDATA sections outside HTML,
-the repair of nesting, and control characters that are written as numbers (`&#1;`), which
-`html.unescape` drops. A self-closing tag (`<script/>`) has no contents, as in XHTML.
+the repair of nesting, and control characters and noncharacters that are written as numbers (`&#1;`,
+`&#xfffe;`), which `html.unescape` drops. A self-closing tag (`<script/>`) has no contents, as in
+XHTML.
 """
 
 import re

@@ -259,7 +259,7 @@ def mine_instructions(out_folder: Path, settings: InstructionSettings) -> dict[s
             raise UserError(
                 f"{name}.jsonl would be empty: {len(pairs)} pairs from "
                 f"{counts['files_read']} source files; "
-                "change heldout_share or the answer lengths"
+                "change heldout_share, the answer lengths or max_packages"
             )
     with atomic_folder(out_folder) as folder:
         for name, rows in files.items():

@@ -74,7 +74,7 @@ def write_documents(
                 rows, parts = [], parts + 1
         if rows or parts == 0:
             _write_part(temporary, parts, rows)
-        said = counts[-1]["documents_out"]
+        said = counts[-1].get("documents_out") if counts else None
         assert said == total, f"{total} documents, {said} in the last row of counts: append a row"
         write_json(temporary / COUNTS_FILE, counts)
     return total

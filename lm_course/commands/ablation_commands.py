@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train one small model per variant, and compare their loss curves."""
         from lm_course.pipeline.code_hash import code_hashes
+        from lm_course.pipeline.run_lock import run_lock
         from training.runs.ablation import load_ablations, run_ablations
 
         paths = [_file_of(path) for path in files or map(Path, FIRST)]
@@ -49,7 +50,8 @@ def register(app: typer.Typer) -> None:
             each.model_copy(update={key: str(in_home(getattr(each, key))) for key in FOLDERS})
             for each in load_ablations([below_recipes(path) for path in paths], overrides)
         ]
-        results, metrics = run_ablations(ablations, code_hashes("training.runs.ablation"))
+        with run_lock(Path(ablations[0].folder), "--set folder=FOLDER"):
+            results, metrics = run_ablations(ablations, code_hashes("training.runs.ablation"))
         rows = [read_metrics(metrics, result["title"]) for result in results]
         picture = metrics.with_name(PICTURE)
         draw_loss_curves([result["title"] for result in results], rows, picture)

@@ -72,7 +72,7 @@ class GradedRun:
         self.results: dict[str, dict[str, CheckResult]] = {}  # by task, then by check
         self.collected: Counter[str] = Counter()  # checks of each task
         self.endless_tasks: set[str] = set()
-        self.last_second = math.inf  # of time.monotonic(): every check ends by then
+        self.last_second = math.inf  # of time.monotonic(): no check may use more time than is left
         # If only a part of a task's checks ran, its best score does not change.
         self.whole_tasks = all((self.root / name).is_dir() for name in config.args)
         self.in_child = False

@@ -18,7 +18,7 @@ from _pytest.runner import runtestprotocol
 
 from lm_core.user_error import UserError
 from lm_course.grading.check_outcome import FAILING
-from lm_course.grading.graded_session import OUTCOME, GradedRun
+from lm_course.grading.graded_session import GradedRun
 
 
 class Failure(NamedTuple):
@@ -130,12 +130,11 @@ def first_failure(
     run.switch_to(folder)
     run.last_second = time.monotonic() + seconds
     for item in items:
-        item.stash[OUTCOME] = None  # of the folder before
-        item._report_sections.clear()
         runtestprotocol(item, nextitem=follower(item, item.session.items), log=False)
-        if time.monotonic() >= run.last_second:
-            return Failure("", f"no verdict after {seconds} seconds")
         result = run.results[run.task_of(item).id][item.nodeid]
-        if result.outcome.status == FAILING:
+        too_late = time.monotonic() >= run.last_second
+        if result.outcome.status == FAILING and not (too_late and result.outcome.timed_out):
             return Failure(result.name, result.outcome.message.partition("\n")[0])
+        if too_late:
+            return Failure("", f"no verdict within {seconds} s")
     return None

@@ -18,7 +18,8 @@ def report(context: StepContext) -> dict[str, Any]:
             "run `lm run RECIPE`"
         )
     paths = RunPaths(context.root)
-    summary = write_report(paths, context.records, context.failures)
+    documents = context.inputs.get("documents", (paths.documents,))[0]  # of the last filter
+    summary = write_report(paths, context.records, context.failures, documents)
     return {"path": str(paths.report), **summary}
 
 

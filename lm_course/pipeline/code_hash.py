@@ -73,14 +73,22 @@ def module_file(name: str) -> Path | None:
     return None
 
 
+def syntax_tree(path: Path) -> ast.Module:
+    """Return the tree of a Python file; raise UserError, with file and line, if it is not valid."""
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except SyntaxError as error:
+        place = f"{path}: line {error.lineno}" if error.lineno else f"{path}"
+        raise UserError(f"{place}: not valid Python: {error.msg}") from None
+    except ValueError as error:  # not UTF-8, or a byte 0
+        raise UserError(f"{path}: not valid Python: {error}") from None
+
+
 class _Module:
     """The imports of a file, and its syntax tree as text."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-        except SyntaxError as error:
-            raise UserError(f"{path}: line {error.lineno}: not valid Python: {error.msg}") from None
+        tree = syntax_tree(path)
         nodes = list(ast.walk(tree))
         self.imports = sorted(set(_imported(nodes)))
         for node in nodes:

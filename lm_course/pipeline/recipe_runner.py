@@ -36,7 +36,6 @@ from lm_course.interrupts import Interrupts
 from lm_course.pipeline.code_hash import code_hashes
 from lm_course.pipeline.plan import PlannedStep
 from lm_course.pipeline.recipe import AnyRecipe
-from lm_course.pipeline.run_lock import run_lock
 from lm_course.pipeline.step import StepContext
 from lm_course.pipeline.step_failures import (
     StepFailure,
@@ -51,6 +50,8 @@ RECORDED = {
     "step", "fingerprint", "outputs_sha256", "outputs_stat", "seconds", "python", "summary",
 }  # fmt: skip
 
+Code = dict[str, str] | UserError  # package -> hash
+
 
 def fingerprint(
     step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, code: Mapping[str, str]
@@ -61,7 +62,7 @@ def fingerprint(
         step: the step.
         recipe: its settings.
         paths: the results that it reads.
-        code: package -> hash of the code that the step uses, as it is now.
+        code: package -> hash of the code that the step uses.
 
     Raises:
         ValueError: a step that it needs has not been run.
@@ -197,16 +198,14 @@ def run_recipe(
         console: where to print what happens; standard output by default.
 
     Raises:
-        UserError: a step needs one that has no result and is not among `steps`, or another process
-            runs steps in this folder; nothing was run.
+        UserError: a step needs one that has no result and is not among `steps`; nothing was run.
         StepsFailed: some steps failed; the others have been run.
         KeyboardInterrupt, or an OSError for a full disk: at once.
     """
     for step in steps:
         for name in set(step.needs) - {step.name for step in steps}:
             check_input(step, name, paths)
-    with run_lock(paths.root):
-        _run_in_order(recipe, paths, steps, force, mirror, console or Console())
+    _run_in_order(recipe, paths, steps, force, mirror, console or Console())
 
 
 def _run_in_order(
@@ -223,10 +222,13 @@ def _run_in_order(
     width = max(len(step.name) for step in steps)
     failures: list[StepFailure] = []
     explanation = None
+    code = {step.name: _code_of(step) for step in steps}
     for number, step in enumerate(steps, start=1):
         label = f"{number:>{len(str(len(steps)))}}/{len(steps)} {step.name:<{width}}"
         try:
-            text = _run_or_pass_over(step, recipe, paths, step.name in force, mirror)
+            text = _run_or_pass_over(
+                step, recipe, paths, code[step.name], step.name in force, mirror
+            )
         except BaseException as error:  # sys.exit(), or a panic in Rust
             Interrupts.raise_if_seen()
             if isinstance(error, KeyboardInterrupt | BrokenPipeError) or out_of_space(error):
@@ -248,14 +250,34 @@ def _run_in_order(
         raise _steps_failed(steps, failures, explanation, paths)
 
 
+def _code_of(step: PlannedStep) -> Code:
+    """Return the hashes of the step's code, or the error of a file that cannot be read, which is
+    raised when the step's turn comes.
+
+    This is asked before the first step runs, because all steps are imported by then: what somebody
+    edits during the run is not what runs.
+    """
+    try:
+        return code_hashes(step.step.run.__module__)
+    except UserError as error:
+        return error
+
+
 def _run_or_pass_over(
-    step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, forced: bool, mirror: MetricMirror | None
+    step: PlannedStep,
+    recipe: AnyRecipe,
+    paths: RunPaths,
+    code: Code,
+    forced: bool,
+    mirror: MetricMirror | None,
 ) -> str:
     """Run the step unless it is up to date or cannot run; return what to print about it."""
     missing = [name for name in step.needs if read_failure(paths, name) is not None]
     if missing:
         return f"[yellow]not run[/yellow]: {keep_not_run(paths, step.name, missing).reason}"
-    context = context_for(step, recipe, paths, mirror)
+    if isinstance(code, UserError):
+        raise code
+    context = context_for(step, recipe, paths, code, mirror)
     if forced:
         _forget(step, paths)
     elif is_up_to_date(step, context):
@@ -267,12 +289,13 @@ def _run_or_pass_over(
 
 
 def context_for(
-    step: PlannedStep, recipe: AnyRecipe, paths: RunPaths, mirror: MetricMirror | None = None
+    step: PlannedStep,
+    recipe: AnyRecipe,
+    paths: RunPaths,
+    code: dict[str, str],
+    mirror: MetricMirror | None,
 ) -> StepContext:
-    """Return what the step may use, and nothing else. Its code is hashed here, when its turn comes:
-    it may have been edited while the steps before it ran.
-    """
-    code = code_hashes(step.step.run.__module__)
+    """Return what the step may use, and nothing else."""
     ready = [name for name in (*step.needs, *step.uses) if is_ready(paths, name)]
     failures = [read_failure(paths, name) for name in step.uses]
     return StepContext(

@@ -1,9 +1,10 @@
-"""One `lm` at a time writes into a run's folder: a second one would remove the files that the first
-has not finished, and both would train the same steps.
+"""Only one `lm` at a time writes into a folder of runs: a second one would remove files that the
+first has not finished, and both would train the same models.
 
 What this leaves out: commands that only read a run (`lm chat`, `lm generate`), which need no lock.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,21 +17,28 @@ LOCK_FILE = ".lock"  # stays there, empty; the system releases it when the proce
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, which is created if it is missing.
+def run_lock(folder: Path, another_folder: str) -> Iterator[None]:
+    """Hold the lock of a folder, which is created if it is missing, and removed again if nothing
+    was written into it.
 
-    Raises UserError at once if another process holds it.
+    Args:
+        folder: a run's folder, or that of `lm ablate`.
+        another_folder: the option that chooses another folder, for the error.
+
+    Raises UserError at once if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
+    lock = FileLock(folder / LOCK_FILE, mode=0o666)  # less the umask: a folder may have two users
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
-            f"{folder}: another lm is running in this folder; wait until it ends, or give this run "
-            "a folder of its own with --set run.name=NAME"
+            f"{folder}: another lm is running in this folder; wait until it ends, or choose "
+            f"another folder with {another_folder}"
         ) from None
     try:
         yield
     finally:
         lock.release()
+        if [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lm_core.user_error import UserError
+from lm_course.pipeline.code_hash import syntax_tree
 from lm_course.pipeline.step import Step
 
 FOLDERS = ("data_steps", "model_steps")
@@ -66,11 +67,7 @@ def _place(name: str) -> int:
 
 def _assigned_step(path: Path) -> ast.expr | None:
     """Return the value of STEP in this file; None if it defines no step."""
-    try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-    except SyntaxError as error:
-        raise UserError(f"{path}: line {error.lineno}: not valid Python: {error.msg}") from None
-    for statement in body:
+    for statement in syntax_tree(path).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if isinstance(statement, ast.AnnAssign):
             targets = [statement.target]

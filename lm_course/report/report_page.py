@@ -29,7 +29,10 @@ Records = dict[str, dict[str, Any]]
 
 
 def write_report(
-    paths: RunPaths, records: Records, failures: Sequence[StepFailure] = ()
+    paths: RunPaths,
+    records: Records,
+    failures: Sequence[StepFailure] = (),
+    documents: Path | None = None,
 ) -> dict[str, Any]:
     """Write the page. A part that cannot be prepared is missing from it; its error is raised after
     the page has been written.
@@ -38,18 +41,20 @@ def write_report(
         paths: the run.
         records: the record that `recipe_runner` keeps of each successful step, by step name.
         failures: the steps that failed or were not run, in the order of the steps.
+        documents: the folder of documents that the last filter wrote; by default the run's first.
 
     Returns:
         {"sections": number of parts, "bytes": size of the page}.
     """
-    parts, errors = _parts(paths, records, failures)
+    documents = documents or paths.documents
+    parts, errors = _parts(paths, records, failures, documents)
     page = _template().render(
         name=paths.root.name,
         style=(FOLDER / "report.css").read_text(encoding="utf-8"),
         num_steps=len(records),
         time=clock(sum(record["seconds"] for record in records.values())),
         python=next(iter(records.values()))["python"] if records else "?",
-        cards=_cards(records),
+        cards=_cards(records, documents),
         parts=parts,
     )
     with atomic_file(paths.report, "w") as file:
@@ -68,7 +73,7 @@ def _template() -> jinja2.Template:
 
 
 def _parts(
-    paths: RunPaths, records: Records, failures: Sequence[StepFailure]
+    paths: RunPaths, records: Records, failures: Sequence[StepFailure], documents: Path
 ) -> tuple[list[Part], list[Exception]]:
     """Return the parts whose steps have a result, and the errors of those that could not be
     prepared.
@@ -78,7 +83,7 @@ def _parts(
     makers: list[tuple[str, Callable[[], Part | None]]] = [
         ("samples", lambda: _samples(paths)),
         ("", lambda: _before_and_after(paths, stages)),
-        ("documents", lambda: _funnel(paths)),
+        ("documents", lambda: _funnel(documents)),
         ("tokenizer", lambda: _tokenizer(records)),
         *((stage, partial(_training, paths, records, stage)) for stage in TRAINING_STAGES),
         ("evaluation", lambda: _evaluation(paths)),
@@ -107,8 +112,11 @@ def _part(anchor: str, title: str, kind: str | None = None, **shown: Any) -> Par
     return {"anchor": anchor, "title": title, "kind": kind or anchor.replace("-", "_"), **shown}
 
 
-def _cards(records: Records) -> list[dict[str, str]]:
+def _cards(records: Records, documents: Path) -> list[dict[str, str]]:
     cards = []
+    if documents.exists():
+        kept = read_counts(documents)[-1]["documents_out"]
+        cards.append({"value": f"{kept:,}", "label": "documents kept"})
     for step, key, form, label in CARDS:
         value = records.get(step, {}).get("summary", {}).get(key)
         if value is not None:
@@ -117,7 +125,6 @@ def _cards(records: Records) -> list[dict[str, str]]:
 
 
 CARDS = (
-    ("documents", "documents", "{:,}", "documents kept"),
     ("tokenizer", "bytes_per_token", "{:.2f}", "bytes per token"),
     ("shards", "train_tokens", "{:,}", "training tokens on disk"),
     ("pretrain", "parameters", "{:,}", "parameters"),
@@ -178,10 +185,10 @@ def _before_and_after(paths: RunPaths, stages: Sequence[str]) -> Part | None:
     )
 
 
-def _funnel(paths: RunPaths) -> Part | None:
-    if not paths.documents.exists():
+def _funnel(documents: Path) -> Part | None:
+    if not documents.exists():
         return None
-    counts = read_counts(paths.documents)
+    counts = read_counts(documents)
     widest = max(row["documents_in"] for row in counts) or 1
     rows = [
         {

@@ -103,7 +103,7 @@ def test_prompts_and_sampling(shrunk_run) -> None:
 
 def test_a_run_in_which_another_lm_is_at_work(shrunk_run) -> None:
     before = shrunk_run.hashes()
-    with run_lock(shrunk_run.folder):
+    with run_lock(shrunk_run.folder, "--set run.name=NAME"):
         line = refused(shrunk_run.lm_recipe("run"))
     assert "runs/demo: another lm is running in this folder; wait until it ends" in line
     assert shrunk_run.hashes() == before

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from transformer_lm.initialization import STARTS, draw_normal, initialize, role_of
-from transformer_lm.language_model import TransformerLM
+from transformer_lm.language_model import FEED_FORWARDS, TransformerLM
 from transformer_lm.model_config import ModelConfig
 
 VOCAB = 512
@@ -21,7 +21,7 @@ FAMILIES = [
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "biases": True}
 FAMILIES += [GPT2 | {"tie_embeddings": tied} for tied in (True, False)]
 FAMILIES += [{"qk_norm": True, "tie_embeddings": tied} for tied in (True, False)]
-FAMILIES += [{"mlp": mlp} for mlp in ("squared_relu", "geglu")]
+FAMILIES += [{"mlp": mlp} for mlp in FEED_FORWARDS if mlp not in ("swiglu", "gelu")]
 FAMILIES += [{"norm": "none", "tie_embeddings": tied} for tied in (True, False)]
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: "-".join(map(str, f.values())))
 

@@ -12,7 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from inference.kv_cache import KVCache
 from transformer_lm import model_cost
 from transformer_lm.attention import CausalSelfAttention, causal_mask, scaled_dot_product_attention
-from transformer_lm.language_model import TransformerBlock, TransformerLM
+from transformer_lm.language_model import FEED_FORWARDS, TransformerBlock, TransformerLM
 from transformer_lm.layers import GELUMLP, LayerNorm, NoNorm, gelu
 from transformer_lm.model_config import ModelConfig, RopeScaling
 from transformer_lm.rotary_embedding import RotaryEmbedding, attention_factor, rotary_frequencies
@@ -33,9 +33,7 @@ VARIANTS = [
     {"norm": "layernorm", "norm_position": "post"},
     {"position": "none"},
     {"position": "learned"},
-    {"mlp": "gelu", "d_ff": 72},
-    {"mlp": "squared_relu", "d_ff": 72},
-    {"mlp": "geglu"},
+    *({"mlp": mlp, "d_ff": 72} for mlp in FEED_FORWARDS if mlp != "swiglu"),
     {"biases": True},
     {"qk_norm": True},
     {"head_dim": 16},
@@ -289,10 +287,7 @@ def test_yarn_scales_the_turned_vector():
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"mlp": "gelu", "d_ff": 72},
-        {"mlp": "squared_relu", "d_ff": 72},
-        {"mlp": "geglu"},
+        *({"mlp": mlp, "d_ff": 72} for mlp in FEED_FORWARDS),
         {"norm": "none"},
         {"norm_position": "post"},
         {"qk_norm": True},

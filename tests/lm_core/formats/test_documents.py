@@ -76,4 +76,8 @@ def test_a_filter_that_forgets_its_row_of_counts_writes_nothing(tmp_path: Path) 
     """Else the report and later steps would say what the step before it kept."""
     with pytest.raises(AssertionError, match=r"2 documents, 3 in the last row of counts: append"):
         write_documents(tmp_path / "documents", [sample(1), sample(2)], counts(3))
+    with pytest.raises(AssertionError, match="0 documents, None in the last row"):
+        write_documents(tmp_path / "documents", [], [])
+    with pytest.raises(AssertionError, match="1 documents, None in the last row"):
+        write_documents(tmp_path / "documents", [sample(1)], [{"step": "filter"}])
     assert list(tmp_path.iterdir()) == []

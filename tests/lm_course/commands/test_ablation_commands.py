@@ -5,8 +5,12 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from lm_core.user_error import UserError
+from lm_course.cli import app
 from lm_course.commands.ablation_commands import _file_of, draw_loss_curves, print_comparison
+from lm_course.pipeline.run_lock import run_lock
 
 
 @pytest.mark.parametrize(
@@ -20,6 +24,15 @@ from lm_course.commands.ablation_commands import _file_of, draw_loss_curves, pri
 )
 def test_a_name_stands_for_its_file(given: str, file: str) -> None:
     assert _file_of(Path(given)) == Path(file)
+
+
+def test_two_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "ablations"
+    with run_lock(folder, ""):
+        done = CliRunner().invoke(app, ["ablate", "gelu", "--set", f"folder={folder}"])
+    assert isinstance(done.exception, UserError)
+    assert "another lm is running in this folder" in str(done.exception)
+    assert str(done.exception).endswith("choose another folder with --set folder=FOLDER")
 
 
 def test_the_table_compares_with_the_first_run():

@@ -6,7 +6,10 @@ import os
 
 import pytest
 
+from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_course.grading import mutants as module
+from lm_course.grading.code_under_test import Implementation
+from lm_course.grading.graded_session import GradedRun
 from lm_course.grading.mutants import load_mutants, main, run_mutants, verdict_line
 from lm_course.learning.assignment_file import load_assignment
 
@@ -55,8 +58,8 @@ def test_a_run_without_an_end_has_no_verdict(course) -> None:
     """And the mutants after it are graded all the same."""
     course.write("assignments/t1/mutants.toml", NEVER_ENDS + course.MUTANTS)
     endless, other = verdicts_of(course, processes=1, seconds=1)  # the check's own limit is ten
-    assert (endless.caught, endless.message) == (False, "no verdict after 1 seconds")
-    assert verdict_line(endless, 7) == "t1.3   endless  SURVIVED (no verdict after 1 seconds)"
+    assert (endless.caught, endless.message) == (False, "no verdict within 1 s")
+    assert verdict_line(endless, 7) == "t1.3   endless  SURVIVED (no verdict within 1 s)"
     assert other.caught
 
 
@@ -114,6 +117,16 @@ def test_a_task_without_checks_is_one_line(course, capsys) -> None:
     assert told.count("\n") == 1
 
 
+def test_the_next_folder_has_its_whole_time(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake that never ends shortens the limits of its own later checks alone."""
+    run = object.__new__(GradedRun)
+    monkeypatch.setenv(STAND_INS_VARIABLE, "")
+    run.assignments, run.endless_tasks, run.results = {}, {"t1.3"}, {}
+    run.implementation = Implementation("a", tmp_path, tmp_path, tmp_path)
+    run.switch_to(tmp_path / "b")
+    assert run.endless_tasks == set()
+
+
 def planted(name: str, statement: str, task: str, check: str) -> str:
     """A row that puts a statement at the beginning of both functions."""
     first = {"t1.2": "return dict(", "t1.3": "return max("}[task]
@@ -157,5 +170,5 @@ def test_a_run_past_its_limit_is_stopped_before_the_limit_of_its_check(course) -
     row = planted("slow", f'time.sleep(4); open("{late}", "w")', "t1.3", "test_largest")
     course.write("assignments/t1/mutants.toml", row)
     (verdict,) = verdicts_of(course, seconds=1)  # the check's own limit is ten
-    assert (verdict.check, verdict.message) == ("", "no verdict after 1 seconds")
+    assert (verdict.check, verdict.message) == ("", "no verdict within 1 s")
     assert not late.exists()

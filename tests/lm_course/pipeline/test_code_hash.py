@@ -107,7 +107,7 @@ def test_a_new_file_of_the_data_pipeline_reruns_no_alignment() -> None:
 def test_a_file_is_read_once_and_a_name_looked_up_once(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the file is edited: its time tells it."""
+    """Until the file is edited, which its time of change shows."""
     read, looked_up = [], []
 
     class Counted(module._Module):

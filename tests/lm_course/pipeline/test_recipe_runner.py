@@ -381,9 +381,10 @@ def test_an_error_that_stands_for_ctrl_c_ends_the_run(
     assert runner.calls == ["numbers"]
 
 
-def test_the_code_of_a_step_is_hashed_once_when_its_turn_comes(
+def test_code_is_hashed_once_and_before_the_first_step_runs(
     runner: TwoSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It has been imported by then: what is edited during the run is not what runs."""
     hashed = []
 
     def code_hashes(module: str) -> dict[str, str]:
@@ -392,7 +393,22 @@ def test_the_code_of_a_step_is_hashed_once_when_its_turn_comes(
 
     monkeypatch.setattr(recipe_runner, "code_hashes", code_hashes)
     runner.run()
-    assert hashed == [("package_a", []), ("package_b", ["numbers"])]
+    assert hashed == [("package_a", []), ("package_b", [])]
     hashed.clear()
     assert runner.run() == []
     assert hashed == [("package_a", []), ("package_b", [])]
+
+
+def test_code_that_cannot_be_read_costs_its_step(
+    with_a_reader: TwoSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def code_hashes(module: str) -> dict[str, str]:
+        if module == "package_b":
+            raise UserError("b.py: line 3: not valid Python")
+        return {module: "same"}
+
+    monkeypatch.setattr(recipe_runner, "code_hashes", code_hashes)
+    with pytest.raises(StepsFailed, match="2 steps failed: letters, reading"):
+        with_a_reader.run()
+    assert with_a_reader.calls == ["numbers"]
+    assert "letters  failed: b.py: line 3: not valid Python" in with_a_reader.said

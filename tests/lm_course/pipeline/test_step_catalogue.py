@@ -81,6 +81,8 @@ STEP = 'STEP = Step(name="one", command="lm one", help="Do it.", run=run)\n'
         (STEP.replace("lm one", "lm poems one"), "command should be `lm NAME` or .*'lm poems one'"),
         (STEP.replace("lm one", "one"), "command should be `lm NAME` or .*, found 'one'"),
         ("def run(:\n", "two.py: line 1: not valid Python: "),
+        ("# caf\udce9\n", "two.py: not valid Python: 'utf-8' codec can't decode byte 0xe9"),
+        ("a = 1\0\n", "two.py:.* not valid Python: source code .*null byte"),
         (STEP.replace("lm one", "lm two"), "two.py: name is 'one', .* step in data_steps/one.py; "),
         (
             STEP.replace('"one"', '"two"'),
@@ -94,7 +96,7 @@ def test_a_step_that_cannot_be_read_is_one_line(
     monkeypatch.setattr(step_catalogue, "LM_COURSE", tmp_path)
     for folder, name, source in (("data", "one", STEP), ("model", "two", text)):
         (tmp_path / f"{folder}_steps").mkdir()
-        (tmp_path / f"{folder}_steps" / f"{name}.py").write_text(source)
+        (tmp_path / f"{folder}_steps" / f"{name}.py").write_text(source, errors="surrogateescape")
     with pytest.raises(UserError, match=told) as caught:
         listed_steps()
     assert str(caught.value).startswith(f"{tmp_path / 'model_steps' / 'two.py'}: ")

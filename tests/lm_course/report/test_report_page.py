@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from lm_core.artifact_paths import RunPaths, write_json
+from lm_core.formats.documents import read_counts
 from lm_core.formats.metric_log import MetricLog, read_metrics
+from lm_course.model_steps.report import report
+from lm_course.pipeline.step import StepContext
 from lm_course.pipeline.step_failures import StepFailure
 from lm_course.report.report_page import write_report
 
@@ -106,6 +109,28 @@ def page_of(paths: RunPaths, failures: Sequence[StepFailure] = ()) -> str:
     page = paths.report.read_text(encoding="utf-8")
     assert summary["sections"] == page.count("<h2 ")
     return page
+
+
+def test_the_documents_are_those_of_the_last_filter(run: RunPaths) -> None:
+    """A filter writes a folder of its own, with a row of counts more."""
+    folder = run.root / "toxicity.documents"
+    counts = [*read_counts(run.documents), dict(read_counts(run.documents)[-1], step="toxicity")]
+    counts[-1] |= {"documents_in": counts[-2]["documents_out"], "documents_out": 1, "dropped": {}}
+    folder.mkdir()
+    (folder / "counts.json").write_text(json.dumps(counts))
+    record = {"summary": {"documents": counts[-2]["documents_out"]}, "seconds": 1, "python": "3"}
+    context = StepContext(
+        "report",
+        run.root,
+        sections={},
+        inputs={"documents": (folder,)},
+        outputs={"report": (run.report,)},
+        records={"documents": record},
+    )
+    report(context)
+    page = run.report.read_text(encoding="utf-8")
+    assert "toxicity" in plain(section(page, "funnel"))
+    assert re.search(r"\b1\s*documents kept", plain(page))
 
 
 @pytest.fixture(scope="module")
