@@ -40,7 +40,9 @@ from lm_course.grading.code_under_test import (
     use_implementation,
 )
 from lm_course.grading.forked_check import Limits, can_isolate, can_limit_memory, run_check
+from lm_course.grading.input_spaces import Space
 from lm_course.grading.missing_return import function_without_return, is_about_none
+from lm_course.grading.reference_process import ReferenceProcess
 from lm_course.grading.score_table import (
     AssignmentGrade,
     CheckResult,
@@ -76,6 +78,7 @@ class GradedRun:
         # If only a part of a task's checks ran, its best score does not change.
         self.whole_tasks = all((self.root / name).is_dir() for name in config.args)
         self.in_child = False
+        self.reference: ReferenceProcess | None = None
         self.quiet = config.option.verbose <= 0
         if self.quiet:
             _silence(config)
@@ -131,6 +134,14 @@ class GradedRun:
         os.environ[STAND_INS_VARIABLE] = str(folder)
         self.results.clear()
         self.endless_tasks.clear()
+
+    def reference_process(self, items: list[pytest.Item]) -> ReferenceProcess:
+        """Return the process that answers for the reference; begin it at the first call, before any
+        code under test is imported.
+        """
+        if self.reference is None:
+            self.reference = ReferenceProcess(_spaces_of(items))
+        return self.reference
 
     def import_code(self, items: list[pytest.Item]) -> None:
         """Import the modules that these checks are about, if nothing else happens by it."""
@@ -201,6 +212,8 @@ class GradedRun:
 
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         if not session.config.option.collectonly:
+            if _spaces_of(session.items) and hasattr(os, "fork"):
+                self.reference_process(session.items)
             self.import_code(session.items)
 
     @pytest.hookimpl(tryfirst=True)
@@ -301,6 +314,10 @@ class GradedRun:
             self._write("You have no workspace yet: this was the reference.", yellow=True)
             self._write(f"Begin with `{start}`.", yellow=True)
 
+    def pytest_unconfigure(self) -> None:
+        if self.reference is not None:
+            self.reference.close()
+
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if self.config.option.collectonly or not self.results:
             return
@@ -372,3 +389,10 @@ def _silence(config: pytest.Config) -> None:
     option.reportchars = ""
     option.durations = None
     option.disable_warnings = True
+
+
+def _spaces_of(items: list[pytest.Item]) -> list[Space]:
+    """Return the spaces of the checks that draw inputs, each once."""
+    calls = [item.callspec for item in items if hasattr(item, "callspec")]
+    spaces = [call.params["space"] for call in calls if "space" in call.params]
+    return list({space.name: space for space in spaces}.values())

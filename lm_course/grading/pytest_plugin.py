@@ -7,6 +7,7 @@ pytest's own output, for authors of suites; `--pdb` runs the checks in this proc
 What this leaves out: the run itself (graded_session), and the correct results (the suites).
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from lm_course.grading.graded_session import GradedRun
+from lm_course.grading.reference_process import ReferenceProcess
 from lm_course.learning.assignment_file import FILE_NAME
 from lm_course.learning.written_answers import Answers
 from lm_course.locations import ASSIGNMENTS, shipped
@@ -84,6 +86,14 @@ def implementation(request: pytest.FixtureRequest) -> Callable[[str], ModuleType
     the test function. The check is "not submitted" if the folder lacks the file.
     """
     return partial(_graded_run(request).import_module, request.node)
+
+
+@pytest.fixture
+def reference(request: pytest.FixtureRequest) -> ReferenceProcess:
+    """The process that answers for the reference (drawn_checks.py)."""
+    if not hasattr(os, "fork"):
+        pytest.skip("without os.fork, the reference cannot answer in a process of its own")
+    return _graded_run(request).reference_process(request.session.items)
 
 
 @pytest.fixture
