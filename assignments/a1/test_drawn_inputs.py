@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from lm_course.grading.drawn_checks import drawn_checks
-from lm_course.grading.input_spaces import Space, arguments
+from lm_course.drawn_inputs.drawn_checks import drawn_checks
+from lm_course.drawn_inputs.input_spaces import Space, arguments
 
 # Tokens with every byte, 0 and 255 among them, and many that begin alike.
 alike = st.lists(st.sampled_from([b"a", b"b", b"\0", b"\xff"]), min_size=1, max_size=9).map(

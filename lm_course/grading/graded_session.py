@@ -22,6 +22,8 @@ import pytest
 from lm_core.artifact_paths import write_json
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
+from lm_course.drawn_inputs.input_spaces import Space
+from lm_course.drawn_inputs.reference_process import ReferenceProcess
 from lm_course.grading.check_outcome import (
     NOT_SUBMITTED,
     NOT_WRITTEN,
@@ -40,9 +42,7 @@ from lm_course.grading.code_under_test import (
     use_implementation,
 )
 from lm_course.grading.forked_check import Limits, can_isolate, can_limit_memory, run_check
-from lm_course.grading.input_spaces import Space
 from lm_course.grading.missing_return import function_without_return, is_about_none
-from lm_course.grading.reference_process import ReferenceProcess
 from lm_course.grading.score_table import (
     AssignmentGrade,
     CheckResult,

@@ -15,8 +15,8 @@ from types import ModuleType
 
 import pytest
 
+from lm_course.drawn_inputs.reference_process import ReferenceProcess
 from lm_course.grading.graded_session import GradedRun
-from lm_course.grading.reference_process import ReferenceProcess
 from lm_course.learning.assignment_file import FILE_NAME
 from lm_course.learning.written_answers import Answers
 from lm_course.locations import ASSIGNMENTS, shipped

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import strategies as st
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_course.drawn_inputs.drawn_checks import check_drawn_inputs
+from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, arguments
+from lm_course.drawn_inputs.reference_process import ReferenceProcess, ask
 from lm_course.grading.check_outcome import GradedFailure
-from lm_course.grading.drawn_checks import check_drawn_inputs
-from lm_course.grading.input_spaces import Raised, Returned, Space, arguments
-from lm_course.grading.reference_process import ReferenceProcess, ask
 from tokenizer_bpe import naive_training, pretokenization
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the reference is a fork")

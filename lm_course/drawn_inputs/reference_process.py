@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of_reference
 from lm_course.grading.forked_check import fork
-from lm_course.grading.input_spaces import Raised, Returned, Space, outcome_of_reference
 
 LARGEST_MEMORY = 1 << 28  # bytes of answers that are kept
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, MutableMapping, MutableSequence, MutableSet
 from types import ModuleType
 from typing import Any
 
+from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of
+from lm_course.drawn_inputs.result_comparison import first_difference
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import shown
-from lm_course.grading.input_spaces import Raised, Returned, Space, outcome_of
-from lm_course.grading.result_comparison import first_difference
 
 
 def check_contracts(space: Space, module: ModuleType, inputs: Mapping[str, Any]) -> None:

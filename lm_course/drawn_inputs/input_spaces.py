@@ -78,7 +78,7 @@ def arguments(each: Mapping[str, SearchStrategy[Any]]) -> SearchStrategy[dict[st
 
 @dataclass(frozen=True)
 class Returned:
-    """What a function returned, as it is and as it is compared, and what it printed."""
+    """The value that a function returned, as it is and as it is compared, and its printed text."""
 
     value: Any
     seen: Any

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lm_course.grading.result_comparison import first_difference
+from lm_course.drawn_inputs.result_comparison import first_difference
 
 ONE = torch.tensor([1.0, 2.0])
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from lm_course.drawn_inputs.contracts import check_contracts
+from lm_course.drawn_inputs.input_spaces import Space, arguments
 from lm_course.grading.check_outcome import GradedFailure
-from lm_course.grading.contracts import check_contracts
-from lm_course.grading.input_spaces import Space, arguments
 
 SPACE = Space("t1.1", "stage.lesson.work", arguments({"numbers": st.lists(st.integers())}))
 KEPT: dict[tuple[int, ...], list[int]] = {}

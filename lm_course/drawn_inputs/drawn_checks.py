@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from lm_course.drawn_inputs.contracts import check_contracts
+from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of
+from lm_course.drawn_inputs.reference_process import ReferenceProcess, ask
+from lm_course.drawn_inputs.result_comparison import check_result
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import shown
-from lm_course.grading.contracts import check_contracts
-from lm_course.grading.input_spaces import Raised, Returned, Space, outcome_of
-from lm_course.grading.reference_process import ReferenceProcess, ask
-from lm_course.grading.result_comparison import check_result
 
 CONTRACT_DRAWS = 8  # a contract that is broken is broken for most inputs
 

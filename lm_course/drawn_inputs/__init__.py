@@ -1,0 +1,1 @@
+"""Checks of graded functions on inputs that are drawn from a declared space."""
