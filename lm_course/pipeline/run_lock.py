@@ -6,7 +6,7 @@ What this leaves out: commands that only read a run (`lm chat`, `lm generate`), 
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,6 +27,7 @@ def run_lock(folder: Path, another_folder: str) -> Iterator[None]:
 
     Raises UserError at once if another process holds the lock.
     """
+    new_parent = not folder.parent.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE, mode=0o666)  # less the umask: a folder may have two users
     try:
@@ -42,3 +43,6 @@ def run_lock(folder: Path, another_folder: str) -> Iterator[None]:
         lock.release()
         if [path.name for path in folder.iterdir()] == [LOCK_FILE]:
             shutil.rmtree(folder, ignore_errors=True)
+            if new_parent:
+                with suppress(OSError):  # not empty: another run has begun
+                    folder.parent.rmdir()

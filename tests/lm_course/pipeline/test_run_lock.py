@@ -33,8 +33,9 @@ def test_an_error_sets_it_free(tmp_path: Path) -> None:
 
 
 def test_a_folder_into_which_nothing_was_written_is_not_left_behind(tmp_path: Path) -> None:
-    with pytest.raises(UserError), run_lock(tmp_path / "run", OPTION):
-        raise UserError("a step needs another")
+    for folder in (tmp_path / "run", tmp_path / "runs" / "demo"):
+        with pytest.raises(UserError), run_lock(folder, OPTION):
+            raise UserError("a step needs another")
     assert list(tmp_path.iterdir()) == []
 
 
