@@ -1,7 +1,7 @@
 """Contracts: what holds for every graded function, whatever it computes.
 
 Each is one sentence of `assignments/README.md`, and is checked on inputs drawn from the function's
-space. What this leaves out: whether the results are right (differential_check.py), and what a check
+space. What this leaves out: whether the results are right (drawn_checks.py), and what a check
 of its own must count, such as work and memory.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of
 from lm_course.drawn_inputs.result_comparison import first_difference
 from lm_course.grading.check_outcome import GradedFailure
-from lm_course.grading.comparisons import shown
+from lm_course.grading.comparisons import message_of, shown
 
 
 def check_contracts(space: Space, module: ModuleType, inputs: Mapping[str, Any]) -> None:
@@ -90,9 +90,7 @@ def _require_same(again: Returned | Raised, kept: Any, sentence: str) -> None:
 
 
 def _fail(sentence: str, values: Mapping[str, str]) -> None:
-    width = max(map(len, values), default=0)
-    lines = [f"  {name:<{width}}  {text}" for name, text in values.items()]
-    raise GradedFailure("\n".join([sentence, *lines]))
+    raise GradedFailure(message_of(sentence, values))
 
 
 def _random_states() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome
 from lm_course.drawn_inputs.reference_process import ReferenceProcess, ask
 from lm_course.drawn_inputs.result_comparison import check_result
 from lm_course.grading.check_outcome import GradedFailure
-from lm_course.grading.comparisons import shown
+from lm_course.grading.comparisons import message_of, shown
 
 CONTRACT_DRAWS = 8  # a contract that is broken is broken for most inputs
 
@@ -89,16 +89,10 @@ def _compare(space: Space, got: Returned | Raised, expected: Returned | Raised) 
     name = space.function
     if isinstance(expected, Raised):
         if isinstance(got, Returned):
-            raise GradedFailure(
-                f"{name} should refuse this input\n"
-                f"  expected  {expected.kind}\n"
-                f"  got       {shown(got.seen)}"
-            )
+            values = {"expected": expected.kind, "got": shown(got.seen)}
+            raise GradedFailure(message_of(f"{name} should refuse this input", values))
     elif isinstance(got, Raised):
-        raise GradedFailure(
-            f"{name} refuses an input that is right\n"
-            f"  expected  {shown(expected.seen)}\n"
-            f"  got       {got.kind}: {got.message}"
-        )
+        values = {"expected": shown(expected.seen), "got": f"{got.kind}: {got.message}"}
+        raise GradedFailure(message_of(f"{name} refuses an input that is right", values))
     else:
         check_result(got.seen, expected.seen, f"the result of {name}")

@@ -61,6 +61,7 @@ class ReferenceProcess:
         with suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.child, signal.SIGKILL)
             os.waitpid(self.child, 0)
+        os.close(self.alive)
         self.folder.cleanup()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_course.grading.check_outcome import GradedFailure
-from lm_course.grading.comparisons import PLAIN, check_close, check_equal
+from lm_course.grading.comparisons import PLAIN, Words, check_close, check_equal
 
 # By dtype, for sums in another order: the largest difference relative to the value, and absolute.
 TOLERANCES = {
@@ -55,11 +55,11 @@ def _check_container(got: Any, expected: Any, what: str) -> None:
 
 def _check_array(got: Any, expected: Any, what: str) -> None:
     if type(got) is not type(expected) and not isinstance(got, type(expected)):
-        check_equal(got, Description(f"a {type(expected).__name__}"), what)
+        check_equal(got, Words(f"a {type(expected).__name__}"), what)
     for quantity in ("dtype", "device"):
         if hasattr(expected, quantity):
             right, found = str(getattr(expected, quantity)), str(getattr(got, quantity))
-            check_equal(Description(found), Description(right), f"the {quantity} of {what}")
+            check_equal(Words(found), Words(right), f"the {quantity} of {what}")
     rtol, atol = TOLERANCES.get(str(expected.dtype).removeprefix("torch."), (0.0, 0.0))
     check_close(got, expected, atol, rtol, what)
 
@@ -74,10 +74,3 @@ def _holds_arrays(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return not set(map(type, value)) <= PLAIN and any(map(_holds_arrays, value))
     return _is_array(value)
-
-
-class Description(str):
-    """Words in place of a value, shown without quotes."""
-
-    __slots__ = ()
-    __repr__ = str.__str__

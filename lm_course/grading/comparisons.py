@@ -25,7 +25,7 @@ def check_true(
 ) -> None:
     """Fail with `sentence` and one line per detail (name -> value), unless `condition` holds."""
     if not condition:
-        raise GradedFailure(_message(sentence, {k: shown(v) for k, v in (details or {}).items()}))
+        raise GradedFailure(message_of(sentence, {k: shown(v) for k, v in (details or {}).items()}))
 
 
 def check_equal(got: object, expected: object, what: str, causes: Causes | None = None) -> None:
@@ -47,7 +47,7 @@ def check_equal(got: object, expected: object, what: str, causes: Causes | None 
         values["likely"] = "these are NumPy numbers: .tolist() of an array gives Python numbers"
     if cause := likely_cause(got, expected, causes):
         values["likely"] = cause
-    raise GradedFailure(_message(f"{what}: {place}", values))
+    raise GradedFailure(message_of(f"{what}: {place}", values))
 
 
 def check_close(
@@ -73,11 +73,11 @@ def check_close(
 
     kind = str(getattr(got, "dtype", type(got).__name__))
     if got is None:
-        raise GradedFailure(_message(f"{what} is None", {"likely": "a `return` is missing"}))
+        raise GradedFailure(message_of(f"{what} is None", {"likely": "a `return` is missing"}))
     try:
         numbers, right = _float64(got), _float64(expected)
     except (TypeError, ValueError):
-        raise GradedFailure(_message(f"{what} is not numbers", {"got": shown(got)})) from None
+        raise GradedFailure(message_of(f"{what} is not numbers", {"got": shown(got)})) from None
     values = {"shape": f"{numbers.shape}, {kind}"}
     if numbers.shape != right.shape:
         values["expected"] = f"shape {right.shape}"
@@ -104,7 +104,7 @@ def check_close(
 
     if cause := likely_cause(numbers, right, causes, alike):
         values["likely"] = cause
-    raise GradedFailure(_message(sentence, values))
+    raise GradedFailure(message_of(sentence, values))
 
 
 def likely_cause(
@@ -152,17 +152,17 @@ def check_raises(
             if word not in str(error):
                 values = {"expected": f"a message with {word!r}", "got": shown(str(error))}
                 raise GradedFailure(
-                    _message(f"{what}: the error message does not help", values)
+                    message_of(f"{what}: the error message does not help", values)
                 ) from None
         return
     except WRONG_REFUSALS as error:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         values = {"expected": error_type.__name__, "got": text}
-        failure = GradedFailure(_message(f"{what} should be refused with another error", values))
+        failure = GradedFailure(message_of(f"{what} should be refused with another error", values))
         # The traceback has the lines of the learner's code that led to it.
         raise failure.with_traceback(error.__traceback__) from None
     values = {"expected": error_type.__name__, "got": f"no error, but {shown(result)}"}
-    raise GradedFailure(_message(f"{what} should be refused", values))
+    raise GradedFailure(message_of(f"{what} should be refused", values))
 
 
 def check_work(steps: int, at_most: int, what: str, likely: str = "") -> None:
@@ -170,7 +170,7 @@ def check_work(steps: int, at_most: int, what: str, likely: str = "") -> None:
     if steps > at_most:
         values = {"expected": f"at most {at_most:,}", "got": f"{steps:,}"}
         raise GradedFailure(
-            _message(f"too much work: {what}", {**values, "likely": likely} if likely else values)
+            message_of(f"too much work: {what}", {**values, "likely": likely} if likely else values)
         )
 
 
@@ -200,7 +200,8 @@ def shown(value: object) -> str:
     return f"{text[:half]} ... {text[-half // 2 :]} ({len(text):,} characters)"
 
 
-def _message(sentence: str, values: Mapping[str, str]) -> str:
+def message_of(sentence: str, values: Mapping[str, str]) -> str:
+    """Return a failure's text: the sentence, and one line for each value."""
     width = max(map(len, values), default=0)
     return "\n".join([sentence, *(f"  {name:<{width}}  {text}" for name, text in values.items())])
 
