@@ -38,25 +38,32 @@ encoder's.
 """
 
 import argparse
-import ast
 import json
 import platform
 import random
-import re
 import statistics
 import sys
-import sysconfig
 import time
-import warnings
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from arithmetic_pages import (
+    MOST_DIGITS,
+    PROSE_PIECE,
+    SUMS_PER_PAGE,
+    Sum,
+    pages_of_step,
+    prose_pieces,
+    random_sum,
+    standard_library_docstrings,
+    sums_page,
+)
 from torch import Tensor
 
 from inference.generation import generate
@@ -76,12 +83,6 @@ from transformer_lm.model_config import ModelConfig
 HERE = Path(__file__).resolve().parent
 RULES = {1: "1 digit", 2: "2 digits", 3: "3 digits (GPT-4)", 0: "no limit"}
 VOCAB_SIZE = 2048
-MOST_DIGITS = 3  # of an operand
-SUMS_PER_PAGE = 4  # about 50 bytes
-PROSE_PIECE = 160  # characters
-PROSE_SHARE = 0.1  # of the pages
-PAGES_PER_STEP = 8
-HELD_OUT = 20  # one in this many
 NUM_TEST_SUMS = 1000
 NUM_TEST_PAGES = 250  # of each kind
 # In trials with single digits alone, 8 narrow heads learned sums that 2 wide ones did not learn.
@@ -94,76 +95,6 @@ MODEL = ModelConfig(
     d_ff=336,
     vocab_size=VOCAB_SIZE,
 )
-
-
-class Sum(NamedTuple):
-    """One line; the prompt ends before the answer's first digit."""
-
-    left: int
-    right: int
-
-    @property
-    def prompt(self) -> str:
-        return f"{self.left} + {self.right} = "
-
-    @property
-    def answer(self) -> str:
-        return f"{self.left + self.right}\n"
-
-    @property
-    def is_held_out(self) -> bool:
-        pair = f"{min(self)}+{max(self)}"
-        return zlib.crc32(pair.encode()) % HELD_OUT == 0
-
-
-def random_sum(generator: random.Random, held_out: bool) -> Sum:
-    """Return a sum whose operands are below 10, 100, ..., 10 ** MOST_DIGITS, each bound equally
-    often.
-    """
-    while True:
-        found = Sum(*(generator.randrange(10 ** generator.randint(1, MOST_DIGITS)) for _ in "ab"))
-        if found.is_held_out == held_out:
-            return found
-
-
-def sums_page(generator: random.Random, held_out: bool) -> str:
-    sums = [random_sum(generator, held_out) for _ in range(SUMS_PER_PAGE)]
-    return "".join(found.prompt + found.answer for found in sums)
-
-
-def standard_library_docstrings() -> str:
-    """Read the docstrings from the sources, without imports, which can have side effects."""
-    found = []
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in old modules
-            tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                found.append(ast.get_docstring(node) or "")
-    return "\n\n".join(filter(None, found)) + "\n"
-
-
-def prose_pieces(text: str) -> tuple[list[str], list[str]]:
-    """Return (training pieces, held-out pieces), cut before whitespace; every 20th block of 50 is
-    held out.
-    """
-    pieces = re.findall(rf"(?s).{{1,{PROSE_PIECE}}}(?=\s|\Z)", text)
-    split: tuple[list[str], list[str]] = ([], [])
-    for number, piece in enumerate(pieces):
-        split[number // 50 % HELD_OUT == HELD_OUT - 1].append(piece)
-    return split
-
-
-def pages_of_step(seed: int, step: int, prose: Sequence[str]) -> list[str]:
-    """Return a step's pages, which depend only on seed and step: every rule reads the same text."""
-    generator = random.Random(derived_seed(seed, "pages", step))
-    return [
-        generator.choice(prose)
-        if generator.random() < PROSE_SHARE
-        else sums_page(generator, held_out=False)
-        for _ in range(PAGES_PER_STEP)
-    ]
 
 
 def trained_tokenizer(max_digits: int, pages: list[str]) -> Tokenizer:
