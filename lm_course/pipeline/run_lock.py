@@ -29,7 +29,7 @@ def run_lock(folder: Path, another_folder: str) -> Iterator[None]:
     """
     new_parent = not folder.parent.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE, mode=0o666)  # less the umask: a folder may have two users
+    lock = FileLock(folder / LOCK_FILE, mode=0o666)  # a folder may have two users
     try:
         lock.acquire(blocking=False)
     except Timeout:

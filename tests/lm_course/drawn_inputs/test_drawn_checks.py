@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import preloaded_python
 import pytest
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from lm_course.grading.check_outcome import GradedFailure
 from tokenizer_bpe import naive_training, pretokenization
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the reference is a fork")
+PROJECT = Path(__file__).parents[3]
 tokens = st.sampled_from([b"a", b"b", b"\0"])
 MERGE = Space(
     "a1.3",
@@ -47,15 +49,30 @@ def test_the_reference_answers(reference) -> None:
             ask(connection, SPLIT, {"text": 1, "special_tokens": ["|"]})
 
 
-def test_it_is_the_reference_although_a_stand_in_is_chosen(tmp_path: Path, monkeypatch) -> None:
+STANDS_IN = """
+from hypothesis import strategies as st
+from lm_course.drawn_inputs.input_spaces import Space
+from lm_course.drawn_inputs.reference_process import ReferenceProcess, ask
+
+space = Space("a1.3", "tokenizer_bpe.naive_training.merge_pair", st.nothing())
+process = ReferenceProcess([space])
+inputs = {"word": (b"a", b"b"), "pair": (b"a", b"b")}
+with process.connect() as connection:
+    print(ask(connection, space, inputs).seen)
+process.close()
+from tokenizer_bpe import naive_training
+print(naive_training.merge_pair(**inputs))
+"""
+
+
+def test_it_is_the_reference_although_a_stand_in_is_chosen(tmp_path: Path) -> None:
+    """In a program that has imported neither."""
     (tmp_path / "tokenizer_bpe").mkdir()
-    (tmp_path / "tokenizer_bpe" / "naive_training.py").write_text("merge_pair = len")
-    monkeypatch.setenv(STAND_INS_VARIABLE, str(tmp_path))
-    process = ReferenceProcess([MERGE])
-    with process.connect() as connection:
-        answer = ask(connection, MERGE, {"word": (b"a", b"b"), "pair": (b"a", b"b")})
-    process.close()
-    assert answer.seen == (b"ab",)
+    stand_in = tmp_path / "tokenizer_bpe" / "naive_training.py"
+    stand_in.write_text("def merge_pair(word, pair):\n    return 'stand-in'\n")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), STAND_INS_VARIABLE: str(tmp_path)}
+    done = preloaded_python.run(["-c", STANDS_IN], tmp_path, environment)
+    assert done.stdout.splitlines() == ["(b'ab',)", "stand-in"], done.stderr
 
 
 def test_the_reference_itself_passes(reference) -> None:

@@ -41,7 +41,7 @@ def test_a_folder_into_which_nothing_was_written_is_not_left_behind(tmp_path: Pa
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of files")
 def test_another_user_of_the_folder_may_take_it(tmp_path: Path) -> None:
-    before = os.umask(0)
+    before = os.umask(0o022)
     try:
         with run_lock(tmp_path, OPTION):
             assert (tmp_path / LOCK_FILE).stat().st_mode & 0o777 == 0o666
