@@ -29,7 +29,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -225,9 +225,11 @@ def count_words(
         parts = _file_parts(Path(path_or_texts), special_tokens, num_processes)
     else:
         parts = _text_parts(path_or_texts)
-    jobs = ((part, list(special_tokens), pattern) for part in parts)
+    jobs = iter((part, list(special_tokens), pattern) for part in parts)
     total: Counter[str] = Counter()
-    if num_processes == 1:
+    first_two = list(islice(jobs, 2))
+    jobs = chain(first_two, jobs)
+    if num_processes == 1 or len(first_two) < 2:  # a single part keeps one process busy
         for job in jobs:
             _count_part(job, total)
         return dict(total)

@@ -5,6 +5,7 @@ import multiprocessing
 import random
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import pytest
 import regex
@@ -380,20 +381,47 @@ def test_only_a_small_part_of_the_file_is_read(implementation, a1):
     )
 
 
+# Where a cut at a space, at a line end or inside a special token changes the words.
+HAZARDS = ["dög", "  \n", " \n \n ", "<a b>", "\r\n", "<|endof", "'s", "12", "345"]
+
+
 @pytest.mark.limit(seconds=60)  # a busy machine keeps the processes that it starts waiting
 @pytest.mark.task("a1.8")
-def test_two_processes_count_what_one_counts(implementation, a1, tmp_path):
+@pytest.mark.parametrize(
+    ("special_tokens", "why"),
+    [
+        (["<a b>", "<|endoftext|>"], "cut the file only right before <|endoftext|>"),
+        (["<a b>"], "<|endoftext|> is text if it is not a special token: do not cut there"),
+        (["<|endoftext|>", "\n<|endof"], "a cut must not go through a special token"),
+    ],
+    ids=["three-parts", "not-special", "inside-a-token"],
+)
+def test_three_processes_count_what_one_counts(implementation, a1, tmp_path, special_tokens, why):
     random.seed(1)
-    text = "".join(random.choice(["the ", "dög ", "\n", a1.END, "'s "]) for _ in range(3000))
+    text = "".join(random.choice([*HAZARDS, a1.END]) for _ in range(3000))
     path = tmp_path / "corpus.txt"
     path.write_bytes(text.encode())
-    got = a1.dict_of(implementation(MODULE).count_words(path, [a1.END], num_processes=2), COUNT)
-    expected = dict(Counter(a1.words_of(text, [a1.END])))
-    a1.expect(
-        got,
-        expected,
-        "two processes give other counts than one: cut the file only right before a separator",
-    )
+    count_words = implementation(MODULE).count_words
+    got = a1.dict_of(count_words(path, special_tokens, a1.GPT4, num_processes=3), COUNT)
+    expected = dict(Counter(a1.words_of(text, special_tokens, a1.GPT4)))
+    a1.expect(got, expected, f"three processes give other counts than one: {why}")
+
+
+@pytest.mark.limit(seconds=60)
+@pytest.mark.task("a1.8")
+def test_two_processes_with_texts_in_place_of_a_file(implementation, a1):
+    texts = ["low low", "er low" + a1.END + " lower", ""]
+    count_words = implementation(MODULE).count_words
+    got = a1.dict_of(count_words(iter(texts), [a1.END], num_processes=2), COUNT)
+    expected = Counter(word for text in texts for word in a1.words_of(text, [a1.END]))
+    a1.expect(got, dict(expected), "num_processes=2 gives other counts than 1 if texts are given")
+
+
+def bytes_written():
+    """Return the bytes that this process has written to files and pipes; 0 where no one counts."""
+    counters = Path("/proc/self/io")
+    lines = counters.read_text().splitlines() if counters.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("wchar")), 0)
 
 
 @pytest.mark.limit(seconds=60)  # a busy machine keeps the processes that it starts waiting
@@ -407,6 +435,7 @@ def test_another_process_does_its_part(implementation, a1, tmp_path):
     path.write_bytes(document.encode() * 200)
     count_words = implementation(MODULE).count_words
     seconds = {1: [], 2: []}
+    size, written = path.stat().st_size, bytes_written()
     for _, number in product(range(2), seconds):  # in turn, so that a busy machine disturbs both
         before = a1.seconds_of_children()
         spent = a1.processor_seconds(count_words, path, [a1.END], num_processes=number)
@@ -417,6 +446,12 @@ def test_another_process_does_its_part(implementation, a1, tmp_path):
             "num_processes=2 has no effect, because no other process computed anything: count the "
             "parts of the file in other processes",
         )
+    written = (bytes_written() - written) // 2
+    check_true(
+        written <= size // 2,
+        f"count_words sends {written:,} bytes to its processes, for a file of {size:,}: send the "
+        "path and offsets, and let each process read its part",
+    )
     alone, shared = (min(measured) for measured in seconds.values())
     check_true(
         shared <= 0.75 * alone,

@@ -275,6 +275,28 @@ def test_on_merge_is_called_after_every_merge(implementation, a1):
     a1.expect(seen, [1, 2, 3], "on_merge was called with the wrong numbers", causes)
 
 
+@pytest.mark.task("a1.10")
+def test_on_merge_is_called_before_the_next_merge(implementation, a1):
+    """The steps up to the first call do not depend on how many merges will follow."""
+    train = implementation(FAST).train_bpe_from_counts
+    steps = {}
+    for merges in (1, 40):
+        with a1.StepCounter() as counter:
+            train(
+                frequent_words(),
+                256 + merges,
+                [],
+                on_merge=lambda number, merges=merges: steps.setdefault(merges, counter.steps),
+            )
+    check_true(len(steps) == 2, "on_merge was not called")
+    check_true(
+        steps[40] <= 2 * steps[1] + 200,
+        "on_merge is called too late: your trainer takes "
+        f"{steps[1]:,} steps to the first call if it makes one merge, and {steps[40]:,} if it "
+        "makes 40; call it right after each merge, before you look for the next one",
+    )
+
+
 # a1.11: the work, in lines run and functions called; in time, for work inside one C call
 
 

@@ -99,6 +99,12 @@ def check(
             "--impl", metavar="FOLDER", help="The code to check: reference, workspace or a folder."
         ),
     ] = None,
+    thorough: Annotated[
+        bool,
+        typer.Option(
+            "--thorough", help="Draw ten times as many inputs; takes up to ten times as long."
+        ),
+    ] = False,
 ) -> None:
     """Check an assignment or some of its tasks, and say what to fix first."""
     what = "needs an assignment or a task"
@@ -106,6 +112,7 @@ def check(
     if importlib.util.find_spec("pytest") is None:
         raise UserError("pytest is not installed; `pip install pytest` installs it")
     arguments = [f"--task={task.id}" for task in tasks]
+    arguments += ["--thorough"] if thorough else []
     if implementation is not None:
         arguments.append(f"--impl={implementation}")
     else:

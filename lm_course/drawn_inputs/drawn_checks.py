@@ -6,16 +6,19 @@ wrong; the checks with worked examples know the likely causes.
 """
 
 import copy
+import pickle
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 
 from lm_course.drawn_inputs.contracts import check_contracts
+from lm_course.drawn_inputs.drawing import smallest_failure, with_example
 from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of
-from lm_course.drawn_inputs.reference_process import ReferenceProcess, ask
+from lm_course.drawn_inputs.reference_process import Drawn, ReferenceProcess, answer_in, ask
 from lm_course.drawn_inputs.result_comparison import check_result
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import message_of, shown
@@ -23,6 +26,25 @@ from lm_course.grading.comparisons import message_of, shown
 CONTRACT_DRAWS = 8  # a contract that is broken is broken for most inputs
 
 Import = Callable[[str], ModuleType]
+Compare = Callable[[dict[str, Any], Returned | Raised], None]
+
+
+@dataclass(frozen=True)
+class DrawnInputs:
+    """What a check of one space needs.
+
+    Attributes:
+        space: where the inputs come from.
+        drawn: the inputs and the reference's outcomes.
+        reference: answers for inputs that are tried while one is shrunk.
+        failed: the file for inputs that failed, which are tried first in the next run; None: they
+            are forgotten.
+    """
+
+    space: Space
+    drawn: list[Drawn]
+    reference: ReferenceProcess
+    failed: Path | None = None
 
 
 def drawn_checks(spaces: Iterable[Space]) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -35,54 +57,79 @@ def drawn_checks(spaces: Iterable[Space]) -> tuple[Callable[..., None], Callable
 
     @each
     def test_as_the_reference(
-        space: Space, implementation: Import, reference: ReferenceProcess
+        space: Space, implementation: Import, drawn_inputs: DrawnInputs
     ) -> None:
-        check_drawn_inputs(space, implementation(space.module), reference)
+        check_drawn_inputs(drawn_inputs, implementation(space.module))
 
     @each
-    def test_contracts(space: Space, implementation: Import) -> None:
-        check_drawn_contracts(space, implementation(space.module))
+    def test_contracts(space: Space, implementation: Import, drawn_inputs: DrawnInputs) -> None:
+        check_drawn_contracts(drawn_inputs, implementation(space.module))
 
     return test_as_the_reference, test_contracts
 
 
-def check_drawn_inputs(space: Space, module: ModuleType, reference: ReferenceProcess) -> None:
-    """Compare with the reference on `space.draws` inputs."""
-    with reference.connect() as connection:
+def check_drawn_inputs(inputs: DrawnInputs, module: ModuleType) -> None:
+    """Compare with the reference on all drawn inputs."""
+    space = inputs.space
 
-        def compare(inputs: dict[str, Any]) -> None:
-            expected = ask(connection, space, inputs)
-            _compare(space, outcome_of(space, module, inputs), expected)
+    def compare(drawn: dict[str, Any], expected: Returned | Raised) -> None:
+        _compare(space, outcome_of(space, module, drawn), expected)
 
-        _for_drawn_inputs(space, space.draws, compare)
-
-
-def check_drawn_contracts(space: Space, module: ModuleType) -> None:
-    """Check the contracts on some inputs."""
-    _for_drawn_inputs(space, CONTRACT_DRAWS, lambda inputs: check_contracts(space, module, inputs))
+    _check_each(inputs, inputs.drawn, compare)
 
 
-def _for_drawn_inputs(space: Space, draws: int, check: Callable[[dict[str, Any]], None]) -> None:
-    """Call `check` with drawn inputs, the same in every run, and shrink the first that fails."""
+def check_drawn_contracts(inputs: DrawnInputs, module: ModuleType) -> None:
+    """Check the contracts on some inputs, which are spread over the drawn ones."""
+    step = max(1, len(inputs.drawn) // CONTRACT_DRAWS)
 
-    def example(inputs: dict[str, Any]) -> None:
+    def check(drawn: dict[str, Any], _: Returned | Raised) -> None:
+        check_contracts(inputs.space, module, drawn)
+
+    _check_each(inputs, inputs.drawn[::step], check)
+
+
+def _check_each(inputs: DrawnInputs, chosen: list[Drawn], compare: Compare) -> None:
+    """Check these inputs, first those that failed in the run before; shrink the first that fails."""
+    space, reference = inputs.space, inputs.reference
+
+    def check_another(drawn: dict[str, Any]) -> None:
+        with reference.connect() as connection:
+            expected = ask(connection, space, drawn)
+        compare(drawn, expected)
+
+    _repeat_failed(inputs, check_another)
+    for number, (given, outcome) in enumerate(chosen):
         try:
-            check(inputs)
-        except GradedFailure as failure:
-            arguments = "\n".join(f"    {name} = {shown(value)}" for name, value in inputs.items())
-            raise GradedFailure(f"{failure}\n  for example with\n{arguments}") from None
+            compare(pickle.loads(given), answer_in(outcome))
+        except NotImplementedError:
+            raise
+        except Exception as failure:
+            found: tuple[Exception, dict[str, Any]] = failure, pickle.loads(given)
+            if number >= len(space.examples):
+                found = smallest_failure(space, reference.times, check_another, *found)
+            if inputs.failed is not None:
+                inputs.failed.parent.mkdir(exist_ok=True)
+                inputs.failed.write_bytes(pickle.dumps(found[1]))
+            raise with_example(*found) from None
 
-    for inputs in space.examples:
-        example(copy.deepcopy(inputs))
-    settings(
-        max_examples=draws,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    )(given(space.inputs)(example))()
+
+def _repeat_failed(inputs: DrawnInputs, check: Callable[[dict[str, Any]], None]) -> None:
+    """Check the inputs that failed in the run before, and forget them once they pass."""
+    if inputs.failed is None or not inputs.failed.is_file():
+        return
+    try:
+        drawn = pickle.loads(inputs.failed.read_bytes())
+        before = copy.deepcopy(drawn)
+    except Exception:  # of an older suite
+        drawn = None
+    if drawn is not None:
+        try:
+            check(drawn)
+        except NotImplementedError:
+            raise
+        except Exception as failure:
+            raise with_example(failure, before) from None
+    inputs.failed.unlink()
 
 
 def _compare(space: Space, got: Returned | Raised, expected: Returned | Raised) -> None:

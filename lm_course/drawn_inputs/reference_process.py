@@ -1,8 +1,9 @@
-"""The reference, in a process of its own, which answers calls with drawn inputs.
+"""The reference, in a process of its own: it draws the inputs of every space, and answers them.
 
 The code under test never finds the reference in its own process: there, the reference's modules are
 replaced by the learner's (`lm_core.stand_ins`). The process is a fork made before any code under
-test is imported. It keeps its answers: every planted mistake of a task asks for the same ones.
+test is imported. It draws while other checks run, so a check only has to call the learner's code;
+and every planted mistake of a task is graded on the same drawn inputs.
 """
 
 import os
@@ -10,30 +11,39 @@ import pickle
 import signal
 import socket
 import tempfile
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of_reference
 from lm_course.grading.forked_check import fork
 
-LARGEST_MEMORY = 1 << 28  # bytes of answers that are kept
+
+class Drawn(NamedTuple):
+    """Inputs of a space and the reference's outcome, both pickled: each use gets its own copy."""
+
+    inputs: bytes
+    outcome: bytes
 
 
 class ReferenceProcess:
     """A process that imports the reference and answers for it.
 
     Args:
-        spaces: those that it answers for; they are not sent to it.
+        spaces: those that it draws from, in the order in which they will be needed.
+        times: how many times as many inputs as usual it draws.
     """
 
-    def __init__(self, spaces: Iterable[Space]) -> None:
+    def __init__(self, spaces: Iterable[Space], times: int = 1) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="reference-")
         self.address = str(Path(self.folder.name) / "socket")
         self.owner = os.getpid()
+        self.times = times
+        self.received: dict[str, list[Drawn]] = {}
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.address)
         listener.listen()
@@ -41,7 +51,7 @@ class ReferenceProcess:
         self.child = fork()
         if self.child == 0:
             os.close(self.alive)
-            _serve(listener, ends_with_us, spaces)
+            _serve(listener, ends_with_us, list(spaces), times)
         os.close(ends_with_us)
         listener.close()
 
@@ -53,6 +63,14 @@ class ReferenceProcess:
             return Connection(connected.detach())
         finally:
             connected.close()
+
+    def drawn(self, space: Space) -> list[Drawn]:
+        """Return the inputs of this space, the examples first."""
+        if space.name not in self.received:
+            with self.connect() as connection:
+                connection.send((space.name, None))
+                self.received[space.name] = [Drawn(*pair) for pair in connection.recv()]
+        return self.received[space.name]
 
     def close(self) -> None:
         """End the process; only in the process that began it."""
@@ -70,41 +88,69 @@ def ask(connection: Connection, space: Space, inputs: Mapping[str, Any]) -> Retu
 
     Raises RuntimeError if the reference fails: its own error is then a mistake of the suite.
     """
-    connection.send_bytes(pickle.dumps((space.name, dict(inputs)), pickle.HIGHEST_PROTOCOL))
-    answer = pickle.loads(connection.recv_bytes())
+    connection.send((space.name, dict(inputs)))
+    return answer_in(connection.recv())
+
+
+def answer_in(sent: bytes) -> Returned | Raised:
+    """Return the outcome that the reference's process pickled; raise RuntimeError if it failed."""
+    answer = pickle.loads(sent)
     if isinstance(answer, str):
         raise RuntimeError(f"the reference failed: {answer}")
     return answer
 
 
-def _serve(listener: socket.socket, parent: int, spaces: Iterable[Space]) -> NoReturn:
-    """Answer one connection after another, until the parent ends."""
+def _serve(listener: socket.socket, parent: int, spaces: Sequence[Space], times: int) -> NoReturn:
+    """Answer one connection after another, until the parent ends; draw in the meantime."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends, and then this
         os.environ.pop(STAND_INS_VARIABLE, None)
         by_name = {space.name: space for space in spaces}
-        answers: dict[bytes, bytes] = {}
-        kept = 0
-        while parent not in wait([listener, parent]):
+        waiting = list(by_name)
+        drawn: dict[str, list[Drawn]] = {}
+
+        def draw(name: str) -> list[Drawn]:
+            if name not in drawn:
+                waiting.remove(name)
+                drawn[name] = _drawn(by_name[name], times)
+            return drawn[name]
+
+        while parent not in (ready := wait([listener, parent], 0 if waiting else None)):
+            if not ready:
+                draw(waiting[0])
+                continue
             accepted, _ = listener.accept()
             with suppress(EOFError, ConnectionError), Connection(accepted.detach()) as connection:
                 while True:
-                    asked = connection.recv_bytes()
-                    if asked not in answers:
-                        if kept > LARGEST_MEMORY:
-                            answers, kept = {}, 0
-                        answers[asked] = _answer(by_name, asked)
-                        kept += len(asked) + len(answers[asked])
-                    connection.send_bytes(answers[asked])
+                    name, inputs = connection.recv()
+                    space = by_name[name]
+                    connection.send(draw(name) if inputs is None else _answer(space, inputs))
+    except BaseException:
+        traceback.print_exc()  # a mistake of the suite
     finally:
         os._exit(0)
 
 
-def _answer(by_name: Mapping[str, Space], asked: bytes) -> bytes:
-    name, inputs = pickle.loads(asked)
+def _drawn(space: Space, times: int) -> list[Drawn]:
+    from lm_course.drawn_inputs.drawing import draw_inputs  # loads Hypothesis
+
+    found: dict[bytes, Drawn] = {}
+
+    def collect(inputs: Mapping[str, Any]) -> None:
+        pickled = pickle.dumps(inputs, pickle.HIGHEST_PROTOCOL)  # before the reference changes it
+        if pickled not in found:
+            found[pickled] = Drawn(pickled, _answer(space, inputs))
+
+    for inputs in space.examples:
+        collect(pickle.loads(pickle.dumps(inputs)))
+    draw_inputs(space, times, collect)
+    return list(found.values())
+
+
+def _answer(space: Space, inputs: Mapping[str, Any]) -> bytes:
     answer: Returned | Raised | str
     try:
-        answer = outcome_of_reference(by_name[name], inputs)
+        answer = outcome_of_reference(space, inputs)
     except Exception as error:
         answer = f"{type(error).__name__}: {error}"
     return pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)

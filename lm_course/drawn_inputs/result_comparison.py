@@ -24,7 +24,7 @@ def check_result(got: Any, expected: Any, what: str) -> None:
     """
     if _is_array(expected):
         _check_array(got, expected, what)
-    elif _holds_arrays(expected):
+    elif _is_deep(expected):
         _check_container(got, expected, what)
     else:
         check_equal(got, expected, what)
@@ -43,7 +43,7 @@ def first_difference(got: Any, expected: Any) -> str:
 def _check_container(got: Any, expected: Any, what: str) -> None:
     check_equal(type(got).__name__, type(expected).__name__, f"the type of {what}")
     if isinstance(expected, Mapping):
-        check_equal(list(got), list(expected), f"the keys of {what}")
+        check_equal(dict.fromkeys(got), dict.fromkeys(expected), f"the keys of {what}")
         places = [(f"{what}[{key!r}]", got[key], expected[key]) for key in expected]
     else:
         check_equal(len(got), len(expected), f"the length of {what}")
@@ -68,9 +68,16 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "dtype") and hasattr(value, "shape") and hasattr(value, "__array__")
 
 
-def _holds_arrays(value: Any) -> bool:
+def _is_deep(value: Any) -> bool:
+    """Return whether the parts of a value are compared one by one: some are lists, dicts or
+    arrays.
+    """
     if isinstance(value, Mapping):
-        return any(map(_holds_arrays, value.values()))
+        return any(map(_is_part, value.values()))
     if isinstance(value, list | tuple):
-        return not set(map(type, value)) <= PLAIN and any(map(_holds_arrays, value))
-    return _is_array(value)
+        return not set(map(type, value)) <= PLAIN and any(map(_is_part, value))
+    return False
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, list | Mapping) or _is_array(value) or _is_deep(value)

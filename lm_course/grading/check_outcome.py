@@ -26,7 +26,8 @@ LONGEST_MESSAGE = 4000  # characters
 MOST_FRAMES = 3
 DEEPEST = 100  # frames to look at
 STUB_MESSAGE = re.compile(r"(?P<task>\w+\.\d+): write (?P<name>[\w.]+)")
-EXAMPLE = re.compile(r"(Falsifying example|Failing test case): ")  # Hypothesis, older and newer
+EXAMPLE = "  for example with"  # begins a note of drawn_inputs
+FOUND = re.compile(r"(Falsifying example|Failing test case): ")  # Hypothesis, older and newer
 
 
 class GradedFailure(AssertionError):
@@ -233,17 +234,18 @@ def _last_frame_is_in(error: BaseException, code: LearnerCode) -> bool:
 
 
 def _example(error: BaseException) -> list[str]:
-    """Return the smallest input that Hypothesis found, from its note on the exception."""
-    if "for example with" in str(error):
-        return []
-    notes = [note for note in getattr(error, "__notes__", []) if EXAMPLE.match(note)]
+    """Return the smallest input that was found, from a note on the exception."""
+    notes = getattr(error, "__notes__", [])
+    if ours := [note for note in notes if note.startswith(EXAMPLE)]:
+        return ours[:1]
+    notes = [note for note in notes if FOUND.match(note)]
     arguments = [
         line.strip().rstrip(",")
         for note in notes[:1]
         for line in note.splitlines()[1:]
         if "=" in line and "=<" not in line  # fixtures are not inputs
     ]
-    return [f"  for example with {', '.join(arguments)}"] if arguments else []
+    return [f"{EXAMPLE} {', '.join(arguments)}"] if arguments else []
 
 
 def printable(text: str) -> str:

@@ -56,6 +56,8 @@ from lm_course.locations import WORKSPACE, home_folder, shown
 
 LETTERS = {PASSED: ".", NOT_WRITTEN: "-", NOT_SUBMITTED: "-", SKIPPED: "s"}
 COLOURS = {PASSED: {"green": True}, SKIPPED: {"yellow": True}}
+THOROUGH = 10
+FAILED_INPUTS = ".failed_inputs"  # in the workspace
 OUTCOME = pytest.StashKey[Outcome | None]()
 
 
@@ -140,8 +142,19 @@ class GradedRun:
         code under test is imported.
         """
         if self.reference is None:
-            self.reference = ReferenceProcess(_spaces_of(items))
+            self.reference = ReferenceProcess(_spaces_of(items), self.times)
         return self.reference
+
+    @property
+    def times(self) -> int:
+        """How many times as many inputs as usual are drawn."""
+        return THOROUGH if self.config.option.thorough else 1
+
+    @property
+    def failed_inputs(self) -> Path | None:
+        """The folder for inputs that failed, which the next run tries first."""
+        ours = self.implementation.name == WORKSPACE
+        return self.implementation.folder / FAILED_INPUTS if ours else None
 
     def import_code(self, items: list[pytest.Item]) -> None:
         """Import the modules that these checks are about, if nothing else happens by it."""
@@ -192,13 +205,17 @@ class GradedRun:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the chosen tasks, in the handout's order."""
+        """Keep the chosen tasks, in the handout's order; but first all checks that wait for no drawn
+        inputs, which the reference's process draws in the meantime.
+        """
         order = [task.id for each in self.assignments.values() for task in each.tasks]
         tasks = {item: self.task_of(item).id for item in items}
         for item, task_id in tasks.items():
             item.user_properties.append(("task", task_id))
         kept = [i for i in items if not self.chosen_tasks or tasks[i] in self.chosen_tasks]
-        items[:] = sorted(kept, key=lambda item: order.index(tasks[item]))
+        items[:] = sorted(
+            kept, key=lambda item: (bool(_spaces_of([item])), order.index(tasks[item]))
+        )
         self.collected.update(tasks[item] for item in items)
 
     def pytest_deselected(self) -> None:
@@ -239,6 +256,7 @@ class GradedRun:
             graded = {name for each in assignment.tasks for name in each.functions}
             return without_return(outcome, function_without_return(check, code, graded))
 
+        limits = replace(limits, seconds=self.times * limits.seconds)
         limits = limits.shorter() if task.id in self.endless_tasks else limits
         left = max(0.0, self.last_second - time.monotonic())
         limits = replace(limits, seconds=min(limits.seconds, left))

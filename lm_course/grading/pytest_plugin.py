@@ -12,14 +12,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
-from lm_course.drawn_inputs.reference_process import ReferenceProcess
-from lm_course.grading.graded_session import GradedRun
+from lm_course.grading.graded_session import THOROUGH, GradedRun
 from lm_course.learning.assignment_file import FILE_NAME
 from lm_course.learning.written_answers import Answers
 from lm_course.locations import ASSIGNMENTS, shipped
+
+if TYPE_CHECKING:
+    from lm_course.drawn_inputs.drawn_checks import DrawnInputs
 
 PLUGIN = "graded-run"
 
@@ -36,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--grade-json", type=Path, metavar="FILE", help="also write the grades to this file"
+    )
+    group.addoption(
+        "--thorough",
+        action="store_true",
+        help=f"draw {THOROUGH} times as many inputs, and allow {THOROUGH} times the time",
     )
 
 
@@ -89,11 +97,19 @@ def implementation(request: pytest.FixtureRequest) -> Callable[[str], ModuleType
 
 
 @pytest.fixture
-def reference(request: pytest.FixtureRequest) -> ReferenceProcess:
-    """The process that answers for the reference (drawn_checks.py)."""
+def drawn_inputs(request: pytest.FixtureRequest) -> "DrawnInputs":
+    """The inputs of the check's `space`, and the process that answers for the reference."""
+    from lm_course.drawn_inputs.drawn_checks import DrawnInputs  # loads Hypothesis
+
     if not hasattr(os, "fork"):
         pytest.skip("without os.fork, the reference cannot answer in a process of its own")
-    return _graded_run(request).reference_process(request.session.items)
+    space = request.node.callspec.params["space"]
+    run = _graded_run(request)
+    reference = run.reference_process(request.session.items)
+    folder = run.failed_inputs
+    check = request.node.originalname.removeprefix("test_")
+    failed = folder / f"{space.name}.{check}.pickle" if folder else None
+    return DrawnInputs(space, reference.drawn(space), reference, failed)
 
 
 @pytest.fixture

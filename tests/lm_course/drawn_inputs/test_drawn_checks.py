@@ -3,6 +3,8 @@ in a process of its own, whatever stands in for it here.
 """
 
 import os
+import pickle
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +13,10 @@ import pytest
 from hypothesis import strategies as st
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
-from lm_course.drawn_inputs.drawn_checks import check_drawn_inputs
+from lm_course.drawn_inputs import drawing
+from lm_course.drawn_inputs.drawn_checks import DrawnInputs, check_drawn_inputs
 from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, arguments
-from lm_course.drawn_inputs.reference_process import ReferenceProcess, ask
+from lm_course.drawn_inputs.reference_process import Drawn, ReferenceProcess, ask
 from lm_course.grading.check_outcome import GradedFailure
 from tokenizer_bpe import naive_training, pretokenization
 
@@ -52,9 +55,9 @@ def test_the_reference_answers(reference) -> None:
 STANDS_IN = """
 from hypothesis import strategies as st
 from lm_course.drawn_inputs.input_spaces import Space
-from lm_course.drawn_inputs.reference_process import ReferenceProcess, ask
+from lm_course.drawn_inputs.reference_process import Drawn, ReferenceProcess, ask
 
-space = Space("a1.3", "tokenizer_bpe.naive_training.merge_pair", st.nothing())
+space = Space("a1.3", "tokenizer_bpe.naive_training.merge_pair", st.just({"word": (), "pair": ()}))
 process = ReferenceProcess([space])
 inputs = {"word": (b"a", b"b"), "pair": (b"a", b"b")}
 with process.connect() as connection:
@@ -75,9 +78,24 @@ def test_it_is_the_reference_although_a_stand_in_is_chosen(tmp_path: Path) -> No
     assert done.stdout.splitlines() == ["(b'ab',)", "stand-in"], done.stderr
 
 
+def inputs_of(space: Space, reference: ReferenceProcess, failed: Path | None = None):
+    return DrawnInputs(space, reference.drawn(space), reference, failed)
+
+
 def test_the_reference_itself_passes(reference) -> None:
-    check_drawn_inputs(MERGE, naive_training, reference)
-    check_drawn_inputs(SPLIT, pretokenization, reference)
+    check_drawn_inputs(inputs_of(MERGE, reference), naive_training)
+    check_drawn_inputs(inputs_of(SPLIT, reference), pretokenization)
+
+
+def test_as_many_inputs_as_the_space_says_and_the_same_in_every_process(reference) -> None:
+    drawn = reference.drawn(MERGE)
+    assert 50 < len({pair.inputs for pair in drawn}) == len(drawn) <= MERGE.draws
+    others = ReferenceProcess([MERGE]), ReferenceProcess([MERGE], times=10)
+    same, more = (other.drawn(MERGE) for other in others)
+    for other in others:
+        other.close()
+    assert same == drawn
+    assert len(more) > 5 * len(drawn)
 
 
 def wrong_where_a_token_is_zero(word, pair):
@@ -85,13 +103,62 @@ def wrong_where_a_token_is_zero(word, pair):
     return tuple(joined.split(b"\0")) if word else ()
 
 
+WRONG_MERGE = SimpleNamespace(merge_pair=wrong_where_a_token_is_zero)
+SMALLEST = ["  for example with\n    word = (b'\\x00',)\n    pair = (b'a', b'a')"]
+
+
 def test_the_smallest_wrong_input_is_shown(reference) -> None:
-    module = SimpleNamespace(merge_pair=wrong_where_a_token_is_zero)
     with pytest.raises(GradedFailure) as caught:
-        check_drawn_inputs(MERGE, module, reference)
-    message = str(caught.value)
-    assert message.startswith("the result of merge_pair: ")
-    assert "for example with\n    word = (b'\\x00',)\n    pair = (b'a', b'a')" in message
+        check_drawn_inputs(inputs_of(MERGE, reference), WRONG_MERGE)
+    assert str(caught.value).startswith("the result of merge_pair: ")
+    assert [note for note in caught.value.__notes__ if "for example" in note] == SMALLEST
+
+
+def test_an_error_in_the_code_is_shown_with_its_smallest_input(reference) -> None:
+    module = SimpleNamespace(merge_pair=lambda word, pair: {b"a": word, b"b": word}[pair[1]])
+    with pytest.raises(KeyError) as caught:
+        check_drawn_inputs(inputs_of(MERGE, reference), module)
+    found = [note for note in caught.value.__notes__ if "for example" in note]
+    assert found == ["  for example with\n    word = ()\n    pair = (b'a', b'\\x00')"]
+
+
+def test_shrinking_ends_although_smaller_inputs_never_return(reference, monkeypatch) -> None:
+    """The failure that was found is told, and not that the code is endless."""
+    monkeypatch.setattr(drawing, "SECONDS_TO_SHRINK", 0.2)
+
+    def endless_once_wrong(word, pair):
+        while not failures:
+            if len(word) > 2:
+                failures.append(word)
+        if len(failures) > 1 or len(word) <= 2:
+            threading.Event().wait()
+        failures.append(word)
+        return ()
+
+    failures = []
+    found = pickle.dumps({"word": (b"a",) * 3, "pair": (b"a", b"b")})
+    chosen = Drawn(found, pickle.dumps(Returned(None, (b"a",) * 3)))
+    inputs = DrawnInputs(MERGE, [chosen], reference)
+    with pytest.raises(GradedFailure, match="the result of merge_pair") as caught:
+        check_drawn_inputs(inputs, SimpleNamespace(merge_pair=endless_once_wrong))
+    assert "word = (b'a', b'a', b'a')" in caught.value.__notes__[0]
+
+
+def test_inputs_that_failed_are_tried_first_in_the_next_run(reference, tmp_path: Path) -> None:
+    """Even if the next run draws none that fails; and no longer, once they pass."""
+    failed = tmp_path / "failed" / "merge_pair.pickle"
+    nothing_drawn = DrawnInputs(MERGE, [], reference, failed)
+    check_drawn_inputs(nothing_drawn, WRONG_MERGE)
+    with pytest.raises(GradedFailure):
+        check_drawn_inputs(inputs_of(MERGE, reference, failed), WRONG_MERGE)
+    with pytest.raises(GradedFailure, match="the result of merge_pair") as caught:
+        check_drawn_inputs(nothing_drawn, WRONG_MERGE)
+    assert caught.value.__notes__ == SMALLEST
+    check_drawn_inputs(nothing_drawn, naive_training)
+    check_drawn_inputs(nothing_drawn, WRONG_MERGE)
+    assert list(failed.parent.iterdir()) == []
+    failed.write_bytes(b"of another suite")
+    check_drawn_inputs(nothing_drawn, naive_training)
 
 
 def refuses_everything(text, special_tokens):
@@ -105,12 +172,15 @@ def refuses_everything(text, special_tokens):
         (refuses_everything, "split_special_tokens refuses an input that is right"),
     ],
 )
-def test_what_should_be_refused_and_what_should_not(reference, split, sentence: str) -> None:
-    """Examples come first: the first is wrong, the second is right."""
-    refused = {"text": "a", "special_tokens": [""]}
+def test_what_should_be_refused_and_what_should_not(split, sentence: str) -> None:
+    """Examples come first, and are not shrunk."""
+    refused = {"text": "aaa", "special_tokens": ["|", ""]}
     space = Space(SPLIT.task, SPLIT.name, SPLIT.inputs, examples=[refused])
+    process = ReferenceProcess([space])
     with pytest.raises(GradedFailure, match=sentence):
-        check_drawn_inputs(space, SimpleNamespace(split_special_tokens=split), reference)
+        module = SimpleNamespace(split_special_tokens=split)
+        check_drawn_inputs(inputs_of(space, process), module)
+    process.close()
 
 
 def test_the_process_ends_with_its_owner(reference) -> None:

@@ -1,0 +1,302 @@
+"""Strategies of Hypothesis for a1: text of all kinds and lengths, special tokens, patterns, merges,
+vocabularies.
+
+What is common in practice is rare among random characters, so each strategy mixes both. What this
+leaves out: the functions that get them (test_drawn_inputs.py).
+"""
+
+import json
+import random
+from typing import Any
+
+from hypothesis import strategies as st
+
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT4 = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PATTERNS = (
+    GPT2,
+    GPT4,
+    GPT4.replace("{1,3}", "{1,1}"),
+    GPT4.replace("{1,3}", "+"),
+    r"\s+|\S+",
+    r"(?s:.)",
+    r"[a-m]+|[^a-m]+",
+)
+patterns = st.one_of(st.just(GPT2), st.sampled_from(PATTERNS))
+
+PIECES = (
+    "a", "b", "ab", "aaa", "low", " low", "lower", "the", " the", " cat", "They", "don",
+    "'s", "'S", "'ll", "'LL", "'Ve", "'t", "'", "’s", "'ſ",
+    " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\x0b", "\x1c", "\x85", "\xa0", "\u2028",
+    "\u3000",
+    "é", "e\u0301", "ï", "ß", "İ", "ı", "Ａ", "한", "\u1112\u1161\u11ab", "東京", "ไทย", "नमस्ते",
+    "1", "2024", "12345678", "²", "½", "١٢", "Ⅷ", "3.14",
+    ".", "!", "?!", "...", "-", "—", "_", "«", "$", "#", "<", "|", ">", "<|", "|>",
+    "\0", "\x7f", "\ufeff", "\u200b", "\u200d", "\ufffd", "\U0010ffff", "🦉", "👩‍👩‍👧", "🇯🇵",
+)  # fmt: skip
+LENGTHS = (2, 3, 40, 127, 255, 256, 257, 399, 401, 512, 1025, 2049)  # around every usual threshold
+
+SPECIAL = (
+    "<|endoftext|>", "<|e|>", "<|e|><|e|>", "<|é|>", "<|end|>", "<|END|>", "<a b>", "||", ".", "\n",
+    "東", "<s>",
+)  # fmt: skip
+special_tokens = st.lists(st.sampled_from(SPECIAL), max_size=4, unique=True)
+wrong_special_tokens = st.sampled_from([[""], ["<s>", ""], ["<s>", "<s>"], ["<|e|>", "a", "<|e|>"]])
+
+
+def nearly(special: list[str]) -> list[str]:
+    """What looks like a special token: in other case, cut off, between spaces, of another name."""
+    changed = [[token.swapcase(), token.title(), token[:-1], token[1:]] for token in special]
+    return [text for each in changed for text in each if text] + ["<x>", "<|x|>", "<|"]
+
+
+def runs() -> st.SearchStrategy[str]:
+    """One piece, many times: a long word, or a long run of whitespace."""
+    return st.builds(str.__mul__, st.sampled_from(PIECES), st.sampled_from(LENGTHS)).map(
+        lambda text: text[:4100]
+    )
+
+
+def texts(*more: str, max_pieces: int = 25, long: bool = True) -> st.SearchStrategy[str]:
+    """Text of every script, with `more` pieces in it (special tokens, say)."""
+    kinds = [st.sampled_from([*PIECES, *more]), st.text(max_size=4)]
+    piece = st.one_of(*kinds[:1], *kinds)  # two thirds from the list
+    short = st.lists(piece, max_size=max_pieces).map("".join)
+    if not long:
+        return short
+    return st.one_of(short, short, st.builds(lambda a, run, b: a + run + b, short, runs(), short))
+
+
+def with_wrong(right: st.SearchStrategy[Any], wrong: st.SearchStrategy[Any]) -> Any:
+    """Mostly the right ones; one draw in eight is wrong. (Hypothesis tries 0 more often.)"""
+    return st.integers(0, 7).flatmap(lambda number: wrong if number == 5 else right)
+
+
+@st.composite
+def texts_and_special_tokens(draw: st.DrawFn, long: bool = True, number: int = 1) -> dict[str, Any]:
+    """`texts` and `special_tokens`: texts with these tokens, and with what looks like them."""
+    special = draw(special_tokens)
+    each = texts(*special, *SPECIAL, *nearly(special), long=long)
+    drawn = draw(st.lists(each, min_size=1, max_size=number))
+    return {
+        "texts": drawn,
+        "special_tokens": draw(with_wrong(st.just(special), wrong_special_tokens)),
+    }
+
+
+# Tokens with every byte, 0 and 255 among them, and many that begin alike.
+alike = st.lists(st.sampled_from([b"a", b"b", b"\0", b"\xff"]), min_size=1, max_size=9).map(
+    b"".join
+)
+tokens = st.one_of(alike, st.binary(min_size=1, max_size=6))
+words = st.lists(tokens, max_size=12).map(tuple)
+pairs = st.tuples(tokens, tokens)
+
+
+@st.composite
+def counted_pairs(draw: st.DrawFn) -> dict[tuple[bytes, bytes], int]:
+    """Pairs and counts, with many ties; some pairs differ only in how a token ends."""
+    found = draw(st.dictionaries(pairs, st.integers(1, 2), min_size=1, max_size=12))
+    left, right = draw(pairs)
+    endings = st.sampled_from([b"", b"\0", b"a", b"\xff", b"\0\0"])
+    for _ in range(draw(st.integers(0, 4))):
+        found[left + draw(endings), right + draw(endings)] = 2
+    return found
+
+
+@st.composite
+def merge_lists(draw: st.DrawFn, text: str, most: int = 40) -> list[tuple[bytes, bytes]]:
+    """Merges that occur in a text, across its words and special tokens too, in an order that no
+    trainer need find.
+    """
+    generator = random.Random(draw(st.integers(0, 10**6)))
+    made = [bytes([byte]) for byte in text.encode("utf-8", "replace")[:600]]
+    merges: list[tuple[bytes, bytes]] = []
+    for _ in range(draw(st.integers(0, most))):
+        if len(made) < 2:
+            break
+        place = generator.randrange(len(made) - 1)
+        pair = made[place], made[place + 1]
+        merges.append(pair)
+        made = merged(made, pair)
+        if generator.random() < 0.1:
+            generator.shuffle(made)  # two merges may now make the same token
+    return list(dict.fromkeys(merges))
+
+
+def merged(made: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+    """Merge `pair` from left to right."""
+    result: list[bytes] = []
+    position = 0
+    while position < len(made):
+        size = 2 if tuple(made[position : position + 2]) == pair else 1
+        result.append(b"".join(made[position : position + size]))
+        position += size
+    return result
+
+
+class Vocabulary(dict[int, bytes]):
+    """A dict whose repr leaves out the bytes, if each has its own number as its id."""
+
+    def __repr__(self) -> str:
+        if any(self.get(byte) != bytes([byte]) for byte in range(256)):
+            return super().__repr__()
+        others = {token_id: token for token_id, token in self.items() if token_id > 255}
+        return f"{{0 to 255: the single bytes, {repr(others)[1:]}".replace(", }", "}")
+
+
+@st.composite
+def vocabularies(
+    draw: st.DrawFn, text: str | None = None, special: list[str] | None = None
+) -> dict[str, Any]:
+    """vocab, merges and special_tokens, with ids in any order and with gaps; for this text and
+    these tokens, or for drawn ones.
+    """
+    merges = draw(merge_lists(draw(texts(long=False)) if text is None else text))
+    special = draw(special_tokens) if special is None else special
+    inside = special if draw(st.booleans()) else special[: len(special) // 2]
+    known = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
+    known = list(dict.fromkeys([*known, *(token.encode() for token in inside)]))
+    order = draw(st.sampled_from(["in order", "shuffled", "with gaps", "to 65,535", "to 65,536"]))
+    ids = list(range(len(known)))
+    if order != "in order":
+        random.Random(draw(st.integers(0, 10**6))).shuffle(ids)
+    if order == "with gaps":
+        ids = [3 * token_id + 1 for token_id in ids]
+    elif order.startswith("to"):  # arrays of ids have 16 bits up to here
+        ids[0] += (65_535 if order == "to 65,535" else 65_536) - ids[0]
+    vocab = Vocabulary(zip(ids, known, strict=True))
+    return {"vocab": vocab, "merges": merges, "special_tokens": special}
+
+
+@st.composite
+def word_counts(draw: st.DrawFn) -> dict[str, int]:
+    """Words and their counts: few, hundreds of few letters, or two thousand different pairs."""
+    kind = draw(st.integers(0, 7))
+    generator = random.Random(draw(st.integers(0, 10**6)))
+    if kind == 5:
+        pairs = [a + b for a in map(chr, range(32, 112)) for b in map(chr, range(32, 112))]
+        return {pair: generator.randint(1, 3) for pair in generator.sample(pairs, 2000)}
+    if kind in (2, 6):
+        letters = [chr(ord("à") + number) for number in range(draw(st.integers(2, 60)))]
+        return {
+            "".join(generator.choices(letters, k=generator.randint(1, 6))): generator.randint(1, 3)
+            for _ in range(draw(st.integers(1, 1000)))
+        }
+    short = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join)
+    return draw(st.dictionaries(short, st.integers(1, 20), max_size=12))
+
+
+def _printable_characters() -> list[str]:
+    """Byte -> character, as GPT-2's `bytes_to_unicode` has it, by counting."""
+    shown, others = [], 0
+    for byte in range(256):
+        if 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or byte >= 0xAE:
+            shown.append(chr(byte))
+        else:
+            shown.append(chr(256 + others))
+            others += 1
+    return shown
+
+
+PRINTABLE = _printable_characters()
+
+
+def printable(token: bytes) -> str:
+    """Return GPT-2's printable form of a token."""
+    return "".join(map(PRINTABLE.__getitem__, token))
+
+
+def named_ids(vocab: dict[int, bytes], special_tokens: list[str]) -> dict[str, int]:
+    """Token in printable characters, special ones in plain text -> id."""
+    special = {token.encode(): token for token in special_tokens}
+    return {special.get(token) or printable(token): token_id for token_id, token in vocab.items()}
+
+
+@st.composite
+def gpt2_files(draw: st.DrawFn) -> dict[str, bytes | None]:
+    """The content of vocab.json and merges.txt, sometimes with a mistake."""
+    made = draw(vocabularies())
+    special = [token for token in made["special_tokens"] if token.isascii() and " " in token]
+    vocab = json.dumps(named_ids(made["vocab"], special), ensure_ascii=draw(st.booleans()))
+    lines = [f"{printable(left)} {printable(right)}" for left, right in made["merges"]]
+    mistakes = ["a", "a b c", "a  b", " a b", "a b ", "a\tb", "東 a", "ab zz", "#a", "# #version"]
+    if draw(st.integers(0, 3)) == 2:
+        lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(mistakes)))
+    for _ in range(draw(st.integers(0, 2))):
+        lines.insert(draw(st.integers(0, len(lines))), "")
+    first = draw(st.sampled_from(["#version: 0.2\n", "#version: 0.2\r\n", "", "#version\n"]))
+    end_of_line = draw(st.sampled_from(["\n", "\r\n"]))
+    merges = first + end_of_line.join(lines) + draw(st.sampled_from(["", end_of_line]))
+    files: dict[str, bytes | None] = {"vocab": vocab.encode(), "merges": merges.encode()}
+    if draw(st.integers(0, 14)) == 9:
+        files[draw(st.sampled_from(["vocab", "merges"]))] = None  # no such file
+    return files
+
+
+def _byte_level(use_regex: bool) -> dict[str, Any]:
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return {**level, "use_regex": use_regex}
+
+
+def tokenizer_json(made: dict[str, Any], pattern: str) -> dict[str, Any]:
+    """The content of a tokenizer.json, as the handout shows it."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}}
+    split |= {"behavior": "Isolated", "invert": False}
+    sequence = {"type": "Sequence", "pretokenizers": [split, _byte_level(False)]}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    id_of = {token: token_id for token_id, token in made["vocab"].items()}
+    added = [
+        {"id": id_of[token.encode()], "content": token, **flags, "special": True}
+        for token in made["special_tokens"]
+    ]
+    empty = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    model = {"type": "BPE", **dict.fromkeys(empty), "fuse_unk": False, "byte_fallback": False}
+    model |= {"ignore_merges": False, "vocab": named_ids(made["vocab"], made["special_tokens"])}
+    model["merges"] = [[printable(left), printable(right)] for left, right in made["merges"]]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "normalizer": None,
+        "pre_tokenizer": _byte_level(True) if pattern == GPT2 else sequence,
+        "post_processor": None,
+        "decoder": _byte_level(True),
+        "model": model,
+    }
+
+
+FOREIGN = (
+    ("normalizer", {"type": "NFC"}), ("dropout", 0.1), ("unk_token", "<unk>"),
+    ("continuing_subword_prefix", "##"), ("end_of_word_suffix", "</w>"), ("byte_fallback", True),
+    ("ignore_merges", True), ("type", "Unigram"), ("type", "WordPiece"),
+)  # fmt: skip
+HARMLESS = (
+    ("dropout", 0.0), ("dropout", 0), ("unk_token", ""), ("continuing_subword_prefix", ""),
+    ("end_of_word_suffix", ""), ("fuse_unk", True),
+)  # fmt: skip
+
+
+@st.composite
+def tokenizer_json_files(draw: st.DrawFn) -> dict[str, bytes | None]:
+    """The content of a tokenizer.json, of several versions, sometimes with a mistake."""
+    made = draw(vocabularies())
+    known = set(made["vocab"].values())
+    made["special_tokens"] = [token for token in made["special_tokens"] if token.encode() in known]
+    content = tokenizer_json(made, draw(st.sampled_from([GPT2, GPT4])))
+    model = content["model"]
+    if draw(st.booleans()):
+        model["merges"] = [" ".join(merge) for merge in model["merges"]]
+    if draw(st.booleans()):
+        content["added_tokens"].reverse()
+    changes = draw(st.lists(st.sampled_from(HARMLESS), max_size=2))
+    if draw(st.integers(0, 4)) == 3:
+        changes.append(draw(st.sampled_from(FOREIGN)))
+    for name, value in changes:
+        (content if name == "normalizer" else model)[name] = value
+    written = json.dumps(content, ensure_ascii=draw(st.booleans())).encode()
+    return {"content": draw(with_wrong(st.just(written), st.sampled_from([None, b"{", b"no"])))}
