@@ -89,7 +89,7 @@ def check_drawn_contracts(inputs: DrawnInputs, module: ModuleType) -> None:
 
 
 def _check_each(inputs: DrawnInputs, chosen: list[Drawn], compare: Compare) -> None:
-    """Check these inputs, first those that failed in the run before; shrink the first that fails."""
+    """Check these inputs, first the one that failed in the run before; shrink what fails."""
     space, reference = inputs.space, inputs.reference
 
     def check_another(drawn: dict[str, Any]) -> None:

@@ -205,8 +205,8 @@ class GradedRun:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the chosen tasks, in the handout's order; but first all checks that wait for no drawn
-        inputs, which the reference's process draws in the meantime.
+        """Keep the chosen tasks, in the handout's order; but checks on drawn inputs come last,
+        because the reference's process draws them in the meantime.
         """
         order = [task.id for each in self.assignments.values() for task in each.tasks]
         tasks = {item: self.task_of(item).id for item in items}

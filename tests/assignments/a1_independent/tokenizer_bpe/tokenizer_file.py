@@ -236,7 +236,7 @@ def _refuse(settings: Mapping[str, Any], names: Sequence[str], where: str) -> No
     """A ValueError if one of the named settings is in use."""
     for name in names:
         value = settings.get(name)
-        if value is not None and value is not False and value != "":
+        if value not in (None, False, 0, ""):
             raise ValueError(f"{where}: {name} is {value!r}, which plain byte-level BPE has not")
 
 

@@ -1,0 +1,173 @@
+"""a1.12 to a1.16 on drawn inputs: the space of each graded function."""
+
+import numpy as np
+from hypothesis import strategies as st
+from text_strategies import (
+    GPT2,
+    GPT4,
+    Vocabulary,
+    nearly,
+    patterns,
+    special_tokens,
+    texts,
+    texts_and_special_tokens,
+    vocabularies,
+    with_wrong,
+    wrong_special_tokens,
+)
+
+from lm_course.drawn_inputs.drawn_checks import drawn_checks
+from lm_course.drawn_inputs.input_spaces import Space
+
+text_with_half_a_surrogate = st.sampled_from(["\ud800", "a\udfff b", "<s>\udc80"])
+
+
+@st.composite
+def with_texts(draw):
+    """A vocabulary, a pattern and texts."""
+    drawn = draw(texts_and_special_tokens(number=3))
+    if draw(st.integers(0, 9)) == 5:
+        drawn["texts"].append(draw(text_with_half_a_surrogate))
+    made = draw(vocabularies("".join(drawn["texts"]), drawn["special_tokens"]))
+    return {**made, "pattern": draw(patterns), "texts": drawn["texts"]}
+
+
+@st.composite
+def wrong_vocabularies(draw):
+    """Mostly right; else one mistake that the handout names."""
+    made = draw(vocabularies())
+    vocab, merges = made["vocab"], made["merges"]
+    mistake = draw(st.integers(0, 11)) - 4
+    if mistake == 0:
+        vocab[-1] = b"negative"
+    elif mistake == 1:
+        byte = bytes([draw(st.integers(0, 255))])
+        del vocab[next(token_id for token_id, token in vocab.items() if token == byte)]
+    elif mistake == 2:
+        merges.insert(draw(st.integers(0, len(merges))), (b"ab", b"no such token"))
+    elif mistake == 3 and merges:
+        result = b"".join(merges[-1])
+        vocab = Vocabulary(
+            (token_id, token) for token_id, token in vocab.items() if token != result
+        )
+    elif mistake == 4:
+        made["special_tokens"] = draw(wrong_special_tokens)
+    elif mistake == 5:
+        made["special_tokens"] = None
+    return {**made, "vocab": vocab, "pattern": draw(patterns)}
+
+
+def attributes(module, vocab, merges, special_tokens, pattern):
+    made = module.Tokenizer(vocab, merges, special_tokens, pattern)
+    values = dict(made.vocab), list(made.merges), dict(made.special_tokens)
+    return *values, made.vocab_size, made.pattern
+
+
+def byte_lengths(module, vocab, merges, special_tokens, pattern):
+    return module.Tokenizer(vocab, merges, special_tokens, pattern).byte_lengths()
+
+
+def encode(module, vocab, merges, special_tokens, pattern, texts):
+    """A second tokenizer in between must not disturb the first."""
+    made = module.Tokenizer(vocab, merges, special_tokens, pattern)
+    other = module.Tokenizer(vocab, [], None, r"\S+|\s+")
+    return [(made.encode(text), other.encode(text), made.encode(text)) for text in texts]
+
+
+def encode_batch(module, vocab, merges, special_tokens, pattern, texts):
+    made = module.Tokenizer(vocab, merges, special_tokens, pattern)
+    return made.encode_batch(texts), made.encode_batch(text for text in texts)
+
+
+def encode_to_array(module, vocab, merges, special_tokens, pattern, texts):
+    made = module.Tokenizer(vocab, merges, special_tokens, pattern)
+    return [made.encode_to_array(text) for text in texts]
+
+
+@st.composite
+def with_ids(draw):
+    """A vocabulary, and ids that a model may produce: of text, or any."""
+    made = draw(vocabularies(draw(texts(long=False))))
+    known = sorted(made["vocab"])
+    right = st.lists(st.sampled_from(known), max_size=40)
+    wrong = st.sampled_from([[-1], [known[0], known[-1] + 100], [-3, known[0]]])
+    return {**made, "ids": draw(with_wrong(right, wrong)), "kind": draw(st.integers(0, 2))}
+
+
+def as_kind(ids, kind):
+    return [lambda: list(ids), lambda: np.array(ids, dtype=np.int64), lambda: iter(ids)][kind]()
+
+
+def decode(module, vocab, merges, special_tokens, ids, kind):
+    made = module.Tokenizer(vocab, merges, special_tokens)
+    return made.decode(as_kind(ids, kind))
+
+
+def decode_stream(module, vocab, merges, special_tokens, ids, kind):
+    made = module.Tokenizer(vocab, merges, special_tokens)
+    return list(made.decode_stream(as_kind(ids, kind)))
+
+
+@st.composite
+def streams(draw):
+    """A vocabulary, and a text that comes in pieces."""
+    special = draw(special_tokens)
+    text = draw(texts(*special, *nearly(special), max_pieces=200))
+    made = draw(vocabularies(text, special))
+    size = draw(st.sampled_from([1, 2, 3, 7, 40]))
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    if draw(st.booleans()):
+        pieces = [piece for each in pieces for piece in ("", each)]
+    return {**made, "pattern": draw(st.sampled_from([GPT2, GPT4])), "pieces": pieces}
+
+
+def encode_stream(module, vocab, merges, special_tokens, pattern, pieces):
+    made = module.Tokenizer(vocab, merges, special_tokens, pattern)
+    return list(made.encode_iterable(iter(pieces)))
+
+
+TOKENIZER = [
+    Space(
+        "a1.12",
+        "tokenizer_bpe.tokenizer.Tokenizer",
+        wrong_vocabularies(),
+        call=attributes,
+    ),
+    Space(
+        "a1.12",
+        "tokenizer_bpe.tokenizer.Tokenizer.byte_lengths",
+        wrong_vocabularies(),
+        call=byte_lengths,
+        draws=20,
+    ),
+    Space("a1.13", "tokenizer_bpe.tokenizer.Tokenizer.encode", with_texts(), call=encode),
+    Space(
+        "a1.13",
+        "tokenizer_bpe.tokenizer.Tokenizer.encode_batch",
+        with_texts(),
+        call=encode_batch,
+        draws=20,
+    ),
+    Space(
+        "a1.13",
+        "tokenizer_bpe.tokenizer.Tokenizer.encode_to_array",
+        with_texts(),
+        call=encode_to_array,
+        draws=20,
+    ),
+    Space("a1.14", "tokenizer_bpe.tokenizer.Tokenizer.decode", with_ids(), call=decode),
+    Space(
+        "a1.15",
+        "tokenizer_bpe.tokenizer.Tokenizer.encode_iterable",
+        streams(),
+        call=encode_stream,
+    ),
+    Space(
+        "a1.16",
+        "tokenizer_bpe.tokenizer.Tokenizer.decode_stream",
+        with_ids(),
+        call=decode_stream,
+    ),
+]
+
+test_as_the_reference, test_contracts = drawn_checks(TOKENIZER)
