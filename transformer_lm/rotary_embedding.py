@@ -137,5 +137,15 @@ class RotaryEmbedding(nn.Module):
             first, second = pairs.unbind(-1)
             turned = (first * cosines - second * sines, first * sines + second * cosines)
             return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
-        product = torch.view_as_complex(pairs) * torch.complex(cosines, sines)
+        product = as_complex(pairs) * torch.complex(cosines, sines)
         return torch.view_as_real(product).flatten(-2).to(x.dtype)
+
+
+def as_complex(pairs: Float[Tensor, "*batch pairs 2"]) -> Tensor:
+    """View pairs as complex numbers; copy them first if they do not lie in memory as such, as in a
+    transposed tensor.
+    """
+    *steps, step = pairs.stride()
+    if step != 1 or any(step % 2 for step in [*steps, pairs.storage_offset()]):
+        pairs = pairs.contiguous()
+    return torch.view_as_complex(pairs)

@@ -53,6 +53,15 @@ def test_positions_may_differ_between_sequences():
         torch.testing.assert_close(turned[sequence], rotary(x[sequence], positions[sequence]))
 
 
+def test_vectors_are_turned_however_they_lie_in_memory():
+    rotary, positions = RotaryEmbedding(4, 16), torch.tensor([3, 0, 7])
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    wider = torch.zeros(3, 7)
+    wider[:, 1:5] = x  # an odd start, and rows of an odd length
+    for alike in (x.T.contiguous().T, wider[:, 1:5]):
+        torch.testing.assert_close(rotary(alike, positions), rotary(x, positions))
+
+
 def test_products_depend_on_the_distance_only_and_lengths_are_kept():
     rotary = RotaryEmbedding(16, 512)
     q, k = torch.randn(1, 16), torch.randn(1, 16)
