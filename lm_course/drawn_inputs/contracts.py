@@ -9,11 +9,12 @@ import copy
 import random
 import sys
 import threading
-from collections.abc import Mapping, MutableMapping, MutableSequence, MutableSet
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
 from types import ModuleType
 from typing import Any
 
-from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of
+from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, built, outcome_of
+from lm_course.drawn_inputs.new_objects import check_new_objects
 from lm_course.drawn_inputs.result_comparison import first_difference
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import message_of, shown
@@ -28,13 +29,14 @@ def check_contracts(space: Space, module: ModuleType, inputs: Mapping[str, Any])
         inputs: drawn from the space; left as they are.
     """
     name = space.function
-    before = copy.deepcopy(dict(inputs))
-    given = copy.deepcopy(dict(inputs))
+    before, given = _copy_of(inputs), _copy_of(inputs)
     state, threads = _random_states(), threading.active_count()
     first = outcome_of(space, module, given)
     _require_unchanged(space, given, before)
     if not space.seeds:
         for library, (old, new) in _changed_states(state).items():
+            if library == "PyTorch" and space.makes is not None:
+                continue  # new weights are drawn from it
             _fail(
                 f"{name} uses or seeds the global random generator of {library}; a function that "
                 "draws numbers takes a generator of its own",
@@ -47,39 +49,73 @@ def check_contracts(space: Space, module: ModuleType, inputs: Mapping[str, Any])
     if first.printed and not space.prints:
         _fail(f"{name} prints; remove the print before you hand it in", {"printed": first.printed})
     kept = copy.deepcopy(first.seen)
-    second = outcome_of(space, module, copy.deepcopy(before))
+    second = outcome_of(space, module, _copy_of(before))
     _require_same(second, kept, f"{name} gives another result when it is called again")
+    if hasattr(first.value, "check_differences"):
+        first.value.check_differences(name)
     _spoil(first.value)
-    if difference := first_difference(given, _without_changes(space, given, before)):
+    for argument, difference in _changed(space, given, before):
         _fail(
             f"the result of {name} shares memory with its arguments: a caller who changes the "
             "result changes them too",
-            {"changed": difference},
+            {"changed": f"{argument}: {difference}"},
         )
-    third = outcome_of(space, module, copy.deepcopy(before))
+    third = outcome_of(space, module, _copy_of(before))
     _require_same(
         third,
         kept,
         f"{name} hands out an object that it uses again: after a caller changed the result of one "
         "call, the next call is wrong",
     )
+    if hasattr(first.value, "results_again"):
+        first.value.results = first.value.results_again()
+        if difference := first_difference(space.viewed(first.value), kept):
+            _fail(
+                f"{name} keeps its result: after a caller changed the result of one call, the next "
+                "call of the same object is wrong",
+                {"different": difference},
+            )
+    if space.makes is not None:
+        check_new_objects(space, module, before)
+
+
+def _copy_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return built(copy.deepcopy(dict(inputs)))
 
 
 def _require_unchanged(space: Space, given: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    for argument, difference in _changed(space, given, before):
+        _fail(
+            f"{space.function} changes its argument {argument}: work on a copy",
+            {"changed": difference},
+        )
+
+
+def _changed(
+    space: Space, given: Mapping[str, Any], before: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield (argument, difference) for each that was changed and may not be."""
     for argument in given:
         if argument in space.changes:
             continue
         if difference := first_difference(given[argument], before[argument]):
-            _fail(
-                f"{space.function} changes its argument {argument}: work on a copy",
-                {"changed": difference},
-            )
+            yield argument, difference
+        elif hasattr(given[argument], "untyped_storage"):
+            if difference := _difference_of_memory(given[argument], before[argument]):
+                yield argument, difference
 
 
-def _without_changes(
-    space: Space, given: Mapping[str, Any], before: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {name: given[name] if name in space.changes else before[name] for name in before}
+def _difference_of_memory(given: Any, before: Any) -> str:
+    """Return how a tensor whose values are nearly the same was changed; "" if it was not."""
+    torch = sys.modules["torch"]
+    memory = [torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage()) for x in (given, before)]
+    if not torch.equal(*memory):
+        return "its memory, by less than the tolerance or beside its values"
+    if given._version != before._version:
+        return "an operation wrote to it in place, though its values are the same again"
+    if given.requires_grad != before.requires_grad:
+        return "its requires_grad"
+    return ""
 
 
 def _require_same(again: Returned | Raised, kept: Any, sentence: str) -> None:
@@ -97,9 +133,10 @@ def _random_states() -> dict[str, Any]:
     """Return the state of every global random generator that is loaded."""
     states: dict[str, Any] = {"Python": random.getstate()}
     if "numpy" in sys.modules:
-        states["NumPy"] = repr(sys.modules["numpy"].random.get_state()[1:3])
+        _, numbers, place, *_ = sys.modules["numpy"].random.get_state()
+        states["NumPy"] = numbers.tobytes(), place
     if "torch" in sys.modules:
-        states["PyTorch"] = sys.modules["torch"].get_rng_state().tolist()
+        states["PyTorch"] = sys.modules["torch"].get_rng_state().numpy().tobytes()
     return states
 
 
@@ -128,6 +165,9 @@ def _spoil(value: Any) -> None:
         for each in value:
             _spoil(each)
     elif hasattr(value, "fill_") and hasattr(value, "detach"):
-        value.detach().fill_(7)
+        if 0 not in value.stride():  # of an expanded tensor, several elements are one
+            value.detach().fill_(7)
+    elif hasattr(value, "results_again"):
+        _spoil(value.results)
     elif hasattr(value, "fill") and hasattr(value, "dtype"):
         value.fill(7)

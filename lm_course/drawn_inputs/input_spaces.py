@@ -38,6 +38,10 @@ class Space:
         changes: the inputs that the function may change; all others must stay as they were.
         prints: whether the function may print.
         seeds: whether it may use or set the global random generators.
+        makes: constructs the object that is called, such as a layer with new weights. Then the
+            contracts of new objects hold, and PyTorch's global generator may be used for them.
+        oracle: computes the result, in place of the reference, from the inputs: for a reference
+            that takes long. It is called in the process of the reference.
     """
 
     task: str
@@ -51,6 +55,8 @@ class Space:
     changes: tuple[str, ...] = ()
     prints: bool = False
     seeds: bool = False
+    makes: Callable[..., Any] | None = None
+    oracle: Callable[..., Any] | None = None
 
     @property
     def module(self) -> str:
@@ -64,6 +70,7 @@ class Space:
 
     def result_of(self, module: ModuleType, inputs: Mapping[str, Any]) -> Any:
         """Call the function of `module`, which is the learner's or the reference's."""
+        inputs = built(inputs)
         if self.call is not None:
             return self.call(module, **inputs)
         return getattr(module, self.function)(*inputs.values())
@@ -77,6 +84,13 @@ def arguments(each: "Mapping[str, SearchStrategy[Any]]") -> "SearchStrategy[dict
     from hypothesis.strategies import fixed_dictionaries
 
     return fixed_dictionaries(dict(each)).map(lambda drawn: {name: drawn[name] for name in each})
+
+
+def built(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs with each description of a tensor (drawn_tensors.py) replaced by it."""
+    return {
+        name: value.build() if hasattr(value, "build") else value for name, value in inputs.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -114,5 +128,7 @@ def outcome_of(space: Space, module: ModuleType, inputs: Mapping[str, Any]) -> R
 
 def outcome_of_reference(space: Space, inputs: Mapping[str, Any]) -> Returned | Raised:
     """Return the outcome in the process of the reference, ready to be sent."""
+    if space.oracle is not None:
+        return Returned(None, space.viewed(space.oracle(**built(inputs))))
     outcome = outcome_of(space, import_module(space.module), inputs)
     return outcome if isinstance(outcome, Raised) else Returned(None, outcome.seen)

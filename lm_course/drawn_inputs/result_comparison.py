@@ -4,6 +4,7 @@ What this leaves out: likely causes, which only a check with a fixed input can k
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lm_course.grading.check_outcome import GradedFailure
@@ -18,11 +19,22 @@ TOLERANCES = {
 }
 
 
+@dataclass(frozen=True)
+class Within:
+    """A tensor or a number with a tolerance of its own; a `view` returns it."""
+
+    value: Any
+    rtol: float
+    atol: float
+
+
 def check_result(got: Any, expected: Any, what: str) -> None:
     """Fail unless `got` is `expected`: the same types, lengths and keys, and at each place an equal
     value or a tensor of the same dtype, device, shape and nearly the same values.
     """
-    if _is_array(expected):
+    if isinstance(expected, Within):
+        _check_within(got, expected, what)
+    elif _is_array(expected):
         _check_array(got, expected, what)
     elif _is_deep(expected):
         _check_container(got, expected, what)
@@ -53,14 +65,24 @@ def _check_container(got: Any, expected: Any, what: str) -> None:
         check_result(value, right, place)
 
 
-def _check_array(got: Any, expected: Any, what: str) -> None:
+def _check_within(got: Any, expected: Within, what: str) -> None:
+    got = got.value if isinstance(got, Within) else got
+    if _is_array(expected.value):
+        _check_array(got, expected.value, what, (expected.rtol, expected.atol))
+    else:
+        check_close(got, expected.value, expected.atol, expected.rtol, what)
+
+
+def _check_array(
+    got: Any, expected: Any, what: str, tolerance: tuple[float, float] | None = None
+) -> None:
     if type(got) is not type(expected) and not isinstance(got, type(expected)):
         check_equal(got, Words(f"a {type(expected).__name__}"), what)
     for quantity in ("dtype", "device"):
         if hasattr(expected, quantity):
             right, found = str(getattr(expected, quantity)), str(getattr(got, quantity))
             check_equal(Words(found), Words(right), f"the {quantity} of {what}")
-    rtol, atol = TOLERANCES.get(str(expected.dtype).removeprefix("torch."), (0.0, 0.0))
+    rtol, atol = tolerance or TOLERANCES.get(str(expected.dtype).removeprefix("torch."), (0.0, 0.0))
     check_close(got, expected, atol, rtol, what)
 
 
@@ -80,4 +102,4 @@ def _is_deep(value: Any) -> bool:
 
 
 def _is_part(value: Any) -> bool:
-    return isinstance(value, list | Mapping) or _is_array(value) or _is_deep(value)
+    return isinstance(value, list | Mapping | Within) or _is_array(value) or _is_deep(value)

@@ -1,0 +1,129 @@
+"""a2.6 to a2.8 on drawn inputs: rotary frequencies, the rotation, frequencies for longer
+contexts.
+"""
+
+import pytest
+import torch
+from drawn_objects import ROPE_SCALING, called, scaling_of
+from hypothesis import strategies as st
+
+from lm_course.drawn_inputs.differentiated import within
+from lm_course.drawn_inputs.drawn_checks import drawn_checks
+from lm_course.drawn_inputs.drawn_tensors import integers, shapes, tensor
+from lm_course.drawn_inputs.input_spaces import Space, arguments
+
+pytestmark = pytest.mark.usefixtures("a2")  # one thread
+head_dims = st.integers(1, 64).map(lambda pairs: 2 * pairs)
+thetas = st.sampled_from([10000.0, 500000.0, 1e6, 50.0, 10.0, 1.5])
+
+
+def call_frequencies(module, head_dim, theta, scaling=None):
+    if scaling is None:
+        return module.rotary_frequencies(head_dim, theta)
+    return module.rotary_frequencies(head_dim, theta, scaling_of(scaling))
+
+
+# a2.7 and a2.8
+
+
+def fits(shape, positions):
+    """Return the axes of positions: those of x but the last, each kept, 1 or left out."""
+    kept = positions % (len(shape))
+    return tuple(
+        1 if (positions >> (4 + axis)) % 3 == 0 else size
+        for axis, size in enumerate(shape[kept:-2], kept)
+    ) + (shape[-2],)
+
+
+widths = st.sampled_from([2, 4, 6, 16])
+contexts = st.sampled_from([1, 7, 64, 300])
+booleans = st.booleans()
+
+
+@st.composite
+def two_rotations(draw, scaled):
+    """Two modules with settings of their own."""
+    layers = []
+    inputs = {}
+    for i in range(2):
+        head_dim, context = draw(widths), draw(contexts)
+        layers.append((head_dim, context, draw(thetas), draw(ROPE_SCALING) if scaled else None))
+        shape = (*draw(shapes(1, 3, 4)), head_dim)
+        inputs[f"x_{i}"] = tensor(draw, shape, sizes=(1.0, 100.0))
+        axes = fits(shape, draw(st.integers(0, 255)))
+        inputs[f"positions_{i}"] = integers(draw, axes, context)
+    return {
+        "layers": layers,
+        **inputs,
+        "converted": draw(booleans),
+        "with_gradient": draw(booleans),
+    }
+
+
+def make_rotary(module, layers, **_):
+    return of_settings(module, layers[0])
+
+
+def of_settings(module, settings):
+    head_dim, context, theta, scaling = settings
+    if scaling is None:
+        return module.RotaryEmbedding(head_dim, context, theta)
+    return module.RotaryEmbedding(head_dim, context, theta, scaling_of(scaling))
+
+
+def call_rotations(module, layers, x_0, positions_0, x_1, positions_1, converted, with_gradient):
+    made = [of_settings(module, settings) for settings in layers]
+    if converted:
+        made = [layer.bfloat16() for layer in made]
+    leaves = [{"x": x_0, "positions": positions_0}, {"x": x_1, "positions": positions_1}]
+    return called(made, leaves, with_gradient, rounds=True)
+
+
+def view_rotations(value):
+    """Right to one rounding, and a float64 is the result in float32."""
+    halves = {torch.bfloat16: 2**-7.9, torch.float16: 2**-10.9}
+    rtol = max(halves.get(result.dtype, 1e-5) for result in value.results)
+    largest = max(float(result.detach().abs().max()) for result in value.results)
+    seen = within(rtol, 1e-6 * max(largest, 10.0), (0.02, 1e-4))(value)
+    return seen | {
+        "whether it was computed in float32": tuple(
+            result.dtype != torch.float64 or bool((result == result.float().double()).all())
+            for result in value.results
+        )
+    }
+
+
+def rotary_space(task, function, scaled):
+    return Space(
+        task,
+        f"transformer_lm.rotary_embedding.{function}",
+        two_rotations(scaled),
+        call_rotations,
+        view_rotations,
+        makes=make_rotary,
+        draws=30,
+    )
+
+
+SPACES = [
+    Space(
+        "a2.6",
+        "transformer_lm.rotary_embedding.rotary_frequencies",
+        arguments({"head_dim": head_dims, "theta": thetas}),
+        call_frequencies,
+        within(1e-9, 0.0),
+        draws=30,
+    ),
+    rotary_space("a2.7", "RotaryEmbedding", scaled=False),
+    Space(
+        "a2.8",
+        "transformer_lm.rotary_embedding.rotary_frequencies, rescaled",
+        arguments({"head_dim": head_dims, "theta": thetas, "scaling": ROPE_SCALING}),
+        call_frequencies,
+        within(1e-9, 0.0),
+        draws=100,
+    ),
+    rotary_space("a2.8", "RotaryEmbedding, rescaled", scaled=True),
+]
+
+test_as_the_reference, test_contracts = drawn_checks(SPACES)
