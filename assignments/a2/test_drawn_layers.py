@@ -164,7 +164,7 @@ def view_norms(value):
     """Right to one rounding; and a float64 is the result in float32."""
     seen = by_type(
         value,
-        {"bfloat16": (2**-7.9, 1e-5), "float16": (2**-10.9, 1e-5)},
+        {"bfloat16": (2**-7, 1e-5), "float16": (2**-10, 1e-5)},
         exact=(1e-3, 1e-4),
         gradients=(1e-2, 1e-3),
     )

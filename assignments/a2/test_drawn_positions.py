@@ -29,10 +29,9 @@ def call_frequencies(module, head_dim, theta, scaling=None):
 def fits(shape, positions):
     """Return the axes of positions: those of x but the last, each kept, 1 or left out."""
     kept = positions % (len(shape))
-    return tuple(
-        1 if (positions >> (4 + axis)) % 3 == 0 else size
-        for axis, size in enumerate(shape[kept:-2], kept)
-    ) + (shape[-2],)
+    axes = enumerate(shape[kept:-2], kept)
+    kept_axes = [1 if (positions >> (4 + axis)) % 3 == 0 else size for axis, size in axes]
+    return (*kept_axes, shape[-2])
 
 
 widths = st.sampled_from([2, 4, 6, 16])
@@ -81,7 +80,7 @@ def call_rotations(module, layers, x_0, positions_0, x_1, positions_1, converted
 
 def view_rotations(value):
     """Right to one rounding, and a float64 is the result in float32."""
-    halves = {torch.bfloat16: 2**-7.9, torch.float16: 2**-10.9}
+    halves = {torch.bfloat16: 2**-7, torch.float16: 2**-10}
     rtol = max(halves.get(result.dtype, 1e-5) for result in value.results)
     largest = max(float(result.detach().abs().max()) for result in value.results)
     seen = within(rtol, 1e-6 * max(largest, 10.0), (0.02, 1e-4))(value)

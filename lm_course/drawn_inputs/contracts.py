@@ -98,11 +98,11 @@ def _changed(
     for argument in given:
         if argument in space.changes:
             continue
-        if difference := first_difference(given[argument], before[argument]):
+        difference = first_difference(given[argument], before[argument])
+        if not difference and hasattr(given[argument], "untyped_storage"):
+            difference = _difference_of_memory(given[argument], before[argument])
+        if difference:
             yield argument, difference
-        elif hasattr(given[argument], "untyped_storage"):
-            if difference := _difference_of_memory(given[argument], before[argument]):
-                yield argument, difference
 
 
 def _difference_of_memory(given: Any, before: Any) -> str:
