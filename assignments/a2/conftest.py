@@ -12,9 +12,8 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))  # the oracles: a folder of tests is not a package
 
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace, TracebackType
-from typing import Any
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +27,7 @@ from decoder_oracle import (
     decoder,
     wrong_by,
 )
+from interpreter_errors import own_error
 from kernel_oracle import (
     check_gradients,
     expected_of,
@@ -80,31 +80,6 @@ class GrowingCache:
             keys, values = torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
         self.layers[layer] = keys, values
         return keys, values
-
-
-def own_error(call: Callable[[], Any]) -> Any:
-    """Return the result of `call`. Triton's interpreter wraps an error of a kernel, call by call:
-    unwrap it, and keep the lines of all those calls.
-    """
-    try:
-        return call()
-    except Exception as error:
-        wrapped: BaseException = error
-        lines = wrapped.__traceback__
-        while type(wrapped).__name__ == "InterpreterError" and wrapped.__cause__ is not None:
-            wrapped = wrapped.__cause__
-            lines = joined(lines, wrapped.__traceback__)
-        if isinstance(wrapped, AssertionError):  # Triton's own: no check has failed
-            wrapped = TypeError(str(wrapped))
-        raise wrapped.with_traceback(lines) from None
-
-
-def joined(outer: TracebackType | None, inner: TracebackType | None) -> TracebackType | None:
-    """Join two tracebacks, one after the other."""
-    if outer is None:
-        return inner
-    rest = joined(outer.tb_next, inner)
-    return TracebackType(rest, outer.tb_frame, outer.tb_lasti, outer.tb_lineno)
 
 
 def load_what_checks_use() -> None:

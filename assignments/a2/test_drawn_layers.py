@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lm_course.drawn_inputs.differentiated import Differentiated, within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
-from lm_course.drawn_inputs.drawn_tensors import SEEDS, integers, shapes, tensor
+from lm_course.drawn_inputs.drawn_tensors import SEEDS, TensorInput, integers, shapes, tensor
 from lm_course.drawn_inputs.input_spaces import Space
 
 pytestmark = pytest.mark.usefixtures("a2")  # one thread
@@ -69,6 +69,14 @@ GELU_SIZES = SILU_SIZES | {  # in which the cube and its derivative are finite
     "float64": ANY_SIZE,
     "float16": (1.0, 3.0, 1e-3),
 }
+
+
+def far_from_zero(sizes):
+    """Both signs, at the largest size of each type, with gradients."""
+    return [
+        {"x": TensorInput((9,), dtype, seed=1, size=max(of_type)), "with_gradient": True}
+        for dtype, of_type in sizes.items()
+    ]
 
 
 # a2.3
@@ -210,6 +218,7 @@ SPACES = [
         activated(SILU_SIZES),
         call_activation("silu"),
         by_type,
+        examples=far_from_zero(SILU_SIZES),
         draws=DRAWS,
     ),
     Space(
@@ -218,6 +227,7 @@ SPACES = [
         activated(GELU_SIZES),
         call_activation("gelu"),
         lambda value: by_type(value, {"bfloat16": (0.03, 0.01), "float16": (4e-3, 2e-3)}),
+        examples=far_from_zero(GELU_SIZES),
         draws=DRAWS,
     ),
     Space(

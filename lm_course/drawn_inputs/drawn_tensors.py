@@ -17,10 +17,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 FLOATS = ("float32", "float64", "bfloat16", "float16")
-# How the values lie: in a row; with the last two axes swapped; with all axes in reverse; every
-# second value; every second row; within longer rows; equal along the first axis, which is stored
+# How the values lie: in a row; with the last two axes swapped; with the two before the last swapped
+# (heads that a layer has split); with all axes in reverse; every second value; every second row;
+# within longer rows; with other rows behind the last; equal along the first axis, which is stored
 # once.
-LAYOUTS = ("contiguous", "transposed", "reversed", "strided", "spaced", "padded", "expanded")
+LAYOUTS = (
+    "contiguous",
+    "transposed",
+    "split",
+    "reversed",
+    "strided",
+    "spaced",
+    "padded",
+    "followed",
+    "expanded",
+)
 MOST_SHOWN = 6  # values in a message
 
 
@@ -77,18 +88,22 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
         layout = "contiguous"
     if layout == "transposed":
         return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    if layout == "split" and x.ndim > 2:
+        return x.transpose(-2, -3).contiguous().transpose(-2, -3)
     if layout == "reversed":
         axes = list(range(x.ndim))[::-1]
         return x.permute(axes).contiguous().permute(axes)
     if layout == "expanded":
         return x[:1].clone().expand(x.shape)
-    if layout == "contiguous":
+    if layout in ("contiguous", "split"):
         return x
     *leading, rows, width = (1, *x.shape) if x.ndim == 1 else x.shape
     if layout == "spaced":
         view = _nothing(x, (*leading, 2 * rows + 1, width))[..., 1::2, :]
     elif layout == "strided":
         view = _nothing(x, (*leading, rows, 2 * width + 1))[..., 1::2]
+    elif layout == "followed":
+        view = _nothing(x, (*leading, rows + 64, width))[..., :rows, :]
     else:
         assert layout == "padded", f"no layout is called {layout}"
         view = _nothing(x, (*leading, rows, width + 5))[..., 2 : 2 + width]
