@@ -16,7 +16,7 @@ from interpreter_errors import own_error
 
 from lm_course.drawn_inputs.differentiated import within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
-from lm_course.drawn_inputs.drawn_tensors import tensor
+from lm_course.drawn_inputs.drawn_tensors import TensorInput, tensor
 from lm_course.drawn_inputs.input_spaces import Space
 from lm_course.grading.comparisons import check_true
 
@@ -27,11 +27,32 @@ dtypes = st.sampled_from(["float32", "float16", "bfloat16"])
 rows = st.sampled_from([1, 3, 33, 65, 70])
 keys = st.sampled_from([1, 2, 5, 31, 40, 70])
 few = st.integers(1, 40)
-packed = st.none() | st.lists(st.tuples(few, few), min_size=1, max_size=3)
+packed = st.none() | st.none() | st.lists(st.tuples(few, few), min_size=1, max_size=3)
 heads = st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 2)])
 widths = st.sampled_from([16, 16, 8, 24])
-windows = st.sampled_from([None, None, 1, 3, 20])
+windows = st.sampled_from([None, 1, 3, 20])
 booleans = st.booleans()
+
+
+def case(num_queries, num_keys, width=16, heads=1, kv_heads=1, **options):
+    return {
+        "q": TensorInput((1, heads, num_queries, width), seed=1),
+        "k": TensorInput((1, kv_heads, num_keys, width), seed=2),
+        "v": TensorInput((1, kv_heads, num_keys, width), seed=3, layout="followed"),
+        "sequences": None,
+        "is_causal": True,
+        "window": None,
+        "ends": False,
+        **options,
+    }
+
+
+# Where rows are not positions, and where the next sequence begins within a tile.
+CASES = [
+    case(70, 31, window=3),
+    case(5, 70, window=20, heads=2),
+    case(43, 42, sequences=[(3, 40), (40, 2)], is_causal=False),
+]
 
 
 @st.composite
@@ -210,6 +231,7 @@ SPACES = [
         call_forward,
         view_forward,
         oracle=rounded_oracle(forward_oracle),
+        examples=CASES,
         draws=25,
     ),
     Space(
@@ -219,6 +241,7 @@ SPACES = [
         call_backward,
         view_backward,
         oracle=backward_oracle,
+        examples=CASES,
         draws=20,
     ),
 ]

@@ -9,6 +9,7 @@ from lm_course.drawn_inputs.differentiated import Differentiated, within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.drawn_tensors import SEEDS, integers, tensor
 from lm_course.drawn_inputs.input_spaces import Space, arguments
+from lm_course.drawn_inputs.result_comparison import Within
 
 pytestmark = pytest.mark.usefixtures("a2")  # one thread
 booleans = st.booleans()
@@ -103,6 +104,38 @@ def make_model(module, config, backend, **_):
     return module.TransformerLM(config_of(config), backend)
 
 
+@st.composite
+def wide_configs(draw):
+    """Draw every field of models with so many weights that their deviation can be measured."""
+    sizes = {"vocab_size": 60, "context_length": 50, "d_ff": 70, "head_dim": 16}
+    heads = {"num_heads": 4, "num_kv_heads": draw(st.sampled_from([2, 4]))}
+    deep = {"d_model": draw(st.sampled_from([48, 80])), "num_layers": draw(st.integers(1, 4))}
+    return draw(configs()) | sizes | heads | deep
+
+
+def call_new_model(module, config, seed):
+    torch.manual_seed(seed)
+    return module.TransformerLM(config_of(config))
+
+
+def view_new_model(model):
+    """Matrices by their deviation, mean and largest value; everything else exactly."""
+    seen = {}
+    for name, parameter in sorted(model.named_parameters()):
+        x = parameter.detach()
+        seen[name] = x if x.ndim == 1 else statistics_of(x)
+    return seen
+
+
+def statistics_of(x):
+    std = float(x.std())
+    return {
+        "standard deviation": Within(std, 0.1, 0.0),
+        "mean is nearly 0": abs(float(x.mean())) < 0.15 * std,
+        "cut off at three deviations": 2.2 * std < float(x.abs().max()) < 3.15 * std,
+    }
+
+
 # a2.14, a2.15
 
 
@@ -164,6 +197,15 @@ SPACES = [
         within(2e-3, 1e-3, (1e-2, 1e-3)),
         makes=make_model,
         draws=40,
+    ),
+    Space(
+        "a2.13",
+        "transformer_lm.language_model.TransformerLM, new",
+        arguments({"config": wide_configs(), "seed": SEEDS}),
+        call_new_model,
+        view_new_model,
+        seeds=True,
+        draws=30,
     ),
     Space(
         "a2.14",
