@@ -52,6 +52,7 @@ class Outcome:
         where: the learner's lines, outermost first: "workspace/x/y.py:3 in f\\n  return a + b".
         traceback: the whole traceback, for `-v`.
         timed_out: whether the check was stopped at its time limit.
+        forbidden: whether the code under test did what no solution may do; its task scores nothing.
     """
 
     status: str
@@ -59,6 +60,7 @@ class Outcome:
     where: tuple[str, ...] = ()
     traceback: str = ""
     timed_out: bool = False
+    forbidden: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,22 +12,24 @@ import os
 import py_compile
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, MutableMapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
 from lm_course.grading.check_outcome import FAILING, PASSED, LearnerCode, Outcome
-from lm_course.grading.forked_check import Limits, can_isolate, run_check
+from lm_course.grading.forked_check import STACK_LINE, Limits, can_isolate, run_check
 from lm_course.learning.assignment_file import Assignment
-from lm_course.locations import WORKSPACE, home_folder, is_stage, shipped
+from lm_course.locations import WORKSPACE, home_folder, is_stage, shipped, shown
 
 REFERENCE = "reference"
 ANSWERS = "answers.toml"
-TRIAL_SECONDS = 2.0  # for importing the code under test; the references take 0.05
+TRIAL_SECONDS = 2.0  # in which a quiet module is imported; the references take 0.05
+SECONDS_TO_IMPORT = 5.0  # a module that has not been imported by then never will be
 REFERENCE_ANSWERS = "tests/assignments"  # in a wheel too, below lm_course/
 
 
@@ -50,6 +52,16 @@ class Implementation:
     @property
     def is_reference(self) -> bool:
         return self.name == REFERENCE
+
+    def described(self, asked_for: bool) -> str:
+        """Return what is checked; `asked_for` tells whether the learner named it."""
+        if self.name == WORKSPACE:
+            return f"checking your files in {shown(self.folder, self.root)}/"
+        if not self.is_reference:
+            return f"checking the files in {self.name}"
+        if asked_for:
+            return "checking the reference"
+        return "you have no workspace yet; checking the reference instead"
 
     def module_file(self, assignment: Assignment, module: str) -> Path:
         return self.folder / assignment.package / f"{module}.py"
@@ -157,7 +169,12 @@ def _import_foreign_modules(modules: Iterable[str], folders: list[Path]) -> None
                 importlib.import_module(name)
 
 
-def import_quiet_modules(modules: Collection[str], code: LearnerCode) -> None:
+def import_quiet_modules(
+    modules: Collection[str],
+    code: LearnerCode,
+    run: Callable[..., Outcome] = run_check,
+    hanging: MutableMapping[str, Outcome] | None = None,
+) -> None:
     """Import the code under test once for all checks that follow, if nothing else happens by it.
 
     A child tries it first. If an import ends in an error, prints, starts a thread or takes long,
@@ -167,26 +184,52 @@ def import_quiet_modules(modules: Collection[str], code: LearnerCode) -> None:
     Args:
         modules: such as "transformer_lm.layers".
         code: finds the learner's lines, as in every check.
+        run: runs the trial, as every check.
+        hanging: takes the modules whose import does not end, each with what was seen. The next
+            import of such a module must fail at once.
     """
 
     def try_import() -> None:
-        threads, output = threading.active_count(), io.StringIO()
+        threads, output, begun = threading.active_count(), io.StringIO(), time.monotonic()
+        errors = []
         with redirect_stdout(output), redirect_stderr(output):
-            _import_all(modules)
+            for name in modules:
+                try:
+                    importlib.import_module(name)
+                except Exception as error:
+                    errors.append(error)
+                    if not hanging:
+                        break
+        assert not errors
         assert not output.getvalue()
         assert threading.active_count() == threads
+        assert time.monotonic() - begun < TRIAL_SECONDS
 
+    hanging = {} if hanging is None else hanging
     if not can_isolate():
         return
-    tried = run_check(try_import, lambda _: Outcome(FAILING), Limits(TRIAL_SECONDS), code)
-    if tried.status == PASSED:
-        with _no_warnings():
-            _import_all(modules)
+    seconds = SECONDS_TO_IMPORT
+    while True:
+        tried = run(try_import, lambda _: Outcome(FAILING), Limits(seconds), code)
+        module = _module_that_hangs(tried, code) if tried.timed_out else ""
+        if not module or module in hanging:
+            break
+        hanging[module] = replace(tried, timed_out=False)
+        seconds = TRIAL_SECONDS
+    if tried.status == PASSED and not hanging:
+        with _no_warnings(), suppress(Exception):  # what happens only now is seen by every check
+            for name in modules:
+                importlib.import_module(name)
 
 
-def _import_all(modules: Collection[str]) -> None:
-    for name in modules:
-        importlib.import_module(name)
+def _module_that_hangs(tried: Outcome, code: LearnerCode) -> str:
+    """Return the module that was being imported when the trial was stopped, from its stack."""
+    for file, _, function in STACK_LINE.findall(tried.traceback):
+        if function == "<module>" and code.holds(file):
+            path = Path(file)
+            folder = next(each for each in code.folders if path.is_relative_to(each))
+            return ".".join([folder.name, *path.relative_to(folder).with_suffix("").parts])
+    return ""
 
 
 def _imports(path: Path) -> set[str]:

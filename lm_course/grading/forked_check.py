@@ -6,9 +6,9 @@ A child may end in another way: os._exit, a crash, or an infinite loop, which is
 is then described from the exit status and from the stack that `faulthandler` writes into the same
 pipe when the process dies.
 
-What this leaves out: protection against malice. A learner who wants to cheat can; the aim is that a
-mistake cannot take the whole run down. Without os.fork (Windows), a check runs in this process,
-without limits.
+What this leaves out: acts that no solution needs, such as reading the reference
+(lm_course/containment); here, a mistake must not take the whole run down. Without os.fork
+(Windows), a check runs in this process, without limits.
 """
 
 import faulthandler
@@ -17,6 +17,7 @@ import os
 import re
 import select
 import signal
+import stat
 import sys
 import time
 import warnings
@@ -31,9 +32,12 @@ from lm_course.grading.check_outcome import FAILING, PASSED, LearnerCode, Outcom
 if sys.platform != "win32":
     import resource
 
+OUTPUTS = {1: "standard output", 2: "standard error"}
 END = b"\0"  # after a whole outcome; a faulthandler stack has none
 LARGEST_FILE = 64 << 20  # bytes that a check may write to one file, or print
-SHORTER = 5  # divides the time limit, once a check of the same task has reached it
+LARGEST_OUTPUT = 1 << 20  # bytes of what a check printed that are kept
+SHORTER = 20  # divides the time limit, once a check of the same task has reached it
+SHORTEST = 0.3  # seconds
 BUSY_MACHINE = 6  # times its limit, for a check that other programs keep from computing
 SECONDS_BETWEEN_LOOKS = 0.1  # for a child that died and left the pipe open in its own children
 SECONDS_TO_SAY_WHERE = 1.0  # for faulthandler to write the stack of a child that took too long
@@ -49,7 +53,7 @@ class Limits:
 
     def shorter(self) -> "Limits":
         """Return the limits for later checks of a task with an endless loop, to save minutes."""
-        return replace(self, seconds=self.seconds / SHORTER)
+        return replace(self, seconds=max(SHORTEST, self.seconds / SHORTER))
 
 
 def can_isolate() -> bool:
@@ -79,17 +83,46 @@ def run_check(
         return _run_here(check, outcome_of)
     sys.stdout.flush()
     sys.stderr.flush()
+    printed = [_size_of_output(number) for number in OUTPUTS]
     reading, writing = os.pipe()
+    seal = os.urandom(16).hex().encode()  # an outcome without it is not ours
     child = fork()
     if child == 0:
         os.close(reading)
-        _run_in_child(check, outcome_of, limits, writing)
+        _run_in_child(check, outcome_of, limits, writing, seal)
     try:
         os.close(writing)
-        return _watch(child, reading, limits, code)
+        outcome = _watch(child, reading, limits, code, seal)
     finally:  # also on Ctrl-C
         _end(child)
         os.close(reading)
+    for number, size in zip(OUTPUTS, printed, strict=True):
+        too_much = _cut_output(number, size)
+        if too_much:
+            outcome = replace(outcome, status=FAILING, message=too_much)
+    return outcome
+
+
+def _size_of_output(number: int) -> int | None:
+    """Return the size of the file that collects what is printed; None if it is not a file."""
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _cut_output(number: int, before: int | None) -> str:
+    """Drop what a check printed beyond the limit, and say so; "" if it is within the limit."""
+    after = _size_of_output(number)
+    if before is None or after is None or after - before <= LARGEST_OUTPUT:
+        return ""
+    os.ftruncate(number, before + LARGEST_OUTPUT)
+    os.lseek(number, 0, os.SEEK_END)
+    return (
+        f"your code wrote {(after - before) >> 20:,} MB or more to {OUTPUTS[number]}: remove the "
+        "print, or print less"
+    )
 
 
 def _run_here(
@@ -122,6 +155,7 @@ def _run_in_child(
     outcome_of: Callable[[BaseException], Outcome],
     limits: Limits,
     pipe: int,
+    seal: bytes,
 ) -> NoReturn:
     """Run the check, send its outcome, and exit without any of the parent's clean-up."""
     try:
@@ -139,7 +173,7 @@ def _run_in_child(
         with suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-        message = json.dumps(outcome.as_json()).encode() + END
+        message = seal + json.dumps(outcome.as_json()).encode() + END
         while message:
             message = message[os.write(pipe, message) :]
     finally:
@@ -163,7 +197,7 @@ def _set_limits(limits: Limits) -> tuple[int, int] | None:
     return before
 
 
-def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode) -> Outcome:
+def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode, seal: bytes) -> Outcome:
     """Wait for the child's outcome, its death or the time limit, whichever comes first."""
     started = time.monotonic()
     received, status = _receive(child, pipe, started + limits.seconds)
@@ -174,7 +208,9 @@ def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode) -> Outcome:
         more, status = _receive(child, pipe, time.monotonic() + SECONDS_BETWEEN_LOOKS)
         received += more
     if received.endswith(END):
-        return Outcome.from_json(json.loads(received[:-1]))
+        if received.startswith(seal):
+            return Outcome.from_json(json.loads(received[len(seal) : -1]))
+        return Outcome(FAILING, "your code wrote to the grader's pipe", forbidden=True)
     if status is None:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGABRT)  # faulthandler writes the stack, even from C code

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
-from datetime import date
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +21,8 @@ import pytest
 from lm_core.artifact_paths import write_json
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
+from lm_course.containment.own_imports import HangsAtImport, missing_sentence
+from lm_course.containment.watched_code import WatchedCode
 from lm_course.drawn_inputs.input_spaces import Space
 from lm_course.drawn_inputs.reference_process import ReferenceProcess
 from lm_course.grading.check_outcome import (
@@ -51,8 +52,8 @@ from lm_course.grading.score_table import (
     table_lines,
 )
 from lm_course.learning.assignment_file import Assignment, Task, load_assignment
-from lm_course.learning.learner_progress import progress_file, read_progress, write_progress
-from lm_course.locations import WORKSPACE, home_folder, shown
+from lm_course.learning.learner_progress import progress_file, record_results
+from lm_course.locations import WORKSPACE, home_folder
 
 LETTERS = {PASSED: ".", NOT_WRITTEN: "-", NOT_SUBMITTED: "-", SKIPPED: "s"}
 COLOURS = {PASSED: {"green": True}, SKIPPED: {"yellow": True}}
@@ -81,6 +82,7 @@ class GradedRun:
         self.whole_tasks = all((self.root / name).is_dir() for name in config.args)
         self.in_child = False
         self.reference: ReferenceProcess | None = None
+        self.watched: WatchedCode | None = None  # None for the reference
         self.quiet = config.option.verbose <= 0
         if self.quiet:
             _silence(config)
@@ -123,8 +125,8 @@ class GradedRun:
     def _require(self, assignment: Assignment, module: str) -> None:
         path = self.implementation.module_file(assignment, module)
         if not path.is_file():
-            name = self.implementation.code(assignment).name(path)
-            raise NotSubmitted(f"{name} is missing; `lm start {assignment.id}` writes its stub")
+            code = self.implementation.code(assignment)
+            raise NotSubmitted(missing_sentence(assignment, path, code))
 
     def switch_to(self, folder: Path) -> None:
         """From here on, check the code in `folder`; in a process that imports none of it itself."""
@@ -166,7 +168,21 @@ class GradedRun:
                 for name in sorted(asked)
                 if self.implementation.module_file(assignment, name).is_file()
             ]
-            import_quiet_modules(submitted, self.implementation.code(assignment))
+            code = self.implementation.code(assignment)
+            if self.watched is None:
+                import_quiet_modules(submitted, code)
+            else:
+                import_quiet_modules(submitted, code, self.watched.run_check, self.watched.hanging)
+
+    def _watch_code(self) -> None:
+        """Watch the code under test from here on, unless it is the reference."""
+        implementation, listed = self.implementation, list(self.assignments.values())
+        if implementation.is_reference or not can_isolate() or self.config.option.usepdb:
+            return
+        self.watched = WatchedCode(
+            listed, implementation, lambda: self.reference.address if self.reference else ""
+        )
+        self.watched.begin()
 
     # pytest's hooks, in the order in which they are called.
 
@@ -175,18 +191,8 @@ class GradedRun:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if self.quiet and reporter is not None:  # Ctrl-C: do not show where our code was
             reporter._report_keyboardinterrupt = lambda: None
-        names = ", ".join(self.assignments)
-        if self.implementation.name == WORKSPACE:
-            text = (
-                f"{names}: checking your files in {shown(self.implementation.folder, self.root)}/"
-            )
-        elif self.implementation.name != REFERENCE:
-            text = f"{names}: checking the files in {self.implementation.name}"
-        elif self.config.option.impl == REFERENCE:
-            text = f"{names}: checking the reference"
-        else:
-            text = f"{names}: you have no workspace yet; checking the reference instead"
-        self._write(text)
+        what = self.implementation.described(asked_for=self.config.option.impl is not None)
+        self._write(f"{', '.join(self.assignments)}: {what}")
         if not can_isolate():
             self._write("without os.fork, this system cannot limit time and memory", yellow=True)
         elif not can_limit_memory():
@@ -231,6 +237,7 @@ class GradedRun:
         if not session.config.option.collectonly:
             if _spaces_of(session.items) and hasattr(os, "fork"):
                 self.reference_process(session.items)
+            self._watch_code()
             self.import_code(session.items)
 
     @pytest.hookimpl(tryfirst=True)
@@ -250,6 +257,8 @@ class GradedRun:
             pyfuncitem.obj(**arguments)
 
         def explain(error: BaseException) -> Outcome:
+            if isinstance(error, HangsAtImport):
+                return error.outcome
             outcome = outcome_of(error, code, task.id)
             if not is_about_none(error):
                 return outcome
@@ -263,7 +272,8 @@ class GradedRun:
         try:
             if task.module:
                 self._require(assignment, task.module)
-            outcome = run_check(check, explain, limits, code)
+            run = self.watched.run_check if self.watched else run_check
+            outcome = run(check, explain, limits, code)
         except NotSubmitted as error:  # nothing to run: no process is started
             outcome = explain(error)
         self.in_child = False
@@ -375,18 +385,10 @@ class GradedRun:
 
     def _record_progress(self) -> None:
         path = progress_file(home_folder(self.root, self.config.invocation_params.dir))
-        try:
-            progress = read_progress(path)
-        except ValueError as error:
-            self._write(f"not recorded: {error}", yellow=True)
-            return
-        better = [
-            progress.record(task.task.id, task.passed, task.checks, date.today())
-            for grade in self.grades()
-            for task in grade.tasks
-        ]
-        if any(better):
-            write_progress(path, progress)
+        tasks = [task for grade in self.grades() for task in grade.tasks]
+        problem = record_results(path, [(task.task.id, task.passed, task.checks) for task in tasks])
+        if problem:
+            self._write(f"not recorded: {problem}", yellow=True)
 
     def _terminal(self) -> Any:
         return self.config.get_terminal_writer()

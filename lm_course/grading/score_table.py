@@ -24,10 +24,17 @@ from lm_course.locations import PROJECT, handout
 
 NO_CHECKS = "no checks"
 NOT_RUN = "not run"  # Ctrl-C or -x came first
+NOT_ALLOWED = "not allowed"  # a forbidden act: the task scores nothing
 NARROWEST_TITLE = 12  # columns; a terminal narrower than about 55 wraps the table
 WIDEST_TEXT = 100  # columns of a message, however wide the terminal is
 MOST_OUTPUT_LINES = 12  # of what the learner's code printed
-STYLES = {PASSED: "green", FAILING: "red", NOT_SUBMITTED: "yellow", NO_CHECKS: "red"}
+STYLES = {
+    PASSED: "green",
+    FAILING: "red",
+    NOT_ALLOWED: "red",
+    NOT_SUBMITTED: "yellow",
+    NO_CHECKS: "red",
+}
 
 Line = tuple[str, str]  # text, and a colour's name or ""
 
@@ -54,7 +61,15 @@ class TaskGrade:
         return [result for result in self.results if result.outcome.status != SKIPPED]
 
     @property
+    def forbidden(self) -> CheckResult | None:
+        """The first check in which the code under test did what no solution may do."""
+        return next((result for result in self.results if result.outcome.forbidden), None)
+
+    @property
     def passed(self) -> int:
+        """The number of checks that passed; none if there was a forbidden act."""
+        if self.forbidden is not None:
+            return 0
         return sum(result.outcome.status == PASSED for result in self.results)
 
     @property
@@ -73,6 +88,8 @@ class TaskGrade:
     @property
     def status(self) -> str:
         """ "failing" if a check found a mistake, otherwise the reason why checks are missing."""
+        if self.forbidden is not None:
+            return NOT_ALLOWED
         kinds = {result.outcome.status for result in self.counted}
         for kind in (FAILING, NOT_SUBMITTED, NOT_WRITTEN):
             if kind in kinds:
@@ -83,7 +100,11 @@ class TaskGrade:
 
     @property
     def first_problem(self) -> CheckResult | None:
-        """The first check that found a mistake, or else the first that found nothing to check."""
+        """The first check with a forbidden act, or else the first that found a mistake, or else the
+        first that found nothing to check.
+        """
+        if self.forbidden is not None:
+            return self.forbidden
         problems = [result for result in self.counted if result.outcome.status != PASSED]
         wrong = [result for result in problems if result.outcome.status == FAILING]
         return next(iter(wrong + problems), None)
@@ -107,7 +128,7 @@ class AssignmentGrade:
     @property
     def first_to_fix(self) -> TaskGrade | None:
         """The first task with a mistake; if there is none, the first that is still to do."""
-        by_urgency = ((FAILING, NO_CHECKS), (NOT_WRITTEN, NOT_SUBMITTED, NOT_RUN))
+        by_urgency = ((NOT_ALLOWED,), (FAILING, NO_CHECKS), (NOT_WRITTEN, NOT_SUBMITTED, NOT_RUN))
         return next((t for kinds in by_urgency for t in self.tasks if t.status in kinds), None)
 
     def as_json(self) -> dict[str, Any]:
@@ -129,6 +150,7 @@ def _task_as_json(grade: TaskGrade) -> dict[str, Any]:
         "possible": grade.possible,
         "passed": grade.passed,
         "checks": grade.checks,
+        "forbidden": grade.forbidden.outcome.message if grade.forbidden else "",
         "problems": [
             {
                 "check": result.name,

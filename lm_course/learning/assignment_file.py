@@ -61,6 +61,10 @@ class Assignment(Settings):
         title: in tables.
         package: the stage that the learner writes.
         given: "module.name": names that stay in the stub although only the tasks' bodies use them.
+        given_modules: modules and folders of the package that a graded run always takes from the
+            reference, whatever the learner's folder holds.
+        answer_modules: modules and folders without a task that hold answers to tasks; code under
+            test may not use them.
         tasks: one for each `[[task]]`.
     """
 
@@ -68,6 +72,8 @@ class Assignment(Settings):
     title: str
     package: str
     given: list[str] = pydantic.Field(default=[])
+    given_modules: list[str] = pydantic.Field(default=[])
+    answer_modules: list[str] = pydantic.Field(default=[])
     tasks: list[Task] = pydantic.Field(alias="task", min_length=1)
 
     @pydantic.model_validator(mode="after")

@@ -4,6 +4,7 @@ It is a small text file with one line per task, sorted, so that git shows what c
 leaves out: a history; git keeps one.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -103,6 +104,25 @@ def write_progress(path: Path, progress: Progress) -> None:
         lines.append(f'"{task_id}" = {{ {", ".join(cells)} }}\n')
     with atomic_file(path, "w") as file:
         file.write("".join(lines))
+
+
+def record_results(path: Path, results: Iterable[tuple[str, int, int]]) -> str:
+    """Keep the results that are better than the best so far.
+
+    Args:
+        path: the record.
+        results: the id of a task, the number of its checks that passed, and of all its checks.
+
+    Returns why nothing was recorded, or "".
+    """
+    try:
+        progress = read_progress(path)
+    except ValueError as error:
+        return str(error)
+    better = [progress.record(*result, date.today()) for result in results]
+    if any(better):
+        write_progress(path, progress)
+    return ""
 
 
 def _order(task_id: str) -> tuple[str, int]:
