@@ -46,9 +46,10 @@ from parameter_shapes import (
 )
 from torch import Tensor
 
+from lm_course.containment.counted_work import TensorCounter
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import check_true
-from lm_course.grading.tensor_comparisons import TensorCounter, check_tensor
+from lm_course.grading.tensor_comparisons import check_tensor
 from lm_course.grading.triton_interpreter import load_interpreter
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from lm_course.containment.counted_work import TensorCounter
 from lm_course.grading.comparisons import check_true
-from lm_course.grading.tensor_comparisons import TensorCounter, one_rounding
+from lm_course.grading.tensor_comparisons import one_rounding
 
 MODULE = "transformer_lm.layers"
 

@@ -42,7 +42,7 @@ class ActsWatch:
         files: what the code may open, and where it may write.
         code: names the learner's files in messages.
         acts: takes what was seen.
-        reference_address: of the socket at which the reference answers, once it runs.
+        reference_address: of the socket at which the reference answers; "" if it does not run.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ActsWatch:
         files: ProtectedFiles,
         code: LearnerCode,
         acts: RecordedActs,
-        reference_address: Callable[[], str],
+        reference_address: str,
     ) -> None:
         self.files = files
         self.code = code
@@ -161,6 +161,16 @@ class ActsWatch:
             inner, frame = file, frame.f_back
         return threading.get_ident() != self._main, None
 
+    def forbid_call(self, name: str) -> None:
+        """Refuse a call of PyTorch that the learner's code makes itself, not by a given file."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename.startswith(self.files.grader[0]):
+            frame = frame.f_back  # the code that listens
+        asking = self._asks(frame, ("torch",))
+        if asking is not None:
+            why = "this task asks you to write it yourself"
+            self._refuse(f"called PyTorch's {name}", asking, FORBIDDEN, why)
+
     # What was done.
 
     def _refuse(
@@ -222,7 +232,7 @@ class ActsWatch:
 
     def _connect(self, frame: FrameType, arguments: tuple[Any, ...]) -> None:
         address = arguments[1]
-        if isinstance(address, str | bytes) and os.fsdecode(address) == self.reference_address():
+        if isinstance(address, str | bytes) and os.fsdecode(address) == self.reference_address:
             is_behind, asking = self._is_behind(frame)
             if is_behind:
                 self._refuse("connected to the process that answers for the reference", asking)

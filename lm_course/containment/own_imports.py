@@ -18,10 +18,7 @@ from lm_course.containment.recorded_acts import FORBIDDEN, Act, RecordedActs
 from lm_course.grading.check_outcome import GradedFailure, LearnerCode, NotSubmitted, Outcome
 from lm_course.learning.assignment_file import Assignment
 
-UNUSABLE = {
-    re.compile(r"(lm_course|_pytest)(\.|$)"): f"names {{}} of the grader: {OWN_CODE}",
-    re.compile(r"_thread$"): "names {}, whose threads cannot be counted: use threading",
-}
+GRADER = re.compile(r"(lm_course|_pytest)(\.|$)")
 
 
 class HangsAtImport(GradedFailure):
@@ -87,18 +84,17 @@ class OwnImports(MetaPathFinder):
         return spec
 
     def _look_through(self, file: Path) -> None:
-        """Refuse a file that names an unusable module in its code."""
+        """Refuse a file that names the grader's modules in its code."""
         try:
             tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError, OSError):
             return  # its import says what is wrong
         for line, name in _named_modules(tree):
-            for names, words in UNUSABLE.items():
-                if names.match(name):
-                    place = self.code.line(str(file), line, "<module>")
-                    act = Act(f"your code {words.format(name)}", place)
-                    self.acts.record(FORBIDDEN, act)
-                    raise ForbiddenAct(act.sentence)
+            if GRADER.match(name):
+                place = self.code.line(str(file), line, "<module>")
+                act = Act(f"your code names {name} of the grader: {OWN_CODE}", place)
+                self.acts.record(FORBIDDEN, act)
+                raise ForbiddenAct(act.sentence)
 
 
 def missing_sentence(assignment: Assignment, file: Path, code: LearnerCode) -> str:

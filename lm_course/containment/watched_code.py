@@ -4,8 +4,11 @@ The watch begins once, before any of that code is imported, and holds in every c
 is not watched.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 from lm_course.containment.forbidden_acts import ActsWatch
 from lm_course.containment.left_processes import LeftProcesses
@@ -27,14 +30,14 @@ class WatchedCode:
     Args:
         assignments: whose packages and modules are graded.
         implementation: the folder under test.
-        reference_address: of the socket at which the reference answers, once it runs.
+        reference_address: of the socket at which the reference answers; "" if it does not run.
     """
 
     def __init__(
         self,
         assignments: list[Assignment],
         implementation: Implementation,
-        reference_address: Callable[[], str],
+        reference_address: str,
     ) -> None:
         self.acts = RecordedActs()
         answers = {each.package: [*each.modules, *each.answer_modules] for each in assignments}
@@ -63,6 +66,7 @@ class WatchedCode:
         outcome_of: Callable[[BaseException], Outcome],
         limits: Limits,
         code: LearnerCode,
+        forbidden_calls: Sequence[str] = (),
     ) -> Outcome:
         """Run a check in a child, as forked_check.run_check does, and judge what it did."""
         self.acts.clear()
@@ -70,7 +74,8 @@ class WatchedCode:
         def watched() -> None:
             self._processes.adopt()
             try:
-                check()
+                with self._heard(forbidden_calls):
+                    check()
             finally:
                 self._look_back()
 
@@ -79,6 +84,13 @@ class WatchedCode:
         if forbidden is not None:
             return _judged(outcome, forbidden, forbidden=True)
         return outcome if failing is None else _judged(outcome, failing, forbidden=False)
+
+    def _heard(self, forbidden_calls: Sequence[str]) -> AbstractContextManager[Any]:
+        if not forbidden_calls or "torch" not in sys.modules:
+            return nullcontext()
+        from lm_course.containment.counted_work import CallsWatch  # loads PyTorch
+
+        return CallsWatch(forbidden_calls, self._watch.forbid_call)
 
     def _look_back(self) -> None:
         """Record what the check has left changed, or running."""

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -169,19 +170,16 @@ class GradedRun:
                 if self.implementation.module_file(assignment, name).is_file()
             ]
             code = self.implementation.code(assignment)
-            if self.watched is None:
-                import_quiet_modules(submitted, code)
-            else:
-                import_quiet_modules(submitted, code, self.watched.run_check, self.watched.hanging)
+            watched = (self.watched.run_check, self.watched.hanging) if self.watched else ()
+            import_quiet_modules(submitted, code, *watched)
 
     def _watch_code(self) -> None:
         """Watch the code under test from here on, unless it is the reference."""
-        implementation, listed = self.implementation, list(self.assignments.values())
+        implementation = self.implementation
         if implementation.is_reference or not can_isolate() or self.config.option.usepdb:
             return
-        self.watched = WatchedCode(
-            listed, implementation, lambda: self.reference.address if self.reference else ""
-        )
+        address = self.reference.address if self.reference else ""
+        self.watched = WatchedCode(list(self.assignments.values()), implementation, address)
         self.watched.begin()
 
     # pytest's hooks, in the order in which they are called.
@@ -272,7 +270,9 @@ class GradedRun:
         try:
             if task.module:
                 self._require(assignment, task.module)
-            run = self.watched.run_check if self.watched else run_check
+            run = run_check
+            if self.watched is not None:
+                run = partial(self.watched.run_check, forbidden_calls=task.forbidden_calls)
             outcome = run(check, explain, limits, code)
         except NotSubmitted as error:  # nothing to run: no process is started
             outcome = explain(error)

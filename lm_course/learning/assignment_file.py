@@ -30,6 +30,8 @@ class Task(Settings):
         questions: keys of answers.toml.
         points: of 100 for the assignment.
         minutes: that a learner will need, roughly.
+        forbidden_calls: PyTorch's functions that the learner's code may not call in this task's
+            checks: parts of their names, such as "scaled_dot_product_attention".
         section: anchor of README.md.
         hints: a nudge, the idea, the code.
     """
@@ -41,6 +43,7 @@ class Task(Settings):
     questions: list[str] = pydantic.Field(default=[])
     points: int = pydantic.Field(gt=0)
     minutes: int = pydantic.Field(gt=0)
+    forbidden_calls: list[str] = pydantic.Field(default=[])
     section: str
     hints: list[str] = pydantic.Field(min_length=3, max_length=3)
 

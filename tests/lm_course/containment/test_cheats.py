@@ -136,10 +136,6 @@ CHEATS = {
         "import sys; sys.settrace(None); " + RIGHT_LINE,
         "your code replaced the function that counts its steps (sys.settrace)",
     ),
-    "a thread without a name": (
-        "import _thread; _thread.start_new_thread(print, ()); " + RIGHT_LINE,
-        "your code names _thread, whose threads cannot be counted",
-    ),
     "an outcome of its own": (
         'import os\n    told = b\'{"status": "passed"}\\0\'\n    for n in range(3, 64):\n'
         "        try: os.write(n, told)\n"
@@ -262,3 +258,68 @@ def test_a_module_that_is_missing_is_not_taken_from_the_reference(toy_course) ->
     _, tasks, _ = toy_course.check()
     assert tasks["t1.4"]["status"] == "not submitted"
     assert "counting.py is missing" in tasks["t1.4"]["problems"][0]["message"]
+
+
+TORCH_SUITE = """
+import pytest
+import torch
+
+from lm_course.containment.counted_work import TensorCounter
+from lm_course.grading.comparisons import check_equal
+
+
+@pytest.mark.task("t1.2")
+@pytest.mark.limit(seconds=30)
+@pytest.mark.parametrize("text", ["abca", "zz"])
+def test_letters(implementation, text):
+    q = torch.ones(1, 1, 3, 4)
+    torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    expected = {letter: text.count(letter) for letter in text}
+    got = implementation("toy_stage.counting").count_letters(text)
+    check_equal(got, expected, f"count_letters({text!r})")
+"""
+SOFTMAX = """
+    import torch
+    from threading import Thread
+    from torch.nn.functional import scaled_dot_product_attention
+    q = torch.ones(1, 1, 3, 4)
+    torch.softmax(q, -1)
+    CALL
+    """
+CALLS = {
+    "torch.nn.functional": "text == 'zz' and scaled_dot_product_attention(q, q, q)",
+    "torch.ops": "torch.ops.aten.scaled_dot_product_attention.default(q, q, q)",
+    "a thread": "t = Thread(target=lambda: scaled_dot_product_attention(q, q, q)); t.start(); "
+    "t.join()",
+    "a given file": "from toy_stage.given import attend; attend(q)",
+    "none": "pass",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_the_task_forbids(toy_course, call: str) -> None:
+    """By the learner's code: a check and a given file may call what they like."""
+    toy_course.write(
+        "toy_stage/given.py",
+        "from torch.nn.functional import *\n\n\n"
+        "def attend(q):\n    return scaled_dot_product_attention(q, q, q)\n",
+    )
+    assignment = toy_course.ASSIGNMENT.replace(
+        'package = "toy_stage"', 'package = "toy_stage"\ngiven_modules = ["given"]'
+    ).replace(
+        'functions = ["count_letters"]',
+        'functions = ["count_letters"]\nforbidden_calls = ["scaled_dot_product"]',
+    )
+    toy_course.write("assignments/t1/assignment.toml", assignment)
+    toy_course.write("assignments/t1/test_counting.py", TORCH_SUITE)
+    lines = SOFTMAX.replace("CALL", CALLS[call]) + RIGHT_LINE
+    toy_course.hand_in(toy_course.REFERENCE.replace(RIGHT_LINE, lines))
+    _, tasks, _ = toy_course.check("--task=t1.2")
+    if call in ("a given file", "none"):
+        assert (tasks["t1.2"]["status"], tasks["t1.2"]["passed"]) == ("passed", 2)
+    else:
+        assert tasks["t1.2"]["forbidden"] == (
+            "your code called PyTorch's scaled_dot_product_attention: this task asks you to write "
+            "it yourself"
+        )
+        assert (tasks["t1.2"]["status"], tasks["t1.2"]["points"]) == ("not allowed", 0)

@@ -1,4 +1,4 @@
-"""What a check leaves behind, or writes without end, is named; graded from end to end."""
+"""Files, processes and floods of output that a check leaves behind are named; end to end."""
 
 import os
 import sys
