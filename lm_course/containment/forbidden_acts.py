@@ -62,7 +62,7 @@ class ActsWatch:
         paths = sysconfig.get_paths()
         self._library = paths["stdlib"] + os.sep
         self._installed = tuple(paths[name] + os.sep for name in ("purelib", "platlib"))
-        self._learner = tuple({files.learner, str(code.folders[0].parent.absolute()) + os.sep})
+        self._learner = files.learner
 
     def begin(self) -> None:
         """Install the hook in this process; it stays."""
@@ -121,7 +121,7 @@ class ActsWatch:
 
     def is_learner(self, file: str) -> bool:
         """Return whether this is a file of the code under test, as frames name it."""
-        return file.startswith(self._learner)
+        return file.startswith(self._learner) and not file.startswith(self._installed)
 
     def _asks(self, frame: FrameType | None, through: tuple[str, ...] = ()) -> FrameType | None:
         """Return the learner's frame that asked for an act by way of the standard library; None if
@@ -133,7 +133,7 @@ class ActsWatch:
         """
         while frame is not None:
             file = frame.f_code.co_filename
-            if file.startswith(self._learner):
+            if self.is_learner(file):
                 return frame
             if file.startswith(IMPORT) or file.endswith(OWN_REASONS):
                 return None
@@ -152,7 +152,7 @@ class ActsWatch:
         inner = ""
         while frame is not None:
             file = frame.f_code.co_filename
-            if file.startswith(self._learner):
+            if self.is_learner(file):
                 return True, frame
             if file.startswith(self.files.grader):
                 return False, None

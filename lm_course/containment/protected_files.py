@@ -33,7 +33,12 @@ class ProtectedFiles:
         answers: Mapping[str, Collection[str]],
         started_in: Path,
     ) -> None:
-        self.learner = folder_prefix(learner)
+        packages = [learner / package for package in answers]
+        # A folder that also holds the project, such as that of `--impl .`, is not all theirs.
+        whole = not root.resolve().is_relative_to(learner.resolve())
+        theirs = [learner] if whole else packages
+        both = [*map(folder_prefix, theirs), *(str(each.absolute()) + os.sep for each in theirs)]
+        self.learner = tuple(dict.fromkeys(both))
         self.root = folder_prefix(root)
         each = [
             rf"/{package}/(?:__pycache__/)?(?:{'|'.join(names)})(?:/|\.py$|\.[\w.-]+\.pyc$)"
@@ -44,7 +49,7 @@ class ProtectedFiles:
         self.grader = tuple(folder_prefix(folder) for folder in folders)
         self._history = self.root + ".git/"
         self._temporary = folder_prefix(Path(tempfile.gettempdir()))
-        homes = (self.root, folder_prefix(started_in), self.learner)
+        homes = (self.root, folder_prefix(started_in), *self.learner)
         self._home = tuple(home for home in homes if not self._temporary.startswith(home))
 
     def secret(self, path: str) -> str:

@@ -49,8 +49,7 @@ from lm_course.grading.score_table import (
     AssignmentGrade,
     CheckResult,
     TaskGrade,
-    advice_lines,
-    table_lines,
+    summary_lines,
 )
 from lm_course.learning.assignment_file import Assignment, Task, load_assignment
 from lm_course.learning.learner_progress import progress_file, record_results
@@ -325,17 +324,9 @@ class GradedRun:
         some_tasks = bool(self.chosen_tasks) or not self.whole_tasks
         is_reference = self.implementation.name == REFERENCE
         unasked = is_reference and self.config.option.impl != REFERENCE
+        stopped = exitstatus == pytest.ExitCode.INTERRUPTED
         for grade in self.grades():
-            self._write("")
-            for text, style in table_lines(grade, width):
-                self._write(text, **({style: True} if style else {}))
-            if exitstatus == pytest.ExitCode.INTERRUPTED:
-                self._write("stopped early: what did not run counts as missing")
-                continue
-            self._write("")
-            if unasked and grade.first_to_fix is None:
-                continue  # praise and next steps are only for code that somebody has written
-            for text, style in advice_lines(grade, width, some_tasks, self.root):
+            for text, style in summary_lines(grade, width, some_tasks, stopped, unasked, self.root):
                 self._write(text, **({style: True} if style else {}))
         if unasked:
             start = f"lm start {' '.join(self.assignments)}"

@@ -169,6 +169,33 @@ def shown_points(points: float) -> str:
     return f"{math.floor(points * 10 + 1e-6) / 10:g}"
 
 
+def summary_lines(
+    grade: AssignmentGrade,
+    width: int,
+    some_tasks: bool,
+    stopped: bool,
+    unasked: bool,
+    root: Path = PROJECT,
+) -> list[Line]:
+    """Return the table, and then the first thing to fix.
+
+    Args:
+        grade: the result of the checks.
+        width: the width of the terminal, in columns.
+        some_tasks: whether only a part of the assignment was checked.
+        stopped: whether the run was stopped early.
+        unasked: whether the reference was checked because there is no workspace. Praise and next
+            steps are only for code that somebody has written.
+        root: the project, which has the handout.
+    """
+    lines = [("", ""), *table_lines(grade, width)]
+    if stopped:
+        return [*lines, ("stopped early: what did not run counts as missing", "")]
+    if unasked and grade.first_to_fix is None:
+        return [*lines, ("", "")]
+    return [*lines, ("", ""), *advice_lines(grade, width, some_tasks, root)]
+
+
 def table_lines(grade: AssignmentGrade, width: int) -> list[Line]:
     """Return the table, at most `width` columns wide; the titles are shortened to fit."""
     rows = [

@@ -236,6 +236,25 @@ def test_legitimate_code_is_let_be(toy_course) -> None:
     assert {task["status"] for task in tasks.values()} == {"passed"}
 
 
+def test_the_project_s_own_folder_may_be_named(toy_course) -> None:
+    """The folder then holds the suite, too, whose acts are not the learner's."""
+    toy_course.write("t1/answers.toml", "how_many = 3\n")
+    suite = f"import sys\nsys._getframe(); open(__file__).close()\n{toy_course.SUITE}"
+    toy_course.write("assignments/t1/test_counting.py", suite.replace('"""The', '\n"""The'))
+    _, tasks, done = toy_course.check("--impl", ".", "--task=t1.2", "--task=t1.4")
+    assert done.returncode == 0
+    assert {task["status"] for task in tasks.values()} == {"passed"}
+
+
+def test_a_workspace_behind_a_link_is_watched(toy_course) -> None:
+    line = f"open('{toy_course.root}/toy_stage/counting.py'); {RIGHT_LINE}"
+    toy_course.hand_in(toy_course.REFERENCE.replace(RIGHT_LINE, line))
+    (toy_course.root / "workspace").rename(toy_course.root / "elsewhere")
+    (toy_course.root / "workspace").symlink_to(toy_course.root / "elsewhere")
+    _, tasks, _ = toy_course.check("--task=t1.2", "--task=t1.3")
+    assert [task["status"] for task in tasks.values()] == ["not allowed", "passed"]
+
+
 def test_a_given_file_is_the_grader_s_own_copy(toy_course) -> None:
     toy_course.write("toy_stage/given/__init__.py", "")
     toy_course.write("toy_stage/given/launcher.py", "from toy_stage.words import count_words\n")
