@@ -5,19 +5,37 @@ grader) would decide its own grade. What this leaves out: a function that is put
 check ends.
 """
 
+import builtins
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-LIBRARIES = (
-    *("builtins", "math", "json", "copy", "random", "pickle", "threading", "pytest", "numpy"),
-    *("torch", "torch.nn.functional", "torch.testing"),
-)
-CLASSES = ("torch.Tensor",)
+# What the grader uses of libraries. Comparing one function in a fork copies its page of memory, so
+# whole libraries would cost milliseconds.
+LIBRARIES = {
+    "math": "isclose isnan isfinite isinf sqrt",
+    "copy": "deepcopy copy",
+    "json": "dumps loads",
+    "pickle": "dumps loads",
+    "random": "getstate setstate",
+    "threading": "Thread active_count _start_new_thread _start_joinable_thread",
+    "pytest": "fail raises skip",
+    "numpy": "abs all allclose any array array_equal asarray isclose isfinite isnan max",
+    "torch": "all allclose any equal isclose isfinite isinf isnan manual_seed randn tensor zeros",
+    "torch.Tensor": "__eq__ abs all amax any detach double item max numpy tolist",
+}
 # PyTorch replaces functions itself when it loads more of itself.
-CHANGING = {"torch", "torch.nn.functional", "torch.testing", "Tensor", "numpy"}
+CHANGING = {"torch", "Tensor", "numpy"}
+GRADER = (
+    "lm_course.containment.counted_work",
+    "lm_course.drawn_inputs",
+    "lm_course.grading.check_outcome",
+    "lm_course.grading.comparisons",
+    "lm_course.grading.forked_check",
+    "lm_course.grading.tensor_comparisons",
+)
 
 
 class GraderFunctions:
@@ -31,10 +49,10 @@ class GraderFunctions:
     def __init__(self, suites: Path, is_learner: Callable[[str], bool]) -> None:
         self._is_learner = is_learner
         self._kept = [
-            (owner, name, value)
-            for owner in _owners(suites)
-            for name, value in vars(owner).items()
-            if callable(value) or isinstance(value, staticmethod | classmethod | property)
+            (owner, name, vars(owner)[name])
+            for owner, names in _owners(suites)
+            for name in names
+            if name in vars(owner) and _decides(vars(owner)[name])
         ]
 
     def replaced(self) -> str:
@@ -53,25 +71,29 @@ class GraderFunctions:
         return self._is_learner(code.co_filename)
 
 
-def _owners(suites: Path) -> Iterator[Any]:
-    """Yield the modules, and the classes that the grader's modules define."""
-    for name in LIBRARIES:
+def _decides(value: Any) -> bool:
+    return callable(value) or isinstance(value, staticmethod | classmethod | property)
+
+
+def _owners(suites: Path) -> Iterator[tuple[Any, Collection[str]]]:
+    """Yield modules and classes, each with the names to compare."""
+    yield builtins, list(vars(builtins))
+    for name, used in LIBRARIES.items():
         if name in sys.modules:
-            yield sys.modules[name]
-    for name in CLASSES:
-        module, _, attribute = name.rpartition(".")
-        if module in sys.modules:
-            yield getattr(sys.modules[module], attribute)
+            yield sys.modules[name], used.split()
+    if "torch" in sys.modules:
+        yield sys.modules["torch"].Tensor, LIBRARIES["torch.Tensor"].split()
     for module in list(sys.modules.values()):
         if not _is_grader_s(module, suites):
             continue
-        yield module
-        own = [value for value in vars(module).values() if isinstance(value, type)]
-        yield from (each for each in own if each.__module__ == module.__name__)
+        yield module, [name for name in vars(module) if not name.startswith("test_")]
+        for value in list(vars(module).values()):
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                yield value, list(vars(value))
 
 
 def _is_grader_s(module: ModuleType, suites: Path) -> bool:
-    if module.__name__.partition(".")[0] == "lm_course":
+    if module.__name__.startswith(GRADER):
         return True
     file = getattr(module, "__file__", None)
     return bool(file) and Path(file).is_relative_to(suites)
