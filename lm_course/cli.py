@@ -22,6 +22,7 @@ from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
 from lm_core.user_error import UserError
 from lm_course.commands import (
     ablation_commands,
+    author_commands,
     learner_commands,
     model_commands,
     tokenizer_commands,
@@ -54,6 +55,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(scaling_app, name="scaling")
 learner_commands.register(app)
+author_commands.register(app)
 model_commands.register(app)
 
 RecipePath = Annotated[Path, typer.Argument(help="The TOML file with the run's settings.")]

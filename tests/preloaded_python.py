@@ -146,7 +146,9 @@ def _write(pipe: int, text: bytes) -> None:
 @cache
 def _server() -> socket.socket:
     """Start the process that forks itself, once for all tests of this process."""
-    from lm_course.grading.mutants import PRELOADED  # here: the server loads no module of ours
+    from lm_course.mutation_testing.mutant_runs import (
+        PRELOADED,  # here: the server loads no module of ours
+    )
 
     ours, theirs = socket.socketpair()
     kept = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}

@@ -61,10 +61,19 @@ def cut_stubs(assignment: Assignment, root: Path = PROJECT) -> dict[str, str]:
     Raises:
         ValueError: the assignment names a module or a function that the reference lacks.
     """
-    lessons = [_lesson(assignment, module, root) for module in assignment.modules]
-    elsewhere = _names_used_elsewhere(assignment, root)
-    _sweep(lessons, assignment.package, elsewhere)
+    lessons = lessons_of(assignment, root)
     return {lesson.name: _stub_text(lesson, lessons, assignment) for lesson in lessons}
+
+
+def lessons_of(assignment: Assignment, root: Path = PROJECT) -> list[Lesson]:
+    """Return the graded modules, each with the names that its stub lacks in `removed`.
+
+    Raises:
+        ValueError: the assignment names a module or a function that the reference lacks.
+    """
+    lessons = [_lesson(assignment, module, root) for module in assignment.modules]
+    _sweep(lessons, assignment.package, _names_used_elsewhere(assignment, root))
+    return lessons
 
 
 def _lesson(assignment: Assignment, module: str, root: Path) -> Lesson:

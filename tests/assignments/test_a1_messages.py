@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lm_course.grading.mutants import Mutant, run_mutants
 from lm_course.learning.assignment_file import load_assignment
+from lm_course.mutation_testing.mutant_runs import run_mutants
+from lm_course.mutation_testing.mutants import Mutant
 from tokenizer_bpe.inputs import input_checks
 
 A1 = load_assignment("a1")

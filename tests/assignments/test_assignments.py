@@ -13,10 +13,11 @@ import preloaded_python
 import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
-from lm_course.grading.mutants import Mutant, load_mutants, run_mutants
 from lm_course.learning.assignment_file import Assignment, assignment_ids, load_assignment
 from lm_course.learning.stubs import cut_stubs
 from lm_course.learning.written_answers import answers_template
+from lm_course.mutation_testing.mutant_runs import run_mutants
+from lm_course.mutation_testing.mutants import Mutant, load_mutants
 
 PROJECT = Path(__file__).parents[2]
 HERE = PROJECT / "tests" / "assignments"

@@ -3,13 +3,13 @@
 Every check runs in a child of its own, as always, and only there the code of a folder is imported.
 So this process never imports it, and can check one folder after another without another fork.
 
-`lm_course.grading.mutants` plants its mistakes with it: starting pytest and importing PyTorch takes
+`mutant_runs` plants its mistakes with it: starting pytest and importing PyTorch takes
 seconds, most checks take milliseconds. What this leaves out: points, and whatever follows the first
 check that fails.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +32,8 @@ class PlantedRuns:
     """A pytest plugin that takes the place of the loop over all checks.
 
     Args:
-        folders: for each run a task, the check to begin with ("" for the first), and a folder with
-            the code to check.
+        folders: for each run its tasks, the check to begin with ("" for the first), and a folder
+            with the code to check.
         control: a folder with correct code. A check that fails there, too, catches nothing: it
             fails for another reason, such as a broken set-up or a machine that is too busy.
         tell: called after each run, with its number and its first failure, or None.
@@ -42,7 +42,7 @@ class PlantedRuns:
 
     def __init__(
         self,
-        folders: Iterable[tuple[str, str, Path]],
+        folders: Iterable[tuple[Sequence[str], str, Path]],
         control: Path,
         tell: Callable[[int, Failure | None], None],
         seconds: int,
@@ -61,8 +61,8 @@ class PlantedRuns:
         plugins = session.config.pluginmanager.get_plugins()
         (run,) = [plugin for plugin in plugins if isinstance(plugin, GradedRun)]
         set_up_session_fixtures(session.items)
-        for number, (task, begin, folder) in enumerate(self.folders):
-            items = [item for item in session.items if run.task_of(item).id == task]
+        for number, (tasks, begin, folder) in enumerate(self.folders):
+            task, items = " ".join(tasks), checks_of(run, session.items, tasks)
             names = [name_of(item) for item in items]
             if not items or begin not in ("", *names):
                 self.refused = UserError(
@@ -85,6 +85,12 @@ class PlantedRuns:
         failure = first_failure(run, [item], self.control, self.seconds)
         assert failure is None, f"{item.nodeid} fails on correct code: {failure}"
         self.proven.add(item.nodeid)
+
+
+def checks_of(run: GradedRun, items: list[pytest.Item], tasks: Sequence[str]) -> list[pytest.Item]:
+    """Return the checks of these tasks, task by task."""
+    of_task = {item: run.task_of(item).id for item in items}
+    return [item for task in tasks for item in items if of_task[item] == task]
 
 
 def name_of(item: pytest.Item) -> str:

@@ -7,11 +7,14 @@ import os
 import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
-from lm_course.grading import mutants as module
+from lm_core.user_error import UserError
 from lm_course.grading.code_under_test import Implementation
 from lm_course.grading.graded_session import GradedRun
-from lm_course.grading.mutants import load_mutants, main, run_mutants, verdict_line
 from lm_course.learning.assignment_file import load_assignment
+from lm_course.mutation_testing.generated_mutants import GeneratedMutant
+from lm_course.mutation_testing.mutant_runs import run_mutants, verdict_line
+from lm_course.mutation_testing.mutants import load_mutants
+from lm_course.mutation_testing.source_text import Edit
 
 FAILS_ALWAYS = """
 
@@ -35,7 +38,6 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked
 
 @pytest.fixture
 def course(toy_course, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "PROJECT", toy_course.root)
     monkeypatch.setenv("PYTHONPATH", f"{toy_course.root}:{toy_course.PROJECT}")
     return toy_course
 
@@ -93,28 +95,35 @@ def test_if_the_named_check_passes_the_others_are_run(course) -> None:
     assert [verdict.check for verdict in verdicts_of(course)] == ["test_letters[abca]"]
 
 
-def test_a_check_that_the_task_does_not_have_is_one_line(course, capsys) -> None:
-    path = course.write(
-        "assignments/t1/mutants.toml", course.MUTANTS + NO_LETTERS + 'check = "test_largest"'
-    )
-    assert main(["t1"]) == 2
-    assert capsys.readouterr() == (
-        "t1.3   first-of-equals  caught by test_largest\n",
-        f"mutants: {path}: no-letters: t1.2 has no check test_largest; "
-        "it has test_letters[abca], test_letters[zz]\n",
+def test_a_check_that_the_task_does_not_have(course) -> None:
+    rows = course.MUTANTS + NO_LETTERS + 'check = "test_largest"'
+    folder = course.write("assignments/t1/mutants.toml", rows).parent
+    with pytest.raises(UserError) as caught:
+        verdicts_of(course)
+    assert str(caught.value) == (
+        f"{folder}: no-letters: t1.2 has no check test_largest; "
+        "it has test_letters[abca], test_letters[zz]"
     )
 
 
-def test_a_task_without_checks_is_one_line(course, capsys) -> None:
+def test_a_task_without_checks(course) -> None:
     suite = next(course.root.glob("assignments/t1/test_*.py"))
     suite.write_text(suite.read_text().replace('"t1.2"', '"t1.3"'))
     course.write("assignments/t1/mutants.toml", NO_LETTERS)
-    assert main(["t1"]) == 2
-    told = capsys.readouterr().err
-    assert told.endswith(
-        'no-letters: t1.2 has no checks; mark one with @pytest.mark.task("t1.2")\n'
-    )
-    assert told.count("\n") == 1
+    told = r't1\.2 has no checks; mark one with @pytest\.mark\.task\("t1\.2"\)$'
+    with pytest.raises(UserError, match=told):
+        verdicts_of(course)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "caught_by"), [(("t1.2",), ""), (("t1.2", "t1.3"), "test_largest")]
+)
+def test_all_tasks_of_a_mistake_are_graded(course, tasks: tuple[str, ...], caught_by: str) -> None:
+    place = course.REFERENCE.index("(counts[letter], letter)")
+    edit = Edit("", place, place + len("(counts[letter], letter)"), "counts[letter]")
+    mutant = GeneratedMutant(tasks, "counting", "largest", edit, "", "")
+    (verdict,) = run_mutants(load_assignment("t1", course.root), [mutant], course.root)
+    assert verdict.check == caught_by
 
 
 def test_the_next_folder_has_its_whole_time(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

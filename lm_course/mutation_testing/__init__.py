@@ -1,0 +1,1 @@
+"""Mutation testing of the graded suites: planted and generated mistakes, graded by their tasks."""

@@ -1,0 +1,118 @@
+"""The functions that learners write, helpers included, and the tasks that each belongs to.
+
+They are the functions of the tasks, and the helpers that these reach: what the stubs lack, and
+private functions that are not given. The call graph goes by names, across the graded modules. A
+function that calls one of a later task can only be finished then, so it belongs to both tasks.
+
+What this leaves out: functions that are reached in another way (getattr, operators of a class), and
+methods of later tasks, whose names are too common to look for.
+"""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from lm_course.learning.stubs import Lesson
+
+Functions = ast.FunctionDef | ast.AsyncFunctionDef
+Place = tuple[str, str]  # module, function
+TaskTable = dict[str, dict[str, tuple[str, ...]]]
+
+
+def functions_of(tree: ast.Module) -> Iterator[tuple[str, Functions]]:
+    """Yield the functions and methods of a module, with their names."""
+    for node in tree.body:
+        if isinstance(node, Functions):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, Functions):
+                    yield f"{node.name}.{inner.name}", inner
+
+
+def tasks_of_functions(lessons: list[Lesson], order: list[str]) -> TaskTable:
+    """Return module -> function -> the tasks that grade it, for all that learners write.
+
+    Args:
+        lessons: the graded modules.
+        order: the ids of all tasks, as learners do them.
+    """
+    graph = CallGraph(lessons)
+    found: TaskTable = {}
+    for lesson in lessons:
+        for name, task in lesson.tasks.items():
+            tasks = [task.id, *graph.later_tasks((lesson.name, name), order, task.id)]
+            if _is_constructor(name):  # the methods show what it has prepared
+                tasks += _tasks_of_class(name, lesson)
+            found.setdefault(lesson.name, {})[name] = tuple(dict.fromkeys(tasks))
+    reached: dict[Place, list[str]] = defaultdict(list)
+    for lesson in lessons:
+        # What a constructor reaches is used by the methods, so their tasks come first.
+        for name, task in sorted(lesson.tasks.items(), key=lambda item: _is_constructor(item[0])):
+            of_class = _tasks_of_class(name, lesson) if _is_constructor(name) else []
+            for helper in graph.reached((lesson.name, name)):
+                reached[helper] += [*of_class, task.id]
+    for helper, own in reached.items():
+        module, name = helper
+        tasks = [*own, *graph.later_tasks(helper, order, own[0])]
+        found[module][name] = tuple(dict.fromkeys(tasks))
+    return found
+
+
+class CallGraph:
+    """Which helpers and which tasks' functions a function calls, by their names."""
+
+    def __init__(self, lessons: list[Lesson]) -> None:
+        self.called: dict[Place, set[str]] = {}
+        self.plain_names: dict[Place, set[str]] = {}
+        self.named: dict[str, list[Place]] = defaultdict(list)  # helpers by what is looked up
+        tasks = [item for lesson in lessons for item in lesson.tasks.items()]
+        self.task_named = {name: task.id for name, task in tasks if "." not in name}
+        for lesson in lessons:
+            for name, node in functions_of(lesson.tree):
+                place = lesson.name, name
+                nodes = list(ast.walk(node))
+                names = {each.id for each in nodes if isinstance(each, ast.Name)}
+                attributes = {each.attr for each in nodes if isinstance(each, ast.Attribute)}
+                self.plain_names[place], self.called[place] = names, names | attributes
+                if _is_helper(name, lesson):
+                    owner, _, short = name.rpartition(".")
+                    for looked_up in {short, owner} if owner in lesson.removed else {short}:
+                        self.named[looked_up].append(place)
+
+    def reached(self, place: Place) -> set[Place]:
+        """Return the helpers that a function reaches, directly or through other helpers."""
+        found: set[Place] = set()
+        waiting = {place}
+        while waiting:
+            names = {name for each in waiting for name in self.called[each]}
+            waiting = {helper for name in names for helper in self.named.get(name, ())} - found
+            found |= waiting
+        return found
+
+    def later_tasks(self, place: Place, order: list[str], after: str) -> list[str]:
+        """Return the tasks after this one whose functions are called, helpers included."""
+        places = [place, *self.reached(place)]
+        names = {name for each in places for name in self.plain_names[each]}
+        found = {task for name, task in self.task_named.items() if name in names}
+        return [task for task in order[order.index(after) + 1 :] if task in found]
+
+
+def _is_helper(name: str, lesson: Lesson) -> bool:
+    """Return True for what the stub lacks, and for private functions that are not given."""
+    owner, _, short = name.rpartition(".")
+    if name in lesson.removed or owner in lesson.removed:
+        return True
+    return re.match(r"_(?!_)", short) is not None and not {name, owner} & lesson.given
+
+
+def _is_constructor(name: str) -> bool:
+    return name.endswith(".__init__")
+
+
+def _tasks_of_class(name: str, lesson: Lesson) -> list[str]:
+    """Return the tasks of the class that has this constructor, without that of the constructor."""
+    owner = name.rpartition(".")[0]
+    ids = [task.id for each, task in lesson.tasks.items() if each.rpartition(".")[0] == owner]
+    return [task for task in ids if task != lesson.tasks[name].id]
