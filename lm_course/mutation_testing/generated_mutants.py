@@ -10,7 +10,7 @@ mutants (survivors.toml lists those).
 import ast
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,29 +79,22 @@ def generate_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Gener
         source = Source(lesson.source)
         functions = dict(functions_of(source.tree))
         for name, tasks in tasks_of[lesson.name].items():
-            is_another_program = comparison_with(functions[name], source)
             for edit in edits_of(functions[name], source):
                 mutant = GeneratedMutant(tasks, lesson.name, name, edit, *source.lines_around(edit))
-                if mutant.key not in found and is_another_program(edit):
+                if mutant.key not in found and is_python(functions[name], edit, source):
                     found[mutant.key] = mutant
     return sorted(found.values(), key=lambda mutant: order.index(mutant.tasks[0]))
 
 
-def comparison_with(function: Functions, source: Source) -> Callable[[Edit], bool]:
-    """Return what tells whether an edit of this function is Python, and another program."""
-    first = source.line_starts[function.lineno - 1]
-    last = source.end(function)
-    indented = "if True:\n" if function.col_offset else ""
-    before = ast.dump(ast.parse(indented + source.text[first:last]))
-
-    def is_another_program(edit: Edit) -> bool:
-        text = source.text[first : edit.start] + edit.replacement + source.text[edit.end : last]
-        try:
-            return ast.dump(ast.parse(indented + text)) != before
-        except SyntaxError:
-            return False
-
-    return is_another_program
+def is_python(function: Functions, edit: Edit, source: Source) -> bool:
+    """Return True if the function can still be parsed after this edit."""
+    first, last = source.line_starts[function.lineno - 1], source.end(function)
+    text = source.text[first : edit.start] + edit.replacement + source.text[edit.end : last]
+    try:
+        ast.parse(f"if True:\n{text}" if function.col_offset else text)
+    except SyntaxError:
+        return False
+    return True
 
 
 def sample(mutants: Iterable[GeneratedMutant], per_task: int = PER_TASK) -> list[GeneratedMutant]:
