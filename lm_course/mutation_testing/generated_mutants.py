@@ -77,11 +77,11 @@ def generate_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Gener
     found: dict[tuple[str, ...], GeneratedMutant] = {}
     for lesson in lessons:
         source = Source(lesson.source)
-        functions = dict(functions_of(source.tree))
-        for name, tasks in tasks_of[lesson.name].items():
-            for edit in edits_of(functions[name], source):
+        for name, function in functions_of(source.tree):
+            tasks = tasks_of[lesson.name].get(name, ())
+            for edit in edits_of(function, source) if tasks else ():
                 mutant = GeneratedMutant(tasks, lesson.name, name, edit, *source.lines_around(edit))
-                if mutant.key not in found and is_python(functions[name], edit, source):
+                if mutant.key not in found and is_python(function, edit, source):
                     found[mutant.key] = mutant
     return sorted(found.values(), key=lambda mutant: order.index(mutant.tasks[0]))
 

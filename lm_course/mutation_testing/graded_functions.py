@@ -2,10 +2,10 @@
 
 They are the functions of the tasks, and the helpers that these reach: what the stubs lack, and
 private functions that are not given. The call graph goes by names, across the graded modules. A
-function that calls one of a later task can only be finished then, so it belongs to both tasks.
+function that uses a function or class of a later task can only be finished then, so it belongs to
+both tasks. So does that class, which learners may do without.
 
-What this leaves out: functions that are reached in another way (getattr, operators of a class), and
-methods of later tasks, whose names are too common to look for.
+What this leaves out: functions that are reached in another way (getattr, operators of a class).
 """
 
 import ast
@@ -43,14 +43,15 @@ def tasks_of_functions(lessons: list[Lesson], order: list[str]) -> TaskTable:
     for lesson in lessons:
         for name, task in lesson.tasks.items():
             tasks = [task.id, *graph.later_tasks((lesson.name, name), order, task.id)]
-            if _is_constructor(name):  # the methods show what it has prepared
+            tasks += graph.earlier_tasks(name.rpartition(".")[0], order, task.id)
+            if _prepares(name, lesson):  # the methods show what it has prepared
                 tasks += _tasks_of_class(name, lesson)
             found.setdefault(lesson.name, {})[name] = tuple(dict.fromkeys(tasks))
     reached: dict[Place, list[str]] = defaultdict(list)
     for lesson in lessons:
         # What a constructor reaches is used by the methods, so their tasks come first.
-        for name, task in sorted(lesson.tasks.items(), key=lambda item: _is_constructor(item[0])):
-            of_class = _tasks_of_class(name, lesson) if _is_constructor(name) else []
+        for name, task in sorted(lesson.tasks.items(), key=lambda item: _prepares(item[0], lesson)):
+            of_class = _tasks_of_class(name, lesson) if _prepares(name, lesson) else []
             for helper in graph.reached((lesson.name, name)):
                 reached[helper] += [*of_class, task.id]
     for helper, own in reached.items():
@@ -67,9 +68,12 @@ class CallGraph:
         self.called: dict[Place, set[str]] = {}
         self.plain_names: dict[Place, set[str]] = {}
         self.named: dict[str, list[Place]] = defaultdict(list)  # helpers by what is looked up
-        tasks = [item for lesson in lessons for item in lesson.tasks.items()]
-        self.task_named = {name: task.id for name, task in tasks if "." not in name}
+        self.task_of: dict[Place, str] = {}
+        self.tasks_named: dict[str, list[str]] = defaultdict(list)  # by function or class
         for lesson in lessons:
+            for name, task in lesson.tasks.items():
+                self.task_of[lesson.name, name] = task.id
+                self.tasks_named[name.partition(".")[0]].append(task.id)
             for name, node in functions_of(lesson.tree):
                 place = lesson.name, name
                 nodes = list(ast.walk(node))
@@ -92,11 +96,20 @@ class CallGraph:
         return found
 
     def later_tasks(self, place: Place, order: list[str], after: str) -> list[str]:
-        """Return the tasks after this one whose functions are called, helpers included."""
-        places = [place, *self.reached(place)]
-        names = {name for each in places for name in self.plain_names[each]}
-        found = {task for name, task in self.task_named.items() if name in names}
+        """Return the tasks after this one whose functions or classes are used."""
+        found = {
+            task for name in self._names_used(place) for task in self.tasks_named.get(name, ())
+        }
         return [task for task in order[order.index(after) + 1 :] if task in found]
+
+    def earlier_tasks(self, owner: str, order: list[str], before: str) -> list[str]:
+        """Return the tasks before this one whose functions use a class."""
+        found = {task for place, task in self.task_of.items() if owner in self._names_used(place)}
+        return [task for task in order[: order.index(before)] if task in found]
+
+    def _names_used(self, place: Place) -> set[str]:
+        places = [place, *self.reached(place)]
+        return {name for each in places for name in self.plain_names[each]}
 
 
 def _is_helper(name: str, lesson: Lesson) -> bool:
@@ -107,12 +120,14 @@ def _is_helper(name: str, lesson: Lesson) -> bool:
     return re.match(r"_(?!_)", short) is not None and not {name, owner} & lesson.given
 
 
-def _is_constructor(name: str) -> bool:
-    return name.endswith(".__init__")
+def _prepares(name: str, lesson: Lesson) -> bool:
+    """Return True for a constructor, and for `forward`, which saves tensors for `backward`."""
+    owner, _, short = name.rpartition(".")
+    return short == "__init__" or (short == "forward" and f"{owner}.backward" in lesson.nodes)
 
 
 def _tasks_of_class(name: str, lesson: Lesson) -> list[str]:
-    """Return the tasks of the class that has this constructor, without that of the constructor."""
+    """Return the tasks of the class that has this method, without that of the method."""
     owner = name.rpartition(".")[0]
     ids = [task.id for each, task in lesson.tasks.items() if each.rpartition(".")[0] == owner]
     return [task for task in ids if task != lesson.tasks[name].id]

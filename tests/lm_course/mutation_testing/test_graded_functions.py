@@ -103,9 +103,33 @@ def test_what_calls_a_later_task_belongs_to_both(toy_course) -> None:
         "largest": ("t1.3",),
         "_counter": ("t1.2", "t1.3"),
     }
+    # A class that an earlier task uses is graded by that task, too.
+    text = WITH_A_CLASS.replace("return _shared(text)", "return Counting(text)")
+    toy_course.write("toy_stage/counting.py", text)
+    course = toy_course.ASSIGNMENT.replace('["largest"]', '["largest", "Counting.letters"]')
+    toy_course.write("assignments/t1/assignment.toml", course)
+    assert tasks_of(toy_course)["count_letters"] == ("t1.2", "t1.3")
+    assert tasks_of(toy_course)["Counting.letters"] == ("t1.3", "t1.2")
+    assert tasks_of(toy_course)["largest"] == ("t1.3",)
+
+
+def test_what_calls_an_earlier_task_belongs_to_its_own(toy_course) -> None:
     earlier = toy_course.REFERENCE.replace("return max(", "count_letters(counts); return max(")
     toy_course.write("toy_stage/counting.py", earlier)
     assert tasks_of(toy_course)["largest"] == ("t1.3",)
+
+
+def test_forward_is_graded_with_backward(toy_course) -> None:
+    text = toy_course.REFERENCE.replace(
+        "def count_letters",
+        "class F:\n    def forward(self): pass\n    def backward(self): pass\n\n\ndef count_letters",
+    )
+    toy_course.write("toy_stage/counting.py", text)
+    course = toy_course.ASSIGNMENT.replace('["largest"]', '["largest", "F.backward"]')
+    course = course.replace('["count_letters"]', '["count_letters", "F.forward"]')
+    toy_course.write("assignments/t1/assignment.toml", course)
+    assert tasks_of(toy_course)["F.forward"] == ("t1.2", "t1.3")
+    assert tasks_of(toy_course)["F.backward"] == ("t1.3",)
 
 
 def test_given_helpers_are_left_out(toy_course) -> None:
