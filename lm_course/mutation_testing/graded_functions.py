@@ -97,14 +97,14 @@ class CallGraph:
 
     def later_tasks(self, place: Place, order: list[str], after: str) -> list[str]:
         """Return the tasks after this one whose functions or classes are used."""
-        found = {
-            task for name in self._names_used(place) for task in self.tasks_named.get(name, ())
-        }
+        names = self._names_used(place)
+        found = {task for name in names for task in self.tasks_named.get(name, ())}
         return [task for task in order[order.index(after) + 1 :] if task in found]
 
     def earlier_tasks(self, owner: str, order: list[str], before: str) -> list[str]:
-        """Return the tasks before this one whose functions use a class."""
-        found = {task for place, task in self.task_of.items() if owner in self._names_used(place)}
+        """Return the tasks before this one whose functions, outside a class, use it."""
+        outside = [place for place in self.task_of if place[1].rpartition(".")[0] != owner]
+        found = {self.task_of[place] for place in outside if owner in self._names_used(place)}
         return [task for task in order[: order.index(before)] if task in found]
 
     def _names_used(self, place: Place) -> set[str]:

@@ -23,7 +23,7 @@ class Counting:
 
 
 class _Cache(dict):
-    def __init__(self, counting):
+    def __init__(self, counting: Counting):
         self.counting = counting
 
     def __missing__(self, name):
@@ -119,11 +119,17 @@ def test_what_calls_an_earlier_task_belongs_to_its_own(toy_course) -> None:
     assert tasks_of(toy_course)["largest"] == ("t1.3",)
 
 
+def test_a_class_that_a_later_task_uses_belongs_to_its_own(toy_course) -> None:
+    text = WITH_A_CLASS.replace("return _private(counts)", "return Counting(counts)")
+    toy_course.write("toy_stage/counting.py", text)
+    course = toy_course.ASSIGNMENT.replace('["count_letters"]', '["Counting.letters"]')
+    toy_course.write("assignments/t1/assignment.toml", course)
+    assert tasks_of(toy_course)["Counting.letters"] == ("t1.2",)
+
+
 def test_forward_is_graded_with_backward(toy_course) -> None:
-    text = toy_course.REFERENCE.replace(
-        "def count_letters",
-        "class F:\n    def forward(self): pass\n    def backward(self): pass\n\n\ndef count_letters",
-    )
+    methods = "class F:\n    def forward(self): pass\n    def backward(self): pass\n"
+    text = toy_course.REFERENCE.replace("def count_letters", f"{methods}\n\ndef count_letters")
     toy_course.write("toy_stage/counting.py", text)
     course = toy_course.ASSIGNMENT.replace('["largest"]', '["largest", "F.backward"]')
     course = course.replace('["count_letters"]', '["count_letters", "F.forward"]')
