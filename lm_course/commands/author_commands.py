@@ -97,7 +97,7 @@ def _print_verdicts(
             survivors += [] if verdict.caught else [(mutant, listed.get(key))]
             no_survivors += [mutant] if verdict.caught and key in listed else []
     caught = len(mutants) - len(survivors)
-    print(f"{caught} of {len(mutants)} caught ({100 * caught / len(mutants):.1f} %)")
+    print(_figures(caught, len(mutants), sum(row is not None for _, row in survivors)))
     for mutant, row in survivors:
         what = f"survives, as listed: {row.reason}" if row else f"SURVIVED {mutant.why}".strip()
         print(f"\n{mutant.tasks[0]} {mutant.name}: {what}")
@@ -105,6 +105,15 @@ def _print_verdicts(
     for mutant in no_survivors:
         print(f"\n{mutant.tasks[0]} {mutant.name} is caught: remove it from survivors.toml")
     return 1 if no_survivors or any(row is None for _, row in survivors) else 0
+
+
+def _figures(caught: int, mutants: int, listed: int) -> str:
+    """Return how many are caught, of all, and of those that are not listed as survivors."""
+    line = f"{caught} of {mutants} caught ({100 * caught / mutants:.1f} %)"
+    if not listed or listed == mutants:
+        return line
+    share = 100 * caught / (mutants - listed)
+    return f"{line}; {listed} survive as listed, and {share:.1f} % of the others are caught"
 
 
 def _print_difference(lines: list[str]) -> None:

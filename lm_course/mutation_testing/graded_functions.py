@@ -50,13 +50,11 @@ def tasks_of_functions(lessons: list[Lesson], order: list[str]) -> TaskTable:
     reached: dict[Place, list[str]] = defaultdict(list)
     for lesson in lessons:
         # What a constructor reaches is used by the methods, so their tasks come first.
-        for name, task in sorted(lesson.tasks.items(), key=lambda item: _prepares(item[0], lesson)):
+        for name in sorted(lesson.tasks, key=lambda name: _prepares(name, lesson)):
             of_class = _tasks_of_class(name, lesson) if _prepares(name, lesson) else []
             for helper in graph.reached((lesson.name, name)):
-                reached[helper] += [*of_class, task.id]
-    for helper, own in reached.items():
-        module, name = helper
-        tasks = [*own, *graph.later_tasks(helper, order, own[0])]
+                reached[helper] += [*of_class, *found[lesson.name][name]]
+    for (module, name), tasks in reached.items():
         found[module][name] = tuple(dict.fromkeys(tasks))
     return found
 

@@ -10,7 +10,7 @@ from lm_course.mutation_testing.mutant_runs import run_mutants
 from lm_course.mutation_testing.survivors import load_survivors
 
 FEWEST = 100
-FEWEST_CAUGHT = 0.95
+MOST_LISTED = 0.1  # of all; what is not listed must be caught
 
 
 @pytest.fixture(scope="module", params=assignment_ids())
@@ -30,7 +30,7 @@ def test_every_task_has_generated_mistakes(generated) -> None:
 def test_every_listed_survivor_is_generated_and_has_a_reason(generated) -> None:
     assignment, mutants = generated
     listed = load_survivors(assignment, mutants)
-    assert len(listed) <= (1 - FEWEST_CAUGHT) * len(mutants)
+    assert len(listed) <= MOST_LISTED * len(mutants)
 
 
 @pytest.mark.slow

@@ -118,6 +118,8 @@ def test_generated_mistakes_from_end_to_end(course, lm) -> None:
     course.write("assignments/t1/survivors.toml", LISTED)
     status, printed, _ = lm("t1", "--generated")
     assert status == 0
+    figures = "3 of 5 caught (60.0 %); 2 survive as listed, and 100.0 % of the others are caught"
+    assert printed[5] == figures
     assert printed[7].endswith(": survives, as listed: a Counter is a dict")
     name = printed[7].split()[1].rstrip(":")
     course.write("assignments/t1/survivors.toml", LISTED + CAUGHT)
