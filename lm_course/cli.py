@@ -27,6 +27,7 @@ from lm_course.commands import (
     model_commands,
     tokenizer_commands,
 )
+from lm_course.drills import drill_command
 from lm_course.error_lines import (
     TRACEBACK_VARIABLE,
     explain,
@@ -56,6 +57,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(scaling_app, name="scaling")
 learner_commands.register(app)
 author_commands.register(app)
+drill_command.register(app)
 model_commands.register(app)
 
 RecipePath = Annotated[Path, typer.Argument(help="The TOML file with the run's settings.")]

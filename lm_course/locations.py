@@ -17,6 +17,7 @@ PROJECT = Path(__file__).resolve().parent.parent  # root of a checkout; site-pac
 ASSIGNMENTS = "assignments"
 RECIPES = "recipes"
 WORKSPACE = "workspace"
+DRILLS = "drills"  # in the workspace
 STAND_INS_LINE = "stand_ins_first("  # in the __init__.py of every stage
 NOT_STAGES = ("lm_core", "lm_course")
 
@@ -39,7 +40,7 @@ def home_folder(root: Path = PROJECT, here: Path | None = None) -> Path:
         return root
     for folder in (here, *here.parents):
         if folder.name == WORKSPACE and any(
-            is_stage(root / each.name) for each in folder.iterdir()
+            each.name == DRILLS or is_stage(root / each.name) for each in folder.iterdir()
         ):
             return folder.parent
     return here

@@ -117,7 +117,7 @@ def check(
         arguments.append(f"--impl={implementation}")
     else:
         _refuse_an_empty_workspace(found)
-    sys.exit(_run_suite(found.id, arguments))
+    sys.exit(run_suite(found.id, arguments))
 
 
 def _refuse_an_empty_workspace(assignment: Assignment) -> None:
@@ -131,7 +131,7 @@ def _refuse_an_empty_workspace(assignment: Assignment) -> None:
         )
 
 
-def _run_suite(assignment_id: str, arguments: list[str]) -> int:
+def run_suite(assignment_id: str, arguments: list[str]) -> int:
     """Run pytest in this process and return its exit status: the libraries that both need are
     loaded once, and plugins that happen to be installed are not loaded.
     """

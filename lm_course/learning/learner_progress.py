@@ -1,4 +1,5 @@
-"""workspace/progress.toml: the best score of each task, when it was reached, and the hints taken.
+"""workspace/progress.toml: the best score of each task, when it was reached, and the hints taken;
+of each drill, the wrong answers and the day it was solved.
 
 It is a small text file with one line per task, sorted, so that git shows what changed. What this
 leaves out: a history; git keeps one.
@@ -16,9 +17,10 @@ from lm_course.learning.assignment_file import read_toml
 from lm_course.locations import WORKSPACE
 
 FILE_NAME = "progress.toml"
+DRILLS = "drills"  # the table of the file that has them
 HEADER = """\
-# Written by `lm check` and `lm hint`: the best result of each task, when it was reached, and how
-# many of its three hints have been read. Commit it if you like.
+# Written by `lm check`, `lm hint` and `lm drill`: the best result of each task, when it was
+# reached, and how many of its three hints have been read. Commit it if you like.
 """
 
 
@@ -40,11 +42,20 @@ class TaskProgress:
         return self.checks > 0 and self.passed == self.checks
 
 
+@dataclass(frozen=True)
+class DrillProgress:
+    """Wrong answers to a drill, and the day of the right one; `solved` is None until then."""
+
+    wrong: int = 0
+    solved: date | None = None
+
+
 @dataclass
 class Progress:
-    """All tasks by id, except those that the learner has not touched."""
+    """All tasks by id and all drills by "a2/name", if the learner has touched them."""
 
     tasks: dict[str, TaskProgress] = field(default_factory=dict)
+    drills: dict[str, DrillProgress] = field(default_factory=dict)
 
     def of(self, task_id: str) -> TaskProgress:
         return self.tasks.get(task_id, TaskProgress())
@@ -63,6 +74,18 @@ class Progress:
         before = self.of(task_id)
         self.tasks[task_id] = replace(before, hints=max(number, before.hints))
 
+    def of_drill(self, key: str) -> DrillProgress:
+        return self.drills.get(key, DrillProgress())
+
+    def answer_drill(self, key: str, solved: date | None) -> None:
+        """Count a wrong answer (None), or remember the day of the right one. After that day,
+        nothing is counted.
+        """
+        before = self.of_drill(key)
+        if before.solved is None:
+            wrong = before.wrong + (solved is None)
+            self.drills[key] = DrillProgress(wrong, solved)
+
 
 def progress_file(home: Path) -> Path:
     return home / WORKSPACE / FILE_NAME
@@ -72,12 +95,18 @@ def read_progress(path: Path) -> Progress:
     """Read the file; a missing file means no progress.
 
     Raises:
-        ValueError: it is not what `write_progress` writes; the message names the file and the task.
+        ValueError: it is not what `write_progress` writes; the message names the file and the line.
     """
     if not path.exists():
         return Progress()
     values = read_toml(path, "the record of your progress")
-    return Progress({task_id: _task(path, task_id, row) for task_id, row in values.items()})
+    drills = values.pop(DRILLS, {})
+    if not isinstance(drills, dict):
+        raise _not_ours(path, DRILLS, drills)
+    return Progress(
+        {task_id: _task(path, task_id, row) for task_id, row in values.items()},
+        {key: _drill(path, key, row) for key, row in drills.items()},
+    )
 
 
 def _task(path: Path, task_id: str, row: Any) -> TaskProgress:
@@ -88,10 +117,22 @@ def _task(path: Path, task_id: str, row: Any) -> TaskProgress:
         if not whole or task.passed > task.checks or not isinstance(task.reached, date | None):
             raise TypeError
     except TypeError:
-        raise UserError(
-            f"{path}: {task_id} = {row!r} is not a line that lm wrote; remove that line"
-        ) from None
+        raise _not_ours(path, task_id, row) from None
     return task
+
+
+def _drill(path: Path, key: str, row: Any) -> DrillProgress:
+    try:
+        drill = DrillProgress(**row)
+        if not isinstance(drill.wrong, int) or not isinstance(drill.solved, date | None):
+            raise TypeError
+    except TypeError:
+        raise _not_ours(path, key, row) from None
+    return drill
+
+
+def _not_ours(path: Path, key: str, row: Any) -> UserError:
+    return UserError(f"{path}: {key} = {row!r} is not a line that lm wrote; remove that line")
 
 
 def write_progress(path: Path, progress: Progress) -> None:
@@ -102,6 +143,12 @@ def write_progress(path: Path, progress: Progress) -> None:
         cells += [f"reached = {task.reached.isoformat()}"] if task.reached else []
         cells += [f"hints = {task.hints}"] if task.hints else []
         lines.append(f'"{task_id}" = {{ {", ".join(cells)} }}\n')
+    if progress.drills:
+        lines.append(f"\n[{DRILLS}]  # the wrong answers, and the day of the right one\n")
+    for key, drill in sorted(progress.drills.items()):
+        cells = [f"wrong = {drill.wrong}"]
+        cells += [f"solved = {drill.solved.isoformat()}"] if drill.solved else []
+        lines.append(f'"{key}" = {{ {", ".join(cells)} }}\n')
     with atomic_file(path, "w") as file:
         file.write("".join(lines))
 

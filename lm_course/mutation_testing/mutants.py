@@ -5,6 +5,7 @@ learner's. What this leaves out: grading them (mutant_runs), and mistakes that n
 (generated_mutants).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -81,6 +82,14 @@ def load_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Mutant]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; it should list the mutants of {assignment.id}")
     mutants = load_settings(MutantFile, path).mutants
+    check_mutants(mutants, assignment, path, root)
+    return mutants
+
+
+def check_mutants(
+    mutants: Sequence[Mutant], assignment: Assignment, path: Path, root: Path = PROJECT
+) -> None:
+    """Raise ValueError for the first row of `path` that does not fit the assignment."""
     names = [mutant.name for mutant in mutants]
     for mutant in mutants:
         if names.count(mutant.name) > 1:
@@ -93,4 +102,3 @@ def load_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Mutant]:
             compile(mutant.planted_in(source), f"{mutant.module}.py", "exec")
         except (ValueError, SyntaxError) as error:
             raise UserError(f"{path}: {mutant.name}: {error}") from None
-    return mutants

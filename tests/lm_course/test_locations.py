@@ -55,6 +55,9 @@ def test_home_inside_a_workspace_is_the_folder_that_holds_it(
     for folder in ("workspace", "workspace/stage", "workspace/stage/deep"):
         assert home_folder(site_packages, mine / folder) == mine
     assert home_folder(site_packages, mine) == mine
+    begun = tmp_path / "begun"  # with drills, and no assignment yet
+    (begun / "workspace" / "drills" / "a1").mkdir(parents=True)
+    assert home_folder(site_packages, begun / "workspace" / "drills" / "a1") == begun
     other = tmp_path / "workspace" / "project"  # a folder of the same name, without our stages
     (other / "other").mkdir(parents=True)
     assert home_folder(site_packages, other) == other
