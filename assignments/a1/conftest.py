@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import Causes, check_equal, check_raises, likely_cause, shown
 
-sys.path.insert(0, str(Path(__file__).parent))  # the strategies: a folder of tests is no package
+sys.path.insert(0, str(Path(__file__).parent))  # for the strategies beside it
 
 END = "<|endoftext|>"
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -51,7 +51,7 @@ wrong_special_tokens = st.sampled_from([[""], ["<s>", ""], ["<s>", "<s>"], ["<|e
 
 
 def nearly(special: list[str]) -> list[str]:
-    """What looks like a special token: in other case, cut off, between spaces, of another name."""
+    """Return texts that resemble special tokens: in other case, cut off, of another name."""
     changed = [[token.swapcase(), token.title(), token[:-1], token[1:]] for token in special]
     return [text for each in changed for text in each if text] + ["<x>", "<|x|>", "<|"]
 

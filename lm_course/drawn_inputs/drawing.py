@@ -22,7 +22,7 @@ Check = Callable[[dict[str, Any]], None]
 
 
 class _Stop(BaseException):
-    """Ends Hypothesis' search from within; it is no Exception, so that nothing catches it."""
+    """Ends Hypothesis' search from within; not an Exception, so that nothing catches it."""
 
 
 def draw_inputs(space: Space, times: int, use: Check) -> None:

@@ -31,7 +31,7 @@ Compare = Callable[[dict[str, Any], Returned | Raised], None]
 
 @dataclass(frozen=True)
 class DrawnInputs:
-    """What a check of one space needs.
+    """The inputs of one space, for one check.
 
     Attributes:
         space: where the inputs come from.

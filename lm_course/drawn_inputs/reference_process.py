@@ -16,11 +16,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of_reference
 from lm_course.grading.forked_check import fork
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def spaces_of(items: "Sequence[pytest.Item]") -> list[Space]:
+    """Return the spaces of the checks that draw inputs, each once."""
+    calls = [item.callspec for item in items if hasattr(item, "callspec")]
+    spaces = [call.params["space"] for call in calls if "space" in call.params]
+    return list({space.name: space for space in spaces}.values())
 
 
 class Drawn(NamedTuple):

@@ -27,6 +27,7 @@ from lm_course.learning.assignment_file import Assignment
 from lm_course.locations import WORKSPACE, home_folder, is_stage, shipped, shown
 
 REFERENCE = "reference"
+FAILED_INPUTS = ".failed_inputs"  # in the workspace
 ANSWERS = "answers.toml"
 TRIAL_SECONDS = 2.0  # in which a quiet module is imported; the references take 0.05
 SECONDS_TO_IMPORT = 5.0  # a module that has not been imported by then never will be
@@ -62,6 +63,11 @@ class Implementation:
         if asked_for:
             return "checking the reference"
         return "you have no workspace yet; checking the reference instead"
+
+    @property
+    def failed_inputs(self) -> Path | None:
+        """The folder for drawn inputs that failed, which the next run tries first."""
+        return self.folder / FAILED_INPUTS if self.name == WORKSPACE else None
 
     def module_file(self, assignment: Assignment, module: str) -> Path:
         return self.folder / assignment.package / f"{module}.py"

@@ -24,8 +24,7 @@ from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
 from lm_course.containment.own_imports import HangsAtImport, missing_sentence
 from lm_course.containment.watched_code import WatchedCode
-from lm_course.drawn_inputs.input_spaces import Space
-from lm_course.drawn_inputs.reference_process import ReferenceProcess
+from lm_course.drawn_inputs.reference_process import ReferenceProcess, spaces_of
 from lm_course.grading.check_outcome import (
     NOT_SUBMITTED,
     NOT_WRITTEN,
@@ -58,7 +57,6 @@ from lm_course.locations import WORKSPACE, home_folder
 LETTERS = {PASSED: ".", NOT_WRITTEN: "-", NOT_SUBMITTED: "-", SKIPPED: "s"}
 COLOURS = {PASSED: {"green": True}, SKIPPED: {"yellow": True}}
 THOROUGH = 10
-FAILED_INPUTS = ".failed_inputs"  # in the workspace
 OUTCOME = pytest.StashKey[Outcome | None]()
 
 
@@ -144,19 +142,13 @@ class GradedRun:
         code under test is imported.
         """
         if self.reference is None:
-            self.reference = ReferenceProcess(_spaces_of(items), self.times)
+            self.reference = ReferenceProcess(spaces_of(items), self.times)
         return self.reference
 
     @property
     def times(self) -> int:
         """How many times as many inputs as usual are drawn."""
         return THOROUGH if self.config.option.thorough else 1
-
-    @property
-    def failed_inputs(self) -> Path | None:
-        """The folder for inputs that failed, which the next run tries first."""
-        ours = self.implementation.name == WORKSPACE
-        return self.implementation.folder / FAILED_INPUTS if ours else None
 
     def import_code(self, items: list[pytest.Item]) -> None:
         """Import the modules that these checks are about, if nothing else happens by it."""
@@ -217,7 +209,7 @@ class GradedRun:
             item.user_properties.append(("task", task_id))
         kept = [i for i in items if not self.chosen_tasks or tasks[i] in self.chosen_tasks]
         items[:] = sorted(
-            kept, key=lambda item: (bool(_spaces_of([item])), order.index(tasks[item]))
+            kept, key=lambda item: (bool(spaces_of([item])), order.index(tasks[item]))
         )
         self.collected.update(tasks[item] for item in items)
 
@@ -232,7 +224,7 @@ class GradedRun:
 
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         if not session.config.option.collectonly:
-            if _spaces_of(session.items) and hasattr(os, "fork"):
+            if spaces_of(session.items) and hasattr(os, "fork"):
                 self.reference_process(session.items)
             self._watch_code()
             self.import_code(session.items)
@@ -400,10 +392,3 @@ def _silence(config: pytest.Config) -> None:
     option.reportchars = ""
     option.durations = None
     option.disable_warnings = True
-
-
-def _spaces_of(items: list[pytest.Item]) -> list[Space]:
-    """Return the spaces of the checks that draw inputs, each once."""
-    calls = [item.callspec for item in items if hasattr(item, "callspec")]
-    spaces = [call.params["space"] for call in calls if "space" in call.params]
-    return list({space.name: space for space in spaces}.values())

@@ -106,7 +106,7 @@ def drawn_inputs(request: pytest.FixtureRequest) -> "DrawnInputs":
     space = request.node.callspec.params["space"]
     run = _graded_run(request)
     reference = run.reference_process(request.session.items)
-    folder = run.failed_inputs
+    folder = run.implementation.failed_inputs
     check = request.node.originalname.removeprefix("test_")
     failed = folder / f"{space.name}.{check}.pickle" if folder else None
     return DrawnInputs(space, reference.drawn(space), reference, failed)
