@@ -213,14 +213,20 @@ def _names_used_elsewhere(assignment: Assignment, root: Path) -> set[str]:
     used: set[str] = set()
     suites = shipped(ASSIGNMENTS, root)
     for path in sorted((suites / assignment.id).glob("*.py")):
-        used |= {name for name, _ in _names_in(ast.parse(path.read_text(encoding="utf-8")))}
+        used |= _names_from_outside(ast.parse(path.read_text(encoding="utf-8")))
     for package in project_packages(root):
         for path in sorted(package.rglob("*.py")):
             text = path.read_text(encoding="utf-8")
             is_suite = path.is_relative_to(suites)
             if not is_suite and path not in lessons and mention.search(text):
-                used |= {name for name, _ in _names_in(ast.parse(text))}
+                used |= _names_from_outside(ast.parse(text))
     return used
+
+
+def _names_from_outside(tree: ast.Module) -> set[str]:
+    """Return the names that a file looks up, without those of its own functions."""
+    own = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {name for name, is_attribute in _names_in(tree) if is_attribute or name not in own}
 
 
 # The cut itself, from the last line to the first, so that line numbers stay valid.

@@ -206,8 +206,10 @@ def lessons(toy_course) -> Path:
     toy_course.write("toy_stage/words.py", WORDS)
     # Another stage uses two names; one of them as an attribute.
     user = "from toy_stage import words\nfrom toy_stage.words import shared\n"
+    user += "words.used_by_the_project()\n"
+    user += "def solution():\n    pass\nsolution()\n"  # its own, of the same name
     toy_course.write("user_stage/__init__.py", '"""Uses it."""\n')
-    toy_course.write("user_stage/user.py", user + "words.used_by_the_project()\n")
+    toy_course.write("user_stage/user.py", user)
     return toy_course.root
 
 
