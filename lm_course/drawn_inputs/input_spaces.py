@@ -1,6 +1,6 @@
 """The space of a graded function's inputs: what may be passed to it, and how a result is looked at.
 
-A suite declares one `Space` for each graded function, in `assignments/aN/test_drawn_inputs.py`. The
+A suite declares one `Space` for each graded function, in `assignments/aN/test_drawn_*.py`. The
 grader draws inputs from it, calls the code under test and the reference with the same ones
 (drawn_checks.py), and applies the contracts that hold for every function (contracts.py). What this
 leaves out: worked examples and counts of work, which are checks of their own.

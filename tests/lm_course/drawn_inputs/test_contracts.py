@@ -52,6 +52,12 @@ def leaves_a_thread(numbers):
     return sorted(numbers)
 
 
+def hands_out_a_read_only_array(numbers):
+    array = np.array(sorted(numbers))
+    array.flags.writeable = False
+    return array
+
+
 def prints(numbers):
     print("debug", numbers)
     return sorted(numbers)
@@ -69,6 +75,7 @@ def prints(numbers):
         (seeds_torch, "the global random generator of PyTorch"),
         (leaves_a_thread, "work leaves a thread running when it returns"),
         (prints, "work prints; remove the print"),
+        (hands_out_a_read_only_array, "the result of work cannot be changed: return a copy"),
     ],
 )
 def test_a_broken_contract_is_named(work, sentence: str) -> None:
