@@ -1,8 +1,10 @@
 """Each contract is seen when it is broken, and a function that keeps all of them passes."""
 
+import ast
 import random
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,27 @@ from hypothesis import strategies as st
 from lm_course.drawn_inputs.contracts import check_contracts
 from lm_course.drawn_inputs.input_spaces import Space, arguments
 from lm_course.grading.check_outcome import GradedFailure
+from lm_course.learning.assignment_file import assignment_ids
 
+PROJECT = Path(__file__).parents[3]
+CODE = ("contracts", "new_objects", "differentiated")
+# What a message says -> the sentence of assignments/README.md that asks for it.
+ON_THE_PAGE = {
+    "changes its argument": "The arguments are unchanged.",
+    "the global random generator of": "are neither used nor seeded.",
+    "leaves a thread running": "No thread is still running when the function returns",
+    "prints; remove": "and nothing is printed.",
+    "gives another result when it is called again": "The same call gives the same result again.",
+    "cannot be changed": "The result can be changed",
+    "shares memory with its arguments": "The result belongs to the caller",
+    "that it uses again": "The result belongs to the caller",
+    "keeps its result": "The result belongs to the caller",
+    "no gradient reaches": "A gradient reaches each parameter",
+    "share a parameter": "Two new objects share no parameter",
+    "start with the same": "do not start equal",
+    "is another after the same": "after the same `torch.manual_seed` they are the same again",
+    "sets PyTorch's global random generator": "nothing else sets it",
+}
 SPACE = Space("t1.1", "stage.lesson.work", arguments({"numbers": st.lists(st.integers())}))
 KEPT: dict[tuple[int, ...], list[int]] = {}
 CALLS: list[int] = []
@@ -84,6 +106,34 @@ def test_a_broken_contract_is_named(work, sentence: str) -> None:
     with pytest.raises(GradedFailure, match=sentence):
         check_contracts(SPACE, SimpleNamespace(work=work), inputs)
     assert inputs == {"numbers": [3, 1, 2]}
+
+
+def sentences_of(module: str) -> list[str]:
+    """Return the first string of each failure in a module, without what is put into it."""
+    tree = ast.parse((PROJECT / "lm_course/drawn_inputs" / f"{module}.py").read_text("utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    failing = ("_fail", "_require_same", "GradedFailure")
+    sentences = []
+    for call in calls:
+        if getattr(call.func, "id", "") in failing:
+            parts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
+            sentences += ["".join(part for part in parts if isinstance(part, str))]
+    return [sentence for sentence in sentences if len(sentence) > 20]
+
+
+def test_every_contract_stands_on_the_page_that_handouts_point_to() -> None:
+    page = (PROJECT / "assignments/README.md").read_text(encoding="utf-8")
+    section = " ".join(page.partition("## Contracts")[2].partition("\n## ")[0].split())
+    asked = [sentence for module in CODE for sentence in sentences_of(module)]
+    unknown = [each for each in asked if not any(part in each for part in ON_THE_PAGE)]
+    assert unknown == [], "add the contract to the page, and to ON_THE_PAGE"
+    unused = [part for part in ON_THE_PAGE if not any(part in each for each in asked)]
+    assert unused == []
+    missing = [sentence for sentence in ON_THE_PAGE.values() if sentence not in section]
+    assert missing == [], "assignments/README.md does not say this any more"
+    for name in assignment_ids():
+        handout = (PROJECT / "assignments" / name / "README.md").read_text(encoding="utf-8")
+        assert "(../README.md#contracts)" in handout, name
 
 
 @pytest.mark.parametrize(
