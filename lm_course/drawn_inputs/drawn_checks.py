@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from lm_core.user_error import UserError
 from lm_course.drawn_inputs.contracts import check_contracts
 from lm_course.drawn_inputs.drawing import smallest_failure, with_example
 from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, outcome_of
 from lm_course.drawn_inputs.reference_process import Drawn, ReferenceProcess, answer_in, ask
 from lm_course.drawn_inputs.result_comparison import check_result
 from lm_course.grading.check_outcome import GradedFailure
-from lm_course.grading.comparisons import message_of, shown
+from lm_course.grading.comparisons import Words, message_of, shown
 
 CONTRACT_DRAWS = 8  # a contract that is broken is broken for most inputs
 
@@ -132,11 +133,17 @@ def _repeat_failed(inputs: DrawnInputs, check: Callable[[dict[str, Any]], None])
     inputs.failed.unlink()
 
 
+def _public(kind: str) -> str:
+    """Return the name that a handout uses: UserError is the reference's own ValueError."""
+    return "ValueError" if kind == UserError.__name__ else kind
+
+
 def _compare(space: Space, got: Returned | Raised, expected: Returned | Raised) -> None:
     name = space.function
     if isinstance(expected, Raised):
         if isinstance(got, Returned):
-            values = {"expected": expected.kind, "got": shown(got.seen)}
+            refusal = Words(f"{_public(expected.kind)}: {expected.message}")
+            values = {"expected": shown(refusal), "got": shown(got.seen)}
             raise GradedFailure(message_of(f"{name} should refuse this input", values))
     elif isinstance(got, Raised):
         values = {"expected": shown(expected.seen), "got": f"{got.kind}: {got.message}"}
