@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 import regex
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import Causes, check_equal, check_raises, likely_cause, shown
@@ -38,16 +36,6 @@ CORPUS = (
 )
 
 Pair = tuple[bytes, bytes]
-
-# The same examples in every run, and one failure at a time.
-EXAMPLES = settings(
-    max_examples=40,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    report_multiple_bugs=False,
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-)
 
 
 def words_of(text: str, special_tokens: list[str], pattern: str = GPT2) -> list[str]:
@@ -244,21 +232,9 @@ def seconds_of_children() -> float:
     return times.children_user + times.children_system
 
 
-def load_hypothesis() -> None:
-    """Run one example: Hypothesis imports much of itself with it, and no check pays for that."""
-
-    @EXAMPLES
-    @given(st.text(max_size=2), st.lists(st.integers(0, 3), max_size=2), st.binary(max_size=2))
-    def nothing(text: str, numbers: list[int], content: bytes) -> None:
-        pass
-
-    nothing()
-
-
 @pytest.fixture(scope="session")
 def a1() -> Iterator[SimpleNamespace]:
     """Provide the oracles and the comparisons."""
-    load_hypothesis()
     special_tokens = [END]
     merges = train(Counter(words_of(CORPUS, special_tokens)), 120)
     yield SimpleNamespace(
@@ -269,7 +245,6 @@ def a1() -> Iterator[SimpleNamespace]:
         StepCounter=StepCounter,
         count_pairs=count_pairs,
         dict_of=dict_of,
-        few_examples=EXAMPLES,
         encode=encode,
         expect=expect,
         expect_value_error=expect_value_error,

@@ -1,16 +1,11 @@
 """a1.2 to a1.4: count pairs, merge one pair, choose the best pair."""
 
-from collections import Counter
-from itertools import pairwise
-
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 MODULE = "tokenizer_bpe.naive_training"
 COUNT = "count_pairs"
 tokens = st.sampled_from([b"a", b"b", b"aa", b"ab", b"\xc3"])
-some_words = st.dictionaries(st.lists(tokens, max_size=7).map(tuple), st.integers(1, 9), max_size=6)
 
 
 def letters(word):
@@ -74,25 +69,6 @@ def test_tokens_longer_than_a_byte(implementation, a1):
         expected,
         "the pairs of (l, ow, est) and of the single token (ow) are wrong",
     )
-
-
-@pytest.mark.task("a1.2")
-def test_pairs_as_counted_by_brute_force(implementation, a1):
-    count_pairs = implementation(MODULE).count_pairs
-
-    @a1.few_examples
-    @given(some_words)
-    def check(words):
-        before = dict(words)
-        expected = Counter()
-        for word, count in words.items():
-            for pair in pairwise(word):
-                expected[pair] += count
-        got = a1.dict_of(count_pairs(words), COUNT)
-        a1.expect(got, dict(expected), f"the pairs of {words} are wrong")
-        a1.expect(words, before, "count_pairs changes the words that it was given")
-
-    check()
 
 
 # a1.3
@@ -159,19 +135,6 @@ def test_the_border_between_the_two_tokens_counts(implementation, a1, word, pair
     a1.expect(got, word, f"merging {pair} in {word}, which does not contain it, is wrong", causes)
 
 
-@pytest.mark.task("a1.3")
-def test_a_merge_as_made_by_brute_force(implementation, a1):
-    merge_pair = implementation(MODULE).merge_pair
-
-    @a1.few_examples
-    @given(st.lists(tokens, max_size=12).map(tuple), st.tuples(tokens, tokens))
-    def check(word, pair):
-        got = merge_pair(word, pair)
-        a1.expect(got, tuple(a1.merge_once(list(word), pair)), f"merging {pair} in {word} is wrong")
-
-    check()
-
-
 # a1.4
 
 RULE = "the larger pair of byte strings must win"
@@ -223,18 +186,3 @@ def test_frequency_comes_first(implementation, a1):
     got = implementation(MODULE).best_pair({(b"z", b"z"): 2, (b"a", b"b"): 10, (b"y", b"z"): 9})
     causes = {"the count decides first, and the bytes only between equal counts": (b"z", b"z")}
     a1.expect(got, (b"a", b"b"), "the best pair is not the most frequent one", causes)
-
-
-@pytest.mark.task("a1.4")
-def test_the_best_pair_as_found_by_brute_force(implementation, a1):
-    best_pair = implementation(MODULE).best_pair
-    token = st.binary(min_size=1, max_size=3)
-
-    @a1.few_examples
-    @given(st.dictionaries(st.tuples(token, token), st.integers(1, 3), min_size=1, max_size=12))
-    def check(pairs):
-        most = max(pairs.values())
-        expected = sorted(pair for pair, count in pairs.items() if count == most)[-1]
-        a1.expect(best_pair(dict(pairs)), expected, f"the best pair of {pairs} is wrong")
-
-    check()

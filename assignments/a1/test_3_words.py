@@ -9,16 +9,12 @@ from pathlib import Path
 
 import pytest
 import regex
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lm_course.grading.comparisons import check_true
 
 MODULE = "tokenizer_bpe.pretokenization"
 COUNT = "count_words"
 # Made of the characters that the patterns distinguish.
-awkward_text = st.text("aZ09'sltrve.!_ \n\r\t\x1c\x85\xa0\u3000é漢٣\U0001f600", max_size=40)
-
 # a1.5
 
 
@@ -62,36 +58,7 @@ def test_words_under_a_pattern_of_your_own(implementation, a1):
     a1.expect(got, list("a-b 1-2"), r"the words under the pattern \w|\W are wrong", causes)
 
 
-@pytest.mark.task("a1.5")
-def test_words_are_what_the_pattern_finds(implementation, a1):
-    pretokenize = implementation(MODULE).pretokenize
-
-    @a1.few_examples
-    @given(awkward_text, st.sampled_from([a1.GPT2, a1.GPT4]))
-    def check(text, pattern):
-        got = list(pretokenize(text, pattern))
-        what = f"the words of {text!r} under {'GPT-2' if pattern == a1.GPT2 else 'GPT-4'}'s pattern"
-        a1.expect("".join(got), text, f"{what} do not join to the text")
-        a1.expect(got, regex.findall(pattern, text), f"{what} are wrong")
-
-    check()
-
-
 # a1.6
-
-
-def pieces_by_brute_force(text, special_tokens):
-    pieces = [""]
-    while text:
-        here = [token for token in special_tokens if text.startswith(token)]
-        if here:
-            token = max(here, key=len)
-            pieces += [token, ""]
-            text = text[len(token) :]
-        else:
-            pieces[-1] += text[0]
-            text = text[1:]
-    return [piece for piece in pieces if piece]
 
 
 def with_empty_pieces(text, alternatives):
@@ -144,20 +111,6 @@ def test_the_longest_special_token_wins(implementation, a1, order):
         )
     }
     a1.expect(got, expected, f"the pieces of {text!r} around {tokens} are wrong", causes)
-
-
-@pytest.mark.task("a1.6")
-def test_pieces_as_cut_by_brute_force(implementation, a1):
-    split_special_tokens = implementation(MODULE).split_special_tokens
-
-    @a1.few_examples
-    @given(st.text("ab<>|", max_size=24), st.permutations(["<a>", "<a><b>", ">b", "|", "a|b"]))
-    def check(text, tokens):
-        expected = pieces_by_brute_force(text, tokens)
-        got = split_special_tokens(text, tokens)
-        a1.expect(got, expected, f"the pieces of {text!r} around {tokens} are wrong")
-
-    check()
 
 
 @pytest.mark.task("a1.6")
@@ -309,12 +262,6 @@ class CountingFile(io.BytesIO):
         return super().getvalue()
 
 
-def boundaries_by_brute_force(content, num_chunks, separator):
-    shares = [len(content) * share // num_chunks for share in range(1, num_chunks)]
-    found = {content.find(separator, share) for share in shares} - {-1}
-    return sorted(found | {0, len(content)})
-
-
 @pytest.mark.task("a1.8")
 @pytest.mark.parametrize("num_chunks", [1, 2, 3, 7])
 def test_boundaries_by_hand(implementation, a1, num_chunks):
@@ -332,22 +279,6 @@ def test_boundaries_by_hand(implementation, a1, num_chunks):
     a1.expect(
         got, expected, f"the boundaries of {content} for {num_chunks} parts are wrong", causes
     )
-
-
-@pytest.mark.task("a1.8")
-def test_boundaries_as_found_by_brute_force(implementation, a1):
-    find = implementation(MODULE).find_document_boundaries
-    parts = st.lists(st.sampled_from(["ab", "|", "<|", "<|e|>", "é" * 9]), min_size=1, max_size=40)
-
-    @a1.few_examples
-    @given(parts, st.integers(1, 9))
-    def check(parts, num_chunks):
-        content = "".join(parts).encode()
-        got = list(find(io.BytesIO(content), num_chunks, b"<|e|>"))
-        expected = boundaries_by_brute_force(content, num_chunks, b"<|e|>")
-        a1.expect(got, expected, f"the boundaries of {content} for {num_chunks} parts are wrong")
-
-    check()
 
 
 @pytest.mark.task("a1.8")

@@ -6,14 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import check_true
 
 MODULE = "tokenizer_bpe.tokenizer"
-awkward_text = st.text("aethr'slv. !\n\r\t\x1c\u3000é東夜🦉", max_size=40)
 HAND_MERGES = [(b"t", b"h"), (b" ", b"c"), (b" ", b"a"), (b"th", b"e"), (b" a", b"t")]
 PERMUTED = (
     "the ids of this vocabulary are in another order: look up every id in the vocabulary, also "
@@ -238,20 +235,6 @@ def test_no_text_has_no_ids(implementation, a1):
 
 
 @pytest.mark.task("a1.13")
-def test_ids_as_made_by_brute_force(implementation, a1):
-    vocab = permuted(a1.vocab)
-    tokenizer = implementation(MODULE).Tokenizer(vocab, a1.merges, [a1.END])
-
-    @a1.few_examples
-    @given(st.lists(st.one_of(awkward_text, st.just(a1.END)), max_size=3).map("".join))
-    def check(text):
-        expected = a1.encode(text, vocab, a1.merges, [a1.END])
-        check_ids(a1, tokenizer, text, expected, f"the ids of {text!r} are wrong")
-
-    check()
-
-
-@pytest.mark.task("a1.13")
 def test_ids_as_made_by_tiktoken(implementation, a1):
     tokenizer = implementation(MODULE).Tokenizer(a1.vocab, a1.merges, [a1.END])
     text = a1.CORPUS + "the otherwise theatrical owls’ nights, whatever the weather\n\n"
@@ -392,32 +375,6 @@ def test_decode_other_ids_and_special_tokens(implementation, a1):
     a1.expect(tokenizer.decode(ids), a1.CORPUS, sentence, causes)
     a1.expect(tokenizer.decode(np.array(ids)), a1.CORPUS, f"{sentence}, from a NumPy array")
     a1.expect(tokenizer.decode(i for i in ids), a1.CORPUS, f"{sentence}, from a generator")
-
-
-@pytest.mark.task("a1.14")
-def test_decode_any_ids(implementation, a1):
-    tokenizer = implementation(MODULE).Tokenizer(a1.vocab, a1.merges, [a1.END])
-
-    @a1.few_examples
-    @given(st.lists(st.integers(0, 376), max_size=20))
-    def check(ids):
-        expected = b"".join(a1.vocab[i] for i in ids).decode("utf-8", errors="replace")
-        a1.expect(tokenizer.decode(ids), expected, f"the text of the ids {ids} is wrong")
-
-    check()
-
-
-@pytest.mark.task("a1.14")
-def test_there_and_back(implementation, a1):
-    tokenizer = implementation(MODULE).Tokenizer(a1.vocab, a1.merges, [a1.END])
-
-    @a1.few_examples
-    @given(st.one_of(awkward_text, st.text(st.characters(exclude_categories=["Cs"]), max_size=30)))
-    def check(text):
-        got = tokenizer.decode(tokenizer.encode(text))
-        a1.expect(got, text, f"decode(encode(text)) is not the text {text!r}")
-
-    check()
 
 
 @pytest.mark.task("a1.14")

@@ -1,5 +1,7 @@
 """a1.12 to a1.16 on drawn inputs: the space of each graded function."""
 
+import random
+
 import numpy as np
 from hypothesis import strategies as st
 from text_strategies import (
@@ -114,10 +116,12 @@ def streams(draw):
     special = draw(special_tokens)
     text = draw(texts(*special, *nearly(special), max_pieces=200))
     made = draw(vocabularies(text, special))
-    size = draw(st.sampled_from([1, 2, 3, 7, 40]))
-    pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    if draw(st.booleans()):
-        pieces = [piece for each in pieces for piece in ("", each)]
+    least, most = draw(st.sampled_from([(1, 1), (0, 3), (1, 40)]))
+    generator = random.Random(draw(st.integers(0, 999)))
+    pieces = []
+    while text:
+        size = generator.randint(least, most)
+        pieces, text = [*pieces, text[:size]], text[size:]
     return {**made, "pattern": draw(st.sampled_from([GPT2, GPT4])), "pieces": pieces}
 
 
