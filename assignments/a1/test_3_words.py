@@ -14,7 +14,6 @@ from lm_course.grading.comparisons import check_true
 
 MODULE = "tokenizer_bpe.pretokenization"
 COUNT = "count_words"
-# Made of the characters that the patterns distinguish.
 # a1.5
 
 
