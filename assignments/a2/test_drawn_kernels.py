@@ -232,7 +232,7 @@ SPACES = [
         view_forward,
         oracle=rounded_oracle(forward_oracle),
         examples=CASES,
-        draws=25,
+        draws=20,
     ),
     Space(
         "a2.21",
@@ -242,7 +242,7 @@ SPACES = [
         view_backward,
         oracle=backward_oracle,
         examples=CASES,
-        draws=20,
+        draws=12,
     ),
 ]
 
