@@ -10,6 +10,7 @@ from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.drawn_tensors import SEEDS, integers, tensor
 from lm_course.drawn_inputs.input_spaces import Space, arguments
 from lm_course.drawn_inputs.result_comparison import Within
+from lm_course.grading.comparisons import check_true
 
 pytestmark = pytest.mark.usefixtures("a2")  # one thread
 booleans = st.booleans()
@@ -84,7 +85,7 @@ def call_model(module, config, ids, cuts, backend, seed, with_gradient):
     other = {"norm_eps": 0.1, "rope_theta": 3.0, "biases": not config["biases"]}
     module.TransformerLM(config_of(config | other))
     model = filled(module.TransformerLM(config_of(config), backend), seed)
-    assert model.config == config_of(config), "the model's attribute `config` is another"
+    check_true(model.config == config_of(config), "the model must keep `config` as an attribute")
 
     def run(ids):
         if cuts is None:

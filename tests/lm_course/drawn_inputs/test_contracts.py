@@ -13,7 +13,8 @@ import torch
 from hypothesis import strategies as st
 
 from lm_course.drawn_inputs.contracts import check_contracts
-from lm_course.drawn_inputs.input_spaces import Space, arguments
+from lm_course.drawn_inputs.drawn_tensors import TensorInput
+from lm_course.drawn_inputs.input_spaces import Space, arguments, outcome_of_reference
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.learning.assignment_file import assignment_ids
 
@@ -160,3 +161,30 @@ def test_what_a_space_allows_is_allowed() -> None:
         return len(numbers)
 
     check_contracts(allowed, SimpleNamespace(work=work), {"numbers": [3, 1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda x: x.add_(1e-9), "by less than the tolerance or beside its values"),
+        (lambda x: x[1:].mul_(1), "an operation wrote to it in place"),
+        (lambda x: x.as_strided((4,), (1,)).zero_(), "beside its values"),
+        (lambda x: x.requires_grad_(), "its requires_grad"),
+    ],
+)
+def test_every_change_of_a_tensor_is_seen(change, difference: str) -> None:
+    def work(x):
+        change(x)
+        return 1
+
+    inputs = {"x": torch.zeros(4)[::2]}
+    inputs["x"].as_strided((4,), (1,))[1::2] = 5.0
+    with pytest.raises(GradedFailure, match=f"work changes its argument x(?s:.*){difference}"):
+        check_contracts(SPACE, SimpleNamespace(work=work), inputs)
+
+
+def test_an_oracle_takes_the_place_of_the_reference() -> None:
+    space = Space("t1.1", "stage.lesson.work", st.none(), oracle=lambda x: x.sum(), view=float)
+    assert outcome_of_reference(space, {"x": TensorInput((2,), seed=1)}).seen == pytest.approx(
+        float(TensorInput((2,), seed=1).build().sum())
+    )

@@ -1,0 +1,61 @@
+"""A description of a tensor gives the same tensor each time, laid out in memory as it says."""
+
+import pickle
+
+import pytest
+import torch
+
+from lm_course.drawn_inputs.drawn_tensors import LAYOUTS, TensorInput, laid_out
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4, 5)])
+def test_every_layout_holds_the_values(layout: str, shape: tuple[int, ...]) -> None:
+    plain = TensorInput(shape, seed=1).build()
+    x = TensorInput(shape, seed=1, layout=layout).build()
+    if layout == "expanded" and shape:
+        plain = plain[:1].expand(shape)
+    torch.testing.assert_close(x, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("layout", "strides"),
+    [
+        ("contiguous", (12, 4, 1)),
+        ("transposed", (12, 1, 3)),
+        ("split", (4, 8, 1)),
+        ("reversed", (1, 2, 6)),
+        ("strided", (27, 9, 2)),
+        ("spaced", (28, 8, 1)),
+        ("padded", (27, 9, 1)),
+        ("followed", (268, 4, 1)),
+        ("expanded", (0, 4, 1)),
+    ],
+)
+def test_how_the_values_lie(layout: str, strides: tuple[int, ...]) -> None:
+    assert TensorInput((2, 3, 4), layout=layout).build().stride() == strides
+
+
+@pytest.mark.parametrize("layout", ["strided", "spaced", "padded", "followed"])
+def test_the_memory_around_holds_no_number(layout: str) -> None:
+    x = laid_out(torch.zeros(2, 3), layout)
+    whole = torch.empty(0).set_(x.untyped_storage())
+    assert int(whole.isnan().sum()) == len(whole) - 6
+
+
+def test_ids_masks_sizes_and_types() -> None:
+    ids = TensorInput((50,), "int64", seed=2, below=3).build()
+    assert set(ids.tolist()) == {0, 1, 2}
+    assert TensorInput((20, 3), "bool", seed=2).build().any(-1).all()
+    large = TensorInput((1000,), "bfloat16", size=10.0, offset=100.0).build()
+    assert large.dtype == torch.bfloat16
+    assert 95 < large.float().mean() < 105
+    assert 8 < large.float().std() < 12
+
+
+def test_a_message_shows_small_tensors_whole() -> None:
+    small = TensorInput((2,), seed=1, layout="strided")
+    assert repr(small) == "float32 tensor [2], strided: [0.6614, 0.2669]"
+    large = TensorInput((4, 5), "float16", seed=7, size=30.0, offset=2.0)
+    assert repr(large) == "float16 tensor [4, 5], of size 30, around 2, seed 7"
+    assert pickle.loads(pickle.dumps(large)) == large
