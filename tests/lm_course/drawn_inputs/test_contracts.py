@@ -188,3 +188,8 @@ def test_an_oracle_takes_the_place_of_the_reference() -> None:
     assert outcome_of_reference(space, {"x": TensorInput((2,), seed=1)}).seen == pytest.approx(
         float(TensorInput((2,), seed=1).build().sum())
     )
+
+
+def test_a_result_whose_elements_are_one_in_memory_is_not_overwritten() -> None:
+    space = Space("t1.1", "stage.lesson.work", st.none())
+    check_contracts(space, SimpleNamespace(work=lambda n: torch.ones(1).expand(n)), {"n": 3})
