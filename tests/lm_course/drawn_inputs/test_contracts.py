@@ -190,6 +190,8 @@ def test_an_oracle_takes_the_place_of_the_reference() -> None:
     )
 
 
-def test_a_result_whose_elements_are_one_in_memory_is_not_overwritten() -> None:
+def test_an_expanded_result_that_shares_memory_is_seen() -> None:
     space = Space("t1.1", "stage.lesson.work", st.none())
-    check_contracts(space, SimpleNamespace(work=lambda n: torch.ones(1).expand(n)), {"n": 3})
+    module = SimpleNamespace(work=lambda x: x[:1].expand(3))
+    with pytest.raises(GradedFailure, match="shares memory with its arguments"):
+        check_contracts(space, module, {"x": torch.arange(4.0)})
