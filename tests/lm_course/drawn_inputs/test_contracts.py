@@ -31,11 +31,11 @@ ON_THE_PAGE = {
     "shares memory with its arguments": "The result belongs to the caller",
     "that it uses again": "The result belongs to the caller",
     "keeps its result": "The result belongs to the caller",
-    "no gradient reaches": "A gradient reaches each parameter",
-    "share a parameter": "Two new objects share no parameter",
-    "start with the same": "do not start equal",
-    "is another after the same": "after the same `torch.manual_seed` they are the same again",
-    "sets PyTorch's global random generator": "nothing else sets it",
+    "no gradient reaches": "A gradient reaches every input",
+    "share a parameter": "and share none",
+    "start with the same": "start with different weights",
+    "is another after the same": "after the same `torch.manual_seed`",
+    "sets PyTorch's global random generator": "which a new object does not seed",
 }
 SPACE = Space("t1.1", "stage.lesson.work", arguments({"numbers": st.lists(st.integers())}))
 KEPT: dict[tuple[int, ...], list[int]] = {}
