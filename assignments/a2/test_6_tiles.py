@@ -100,7 +100,13 @@ def no_table(rows, what):
     keeps as much elsewhere. 1,024 by 1,024 scores would be 4 MB.
     """
     hint = ": with tiles of 64 by 64, nothing larger than q, k and v is needed"
-    return watched(what, largest_tensor=2 * rows, largest_outside=1 << 19, hint=hint)
+    return watched(
+        what,
+        forbidden=["scaled_dot_product_attention"],
+        largest_tensor=2 * rows,
+        largest_outside=1 << 19,
+        hint=hint,
+    )
 
 
 @pytest.mark.task("a2.17")

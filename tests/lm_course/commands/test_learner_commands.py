@@ -286,7 +286,7 @@ def test_a_bare_lm_shows_its_help_and_no_empty_error(group: list[str]) -> None:
     assert done.stderr == ""
 
 
-HEAVY = ("triton", "torch._dynamo", "torch._inductor", "sympy", "hypothesis", "numba", "scipy")
+HEAVY = ("triton", "torch._dynamo", "torch._inductor", "sympy", "numba", "scipy")
 HEAVY += ("matplotlib", "transformers", "pyarrow", "anyio")
 
 
