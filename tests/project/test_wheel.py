@@ -93,7 +93,7 @@ def test_the_course_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
             assert (stubs / assignment.package / f"{module}.py").read_text() == text
     screen = lm(installed, tmp_path, "check", "a1", "2")
     assert "a1: checking your files in workspace/" in screen
-    assert "0/4     0/7  not written" in screen
+    assert "0/4     0/6  not written" in screen
     assert "hint 1 of 3" in lm(installed, tmp_path, "hint", "a1", "2")
     assert "lm pretrain" in lm(installed, tmp_path, "steps")
     screen = lm(installed, tmp_path, "check", "a1", "1", "2", "--impl", "reference")
