@@ -1,6 +1,7 @@
 """a1.12 to a1.16 on drawn inputs: the space of each graded function."""
 
 import random
+from itertools import zip_longest
 
 import numpy as np
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from text_strategies import (
     Vocabulary,
     nearly,
     patterns,
+    rival_merges,
     special_tokens,
     texts,
     texts_and_special_tokens,
@@ -21,12 +23,17 @@ from text_strategies import (
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.input_spaces import Space
 
+# The first and last bytes of the ranges that UTF-8 allows in some position.
+EDGES = b"a\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xc1\xc2\xdf\xe0\xe1\xec\xee\xef\xf0\xf1\xf3\xf4\xf5\xff"
+
 text_with_half_a_surrogate = st.sampled_from(["\ud800", "a\udfff b", "<s>\udc80"])
 
 
 @st.composite
 def with_texts(draw):
     """A vocabulary, a pattern and texts."""
+    if draw(st.integers(0, 3)) == 2:
+        return {**draw(rival_merges()), "pattern": draw(patterns)}
     drawn = draw(texts_and_special_tokens(number=3))
     if draw(st.integers(0, 9)) == 5:
         drawn["texts"].append(draw(text_with_half_a_surrogate))
@@ -91,7 +98,17 @@ def with_ids(draw):
     """A vocabulary, and ids that a model may produce: of text, or any."""
     made = draw(vocabularies(draw(texts(long=False))))
     known = sorted(made["vocab"])
-    right = st.lists(st.sampled_from(known), max_size=40)
+    ids_of = {token: token_id for token_id, token in made["vocab"].items()}
+    text = draw(texts(long=False)).encode("utf-8", "surrogatepass")
+    of_text = st.just([ids_of[bytes([byte])] for byte in text])
+    of_bytes = st.lists(st.sampled_from([ids_of[bytes([byte])] for byte in EDGES]), max_size=20)
+    right = st.one_of(of_text, of_bytes, st.lists(st.sampled_from(known), max_size=40))
+    if draw(st.integers(0, 9)) == 7:  # around the blocks that people join at once
+        size = draw(st.sampled_from([1 << 10, 1 << 12, 1 << 16]))
+        shift = draw(st.integers(1, 9))
+        right = st.just(
+            ([known[0]] * shift + [ids_of[b"\xc3"], ids_of[b"\xa9"]] * size)[: 2 * size]
+        )
     wrong = st.sampled_from([[-1], [known[0], known[-1] + 100], [-3, known[0]]])
     return {**made, "ids": draw(with_wrong(right, wrong)), "kind": draw(st.integers(0, 2))}
 
@@ -106,8 +123,21 @@ def decode(module, vocab, merges, special_tokens, ids, kind):
 
 
 def decode_stream(module, vocab, merges, special_tokens, ids, kind):
+    """The pieces; for a generator, each with the number of ids that had been taken."""
     made = module.Tokenizer(vocab, merges, special_tokens)
-    return list(made.decode_stream(as_kind(ids, kind)))
+    if kind < 2:
+        return list(made.decode_stream(as_kind(ids, kind)))
+    taken, last = [], []
+
+    def counted(ids, into):
+        for token_id in ids:
+            into.append(token_id)
+            yield token_id
+
+    first, second = (
+        made.decode_stream(counted(*each)) for each in ((ids, taken), (reversed(ids), last))
+    )
+    return [(len(taken), piece, next(second, None)) for piece in first]
 
 
 @st.composite
@@ -126,9 +156,18 @@ def streams(draw):
 
 
 def encode_stream(module, vocab, merges, special_tokens, pattern, pieces):
+    """Two streams of one tokenizer, which are read in turns."""
     made = module.Tokenizer(vocab, merges, special_tokens, pattern)
-    return list(made.encode_iterable(iter(pieces)))
+    streams = made.encode_iterable(iter(pieces)), made.encode_iterable(reversed(pieces))
+    ids = list(zip_longest(*streams))
+    return [token_id for token_id, _ in ids], [token_id for _, token_id in ids]
 
+
+# The handout's list in which a pair waits until the current merge is done, in words of any length.
+LETTERS = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c"), (b"abc", b"a"), (b"a", b"bc")]
+KNOWN = dict.fromkeys([*(bytes([byte]) for byte in range(256)), *(a + b for a, b in LETTERS)])
+WAITING = {"vocab": Vocabulary(enumerate(KNOWN)), "merges": LETTERS}
+WAITING |= {"special_tokens": [], "pattern": GPT2}
 
 TOKENIZER = [
     Space(
@@ -144,7 +183,13 @@ TOKENIZER = [
         call=byte_lengths,
         draws=20,
     ),
-    Space("a1.13", "tokenizer_bpe.tokenizer.Tokenizer.encode", with_texts(), call=encode),
+    Space(
+        "a1.13",
+        "tokenizer_bpe.tokenizer.Tokenizer.encode",
+        with_texts(),
+        call=encode,
+        examples=[{**WAITING, "texts": ["abcabc" * times]} for times in (1, 60, 100, 400)],
+    ),
     Space(
         "a1.13",
         "tokenizer_bpe.tokenizer.Tokenizer.encode_batch",

@@ -89,7 +89,14 @@ def sources_of_words(draw):
 
 @st.composite
 def files_to_cut(draw):
-    """Documents of any length, with lengths around the sizes of blocks that people read."""
+    """Documents of any length, with lengths around the sizes of blocks that people read; or
+    separators everywhere, which show each position.
+    """
+    if draw(st.integers(0, 2)) == 1:
+        count = draw(st.integers(1, 60))
+        size = draw(st.one_of(st.integers(1, 700), st.integers(1, 20).map(count.__mul__)))
+        content = (draw(st.sampled_from([b"|", b"|", b"|.", b"||."])) * size)[:size]
+        return {"content": content, "num_chunks": count, "separator": b"|"}
     separator = draw(st.sampled_from([b"<|endoftext|>", b"<s>", b"\n\n", b"aab", b"\0"]))
     filler = draw(st.sampled_from([b"x", b"a", b"<", separator[:-1] or b"y", b"text "]))
     document = st.one_of(
@@ -105,6 +112,8 @@ def files_to_cut(draw):
     return {"content": content + ending or b"x", "num_chunks": count, "separator": separator}
 
 
+NOTHING_TO_COUNT = {"special_tokens": ["<s>", ""], "pattern": GPT2, "as_text": False}
+
 WORDS = [
     Space(
         "a1.5",
@@ -117,6 +126,7 @@ WORDS = [
         texts_and_special_tokens().map(
             lambda drawn: {"text": drawn["texts"][0], "special_tokens": drawn["special_tokens"]}
         ),
+        examples=[{"text": text, "special_tokens": ["<s>", "<s>"]} for text in ("", "a")],
     ),
     Space(
         "a1.7",
@@ -124,6 +134,10 @@ WORDS = [
         sources_of_words(),
         call=count_words,
         view=dict,
+        examples=[
+            {**NOTHING_TO_COUNT, "source": source, "how": how}
+            for how, source in (("list", []), ("list", [""]), ("file", b""), ("file", b"a"))
+        ],
     ),
     Space(
         "a1.8",
@@ -142,6 +156,11 @@ WORDS = [
 def train(module, content, vocab_size, special_tokens, pattern, as_text):
     with file_of(content, as_text) as path:
         return module.train_bpe(path, vocab_size, special_tokens, pattern)
+
+
+def train_and_print(module, verbose, content, as_text, **rest):
+    with file_of(content, as_text) as path:
+        return module.train_bpe(path, **rest, **({"verbose": True} if verbose else {}))
 
 
 def train_from_counts(module, counts, vocab_size, special_tokens):
@@ -165,18 +184,25 @@ def training_files(draw):
 
 
 REFUSED = [
-    {"content": content, "vocab_size": 300, "special_tokens": [], "pattern": GPT2, "as_text": False}
+    {
+        "content": content,
+        "vocab_size": vocab_size,
+        "special_tokens": [],
+        "pattern": GPT2,
+        "as_text": False,
+    }
     for content in NOT_A_CORPUS
+    for vocab_size in (256, 300)  # without room for a merge, too
 ]
 
 TRAINING = [
     Space(
         "a1.9",
         "tokenizer_bpe.naive_training.train_bpe",
-        training_files(),
-        call=train,
+        st.builds(lambda drawn, on: {"verbose": on, **drawn}, training_files(), st.booleans()),
+        call=train_and_print,
         draws=25,
-        examples=REFUSED,
+        examples=[{"verbose": False, **each} for each in REFUSED],
     ),
     Space(
         "a1.10",

@@ -28,7 +28,7 @@ PATTERNS = (
     r"(?s:.)",
     r"[a-m]+|[^a-m]+",
 )
-patterns = st.one_of(st.just(GPT2), st.sampled_from(PATTERNS))
+patterns = st.sampled_from([GPT2, GPT4, GPT2, GPT4, *PATTERNS])
 
 PIECES = (
     "a", "b", "ab", "aaa", "low", " low", "lower", "the", " the", " cat", "They", "don",
@@ -37,10 +37,10 @@ PIECES = (
     "\u3000",
     "é", "e\u0301", "ï", "ß", "İ", "ı", "Ａ", "한", "\u1112\u1161\u11ab", "東京", "ไทย", "नमस्ते",
     "1", "2024", "12345678", "²", "½", "١٢", "Ⅷ", "3.14",
-    ".", "!", "?!", "...", "-", "—", "_", "«", "$", "#", "<", "|", ">", "<|", "|>",
+    ".", "!", "?!", "...", ".\n", "!\r\n", "-", "—", "_", "«", "$", "#", "<", "|", ">", "<|", "|>",
     "\0", "\x7f", "\ufeff", "\u200b", "\u200d", "\ufffd", "\U0010ffff", "🦉", "👩‍👩‍👧", "🇯🇵",
 )  # fmt: skip
-LENGTHS = (2, 3, 40, 127, 255, 256, 257, 399, 401, 512, 1025, 2049)  # around every usual threshold
+LENGTHS = (2, 3, 40, 127, 255, 256, 257, 399, 401, 512, 1025, 2049, 4097)  # around usual limits
 
 SPECIAL = (
     "<|endoftext|>", "<|e|>", "<|e|><|e|>", "<|é|>", "<|end|>", "<|END|>", "<a b>", "||", ".", "\n",
@@ -56,21 +56,47 @@ def nearly(special: list[str]) -> list[str]:
     return [text for each in changed for text in each if text] + ["<x>", "<|x|>", "<|"]
 
 
-def runs() -> st.SearchStrategy[str]:
-    """One piece, many times: a long word, or a long run of whitespace."""
-    return st.builds(str.__mul__, st.sampled_from(PIECES), st.sampled_from(LENGTHS)).map(
-        lambda text: text[:4100]
-    )
+runs = st.builds(
+    lambda piece, length: (piece * length)[:4100],
+    st.sampled_from(["a", "ab", "é", "1", "東", " ", "\n", ".", "'ll", "a b ", "x.\n"]),
+    st.sampled_from(LENGTHS),
+)
+
+
+# What patterns tell apart.
+SPACES = (
+    " ", "  ", "\n", "\n\n", "\r\n", " \n", "\r", "\t", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e",
+    "\x1f",
+    "\x85", "\xa0", "\u1680", "\u2028", "\u200b", "\u3000",
+)  # fmt: skip
+MARKS = (".", "!", "'", "-", "_", "<", "|", "\0", "…", "$", "\u0301", "🦉", "\ufeff")
+LETTERS = ("a", "low", "Z", "s", "ll", "é", "ß", "İ", "ª", "東", "नि", "\u1112\u1161")
+NUMBERS = ("1", "2024", "²", "½", "Ⅷ", "١")
+
+
+@st.composite
+def dense(draw: st.DrawFn, more: tuple[str, ...], long: bool) -> str:
+    """A text of a few pieces of each class in any order, so that each stands beside each."""
+    classes = [SPACES, SPACES, MARKS, LETTERS, NUMBERS + more]
+    if draw(st.booleans()):
+        classes = [[each for each in some if each.isascii()] for some in classes]
+    some = [draw(st.sampled_from(each)) for each in classes]
+    generator = random.Random(draw(st.integers(0, 10**6)))
+    length = draw(st.sampled_from([7, 40, 2049, 4097] if long else [7, 40]))
+    return "".join(generator.choices(some, k=length))[:4100]
 
 
 def texts(*more: str, max_pieces: int = 25, long: bool = True) -> st.SearchStrategy[str]:
-    """Text of every script, with `more` pieces in it (special tokens, say)."""
+    """Text of every script, with `more` pieces in it (special tokens, say); some of few different
+    pieces, some with a long word or a long run of whitespace.
+    """
     kinds = [st.sampled_from([*PIECES, *more]), st.text(max_size=4)]
     piece = st.one_of(*kinds[:1], *kinds)  # two thirds from the list
     short = st.lists(piece, max_size=max_pieces).map("".join)
     if not long:
-        return short
-    return st.one_of(short, short, st.builds(lambda a, run, b: a + run + b, short, runs(), short))
+        return st.one_of(short, dense(more, long))
+    beside = st.builds(lambda a, run, b: a + run + b, short, runs, short)
+    return st.one_of(short, dense(more, long), beside)
 
 
 def with_wrong(right: st.SearchStrategy[Any], wrong: st.SearchStrategy[Any]) -> Any:
@@ -95,7 +121,13 @@ alike = st.lists(st.sampled_from([b"a", b"b", b"\0", b"\xff"]), min_size=1, max_
     b"".join
 )
 tokens = st.one_of(alike, st.binary(min_size=1, max_size=6))
-words = st.lists(tokens, max_size=12).map(tuple)
+short_words = st.lists(tokens, max_size=12).map(tuple)
+long_words = st.builds(
+    lambda some, times: (some * times)[:4100],
+    st.lists(tokens, min_size=1, max_size=3).map(tuple),
+    st.sampled_from(LENGTHS),
+)
+words = st.one_of(short_words, short_words, long_words)
 pairs = st.tuples(tokens, tokens)
 
 
@@ -111,23 +143,45 @@ def counted_pairs(draw: st.DrawFn) -> dict[tuple[bytes, bytes], int]:
 
 
 @st.composite
-def merge_lists(draw: st.DrawFn, text: str, most: int = 40) -> list[tuple[bytes, bytes]]:
+def merge_lists(
+    draw: st.DrawFn, text: str, from_the_left: bool = False
+) -> list[tuple[bytes, bytes]]:
     """Merges that occur in a text, across its words and special tokens too, in an order that no
-    trainer need find.
+    trainer need find; `from_the_left`: all of the text becomes one token.
     """
     generator = random.Random(draw(st.integers(0, 10**6)))
     made = [bytes([byte]) for byte in text.encode("utf-8", "replace")[:600]]
     merges: list[tuple[bytes, bytes]] = []
-    for _ in range(draw(st.integers(0, most))):
+    for _ in range(40 if from_the_left else draw(st.integers(0, 40))):
         if len(made) < 2:
             break
-        place = generator.randrange(len(made) - 1)
+        place = 0 if from_the_left else generator.randrange(len(made) - 1)
         pair = made[place], made[place + 1]
         merges.append(pair)
         made = merged(made, pair)
-        if generator.random() < 0.1:
+        if not from_the_left and generator.random() < 0.1:
             generator.shuffle(made)  # two merges may now make the same token
     return list(dict.fromkeys(merges))
+
+
+@st.composite
+def rival_merges(draw: st.DrawFn) -> dict[str, Any]:
+    """Merges of the letters a, b, c in any order, several of which make the same token, and texts
+    of these letters, of lengths around every threshold.
+    """
+    generator = random.Random(draw(st.integers(0, 10**6)))
+    known, merges = [b"a", b"b", b"c"], []
+    for _ in range(draw(st.integers(1, 25))):
+        pair = generator.choice(known), generator.choice(known)
+        if len(b"".join(pair)) <= 6 and pair not in merges:
+            merges.append(pair)
+            known = [*known, b"".join(pair)]
+    length = draw(st.sampled_from(LENGTHS))
+    part = "".join(generator.choices("abc", k=draw(st.integers(1, 12))))
+    text = "".join(generator.choices("abc", k=length)) if draw(st.booleans()) else part * length
+    known = list(dict.fromkeys([*(bytes([byte]) for byte in range(256)), *known]))
+    vocab = Vocabulary(enumerate(known))
+    return {"vocab": vocab, "merges": merges, "special_tokens": [], "texts": [text[:4100]]}
 
 
 def merged(made: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
@@ -153,12 +207,16 @@ class Vocabulary(dict[int, bytes]):
 
 @st.composite
 def vocabularies(
-    draw: st.DrawFn, text: str | None = None, special: list[str] | None = None
+    draw: st.DrawFn,
+    text: str | None = None,
+    special: list[str] | None = None,
+    from_the_left: bool = False,
 ) -> dict[str, Any]:
     """vocab, merges and special_tokens, with ids in any order and with gaps; for this text and
     these tokens, or for drawn ones.
     """
-    merges = draw(merge_lists(draw(texts(long=False)) if text is None else text))
+    text = draw(texts(long=False)) if text is None else text
+    merges = draw(merge_lists(text, from_the_left))
     special = draw(special_tokens) if special is None else special
     inside = special if draw(st.booleans()) else special[: len(special) // 2]
     known = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
@@ -180,6 +238,12 @@ def word_counts(draw: st.DrawFn) -> dict[str, int]:
     """Words and their counts: few, hundreds of few letters, or two thousand different pairs."""
     kind = draw(st.integers(0, 7))
     generator = random.Random(draw(st.integers(0, 10**6)))
+    if kind == 3:  # long tokens that begin alike
+        ends = ["", "b", "c", "\0", "a\0"]
+        return {
+            "a" * generator.choice(LENGTHS[:9]) + end: generator.randint(1, 2)
+            for end in ends[: draw(st.integers(1, 5))]
+        }
     if kind == 5:
         pairs = [a + b for a in map(chr, range(32, 112)) for b in map(chr, range(32, 112))]
         return {pair: generator.randint(1, 3) for pair in generator.sample(pairs, 2000)}

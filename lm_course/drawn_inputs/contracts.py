@@ -20,13 +20,19 @@ from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import message_of, shown
 
 
-def check_contracts(space: Space, module: ModuleType, inputs: Mapping[str, Any]) -> None:
+def check_contracts(
+    space: Space,
+    module: ModuleType,
+    inputs: Mapping[str, Any],
+    others: Mapping[str, Any] | None = None,
+) -> None:
     """Call the function with these inputs, several times, and fail with the contract it breaks.
 
     Args:
         space: the function's.
         module: the module under test.
         inputs: drawn from the space; left as they are.
+        others: other inputs, with which the function is called in between.
     """
     name = space.function
     before, given = _copy_of(inputs), _copy_of(inputs)
@@ -46,9 +52,16 @@ def check_contracts(space: Space, module: ModuleType, inputs: Mapping[str, Any])
         _fail(f"{name} leaves a thread running when it returns", {})
     if isinstance(first, Raised):
         return
-    if first.printed and not space.prints:
+    if first.printed and not (space.prints or inputs.get("verbose")):
         _fail(f"{name} prints; remove the print before you hand it in", {"printed": first.printed})
     kept = copy.deepcopy(first.seen)
+    if others is not None:
+        outcome_of(space, module, _copy_of(others))
+        if difference := first_difference(space.viewed(first.value), kept):
+            _fail(
+                f"{name} changes the result of an earlier call when it is called with other inputs",
+                {"changed": difference},
+            )
     second = outcome_of(space, module, _copy_of(before))
     _require_same(second, kept, f"{name} gives another result when it is called again")
     if hasattr(first.value, "check_differences"):

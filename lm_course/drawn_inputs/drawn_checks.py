@@ -83,8 +83,10 @@ def check_drawn_contracts(inputs: DrawnInputs, module: ModuleType) -> None:
     """Check the contracts on some inputs, which are spread over the drawn ones."""
     step = max(1, len(inputs.drawn) // CONTRACT_DRAWS)
 
+    others = pickle.loads(inputs.drawn[-1].inputs) if inputs.drawn else None
+
     def check(drawn: dict[str, Any], _: Returned | Raised) -> None:
-        check_contracts(inputs.space, module, drawn)
+        check_contracts(inputs.space, module, drawn, others)
 
     _check_each(inputs, inputs.drawn[::step], check)
 

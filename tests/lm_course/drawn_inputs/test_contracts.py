@@ -29,6 +29,7 @@ ON_THE_PAGE = {
     "gives another result when it is called again": "The same call gives the same result again.",
     "cannot be changed": "The result can be changed",
     "shares memory with its arguments": "The result belongs to the caller",
+    "changes the result of an earlier call": "The result belongs to the caller",
     "that it uses again": "The result belongs to the caller",
     "keeps its result": "The result belongs to the caller",
     "no gradient reaches": "A gradient reaches every input",
@@ -40,6 +41,7 @@ ON_THE_PAGE = {
 SPACE = Space("t1.1", "stage.lesson.work", arguments({"numbers": st.lists(st.integers())}))
 KEPT: dict[tuple[int, ...], list[int]] = {}
 CALLS: list[int] = []
+SHARED: list[int] = []
 
 
 def sorted_in_place(numbers):
@@ -49,6 +51,11 @@ def sorted_in_place(numbers):
 
 def hands_out_its_own_list(numbers):
     return KEPT.setdefault(tuple(numbers), sorted(numbers))
+
+
+def fills_one_list_again(numbers):
+    SHARED[:] = sorted(numbers)
+    return SHARED
 
 
 def changes_from_call_to_call(numbers):
@@ -92,6 +99,7 @@ def prints(numbers):
         (sorted_in_place, "work changes its argument numbers: work on a copy"),
         (lambda numbers: numbers, "the result of work shares memory with its arguments"),
         (hands_out_its_own_list, "work hands out an object that it uses again"),
+        (fills_one_list_again, "work changes the result of an earlier call"),
         (changes_from_call_to_call, "work gives another result when it is called again"),
         (draws_from_the_global_generator, "the global random generator of Python"),
         (seeds_numpy, "the global random generator of NumPy"),
@@ -105,7 +113,7 @@ def test_a_broken_contract_is_named(work, sentence: str) -> None:
     KEPT.clear()
     inputs = {"numbers": [3, 1, 2]}
     with pytest.raises(GradedFailure, match=sentence):
-        check_contracts(SPACE, SimpleNamespace(work=work), inputs)
+        check_contracts(SPACE, SimpleNamespace(work=work), inputs, {"numbers": [5]})
     assert inputs == {"numbers": [3, 1, 2]}
 
 
