@@ -99,7 +99,7 @@ def no_table(rows, what):
     """Fail if the block makes a tensor larger than twice q, whose number of values is `rows`, or
     keeps as much elsewhere. 1,024 by 1,024 scores would be 4 MB.
     """
-    hint = ": with tiles of 64 by 64, nothing larger than q, k and v is needed"
+    hint = ": with these tiles, nothing larger than q, k and v is needed"
     return watched(
         what,
         forbidden=["scaled_dot_product_attention"],
@@ -110,13 +110,17 @@ def no_table(rows, what):
 
 
 @pytest.mark.task("a2.17")
-@pytest.mark.parametrize("causal", [False, True], ids=["all", "causal"])
-def test_the_table_is_never_built(implementation, a2, causal):
+@pytest.mark.parametrize(
+    ("causal", "tiles"),
+    [(False, (64, 64)), (True, (64, 64)), (False, (1024, 16)), (False, (16, 1024))],
+    ids=["all", "causal", "tall", "wide"],
+)
+def test_the_table_is_never_built(implementation, a2, causal, tiles):
     tiled_attention = implementation(MODULE).tiled_attention
     tiled_attention(*memory_case(a2, 8), is_causal=causal)  # loads what it needs
     q, k, v = memory_case(a2)
     with torch.no_grad(), no_table(q.numel(), "tiled_attention of 1,024 tokens") as counter:
-        tiled_attention(q, k, v, is_causal=causal, query_tile=64, key_tile=64)
+        tiled_attention(q, k, v, is_causal=causal, query_tile=tiles[0], key_tile=tiles[1])
     limit = 8 * q.numel() * 4
     check_true(
         counter.peak_bytes <= limit,

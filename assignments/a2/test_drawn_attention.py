@@ -21,7 +21,7 @@ booleans = st.booleans()
 @st.composite
 def masks(draw):
     queries = draw(st.integers(1, 12))
-    keys = queries + draw(st.sampled_from([0, 0, 1, 2, 7, 60]))
+    keys = queries + draw(st.sampled_from([0, 0, 1, 2, 7, 60, 1020, 2050, 4100]))
     window = draw(st.none() | st.integers(1, keys + 2))
     return {"num_queries": queries, "num_keys": keys, "sliding_window": window}
 

@@ -74,7 +74,11 @@ def call_rotations(module, layers, x_0, positions_0, x_1, positions_1, converted
     made = [of_settings(module, settings) for settings in layers]
     if converted:
         made = [layer.bfloat16() for layer in made]
-    leaves = [{"x": x_0, "positions": positions_0}, {"x": x_1, "positions": positions_1}]
+    # The first layer once more, with its inner positions in another order.
+    order = [0, *range(positions_0.shape[-1] - 2, 0, -1), positions_0.shape[-1] - 1]
+    again = {"x": x_0.clone(), "positions": positions_0[..., order[: positions_0.shape[-1]]]}
+    leaves = [{"x": x_0, "positions": positions_0}, {"x": x_1, "positions": positions_1}, again]
+    made = [*made, made[0]]
     return called(made, leaves, with_gradient, rounds=True)
 
 

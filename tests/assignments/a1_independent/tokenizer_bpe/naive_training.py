@@ -47,7 +47,7 @@ def train_bpe(
     pattern: str = GPT2_PATTERN,
     verbose: bool = False,
 ) -> Trained:
-    """Train on a file, in silence; returns id -> bytes and the merges in the order in which they were made."""
+    """Train on a file; returns id -> bytes and the merges in order. `verbose` changes nothing."""
     room = room_for_merges(vocab_size, special_tokens)
     counts = count_words(Path(input_path), special_tokens, pattern)
     words = {single_bytes(word): count for word, count in counts.items()}
