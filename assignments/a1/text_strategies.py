@@ -86,9 +86,22 @@ def dense(draw: st.DrawFn, more: tuple[str, ...], long: bool) -> str:
     return "".join(generator.choices(some, k=length))[:4100]
 
 
+@st.composite
+def prose(draw: st.DrawFn, more: tuple[str, ...]) -> str:
+    """Common words, as long as a page: longer than the blocks in which people read."""
+    generator = random.Random(draw(st.integers(0, 10**6)))
+    common = [
+        *(f" {word}" for word in ("the", "low", "It's", "of", "a1", "Élan")),
+        ", ",
+        ".\n",
+        *more,
+    ]
+    return "".join(generator.choices(common, k=draw(st.sampled_from([5, 300, 1000]))))
+
+
 def texts(*more: str, max_pieces: int = 25, long: bool = True) -> st.SearchStrategy[str]:
     """Text of every script, with `more` pieces in it (special tokens, say); some of few different
-    pieces, some with a long word or a long run of whitespace.
+    pieces, some with a long word or a long run of whitespace, some of common words.
     """
     kinds = [st.sampled_from([*PIECES, *more]), st.text(max_size=4)]
     piece = st.one_of(*kinds[:1], *kinds)  # two thirds from the list
@@ -96,7 +109,7 @@ def texts(*more: str, max_pieces: int = 25, long: bool = True) -> st.SearchStrat
     if not long:
         return st.one_of(short, dense(more, long))
     beside = st.builds(lambda a, run, b: a + run + b, short, runs, short)
-    return st.one_of(short, dense(more, long), beside)
+    return st.one_of(short, dense(more, long), beside, prose(more))
 
 
 def with_wrong(right: st.SearchStrategy[Any], wrong: st.SearchStrategy[Any]) -> Any:
@@ -249,6 +262,7 @@ def word_counts(draw: st.DrawFn) -> dict[str, int]:
         return {pair: generator.randint(1, 3) for pair in generator.sample(pairs, 2000)}
     if kind in (2, 6):
         letters = [chr(ord("à") + number) for number in range(draw(st.integers(2, 60)))]
+        letters = letters if kind == 2 else ["a", "b", "\0"]  # the byte 0 is less than any other
         return {
             "".join(generator.choices(letters, k=generator.randint(1, 6))): generator.randint(1, 3)
             for _ in range(draw(st.integers(1, 1000)))

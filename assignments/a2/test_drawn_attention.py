@@ -103,7 +103,7 @@ def call_layer(module, config, x, first_position, cuts, layer, backend, seed, wi
     """
     settings = config_of(config)
     dtype = str(x.dtype).removeprefix("torch.")
-    made = filled(module.CausalSelfAttention(settings, layer, backend), seed, dtype)
+    made = filled(make_layer(module, config, layer, backend), seed, dtype)
     others = {"norm_eps": 0.1, "sliding_window": 2, "biases": not config["biases"]}
     module.CausalSelfAttention(config_of(config | others), 7, "eager")
     rotary = rotary_of(settings)
@@ -126,7 +126,8 @@ def call_layer(module, config, x, first_position, cuts, layer, backend, seed, wi
 
 
 def make_layer(module, config, layer, backend, **_):
-    return module.CausalSelfAttention(config_of(config), layer, backend)
+    by_default = backend == "auto"
+    return module.CausalSelfAttention(config_of(config), layer, *([] if by_default else [backend]))
 
 
 def view_layer(value):

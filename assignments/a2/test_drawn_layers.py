@@ -124,7 +124,7 @@ def first_of(make):
 
 
 def make_linear(module, d_in, d_out, bias):
-    return module.Linear(d_in, d_out, bias)
+    return module.Linear(d_in, d_out, *([True] if bias else []))
 
 
 @st.composite
@@ -203,7 +203,9 @@ def make_norm(name):
 
 
 def make_feed_forward(name):
-    return lambda module, d_model, d_ff, bias: getattr(module, name)(d_model, d_ff, bias)
+    return lambda module, d_model, d_ff, bias: getattr(module, name)(
+        d_model, d_ff, **({"bias": True} if bias else {})
+    )
 
 
 def feed_forward(name):
