@@ -31,11 +31,16 @@ def printable(token: bytes) -> str:
 
 
 @st.composite
-def vocabularies_for_files(draw: st.DrawFn, text: str | None = None) -> dict[str, Any]:
+def vocabularies_for_files(
+    draw: st.DrawFn,
+    text: str | None = None,
+    special: list[str] | None = None,
+    from_the_left: bool = False,
+) -> dict[str, Any]:
     """Vocabularies without two merges that make the same token: readers differ about them, and
-    no trainer makes any. With a text, all of it is one token.
+    no trainer makes any.
     """
-    made = draw(vocabularies(text, from_the_left=text is not None))
+    made = draw(vocabularies(text, special, from_the_left))
     first_to_make: dict[bytes, tuple[bytes, bytes]] = {}
     for merge in made["merges"]:
         first_to_make.setdefault(b"".join(merge), merge)
@@ -53,7 +58,7 @@ def gpt2_files(draw: st.DrawFn) -> dict[str, bytes | None]:
     """The content of vocab.json and merges.txt, sometimes with a mistake."""
     made = draw(vocabularies_for_files())
     if draw(st.integers(0, 3)) == 2:  # a merge that begins like the first line
-        made = draw(vocabularies_for_files("#version 2"))
+        made = draw(vocabularies_for_files("#version 2", from_the_left=True))
     special = [token for token in made["special_tokens"] if token.isascii() and " " in token]
     vocab = json.dumps(named_ids(made["vocab"], special), ensure_ascii=draw(st.booleans()))
     lines = [f"{printable(left)} {printable(right)}" for left, right in made["merges"]]

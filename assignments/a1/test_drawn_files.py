@@ -3,7 +3,13 @@
 import json
 from importlib import import_module
 
-from file_strategies import gpt2_files, printable, tokenizer_json_files, tokenizer_json_of
+from file_strategies import (
+    gpt2_files,
+    printable,
+    tokenizer_json_files,
+    tokenizer_json_of,
+    vocabularies_for_files,
+)
 from hypothesis import strategies as st
 from text_strategies import (
     GPT2,
@@ -12,7 +18,6 @@ from text_strategies import (
     special_tokens,
     texts,
     tokens,
-    vocabularies,
     with_wrong,
 )
 
@@ -42,7 +47,7 @@ def tokenizer_json(module, vocab, merges, special_tokens, pattern):
 def vocabularies_to_save(draw):
     """A special token of one byte is left out: in the file, nothing tells it from that byte."""
     some = [token for token in draw(special_tokens) if len(token.encode()) > 1]
-    made = draw(vocabularies(draw(texts(long=False)), some))
+    made = draw(vocabularies_for_files(draw(texts(long=False)), some))
     return {**made, "pattern": draw(st.sampled_from([GPT2, GPT4]))}
 
 
@@ -87,7 +92,7 @@ FILES = [
     Space(
         "a1.17",
         "tokenizer_bpe.tokenizer_file.merges_text",
-        vocabularies(),
+        vocabularies_for_files(),
         call=merges_text,
         draws=20,
     ),
