@@ -339,6 +339,17 @@ def test_three_processes_count_what_one_counts(implementation, a1, tmp_path, spe
 
 @pytest.mark.limit(seconds=60)
 @pytest.mark.task("a1.8")
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3"])
+def test_three_processes_refuse_a_file_whose_end_is_not_utf_8(implementation, a1, tmp_path, bad):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(b"low lower<|endoftext|>" * 30 + bad)
+    count_words = implementation(MODULE).count_words
+    what = "count_words in three processes of a file whose last byte is not UTF-8"
+    a1.expect_value_error(lambda: count_words(path, [a1.END], num_processes=3), what)
+
+
+@pytest.mark.limit(seconds=60)
+@pytest.mark.task("a1.8")
 def test_two_processes_with_texts_in_place_of_a_file(implementation, a1):
     texts = ["low low", "er low" + a1.END + " lower", ""]
     count_words = implementation(MODULE).count_words

@@ -133,7 +133,13 @@ def texts_and_special_tokens(draw: st.DrawFn, long: bool = True, number: int = 1
 alike = st.lists(st.sampled_from([b"a", b"b", b"\0", b"\xff"]), min_size=1, max_size=9).map(
     b"".join
 )
-tokens = st.one_of(alike, st.binary(min_size=1, max_size=6))
+# Characters of two to four bytes, and their parts.
+characters = st.sampled_from(
+    [character[start:end]
+     for character in map(str.encode, "éß東🦉")
+     for start in range(len(character)) for end in range(start + 1, len(character) + 1)]
+)  # fmt: skip
+tokens = st.one_of(alike, characters, st.binary(min_size=1, max_size=6))
 short_words = st.lists(tokens, max_size=12).map(tuple)
 long_words = st.builds(
     lambda some, times: (some * times)[:4100],
