@@ -46,7 +46,7 @@ def wrong_vocabularies(draw):
     """Mostly right; else one mistake that the handout names."""
     made = draw(vocabularies())
     vocab, merges = made["vocab"], made["merges"]
-    mistake = draw(st.integers(0, 11)) - 4
+    mistake = draw(st.integers(0, 13)) - 5
     if mistake == 0:
         vocab[-1] = b"negative"
     elif mistake == 1:
@@ -63,6 +63,10 @@ def wrong_vocabularies(draw):
         made["special_tokens"] = draw(wrong_special_tokens)
     elif mistake == 5:
         made["special_tokens"] = None
+    elif mistake == 6:  # a part that has an id, but that no merge makes
+        largest = max(vocab)
+        vocab |= {largest + 1: b"\0\0", largest + 2: b"\0\0\0"}
+        merges.append((b"\0\0", b"\0"))
     return {**made, "vocab": vocab, "pattern": draw(patterns)}
 
 
@@ -99,7 +103,8 @@ def with_ids(draw):
     made = draw(vocabularies(draw(texts(long=False))))
     known = sorted(made["vocab"])
     ids_of = {token: token_id for token_id, token in made["vocab"].items()}
-    text = draw(texts(long=False)).encode("utf-8", "surrogatepass")
+    start = draw(st.sampled_from(["", "", "\ufeff", "\ufeff\ufeff"]))
+    text = (start + draw(texts(long=False))).encode("utf-8", "surrogatepass")
     of_text = st.just([ids_of[bytes([byte])] for byte in text])
     of_bytes = st.lists(st.sampled_from([ids_of[bytes([byte])] for byte in EDGES]), max_size=20)
     right = st.one_of(of_text, of_bytes, st.lists(st.sampled_from(known), max_size=40))

@@ -240,12 +240,16 @@ def vocabularies(
     inside = special if draw(st.booleans()) else special[: len(special) // 2]
     known = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
     known = list(dict.fromkeys([*known, *(token.encode() for token in inside)]))
-    order = draw(st.sampled_from(["in order", "shuffled", "with gaps", "to 65,535", "to 65,536"]))
+    order = draw(
+        st.sampled_from(["in order", "shuffled", "with gaps", "high", "to 65,535", "to 65,536"])
+    )
     ids = list(range(len(known)))
     if order != "in order":
         random.Random(draw(st.integers(0, 10**6))).shuffle(ids)
     if order == "with gaps":
         ids = [3 * token_id + 1 for token_id in ids]
+    elif order == "high":  # as characters, these would be surrogates
+        ids = [55_200 + token_id for token_id in ids]
     elif order.startswith("to"):  # arrays of ids have 16 bits up to here
         ids[0] += (65_535 if order == "to 65,535" else 65_536) - ids[0]
     vocab = Vocabulary(zip(ids, known, strict=True))
