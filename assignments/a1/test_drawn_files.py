@@ -101,6 +101,7 @@ FILES = [
         "tokenizer_bpe.tokenizer_file.read_gpt2_files",
         gpt2_files(),
         call=read_gpt2_files,
+        told=r"line \d+|corpus\.txt",
     ),
     Space(
         "a1.18",
@@ -114,6 +115,7 @@ FILES = [
         "tokenizer_bpe.tokenizer_file.read_tokenizer_json",
         tokenizer_json_files(),
         call=read_tokenizer_json,
+        told=r"corpus\.txt",
     ),
 ]
 

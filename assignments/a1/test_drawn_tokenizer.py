@@ -209,7 +209,13 @@ TOKENIZER = [
         call=encode_to_array,
         draws=20,
     ),
-    Space("a1.14", "tokenizer_bpe.tokenizer.Tokenizer.decode", with_ids(), call=decode),
+    Space(
+        "a1.14",
+        "tokenizer_bpe.tokenizer.Tokenizer.decode",
+        with_ids(),
+        call=decode,
+        told=r"(?<=token id )-?\d+",
+    ),
     Space(
         "a1.15",
         "tokenizer_bpe.tokenizer.Tokenizer.encode_iterable",
@@ -221,6 +227,7 @@ TOKENIZER = [
         "tokenizer_bpe.tokenizer.Tokenizer.decode_stream",
         with_ids(),
         call=decode_stream,
+        told=r"(?<=token id )-?\d+",
     ),
 ]
 

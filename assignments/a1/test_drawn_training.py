@@ -133,6 +133,7 @@ WORDS = [
         "tokenizer_bpe.pretokenization.count_words",
         sources_of_words(),
         call=count_words,
+        told=r"corpus\.txt",
         view=dict,
         examples=[
             {**NOTHING_TO_COUNT, "source": source, "how": how}

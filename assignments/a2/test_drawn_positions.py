@@ -6,6 +6,7 @@ import pytest
 import torch
 from drawn_objects import ROPE_SCALING, called, scaling_of
 from hypothesis import strategies as st
+from torch import nn
 
 from lm_course.drawn_inputs.differentiated import within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
@@ -70,15 +71,31 @@ def of_settings(module, settings):
     return module.RotaryEmbedding(head_dim, context, theta, scaling_of(scaling))
 
 
+class CalledAgain(nn.Module):
+    """Calls a layer twice with one tensor of positions; in between, all but the ends change
+    places.
+    """
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, positions):
+        last = positions.shape[-1] - 1
+        order = [0, *range(last - 1, 0, -1), last][: last + 1]
+        changed = positions.clone()
+        self.layer(x, changed)
+        changed.copy_(positions[..., order])
+        return self.layer(x, changed)
+
+
 def call_rotations(module, layers, x_0, positions_0, x_1, positions_1, converted, with_gradient):
     made = [of_settings(module, settings) for settings in layers]
     if converted:
         made = [layer.bfloat16() for layer in made]
-    # The first layer once more, with its inner positions in another order.
-    order = [0, *range(positions_0.shape[-1] - 2, 0, -1), positions_0.shape[-1] - 1]
-    again = {"x": x_0.clone(), "positions": positions_0[..., order[: positions_0.shape[-1]]]}
-    leaves = [{"x": x_0, "positions": positions_0}, {"x": x_1, "positions": positions_1}, again]
-    made = [*made, made[0]]
+    leaves = [{"x": x_0, "positions": positions_0}, {"x": x_1, "positions": positions_1}]
+    leaves.append({"x": x_0.clone(), "positions": positions_0.clone()})
+    made.append(CalledAgain(made[0]))
     return called(made, leaves, with_gradient, rounds=True)
 
 

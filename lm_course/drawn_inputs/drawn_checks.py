@@ -7,6 +7,7 @@ wrong; the checks with worked examples know the likely causes.
 
 import copy
 import pickle
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,11 +143,15 @@ def _public(kind: str) -> str:
 
 def _compare(space: Space, got: Returned | Raised, expected: Returned | Raised) -> None:
     name = space.function
-    if isinstance(expected, Raised):
-        if isinstance(got, Returned):
-            refusal = Words(f"{_public(expected.kind)}: {expected.message}")
-            values = {"expected": shown(refusal), "got": shown(got.seen)}
-            raise GradedFailure(message_of(f"{name} should refuse this input", values))
+    if isinstance(expected, Raised) and isinstance(got, Raised):
+        for part in re.findall(space.told, expected.message) if space.told else ():
+            if not re.search(rf"(?<![\w-]){re.escape(part)}(?!\w)", got.message):
+                values = {"expected": shown(Words(f"{part} in it")), "got": got.message}
+                raise GradedFailure(message_of(f"the message of {name} lacks a part", values))
+    elif isinstance(got, Returned) and isinstance(expected, Raised):
+        refusal = Words(f"{_public(expected.kind)}: {expected.message}")
+        values = {"expected": shown(refusal), "got": shown(got.seen)}
+        raise GradedFailure(message_of(f"{name} should refuse this input", values))
     elif isinstance(got, Raised):
         values = {"expected": shown(expected.seen), "got": f"{got.kind}: {got.message}"}
         raise GradedFailure(message_of(f"{name} refuses an input that is right", values))

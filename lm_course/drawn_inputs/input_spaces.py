@@ -33,6 +33,8 @@ class Space:
             numbers, strings, bytes, tuples, lists, dicts, tensors.
         errors: the errors that the handout declares. Where the reference raises one, the code under
             test must too.
+        told: a regular expression for what a message must name. What it finds in the reference's
+            message must stand in the other's.
         draws: how many inputs are drawn.
         examples: inputs that are tried before any is drawn, such as every kind of wrong input.
         changes: the inputs that the function may change; all others must stay as they were.
@@ -50,6 +52,7 @@ class Space:
     call: Callable[..., Any] | None = None
     view: Callable[[Any], Any] | None = None
     errors: tuple[type[Exception], ...] = (ValueError,)
+    told: str = ""
     draws: int = 60
     examples: Sequence[dict[str, Any]] = ()
     changes: tuple[str, ...] = ()

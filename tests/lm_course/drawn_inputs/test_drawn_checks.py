@@ -183,6 +183,24 @@ def test_what_should_be_refused_and_what_should_not(split, sentence: str) -> Non
     process.close()
 
 
+def test_what_a_message_must_name(reference) -> None:
+    told = Space(SPLIT.task, SPLIT.name, SPLIT.inputs, told=r"special token \d+")
+
+    def refuse(message: str) -> SimpleNamespace:
+        def split(text, special_tokens):
+            if "" in special_tokens:
+                raise ValueError(message.format(special_tokens.index("")))
+            return pretokenization.split_special_tokens(text, special_tokens)
+
+        return SimpleNamespace(split_special_tokens=split)
+
+    chosen = [each for each in reference.drawn(SPLIT) if b"is empty" in each.outcome]
+    inputs = DrawnInputs(told, chosen, reference)
+    check_drawn_inputs(inputs, refuse("special token {} is empty"))
+    with pytest.raises(GradedFailure, match="the message of split_special_tokens lacks a part"):
+        check_drawn_inputs(inputs, refuse("special token {}1 is empty"))
+
+
 def test_the_process_ends_with_its_owner(reference) -> None:
     process = ReferenceProcess([MERGE])
     process.close()
