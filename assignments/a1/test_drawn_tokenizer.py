@@ -193,7 +193,10 @@ TOKENIZER = [
         "tokenizer_bpe.tokenizer.Tokenizer.encode",
         with_texts(),
         call=encode,
-        examples=[{**WAITING, "texts": ["abcabc" * times]} for times in (1, 60, 100, 400)],
+        examples=[
+            *({**WAITING, "texts": ["abcabc" * times]} for times in (1, 60, 100, 400)),
+            {**WAITING, "pattern": GPT4, "texts": [" bc abc" * 1500]},  # longer than a block
+        ],
     ),
     Space(
         "a1.13",

@@ -30,7 +30,7 @@ few = st.integers(1, 40)
 packed = st.none() | st.none() | st.lists(st.tuples(few, few), min_size=1, max_size=3)
 heads = st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 2)])
 widths = st.sampled_from([16, 16, 8, 24])
-windows = st.sampled_from([None, 1, 3, 20])
+windows = st.sampled_from([None, 1, 3, 20, 31, 33])
 booleans = st.booleans()
 
 
@@ -51,6 +51,7 @@ def case(num_queries, num_keys, width=16, heads=1, kv_heads=1, **options):
 CASES = [
     case(70, 31, window=3),
     case(5, 70, window=20, heads=2),
+    case(129, 129, window=95),  # a tile begins one position before a window
     case(43, 42, sequences=[(3, 40), (40, 2)], is_causal=False),
 ]
 
@@ -216,10 +217,12 @@ def backward_oracle(q, k, v, sequences, is_causal, window, ends=False):
 
 
 def view_backward(value):
+    """dq and dk contain a difference of sums of v, which may be 20 times as large as they are."""
     rtol, atol = ALLOWED[value[0].dtype]
+    sizes = {"dq": 10.0, "dk": 10.0, "dv": 1.0}
     return {
-        name: within(2 * rtol, 2 * atol * max(1.0, float(x.abs().max())))(x)
-        for name, x in zip(("dq", "dk", "dv"), value, strict=True)
+        name: within(2 * rtol, 2 * atol * max(size, float(x.abs().max())))(x)
+        for (name, size), x in zip(sizes.items(), value, strict=True)
     }
 
 
