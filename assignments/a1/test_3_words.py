@@ -350,6 +350,17 @@ def test_three_processes_refuse_a_file_whose_end_is_not_utf_8(implementation, a1
 
 @pytest.mark.limit(seconds=60)
 @pytest.mark.task("a1.8")
+def test_more_processes_than_documents(implementation, a1, tmp_path):
+    text = "low lower" + a1.END + "low"
+    path = tmp_path / "corpus.txt"
+    path.write_text(text)
+    got = a1.dict_of(implementation(MODULE).count_words(path, [a1.END], num_processes=5), COUNT)
+    expected = dict(Counter(a1.words_of(text, [a1.END])))
+    a1.expect(got, expected, "five processes give other counts than one for two documents")
+
+
+@pytest.mark.limit(seconds=60)
+@pytest.mark.task("a1.8")
 def test_two_processes_with_texts_in_place_of_a_file(implementation, a1):
     texts = ["low low", "er low" + a1.END + " lower", ""]
     count_words = implementation(MODULE).count_words

@@ -128,10 +128,11 @@ def decode(module, vocab, merges, special_tokens, ids, kind):
 
 
 def decode_stream(module, vocab, merges, special_tokens, ids, kind):
-    """The pieces; for a generator, each with the number of ids that had been taken."""
+    """The text; for a generator, the text so far after each number of ids that had been taken."""
     made = module.Tokenizer(vocab, merges, special_tokens)
     if kind < 2:
-        return list(made.decode_stream(as_kind(ids, kind)))
+        pieces = list(made.decode_stream(as_kind(ids, kind)))
+        return "".join(pieces), "" in pieces
     taken, last = [], []
 
     def counted(ids, into):
@@ -142,7 +143,12 @@ def decode_stream(module, vocab, merges, special_tokens, ids, kind):
     first, second = (
         made.decode_stream(counted(*each)) for each in ((ids, taken), (reversed(ids), last))
     )
-    return [(len(taken), piece, next(second, None)) for piece in first]
+    so_far, text, beside = {}, "", []
+    for piece in first:
+        text += piece
+        so_far[len(taken)] = text
+        beside += [next(second, "")]
+    return so_far, "".join(beside + list(second))
 
 
 @st.composite

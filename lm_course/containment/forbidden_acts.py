@@ -94,8 +94,8 @@ class ActsWatch:
             "gc.get_referents": "searched the objects of the grader (gc)",
             "sys._current_frames": "looked at the frames of the grader",
             "sys._current_exceptions": "looked at the frames of the grader",
-            "sys.settrace": "replaced the function that counts its steps (sys.settrace)",
-            "sys.setprofile": "replaced the function that counts its steps (sys.setprofile)",
+            "sys.settrace": "called sys.settrace, as a debugger does (breakpoint)",
+            "sys.setprofile": "called sys.setprofile, as a profiler does",
             "ctypes.dlopen": "loaded a compiled library (ctypes)",
             "ctypes.dlsym": "loaded a compiled library (ctypes)",
         }.items():

@@ -10,7 +10,9 @@ import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-OF_ANOTHER_PROCESS = re.compile(r"/proc/(self|thread-self|\d+)/(task/\d+/)?(mem|maps|fd|environ)\b")
+from lm_course.locations import DRILLS, WORKSPACE
+
+OF_ANOTHER_PROCESS = re.compile(r"/proc/(self|thread-self|\d+)/(task/\d+/)?(mem|fd|environ)\b")
 DEVICES = "/dev/"
 LM_COURSE = Path(__file__).parents[1]
 
@@ -60,7 +62,7 @@ class ProtectedFiles:
         if found:
             return f"opened {found[0]}"
         path = os.path.realpath(path)
-        if path.startswith(self.learner):
+        if path.startswith(self.learner) and not self._in_a_drill(path):
             return ""
         if path.startswith(self.grader[0]):
             return f"opened lm_course/{path[len(self.grader[0]) :]} of the grader"
@@ -76,6 +78,13 @@ class ProtectedFiles:
             name = re.sub(r"(\w+)\.[\w.-]+\.pyc$", r"\1.py", name)
             return f"opened {name} of the reference"
         return ""
+
+    def _in_a_drill(self, path: str) -> bool:
+        """Return whether this file is in a drill, most of which is the reference; not if that drill
+        is the folder under test.
+        """
+        drills = f"/{WORKSPACE}/{DRILLS}/"
+        return drills in path and not any(drills in folder for folder in self.learner)
 
     def elsewhere(self, path: str) -> str:
         """Return this path if the code under test may not write there; "" if it may."""

@@ -43,6 +43,7 @@ class WatchedCode:
         answers = {each.package: [*each.modules, *each.answer_modules] for each in assignments}
         folder, root = implementation.folder, implementation.root
         code = implementation.code(assignments[0])
+        code = replace(code, folders=tuple(folder / each.package for each in assignments))
         files = ProtectedFiles(folder, root, answers, implementation.started_in)
         self._watch = ActsWatch(files, code, self.acts, reference_address)
         self._imports = OwnImports(assignments, folder, root, code, self.acts)

@@ -28,6 +28,8 @@ LAYOUTS = (
     "reversed",
     "strided",
     "spaced",
+    "beside",
+    "even",
     "padded",
     "followed",
     "expanded",
@@ -102,6 +104,10 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
         view = _nothing(x, (*leading, 2 * rows + 1, width))[..., 1::2, :]
     elif layout == "strided":
         view = _nothing(x, (*leading, rows, 2 * width + 1))[..., 1::2]
+    elif layout == "beside":
+        view = _nothing(x, (*leading, rows, width + 1))[..., :width]
+    elif layout == "even":
+        view = _nothing(x, (*leading, rows, 2 * width))[..., ::2]
     elif layout == "followed":
         view = _nothing(x, (*leading, rows + 64, width))[..., :rows, :]
     else:

@@ -48,7 +48,8 @@ def first_difference(got: Any, expected: Any) -> str:
         check_result(got, expected, "")
     except GradedFailure as failure:
         first, *values = str(failure).split("\n")
-        return " ".join([first.removeprefix(": "), *(line.strip() for line in values)])
+        parts = [first.removeprefix(": "), *(" ".join(line.split(None, 1)) for line in values)]
+        return "; ".join(part.strip() for part in parts)
     return ""
 
 

@@ -174,7 +174,7 @@ def _print_wrong(
         console.print(f"Not fixed yet: {drill.task} does not pass.", style="yellow")
     else:
         number = line_number(line, mistake)
-        console.print(f"Line {number} of {mistake.file} is right:", style="yellow")
+        console.print(f"No mistake in line {number} of {mistake.file}:", style="yellow")
         console.print(f"  {mistake.wrong[number - 1]}", soft_wrap=True)
     if state.solved is None:
         console.print(f"{_tries(state.wrong)} so far.")

@@ -181,7 +181,8 @@ class GradedRun:
         if self.quiet and reporter is not None:  # Ctrl-C: do not show where our code was
             reporter._report_keyboardinterrupt = lambda: None
         what = self.implementation.described(asked_for=self.config.option.impl is not None)
-        self._write(f"{', '.join(self.assignments)}: {what}")
+        more = f", with {THOROUGH} times as many drawn inputs" if self.times > 1 else ""
+        self._write(f"{', '.join(self.assignments)}: {what}{more}")
         if not can_isolate():
             self._write("without os.fork, this system cannot limit time and memory", yellow=True)
         elif not can_limit_memory():

@@ -40,6 +40,10 @@ CHEATS = {
         LOAD.replace("PATH", "'ROOT/copy/toy_stage/counting.py'"),
         "your code opened toy_stage/counting.py of the reference",
     ),
+    "a drill, most of which is the reference": (
+        LOAD.replace("PATH", "'ROOT/workspace/drills/t1/some/toy_stage/counting.py'"),
+        "your code opened toy_stage/counting.py of the reference",
+    ),
     "its compiled form": (
         "open('ROOT/toy_stage/__pycache__/counting.cpython-312.pyc', 'rb')",
         "your code opened toy_stage/counting.py of the reference",
@@ -134,7 +138,7 @@ CHEATS = {
     ),
     "the counting of steps": (
         "import sys; sys.settrace(None); " + RIGHT_LINE,
-        "your code replaced the function that counts its steps (sys.settrace)",
+        "your code called sys.settrace, as a debugger does (breakpoint)",
     ),
     "an outcome of its own": (
         'import os\n    told = b\'{"status": "passed"}\\0\'\n    for n in range(3, 64):\n'
@@ -148,7 +152,8 @@ CHEATS = {
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_it_is_named_and_its_task_scores_nothing(toy_course, cheat: str) -> None:
     lines, sentence = CHEATS[cheat]
-    for name in ("toy_stage/solved.py", "copy/toy_stage/counting.py"):
+    drill = "workspace/drills/t1/some/toy_stage/counting.py"
+    for name in ("toy_stage/solved.py", "copy/toy_stage/counting.py", drill):
         toy_course.write(name, toy_course.REFERENCE)
     assignment = toy_course.ASSIGNMENT.replace(
         'package = "toy_stage"', 'package = "toy_stage"\nanswer_modules = ["solved"]'

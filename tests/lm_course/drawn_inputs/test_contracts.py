@@ -25,7 +25,7 @@ ON_THE_PAGE = {
     "changes its argument": "The arguments are unchanged.",
     "the global random generator of": "are neither used nor seeded.",
     "leaves a thread running": "No thread is still running when the function returns",
-    "prints; remove": "and nothing is printed.",
+    "prints; remove": "and nothing is printed",
     "gives another result when it is called again": "The same call gives the same result again.",
     "cannot be changed": "The result can be changed",
     "shares memory with its arguments": "The result belongs to the caller",

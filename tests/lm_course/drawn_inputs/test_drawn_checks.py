@@ -157,8 +157,10 @@ def test_inputs_that_failed_are_tried_first_in_the_next_run(reference, tmp_path:
     check_drawn_inputs(nothing_drawn, naive_training)
     check_drawn_inputs(nothing_drawn, WRONG_MERGE)
     assert list(failed.parent.iterdir()) == []
-    failed.write_bytes(b"of another suite")
-    check_drawn_inputs(nothing_drawn, naive_training)
+    for of_another_suite in (b"no pickle", pickle.dumps({"word": (b"a",)})):
+        failed.write_bytes(of_another_suite)
+        check_drawn_inputs(nothing_drawn, naive_training)
+        assert not failed.exists()
 
 
 def refuses_everything(text, special_tokens):

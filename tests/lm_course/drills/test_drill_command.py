@@ -74,7 +74,7 @@ def test_three_wrong_lines(course, lm) -> None:
     for tries in (1, 2, 3):
         status, printed = lm("t1", "the-first-wins", "--line", "counting.py:6")
         assert status == 1
-        assert "Line 6 of toy_stage/counting.py is right:\n  " + 'LETTERS = "abc"' in printed
+        assert "No mistake in line 6 of toy_stage/counting.py:\n  " + 'LETTERS = "abc"' in printed
         assert f"{tries} wrong answer{'s' if tries > 1 else ''} so far." in printed
         assert ("Hint: the mistake is in largest." in printed) == (tries == 3)
         assert "Ties go" not in printed and "something#12" not in printed
