@@ -133,6 +133,11 @@ def tokenizer_json_files(draw: st.DrawFn) -> dict[str, bytes | None]:
         model["merges"] = [" ".join(merge) for merge in model["merges"]]
     if draw(st.booleans()):
         content["added_tokens"].reverse()
+    if draw(st.integers(0, 3)) == 2:
+        del model["type"]  # as in older files
+    if draw(st.integers(0, 3)) == 2:
+        for token in content["added_tokens"]:
+            token["special"] = False
     changes = draw(st.lists(st.sampled_from(HARMLESS), max_size=2))
     if draw(st.integers(0, 4)) == 3:
         changes.append(draw(st.sampled_from(FOREIGN)))

@@ -328,7 +328,8 @@ HAZARDS = ["dög", "  \n", " \n \n ", "<a b>", "\r\n", "<|endof", "'s", "12", "3
 )
 def test_three_processes_count_what_one_counts(implementation, a1, tmp_path, special_tokens, why):
     random.seed(1)
-    text = "".join(random.choice([*HAZARDS, a1.END]) for _ in range(3000))
+    end = a1.END if len(special_tokens[-1]) != len("\n<|endof") else "\n" + a1.END
+    text = "".join(random.choice([*HAZARDS, end]) for _ in range(3000))
     path = tmp_path / "corpus.txt"
     path.write_bytes(text.encode())
     count_words = implementation(MODULE).count_words

@@ -130,7 +130,9 @@ def test_nothing_is_read_before_an_id_is_asked_for(make_tokenizer):
 
 @pytest.mark.task("a1.15")
 @pytest.mark.parametrize(
-    "text", ["the other owls stay\n", "e", f"the{'<|endoftext|>'}"], ids=["line", "word", "special"]
+    "text",
+    ["the other owls stay\n", "owl\n", "e", f"the{'<|endoftext|>'}"],
+    ids=["line", "short-line", "word", "special"],
 )
 def test_what_is_read_comes_out_soon(make_tokenizer, a1, text):
     """Read an endless stream, and count the bytes of every id that comes out."""

@@ -44,7 +44,7 @@ LENGTHS = (2, 3, 40, 127, 255, 256, 257, 399, 401, 512, 1025, 2049, 4097)  # aro
 
 SPECIAL = (
     "<|endoftext|>", "<|e|>", "<|e|><|e|>", "<|é|>", "<|end|>", "<|END|>", "<a b>", "||", ".", "\n",
-    "東", "<s>",
+    "東", "<s>", "<s>\n", "\n<|im|>", "<|im|>",
 )  # fmt: skip
 special_tokens = st.lists(st.sampled_from(SPECIAL), max_size=4, unique=True)
 wrong_special_tokens = st.sampled_from([[""], ["<s>", ""], ["<s>", "<s>"], ["<|e|>", "a", "<|e|>"]])

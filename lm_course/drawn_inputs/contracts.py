@@ -56,6 +56,27 @@ def check_contracts(
         return
     if first.printed and not (space.prints or inputs.get("verbose")):
         _fail(f"{name} prints; remove the print before you hand it in", {"printed": first.printed})
+    _check_result(space, module, first, before, given, others)
+    if space.makes is not None:
+        check_new_objects(space, module, before)
+
+
+def _check_result(
+    space: Space,
+    module: ModuleType,
+    first: Returned,
+    before: Mapping[str, Any],
+    given: Mapping[str, Any],
+    others: Mapping[str, Any] | None,
+) -> None:
+    """Check that the result belongs to the caller, and that further calls give the same."""
+    name = space.function
+    if _holds_one_object_twice(first.value):
+        _fail(
+            f"the result of {name} holds one object at two places: a caller who changes one "
+            "changes the other too",
+            {},
+        )
     kept = copy.deepcopy(first.seen)
     if others is not None:
         outcome_of(space, module, _copy_of(others))
@@ -93,8 +114,6 @@ def check_contracts(
                 "call of the same object is wrong",
                 {"different": difference},
             )
-    if space.makes is not None:
-        check_new_objects(space, module, before)
 
 
 def _copy_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +179,26 @@ def _random_states() -> dict[str, Any]:
 def _changed_states(before: Mapping[str, Any]) -> list[str]:
     after = _random_states()
     return [library for library, state in before.items() if after[library] != state]
+
+
+def _holds_one_object_twice(value: Any) -> bool:
+    """Return whether a list, dict or array is at two places of a value."""
+    seen: set[int] = set()
+
+    def again(part: Any) -> bool:
+        if isinstance(part, str | bytes) or not (
+            isinstance(part, list | tuple | Mapping) or hasattr(part, "dtype")
+        ):
+            return False
+        if not isinstance(part, tuple):
+            if id(part) in seen:
+                return True
+            seen.add(id(part))
+        if isinstance(part, Mapping):
+            return any(map(again, part.values()))
+        return isinstance(part, list | tuple) and any(map(again, part))
+
+    return again(value)
 
 
 def _spoil(value: Any) -> None:

@@ -27,6 +27,7 @@ ON_THE_PAGE = {
     "leaves a thread running": "No thread is still running when the function returns",
     "prints; remove": "and nothing is printed",
     "gives another result when it is called again": "The same call gives the same result again.",
+    "holds one object at two places": "No list, dict or array is at two places",
     "cannot be changed": "The result can be changed",
     "shares memory with its arguments": "The result belongs to the caller",
     "changes the result of an earlier call": "The result belongs to the caller",
@@ -106,6 +107,7 @@ def prints(numbers):
         (seeds_torch, "the global random generator of PyTorch"),
         (leaves_a_thread, "work leaves a thread running when it returns"),
         (prints, "work prints; remove the print"),
+        (lambda numbers: [[0]] * len(numbers), "the result of work holds one object at two places"),
         (hands_out_a_read_only_array, "the result of work cannot be changed: return a copy"),
     ],
 )

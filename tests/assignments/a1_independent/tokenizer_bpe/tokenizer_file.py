@@ -216,7 +216,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     content = _read_json_object(path)
     where = str(path)
     model = content.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE":
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise ValueError(f"{where}: the model is not BPE")
     _refuse(content, ("normalizer",), where)
     _refuse(model, UNSUPPORTED_IN_MODEL, where)
