@@ -67,7 +67,7 @@ def read_gpt2_files(module, vocab, merges):
 def read_tokenizer_json(module, content):
     with file_of(content) as path:
         read = module.read_tokenizer_json(path)
-        special = list(read.special_tokens)
+        special = [str(token) for token in read.special_tokens]
         return dict(read.vocab), [tuple(merge) for merge in read.merges], special, read.pattern
 
 

@@ -126,7 +126,10 @@ WORDS = [
         texts_and_special_tokens().map(
             lambda drawn: {"text": drawn["texts"][0], "special_tokens": drawn["special_tokens"]}
         ),
-        examples=[{"text": text, "special_tokens": ["<s>", "<s>"]} for text in ("", "a")],
+        examples=[
+            *({"text": text, "special_tokens": ["<s>", "<s>"]} for text in ("", "a")),
+            {"text": "a<s>\n<|im|>b", "special_tokens": ["<s>\n", "\n<|im|>"]},
+        ],
     ),
     Space(
         "a1.7",
