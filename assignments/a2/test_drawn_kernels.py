@@ -217,9 +217,12 @@ def backward_oracle(q, k, v, sequences, is_causal, window, ends=False):
 
 
 def view_backward(value):
-    """dq and dk contain a difference of sums of v, which may be 20 times as large as they are."""
+    """dq and dk contain a difference of sums of v, which may be 20 times as large as they are: in
+    float32, that shows.
+    """
     rtol, atol = ALLOWED[value[0].dtype]
-    sizes = {"dq": 10.0, "dk": 10.0, "dv": 1.0}
+    least = 10.0 if value[0].dtype == torch.float32 else 1.0
+    sizes = {"dq": least, "dk": least, "dv": 1.0}
     return {
         name: within(2 * rtol, 2 * atol * max(size, float(x.abs().max())))(x)
         for (name, size), x in zip(sizes.items(), value, strict=True)
