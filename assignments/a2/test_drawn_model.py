@@ -133,7 +133,7 @@ def statistics_of(x):
     return {
         "standard deviation": Within(std, 0.1, 0.0),
         "mean is nearly 0": abs(float(x.mean())) < 0.15 * std,
-        "cut off at three deviations": 2.2 * std < float(x.abs().max()) < 3.15 * std,
+        "cut off at three deviations": 1.9 * std < float(x.abs().max()) < 3.4 * std,
     }
 
 
