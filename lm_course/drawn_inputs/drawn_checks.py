@@ -85,12 +85,17 @@ def check_drawn_contracts(inputs: DrawnInputs, module: ModuleType) -> None:
     """Check the contracts on some inputs, which are spread over the drawn ones."""
     step = max(1, len(inputs.drawn) // CONTRACT_DRAWS)
 
-    others = pickle.loads(inputs.drawn[-1].inputs) if inputs.drawn else None
+    right = (each for each in reversed(inputs.drawn) if not _is_refused(each))
+    others = pickle.loads(last.inputs) if (last := next(right, None)) else None
 
     def check(drawn: dict[str, Any], _: Returned | Raised) -> None:
         check_contracts(inputs.space, module, drawn, others)
 
     _check_each(inputs, step, check)
+
+
+def _is_refused(drawn: Drawn) -> bool:
+    return isinstance(answer_in(drawn.outcome), Raised)
 
 
 def _check_each(inputs: DrawnInputs, step: int, compare: Compare) -> None:

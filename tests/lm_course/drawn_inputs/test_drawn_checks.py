@@ -5,6 +5,7 @@ in a process of its own, whatever stands in for it here.
 import os
 import pickle
 import threading
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,12 @@ from hypothesis import strategies as st
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_course.drawn_inputs import drawing
-from lm_course.drawn_inputs.drawn_checks import DrawnInputs, check_drawn_inputs
+from lm_course.drawn_inputs.drawing import draw_inputs
+from lm_course.drawn_inputs.drawn_checks import (
+    DrawnInputs,
+    check_drawn_contracts,
+    check_drawn_inputs,
+)
 from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, arguments
 from lm_course.drawn_inputs.reference_process import Drawn, ReferenceProcess, ask
 from lm_course.grading.check_outcome import GradedFailure
@@ -201,6 +207,31 @@ def test_what_a_message_must_name(reference) -> None:
     check_drawn_inputs(inputs, refuse("special token {} is empty"))
     with pytest.raises(GradedFailure, match="the message of split_special_tokens lacks a part"):
         check_drawn_inputs(inputs, refuse("special token {}1 is empty"))
+
+
+def test_each_input_is_drawn_anew() -> None:
+    """Hypothesis' own search would change a part of the input before, and leave the rest."""
+    drawn: list[list[int]] = []
+    fields = st.fixed_dictionaries(dict.fromkeys("abcdefgh", st.sampled_from(range(1000))))
+    draw_inputs(
+        Space("t1.1", "stage.lesson.work", fields), 1, lambda x: drawn.append([*x.values()])
+    )
+    equal = [a == b for x, y in pairwise(drawn) for a, b in zip(x, y, strict=True)]
+    assert len(drawn) > 50
+    assert sum(equal) < 0.02 * len(equal)
+
+
+def test_the_contracts_are_checked_with_other_inputs_in_between(reference) -> None:
+    kept: list[str] = []
+
+    def split(text, special_tokens):
+        kept[:] = pretokenization.split_special_tokens(text, special_tokens)
+        return kept
+
+    module = SimpleNamespace(split_special_tokens=split)
+    with pytest.raises(GradedFailure, match="changes the result of an earlier call"):
+        check_drawn_contracts(inputs_of(SPLIT, reference), module)
+    check_drawn_contracts(inputs_of(SPLIT, reference), pretokenization)
 
 
 def test_the_process_ends_with_its_owner(reference) -> None:

@@ -30,12 +30,6 @@ task = "t1.2"
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 
 
-@pytest.fixture
-def course(toy_course, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", f"{toy_course.root}:{toy_course.PROJECT}")
-    return toy_course
-
-
 def verdicts_of(course, rows: str):
     course.write("assignments/t1/mutants.toml", rows)
     assignment = load_assignment("t1", course.root)

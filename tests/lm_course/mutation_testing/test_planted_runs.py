@@ -36,12 +36,6 @@ task = "t1.3"
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 
 
-@pytest.fixture
-def course(toy_course, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", f"{toy_course.root}:{toy_course.PROJECT}")
-    return toy_course
-
-
 def verdicts_of(course, **limits: int):
     assignment = load_assignment("t1", course.root)
     mutants = load_mutants(assignment, course.root)
