@@ -231,3 +231,12 @@ def test_white_space_in_front_of_a_digit_stands_alone():
     assert pretokenize("a  12 b  c", split_digits_pattern()) == [
         *("a", "  ", "1", "2", " b", " ", " c")
     ]
+
+
+def test_a_single_part_starts_no_process(monkeypatch, tmp_path) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text("low low" + END + "low")
+    monkeypatch.setattr(pretokenization, "worker_pool", None)
+    assert count_words(path, [], num_processes=3)["low"] == 2
+    with pytest.raises(TypeError, match="NoneType"):
+        count_words(path, [END], num_processes=3)
