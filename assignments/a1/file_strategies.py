@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from hypothesis import strategies as st
-from text_strategies import GPT2, GPT4, vocabularies, with_wrong
+from text_strategies import GPT2, GPT4, with_wrong
+from vocabulary_strategies import vocabularies
 
 
 def _printable_characters() -> list[str]:
@@ -44,7 +45,21 @@ def vocabularies_for_files(
     first_to_make: dict[bytes, tuple[bytes, bytes]] = {}
     for merge in made["merges"]:
         first_to_make.setdefault(b"".join(merge), merge)
-    return {**made, "merges": list(first_to_make.values())}
+    made = {**made, "merges": list(first_to_make.values())}
+    return {**made, "special_tokens": _told_apart(made)}
+
+
+def _told_apart(made: dict[str, Any]) -> list[str]:
+    """Return the special tokens that nothing else in a file resembles."""
+    merged = {left + right for left, right in made["merges"]}
+    ordinary = merged | {bytes([byte]) for byte in range(256)}
+    names = {printable(token) for token in made["vocab"].values()}
+    return [
+        token
+        for token in made["special_tokens"]
+        if token.encode() not in ordinary
+        and (printable(token.encode()) == token or token not in names)
+    ]
 
 
 def named_ids(vocab: dict[int, bytes], special_tokens: list[str]) -> dict[str, int]:
@@ -126,7 +141,7 @@ def tokenizer_json_files(draw: st.DrawFn) -> dict[str, bytes | None]:
     made = draw(vocabularies_for_files())
     known = set(made["vocab"].values())
     listed = [token for token in made["special_tokens"] if token.encode() in known]
-    made["special_tokens"] = [token for token in listed if len(token.encode()) > 1]
+    made["special_tokens"] = listed
     content = tokenizer_json_of(made, draw(st.sampled_from([GPT2, GPT4])))
     model = content["model"]
     if draw(st.booleans()):

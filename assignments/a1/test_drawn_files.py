@@ -17,9 +17,9 @@ from text_strategies import (
     file_of,
     special_tokens,
     texts,
-    tokens,
     with_wrong,
 )
+from vocabulary_strategies import tokens
 
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.input_spaces import Space, arguments
@@ -45,9 +45,7 @@ def tokenizer_json(module, vocab, merges, special_tokens, pattern):
 
 @st.composite
 def vocabularies_to_save(draw):
-    """A special token of one byte is left out: in the file, nothing tells it from that byte."""
-    some = [token for token in draw(special_tokens) if len(token.encode()) > 1]
-    made = draw(vocabularies_for_files(draw(texts(long=False)), some))
+    made = draw(vocabularies_for_files(draw(texts(long=False)), draw(special_tokens)))
     return {**made, "pattern": draw(st.sampled_from([GPT2, GPT4]))}
 
 

@@ -8,18 +8,17 @@ from hypothesis import strategies as st
 from text_strategies import (
     GPT2,
     GPT4,
-    Vocabulary,
     nearly,
     patterns,
-    rival_merges,
     special_tokens,
     texts,
     texts_and_special_tokens,
-    vocabularies,
     with_wrong,
     wrong_special_tokens,
 )
+from vocabulary_strategies import Vocabulary, rival_merges, vocabularies
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.input_spaces import Space
 
@@ -37,6 +36,8 @@ def with_texts(draw):
     drawn = draw(texts_and_special_tokens(number=3))
     if draw(st.integers(0, 9)) == 5:
         drawn["texts"].append(draw(text_with_half_a_surrogate))
+    number = draw(near_constants(st.just(1), 2, 100))  # of texts
+    drawn["texts"] += [f"{text} {i}" for i, text in enumerate(drawn["texts"][:1] * (number - 1))]
     made = draw(vocabularies("".join(drawn["texts"]), drawn["special_tokens"]))
     return {**made, "pattern": draw(patterns), "texts": drawn["texts"]}
 
@@ -110,12 +111,14 @@ def with_ids(draw):
     of_bytes = st.lists(st.sampled_from([ids_of[bytes([byte])] for byte in EDGES]), max_size=20)
     right = st.one_of(of_text, of_bytes, st.lists(st.sampled_from(known), max_size=40))
     if draw(st.integers(0, 9)) == 7:  # around the blocks that people join at once
-        size = draw(st.sampled_from([1 << 10, 1 << 12, 1 << 16]))
-        shift = draw(st.integers(1, 9))
+        usual = st.sampled_from([1 << 10, 1 << 12, 1 << 16])
+        size = draw(near_constants(usual, 2, 1 << 16))
+        shift = draw(near_constants(st.integers(1, 9), 1, 40))
         right = st.just(
             ([known[0]] * shift + [ids_of[b"\xc3"], ids_of[b"\xa9"]] * size)[: 2 * size]
         )
-    wrong = st.sampled_from([[-1], [known[0], known[-1] + 100], [-3, known[0]]])
+    least_wrong = [[-1], [known[0], known[-1] + 100], [-3, known[0]], [known[0], 2**33]]
+    wrong = st.sampled_from(least_wrong)
     return {**made, "ids": draw(with_wrong(right, wrong)), "kind": draw(st.integers(0, 2))}
 
 
@@ -159,6 +162,8 @@ def streams(draw):
     text = draw(texts(*special, *nearly(special), max_pieces=200))
     made = draw(vocabularies(text, special))
     least, most = draw(st.sampled_from([(1, 1), (0, 3), (1, 40)]))
+    if same := draw(near_constants(st.just(0), 1, 5000)):
+        least = most = same
     generator = random.Random(draw(st.integers(0, 999)))
     pieces = []
     while text:

@@ -5,19 +5,17 @@ import io
 from hypothesis import strategies as st
 from text_strategies import (
     GPT2,
-    counted_pairs,
     file_of,
-    pairs,
     patterns,
     special_tokens,
     texts,
     texts_and_special_tokens,
     with_wrong,
-    word_counts,
-    words,
     wrong_special_tokens,
 )
+from vocabulary_strategies import counted_pairs, pairs, word_counts, words
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.input_spaces import Space, arguments
 
@@ -25,12 +23,15 @@ NOT_A_CORPUS = (None, "folder", b"", b"\xff", b"low \xc3", b"a\x80b")
 
 
 @st.composite
-def contents(draw, text):
+def contents(draw, text, most=70_000):
     """The content of a file with this text; some with a byte order mark or \\r\\n, some wrong."""
     kind = draw(st.integers(0, 7))
     if kind == 5:
         return draw(st.sampled_from(NOT_A_CORPUS))
     text = text.replace("\n", "\r\n") if kind == 1 else text
+    if size := draw(near_constants(st.just(0), 2, most)):
+        text = (text or "a b\n") * (1 + size // max(1, len(text)))
+        text = text[:size]
     return (b"\xef\xbb\xbf" if kind == 2 else b"") + text.encode()
 
 
@@ -46,11 +47,13 @@ def words_with_a_pair(draw):
     return {"word": word, "pair": draw(pairs) if place is None else word[place : place + 2]}
 
 
+large_counts = near_constants(st.integers(1, 10**12), 1, 10**12)
+
 PAIRS = [
     Space(
         "a1.2",
         "tokenizer_bpe.naive_training.count_pairs",
-        arguments({"words": st.dictionaries(words, st.integers(1, 10**12), max_size=8)}),
+        arguments({"words": st.dictionaries(words, large_counts, max_size=8)}),
         view=dict,
     ),
     Space("a1.3", "tokenizer_bpe.naive_training.merge_pair", words_with_a_pair()),
@@ -99,16 +102,20 @@ def files_to_cut(draw):
         return {"content": content, "num_chunks": count, "separator": b"|"}
     separator = draw(st.sampled_from([b"<|endoftext|>", b"<s>", b"\n\n", b"aab", b"\0"]))
     filler = draw(st.sampled_from([b"x", b"a", b"<", separator[:-1] or b"y", b"text "]))
-    document = st.one_of(
-        st.integers(0, 200),
-        st.sampled_from([1 << 10, 1 << 12, 1 << 13, 1 << 16]).flatmap(
-            lambda size: st.integers(size - 20, size + 20)
+    document = near_constants(
+        st.one_of(
+            st.integers(0, 200),
+            st.sampled_from([1 << 10, 1 << 12, 1 << 13, 1 << 16]).flatmap(
+                lambda size: st.integers(size - 20, size + 20)
+            ),
         ),
+        0,
+        1 << 18,
     )
     sizes = draw(st.lists(document, max_size=5))
     content = separator.join((filler * (1 + size // len(filler)))[:size] for size in sizes)
     ending = draw(st.sampled_from([b"", separator, separator[:-1], b"end"]))
-    count = draw(st.integers(1, 12))
+    count = draw(near_constants(st.integers(1, 12), 1, 300))
     return {"content": content + ending or b"x", "num_chunks": count, "separator": separator}
 
 
@@ -172,14 +179,14 @@ def train_from_counts(module, counts, vocab_size, special_tokens):
     return module.train_bpe_from_counts(counts, vocab_size, special_tokens, calls.append), calls
 
 
-vocab_sizes = st.sampled_from([*range(261, 300), 255, 256])
+vocab_sizes = near_constants(st.sampled_from([*range(261, 300), 255, 256]), 257, 1500)
 
 
 @st.composite
 def training_files(draw):
     drawn = draw(texts_and_special_tokens(number=3))
     return {
-        "content": draw(contents("".join(drawn["texts"]))),
+        "content": draw(contents("".join(drawn["texts"]), 5000)),
         "vocab_size": draw(vocab_sizes),
         "special_tokens": drawn["special_tokens"],
         "pattern": draw(patterns),

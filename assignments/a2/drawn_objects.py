@@ -12,6 +12,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.differentiated import Differentiated
 
 
@@ -88,24 +89,25 @@ def scaling_of(fields: Mapping[str, Any] | None) -> Any:
 @st.composite
 def configs(draw: Any, scaled: bool = True) -> dict[str, Any]:
     """Draw every field of a small ModelConfig."""
-    kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    few = near_constants(st.integers(1, 3), 1, 17)
+    kv_heads, group = draw(few), draw(few)
     position = draw(st.sampled_from(["rotary", "rotary", "learned", "none"]))
     fields = {
-        "vocab_size": draw(st.integers(2, 12)),
-        "context_length": draw(st.integers(6, 16)),
-        "d_model": draw(st.integers(1, 9)),
-        "num_layers": draw(st.integers(1, 2)),
+        "vocab_size": draw(near_constants(st.integers(2, 12), 2, 300)),
+        "context_length": draw(near_constants(st.integers(6, 16), 6, 130)),
+        "d_model": draw(near_constants(st.integers(1, 9), 1, 130)),
+        "num_layers": draw(near_constants(st.integers(1, 2), 1, 4)),
         "num_heads": kv_heads * group,
         "num_kv_heads": kv_heads,
-        "head_dim": draw(st.sampled_from([2, 4, 6])),
-        "d_ff": draw(st.integers(1, 9)),
+        "head_dim": 2 * draw(near_constants(st.integers(1, 3), 1, 70)),
+        "d_ff": draw(near_constants(st.integers(1, 9), 1, 130)),
         "norm": draw(st.sampled_from(["rmsnorm", "layernorm", "none"])),
         "norm_position": draw(st.sampled_from(["pre", "post"])),
         "position": position,
         "mlp": draw(st.sampled_from(["swiglu", "gelu"])),
         "biases": draw(st.booleans()),
         "qk_norm": draw(st.booleans()),
-        "sliding_window": draw(st.sampled_from([None, 1, 2, 3, 100])),
+        "sliding_window": draw(near_constants(st.sampled_from([None, 1, 2, 3, 100]), 1, 300)),
         "norm_eps": draw(st.sampled_from([1e-5, 1e-3, 0.5])),
         "tie_embeddings": draw(st.booleans()),
         "rope_theta": draw(st.sampled_from([10000.0, 50.0, 500000.0])),

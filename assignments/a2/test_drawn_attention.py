@@ -5,13 +5,14 @@ import torch
 from drawn_objects import KeptCache, config_of, configs, filled, pieces_of, rotary_of
 from hypothesis import strategies as st
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.differentiated import Differentiated, within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.drawn_tensors import SEEDS, mask, shapes, tensor
 from lm_course.drawn_inputs.input_spaces import Space
 
 pytestmark = pytest.mark.usefixtures("a2")  # one thread
-lengths = st.integers(1, 7)
+lengths = near_constants(st.integers(1, 7), 1, 300)
 booleans = st.booleans()
 
 
@@ -20,8 +21,9 @@ booleans = st.booleans()
 
 @st.composite
 def masks(draw):
-    queries = draw(st.integers(1, 12))
-    keys = queries + draw(st.sampled_from([0, 0, 1, 2, 7, 60, 1020, 2050, 4100]))
+    queries = draw(near_constants(st.integers(1, 12), 1, 1030))
+    more = st.sampled_from([0, 0, 1, 2, 7, 60, 1020, 2050, 4100])
+    keys = queries + draw(near_constants(more, 0, 5000))
     window = draw(st.none() | st.integers(1, keys + 2))
     return {"num_queries": queries, "num_keys": keys, "sliding_window": window}
 
@@ -90,7 +92,7 @@ def layers(draw, backends):
         "x": x,
         "first_position": draw(st.integers(0, fields["context_length"] - length)),
         "cuts": draw(st.none() | st.lists(st.integers(1, 8), max_size=3)),
-        "layer": draw(st.integers(0, 2)),
+        "layer": draw(near_constants(st.integers(0, 2), 0, 100)),
         "backend": draw(st.sampled_from(backends)),
         "seed": draw(SEEDS),
         "with_gradient": draw(booleans),

@@ -14,6 +14,7 @@ import torch
 from hypothesis import strategies as st
 from interpreter_errors import own_error
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.differentiated import within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.drawn_tensors import TensorInput, tensor
@@ -24,13 +25,13 @@ pytestmark = pytest.mark.usefixtures("a2", "triton")
 LAYOUTS = ("contiguous", "split", "spaced", "padded", "followed")
 dtypes = st.sampled_from(["float32", "float16", "bfloat16"])
 # Tiles have 64 queries and 32 keys.
-rows = st.sampled_from([1, 3, 33, 65, 70])
-keys = st.sampled_from([1, 2, 5, 31, 40, 70])
-few = st.integers(1, 40)
+rows = near_constants(st.sampled_from([1, 3, 33, 65, 70]), 1, 140)
+keys = near_constants(st.sampled_from([1, 2, 5, 31, 40, 70]), 1, 140)
+few = near_constants(st.integers(1, 40), 1, 70)
 packed = st.none() | st.none() | st.lists(st.tuples(few, few), min_size=1, max_size=3)
 heads = st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 2)])
-widths = st.sampled_from([16, 16, 8, 24])
-windows = st.sampled_from([None, 1, 3, 20, 31, 33])
+widths = near_constants(st.sampled_from([16, 16, 8, 24]), 1, 40)
+windows = near_constants(st.sampled_from([None, 1, 3, 20, 31, 33]), 1, 140)
 booleans = st.booleans()
 
 

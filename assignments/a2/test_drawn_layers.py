@@ -8,6 +8,7 @@ import torch
 from drawn_objects import called, filled
 from hypothesis import strategies as st
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.differentiated import Differentiated, within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.drawn_tensors import SEEDS, TensorInput, integers, shapes, tensor
@@ -16,7 +17,7 @@ from lm_course.drawn_inputs.input_spaces import Space
 pytestmark = pytest.mark.usefixtures("a2")  # one thread
 DRAWS = 25
 HALF = {"bfloat16": (2**-7, 4e-3), "float16": (2**-10, 1e-3)}
-widths = st.integers(1, 8)
+widths = near_constants(st.integers(1, 8), 1, 300)
 
 
 def by_type(value, tolerances=HALF, exact=(1e-4, 1e-5), gradients=None):
@@ -155,7 +156,9 @@ def call_embeddings(module, layers, x_0, x_1, seed, with_gradient):
 
 
 NORM_SIZES = (1.0, 3.0, 0.03, 300.0)
-norm_settings = st.tuples(st.integers(2, 40), st.sampled_from([1e-5, 1e-6, 1e-3, 0.5]))
+norm_settings = st.tuples(
+    near_constants(st.integers(2, 40), 2, 1030), st.sampled_from([1e-5, 1e-6, 1e-3, 0.5])
+)
 
 
 @st.composite

@@ -5,6 +5,7 @@ import torch
 from drawn_objects import KeptCache, config_of, configs, filled, pieces_of, rotary_of
 from hypothesis import strategies as st
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.differentiated import Differentiated, within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.drawn_tensors import SEEDS, integers, tensor
@@ -29,7 +30,7 @@ def blocks(draw):
         "config": fields,
         "x": tensor(draw, (draw(st.integers(1, 3)), length, fields["d_model"]), ("float32",)),
         "cuts": draw(cuts),
-        "layer": draw(st.integers(0, 2)),
+        "layer": draw(near_constants(st.integers(0, 2), 0, 100)),
         "backend": draw(backends),
         "seed": draw(SEEDS),
         "with_gradient": draw(booleans),

@@ -8,14 +8,17 @@ from drawn_objects import ROPE_SCALING, called, scaling_of
 from hypothesis import strategies as st
 from torch import nn
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.differentiated import within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.drawn_tensors import integers, shapes, tensor
 from lm_course.drawn_inputs.input_spaces import Space, arguments
 
 pytestmark = pytest.mark.usefixtures("a2")  # one thread
-head_dims = st.integers(1, 64).map(lambda pairs: 2 * pairs)
-thetas = st.sampled_from([10000.0, 500000.0, 1e6, 50.0, 10.0, 1.5])
+head_dims = near_constants(st.integers(1, 64), 1, 300).map(lambda pairs: 2 * pairs)
+thetas = near_constants(st.sampled_from([10000.0, 500000.0, 1e6, 50.0, 10.0, 1.5]), 2, 10**8).map(
+    float
+)
 
 
 def call_frequencies(module, head_dim, theta, scaling=None):
@@ -35,8 +38,8 @@ def fits(shape, positions):
     return (*kept_axes, shape[-2])
 
 
-widths = st.sampled_from([2, 4, 6, 16])
-contexts = st.sampled_from([1, 7, 64, 300])
+widths = near_constants(st.sampled_from([2, 4, 6, 16]), 1, 150).map(lambda width: width + width % 2)
+contexts = near_constants(st.sampled_from([1, 7, 64, 300]), 1, 9000)
 booleans = st.booleans()
 
 

@@ -11,19 +11,20 @@ import torch
 from attention_formulas import attend, visible
 from hypothesis import strategies as st
 
+from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.differentiated import Differentiated, within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.drawn_tensors import FLOATS, TensorInput, laid_out, tensor
 from lm_course.drawn_inputs.input_spaces import Space, arguments
 
 pytestmark = pytest.mark.usefixtures("a2", "gradients_loaded")
-lengths = st.sampled_from([1, 2, 3, 5, 8, 13, 20])
-tile_sizes = st.sampled_from([None, 1, 2, 3, 4, 7, 16])
-kv_counts = st.integers(1, 3)
+lengths = near_constants(st.sampled_from([1, 2, 3, 5, 8, 13, 20]), 1, 140)
+tile_sizes = near_constants(st.sampled_from([None, 1, 2, 3, 4, 7, 16]), 1, 200)
+kv_counts = near_constants(st.integers(1, 3), 1, 17)
 width_pairs = st.sampled_from([(1, 1), (4, 4), (5, 3), (8, 2), (16, 16)])
 grad_layouts = st.sampled_from(["contiguous", "transposed", "split", "equal"])
 wanted = st.sampled_from(["qkv", "qkv", "v", "k", "q", "kv"])  # inputs that need a gradient
-windows = st.sampled_from([None, None, 1, 2, 3, 6, 30])
+windows = near_constants(st.sampled_from([None, None, 1, 2, 3, 6, 30]), 1, 300)
 booleans = st.booleans()
 
 
@@ -167,9 +168,9 @@ def traffics(draw):
     queries, keys, is_causal = draw(lengths), draw(lengths), draw(booleans)
     return {
         "visible": (queries, keys, is_causal, draw(windows) if is_causal else None),
-        "head_dim": draw(st.sampled_from([1, 8, 16, 80])),
-        "query_tile": draw(st.integers(1, 21)),
-        "key_tile": draw(st.integers(1, 21)),
+        "head_dim": draw(near_constants(st.sampled_from([1, 8, 16, 80]), 1, 300)),
+        "query_tile": draw(near_constants(st.integers(1, 21), 1, 300)),
+        "key_tile": draw(near_constants(st.integers(1, 21), 1, 300)),
         "bytes_per_value": draw(st.sampled_from([1, 2, 4, 8])),
     }
 
@@ -204,8 +205,8 @@ def call_cost(module, bytes_read, bytes_written, flops, speeds):
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-counts = st.integers(1, 10**9)
-sizes = st.integers(1, 300)
+counts = near_constants(st.integers(1, 10**9), 1, 10**12)
+sizes = near_constants(st.integers(1, 300), 1, 10**5)
 
 SPACES = [
     Space(

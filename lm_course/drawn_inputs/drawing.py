@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
+from lm_course.drawn_inputs.code_constants import constants_of
 from lm_course.drawn_inputs.input_spaces import Space
 from lm_course.grading.check_outcome import EXAMPLE
 from lm_course.grading.comparisons import shown
@@ -101,4 +102,5 @@ def _search(space: Space, draws: int, phases: list[Phase], use: Check) -> None:
         suppress_health_check=list(HealthCheck),
         phases=phases,
     )(given(space.inputs)(example))
-    seed(SEED)(searched)()
+    with constants_of(space.task):
+        seed(SEED)(searched)()

@@ -16,6 +16,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lm_course.drawn_inputs.constant_strategies import near_constants, sizes_of_code
+
 FLOATS = ("float32", "float64", "bfloat16", "float16")
 # How the values lie: in a row; with the last two axes swapped; with the two before the last swapped
 # (heads that a layer has split); with all axes in reverse; every second value; every second row;
@@ -48,6 +50,7 @@ class TensorInput:
         seed: of the values.
         size, offset: standard deviation and mean of a float tensor.
         below: for integers: one more than the largest. The least is 0.
+        beside: for the layout "beside": how many values follow each row.
     """
 
     shape: tuple[int, ...]
@@ -57,11 +60,12 @@ class TensorInput:
     size: float = 1.0
     offset: float = 0.0
     below: int = 2
+    beside: int = 1
 
     def build(self) -> Tensor:
         """Return a new tensor, the same for equal descriptions."""
         dtype = getattr(torch, self.dtype)
-        return laid_out(self._values(dtype), self.layout)
+        return laid_out(self._values(dtype), self.layout, self.beside)
 
     def _values(self, dtype: torch.dtype) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
@@ -75,6 +79,7 @@ class TensorInput:
     def __repr__(self) -> str:
         words = [f"{self.dtype} tensor {list(self.shape)}"]
         words += [self.layout] if self.layout != "contiguous" else []
+        words += [f"{self.beside} more"] if self.layout == "beside" else []
         words += [f"of size {self.size:g}"] if self.size != 1 else []
         words += [f"around {self.offset:g}"] if self.offset else []
         if math.prod(self.shape) > MOST_SHOWN:
@@ -82,7 +87,7 @@ class TensorInput:
         return f"{', '.join(words)}: {_rounded(self.build().tolist())}"
 
 
-def laid_out(x: Tensor, layout: str) -> Tensor:
+def laid_out(x: Tensor, layout: str, beside: int = 1) -> Tensor:
     """Return a tensor of these values that lies in memory as `layout` says; one axis is needed for
     most, and two for the others.
     """
@@ -105,7 +110,7 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     elif layout == "strided":
         view = _nothing(x, (*leading, rows, 2 * width + 1))[..., 1::2]
     elif layout == "beside":
-        view = _nothing(x, (*leading, rows, width + 1))[..., :width]
+        view = _nothing(x, (*leading, rows, width + beside))[..., :width]
     elif layout == "even":
         view = _nothing(x, (*leading, rows, 2 * width))[..., ::2]
     elif layout == "followed":
@@ -133,12 +138,26 @@ def _rounded(value: Any) -> str:
 
 
 SEEDS = st.integers(0, 99)
+LONGEST_AXIS = 300
+_beside = near_constants(st.sampled_from([1, 1, 2, 3, 5]), 1, LONGEST_AXIS)
 
 
 @cache
 def shapes(least: int, most: int, longest: int = 5) -> st.SearchStrategy[tuple[int, ...]]:
-    """Return the strategy for shapes of `least` to `most` axes, 1 to `longest` long."""
-    return st.lists(st.integers(1, longest), min_size=least, max_size=most).map(tuple)
+    """Return the strategy for shapes of `least` to `most` axes, 1 to `longest` long; one axis may
+    be as long as a number in the code.
+    """
+    usual = st.lists(st.integers(1, longest), min_size=least, max_size=most)
+    own = near_constants(st.just(0), longest + 1, LONGEST_AXIS)
+    return st.builds(_with_axis, usual, own, st.integers(0, most))
+
+
+def _with_axis(shape: list[int], length: int, axis: int) -> tuple[int, ...]:
+    """Return the shape with this length in place of one axis; 0: as it is."""
+    if length and shape:
+        shape = [1 if other > 3 else other for other in shape]
+        shape[axis % len(shape)] = length
+    return tuple(shape)
 
 
 @cache
@@ -157,7 +176,9 @@ def tensor(
 ) -> TensorInput:
     """Draw a float tensor of this shape."""
     seed, dtype, layout, size, offset = draw(_fields(dtypes, layouts, sizes, offsets))
-    return TensorInput(shape, dtype, layout, seed, size, offset)
+    if len(sizes) > 1:
+        size = draw(sizes_of_code(st.just(size), max(sizes)))
+    return TensorInput(shape, dtype, layout, seed, size, offset, beside=draw(_beside))
 
 
 def integers(
@@ -168,7 +189,7 @@ def integers(
 ) -> TensorInput:
     """Draw a tensor of ids from 0 up."""
     seed, layout = draw(_fields(layouts))
-    return TensorInput(shape, "int64", layout, seed, below=below)
+    return TensorInput(shape, "int64", layout, seed, below=below, beside=draw(_beside))
 
 
 def mask(draw: Callable[[st.SearchStrategy[Any]], Any], shape: tuple[int, ...]) -> TensorInput:

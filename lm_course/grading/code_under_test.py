@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
+from lm_course.drawn_inputs.code_constants import Constants, constants_of_file
 from lm_course.grading.check_outcome import FAILING, PASSED, LearnerCode, Outcome
 from lm_course.grading.forked_check import STACK_LINE, Limits, can_isolate, run_check
 from lm_course.learning.assignment_file import Assignment
@@ -84,6 +85,26 @@ class Implementation:
             f"{task.module}.{name}": task.id for task in assignment.tasks for name in task.functions
         }
         return LearnerCode((self.folder / assignment.package,), home, self.started_in, functions)
+
+
+def own_constants(
+    implementation: Implementation, tasks: Mapping[str, Assignment]
+) -> dict[str, Constants]:
+    """Return, by task, the constants of its module that the reference's module lacks.
+
+    Args:
+        tasks: the id of each task, and its assignment.
+    """
+    reference = replace(implementation, folder=implementation.root)
+    found = {}
+    for name, assignment in tasks.items():
+        if module := assignment.task(name).module:
+            constants, others = (
+                constants_of_file(code.module_file(assignment, module))
+                for code in (implementation, reference)
+            )
+            found[name] = constants - others
+    return found
 
 
 def choose_implementation(

@@ -24,6 +24,7 @@ from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
 from lm_course.containment.own_imports import HangsAtImport, missing_sentence
 from lm_course.containment.watched_code import WatchedCode
+from lm_course.drawn_inputs.code_constants import note_constants
 from lm_course.drawn_inputs.reference_process import ReferenceProcess, spaces_of
 from lm_course.grading.check_outcome import (
     NOT_SUBMITTED,
@@ -40,6 +41,7 @@ from lm_course.grading.code_under_test import (
     Implementation,
     choose_implementation,
     import_quiet_modules,
+    own_constants,
     use_implementation,
 )
 from lm_course.grading.forked_check import Limits, can_isolate, can_limit_memory, run_check
@@ -142,6 +144,8 @@ class GradedRun:
         code under test is imported.
         """
         if self.reference is None:
+            tasks = {self.task_of(item).id: self.assignment_of(item) for item in items}
+            note_constants(own_constants(self.implementation, tasks))
             self.reference = ReferenceProcess(spaces_of(items), self.times)
         return self.reference
 
