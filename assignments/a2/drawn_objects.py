@@ -137,6 +137,10 @@ class KeptCache:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.appended: list[int] = []
 
+    def __len__(self) -> int:
+        """An empty cache is false, but it is not None."""
+        return self.length
+
     @property
     def length(self) -> int:
         return max((keys.shape[2] for keys, _ in self.layers.values()), default=0)

@@ -49,10 +49,11 @@ def formulas(draw):
     hidden = None
     if draw(booleans):
         kept = draw(st.integers(0, len(leading)))
-        hidden = mask(draw, (*leading[kept:], queries, keys))
+        more = draw(st.sampled_from([(), (), (1,), (2,)])) if kept == 0 else ()
+        hidden = mask(draw, (*more, *leading[kept:], queries, keys))
     return {
-        "q": tensor(draw, (*leading, queries, d_k), (dtype,), sizes),
-        "k": tensor(draw, (*leading, keys, d_k), (dtype,), sizes),
+        "q": tensor(draw, (*leading, queries, d_k), (dtype,), sizes, (0.0, 0.0, 3.0)),
+        "k": tensor(draw, (*leading, keys, d_k), (dtype,), sizes, (0.0, 0.0, -3.0)),
         "v": tensor(draw, (*leading, keys, d_v), (dtype,)),
         "mask": hidden,
         "with_gradient": draw(booleans),
@@ -151,7 +152,18 @@ def layer_space(task, name, backends, draws):
 
 
 SPACES = [
-    Space("a2.9", "transformer_lm.attention.causal_mask", masks(), call_mask, draws=60),
+    Space(
+        "a2.9",
+        "transformer_lm.attention.causal_mask",
+        masks(),
+        call_mask,
+        draws=60,
+        examples=[
+            {"num_queries": 2, "num_keys": keys, "sliding_window": window}
+            for keys in (2**15 + 2, 2**16 + 2)  # beyond integers of 16 bits
+            for window in (None, 2**15 + 1)
+        ],
+    ),
     Space(
         "a2.10",
         "transformer_lm.attention.scaled_dot_product_attention",

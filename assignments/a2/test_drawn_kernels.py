@@ -28,7 +28,8 @@ dtypes = st.sampled_from(["float32", "float16", "bfloat16"])
 rows = near_constants(st.sampled_from([1, 3, 33, 65, 70]), 1, 140)
 keys = near_constants(st.sampled_from([1, 2, 5, 31, 40, 70]), 1, 140)
 few = near_constants(st.integers(1, 40), 1, 70)
-packed = st.none() | st.none() | st.lists(st.tuples(few, few), min_size=1, max_size=3)
+few_keys = near_constants(st.integers(0, 40), 0, 70)
+packed = st.none() | st.none() | st.lists(st.tuples(few, few_keys), min_size=1, max_size=3)
 heads = st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 2)])
 widths = near_constants(st.sampled_from([16, 16, 8, 24]), 1, 40)
 windows = near_constants(st.sampled_from([None, 1, 3, 20, 31, 33]), 1, 140)
@@ -65,10 +66,18 @@ def kernel_inputs(draw):
         batch, num_queries, num_keys = draw(st.integers(1, 2)), draw(rows), draw(keys)
     else:
         batch, num_queries, num_keys = 1, *(sum(each) for each in zip(*sequences, strict=True))
+    # Some scores are all far below 0, the score of what is not there.
+    high, low = (
+        {"layouts": LAYOUTS, "offsets": (0.0, 5.0)},
+        {
+            "layouts": LAYOUTS,
+            "offsets": (0.0, -5.0),
+        },
+    )
     key_shape = (batch, kv_heads, num_keys, width)
     return {
-        "q": tensor(draw, (batch, num_heads, num_queries, width), (dtype,), layouts=LAYOUTS),
-        "k": tensor(draw, key_shape, (dtype,), (1.0, 4.0), layouts=LAYOUTS),
+        "q": tensor(draw, (batch, num_heads, num_queries, width), (dtype,), **high),
+        "k": tensor(draw, key_shape, (dtype,), (1.0, 4.0), **low),
         "v": tensor(draw, key_shape, (dtype,), offsets=(0.0, 20.0), layouts=LAYOUTS),
         "sequences": sequences,
         "is_causal": is_causal,

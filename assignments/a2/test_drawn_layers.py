@@ -157,7 +157,7 @@ def call_embeddings(module, layers, x_0, x_1, seed, with_gradient):
 
 NORM_SIZES = (1.0, 3.0, 0.03, 300.0)
 norm_settings = st.tuples(
-    near_constants(st.integers(2, 40), 2, 1030), st.sampled_from([1e-5, 1e-6, 1e-3, 0.5])
+    near_constants(st.integers(2, 40), 2, 1030), st.sampled_from([1e-5, 1e-6, 1e-3, 0.5, 0.0])
 )
 
 

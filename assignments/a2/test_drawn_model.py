@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.differentiated import Differentiated, within
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
-from lm_course.drawn_inputs.drawn_tensors import SEEDS, integers, tensor
+from lm_course.drawn_inputs.drawn_tensors import SEEDS, TensorInput, integers, tensor
 from lm_course.drawn_inputs.input_spaces import Space, arguments
 from lm_course.drawn_inputs.result_comparison import Within
 from lm_course.grading.comparisons import check_true
@@ -17,6 +17,18 @@ pytestmark = pytest.mark.usefixtures("a2")  # one thread
 booleans = st.booleans()
 cuts = st.none() | st.lists(st.integers(1, 8), max_size=3)
 backends = st.sampled_from(["auto", "eager", "sdpa"])
+
+
+PLAIN = {
+    "vocab_size": 60,
+    "context_length": 50,
+    "d_model": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 16,
+    "d_ff": 70,
+}
 
 
 # a2.12
@@ -70,7 +82,7 @@ def models(draw):
     context, vocab_size = fields["context_length"], fields["vocab_size"]
     # One too long and one id too large, now and then: both must be refused.
     length = draw(st.integers(1, context + draw(st.sampled_from([0, 0, 0, 1]))))
-    below = vocab_size + draw(st.sampled_from([0, 0, 0, 0, 30]))
+    below = vocab_size + draw(st.sampled_from([0, 0, 0, 0, 1, 1, 30]))
     return {
         "config": fields,
         "ids": integers(draw, (draw(st.integers(1, 3)), length), below),
@@ -102,6 +114,17 @@ def call_model(module, config, ids, cuts, backend, seed, with_gradient):
     )
 
 
+# Only the last id is too large; the first piece is right.
+LATE_MISTAKE = {
+    "config": {**PLAIN, "vocab_size": 5, "context_length": 8},
+    "ids": TensorInput((1, 6), "int64", order="in a row", below=6),
+    "cuts": [3],
+    "backend": "eager",
+    "seed": 1,
+    "with_gradient": False,
+}
+
+
 def make_model(module, config, backend, **_):
     return module.TransformerLM(config_of(config), backend)
 
@@ -113,6 +136,18 @@ def wide_configs(draw):
     heads = {"num_heads": 4, "num_kv_heads": draw(st.sampled_from([2, 4]))}
     deep = {"d_model": draw(st.sampled_from([48, 80])), "num_layers": draw(st.integers(1, 4))}
     return draw(configs()) | sizes | heads | deep
+
+
+# The settings that the start depends on, in all combinations.
+NEW_MODELS = [
+    {
+        "config": {**PLAIN, "norm": norm, "norm_position": place, "tie_embeddings": tied},
+        "seed": 3,
+    }
+    for norm in ("rmsnorm", "layernorm", "none")
+    for place in ("pre", "post")
+    for tied in (True, False)
+]
 
 
 def call_new_model(module, config, seed):
@@ -199,6 +234,7 @@ SPACES = [
         within(2e-3, 1e-3, (1e-2, 1e-3)),
         makes=make_model,
         draws=40,
+        examples=[LATE_MISTAKE],
     ),
     Space(
         "a2.13",
@@ -207,7 +243,8 @@ SPACES = [
         call_new_model,
         view_new_model,
         seeds=True,
-        draws=30,
+        draws=20,
+        examples=NEW_MODELS,
     ),
     Space(
         "a2.14",

@@ -51,7 +51,7 @@ def two_rotations(draw, scaled):
     for i in range(2):
         head_dim, context = draw(widths), draw(contexts)
         layers.append((head_dim, context, draw(thetas), draw(ROPE_SCALING) if scaled else None))
-        shape = (*draw(shapes(1, 3, 4)), head_dim)
+        shape = (*draw(shapes(1, 3, 6)), head_dim)
         inputs[f"x_{i}"] = tensor(draw, shape, sizes=(1.0, 100.0))
         axes = fits(shape, draw(st.integers(0, 255)))
         inputs[f"positions_{i}"] = integers(draw, axes, context)

@@ -34,10 +34,12 @@ def attentions(draw, with_gradient):
     batch, kv_heads, group = draw(kv_counts), draw(kv_counts), draw(kv_counts)
     queries, keys, (width, d_v) = draw(lengths), draw(lengths), draw(width_pairs)
     is_causal = draw(booleans)
-    sizes = (1.0, 1.0, 20.0) if dtype in ("float32", "float64") and not with_gradient else (1.0,)
+    exact = dtype in ("float32", "float64")
+    sizes = (1.0, 1.0, 3.0, 4.0, 20.0) if exact and not with_gradient else (1.0,)
+    below = (0.0, 0.0, -10.0) if exact and not with_gradient else (0.0,)  # all scores far below 0
     inputs = {
-        "q": tensor(draw, (batch, kv_heads * group, queries, width), (dtype,), sizes),
-        "k": tensor(draw, (batch, kv_heads, keys, width), (dtype,), sizes),
+        "q": tensor(draw, (batch, kv_heads * group, queries, width), (dtype,), sizes, (0.0, 10.0)),
+        "k": tensor(draw, (batch, kv_heads, keys, width), (dtype,), sizes, below),
         "v": tensor(draw, (batch, kv_heads, keys, d_v), (dtype,), offsets=(0.0, 2.0)),
         "is_causal": is_causal,
         "query_tile": draw(tile_sizes),
@@ -160,6 +162,21 @@ MANY_TILES = [
 ]
 
 
+# Tiles whose scores lie some twenty below the largest: their weights are small, not 0.
+FAR_APART = [
+    {
+        "q": TensorInput((1, 1, 1 + seed % 2, 4), "float64", seed=seed, size=3.0),
+        "k": TensorInput((1, 1, 60, 4), "float64", seed=seed, size=3.0),
+        "v": TensorInput((1, 1, 60, 4), "float64", seed=seed, offset=2.0),
+        "is_causal": False,
+        "query_tile": None,
+        "key_tile": 2,
+        "sliding_window": None,
+    }
+    for seed in range(4)
+]
+
+
 # a2.19
 
 
@@ -217,6 +234,7 @@ SPACES = [
         view_forward,
         oracle=forward_oracle,
         draws=60,
+        examples=FAR_APART,
     ),
     Space(
         "a2.18",

@@ -36,6 +36,7 @@ LAYOUTS = (
     "followed",
     "expanded",
 )
+ORDERS = ("random", "random", "in a row", "between")
 MOST_SHOWN = 6  # values in a message
 
 
@@ -50,6 +51,8 @@ class TensorInput:
         seed: of the values.
         size, offset: standard deviation and mean of a float tensor.
         below: for integers: one more than the largest. The least is 0.
+        order: for integers: "random"; "in a row", which begins anywhere below the largest; or
+            "between", a row in which all but the ends have changed places.
         beside: for the layout "beside": how many values follow each row.
     """
 
@@ -60,6 +63,7 @@ class TensorInput:
     size: float = 1.0
     offset: float = 0.0
     below: int = 2
+    order: str = "random"
     beside: int = 1
 
     def build(self) -> Tensor:
@@ -73,13 +77,26 @@ class TensorInput:
             values = torch.rand(self.shape, generator=generator)
             return (values > 0.5) | (values == values.amax(-1, keepdim=True))
         if not dtype.is_floating_point:
-            return torch.randint(self.below, self.shape, generator=generator).to(dtype)
+            values = torch.randint(self.below, self.shape, generator=generator)
+            return (values if self.order == "random" else self._rows(values)).to(dtype)
         return (torch.randn(self.shape, generator=generator) * self.size + self.offset).to(dtype)
+
+    def _rows(self, values: Tensor) -> Tensor:
+        """Return rows of successive integers, as far as there are so many."""
+        if not self.shape:
+            return values
+        length = self.shape[-1]
+        places = torch.arange(length)
+        if self.order == "between":
+            places[1:-1] = places[1:-1].flip(0)
+        start = values[..., :1] % max(1, self.below - length + 1)
+        return (start + places).clamp(max=self.below - 1)
 
     def __repr__(self) -> str:
         words = [f"{self.dtype} tensor {list(self.shape)}"]
         words += [self.layout] if self.layout != "contiguous" else []
         words += [f"{self.beside} more"] if self.layout == "beside" else []
+        words += [self.order] if self.order != "random" else []
         words += [f"of size {self.size:g}"] if self.size != 1 else []
         words += [f"around {self.offset:g}"] if self.offset else []
         if math.prod(self.shape) > MOST_SHOWN:
@@ -188,8 +205,8 @@ def integers(
     layouts: tuple[str, ...] = LAYOUTS,
 ) -> TensorInput:
     """Draw a tensor of ids from 0 up."""
-    seed, layout = draw(_fields(layouts))
-    return TensorInput(shape, "int64", layout, seed, below=below, beside=draw(_beside))
+    seed, layout, order = draw(_fields(layouts, ORDERS))
+    return TensorInput(shape, "int64", layout, seed, below=below, order=order, beside=draw(_beside))
 
 
 def mask(draw: Callable[[st.SearchStrategy[Any]], Any], shape: tuple[int, ...]) -> TensorInput:
