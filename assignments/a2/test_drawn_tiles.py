@@ -36,10 +36,11 @@ def attentions(draw, with_gradient):
     is_causal = draw(booleans)
     exact = dtype in ("float32", "float64")
     sizes = (1.0, 1.0, 3.0, 4.0, 20.0) if exact and not with_gradient else (1.0,)
-    below = (0.0, 0.0, -10.0) if exact and not with_gradient else (0.0,)  # all scores far below 0
+    # Some scores are all far below 0.
+    high, low = ((0.0, 10.0), (0.0, -10.0)) if exact and not with_gradient else ((0.0,), (0.0,))
     inputs = {
-        "q": tensor(draw, (batch, kv_heads * group, queries, width), (dtype,), sizes, (0.0, 10.0)),
-        "k": tensor(draw, (batch, kv_heads, keys, width), (dtype,), sizes, below),
+        "q": tensor(draw, (batch, kv_heads * group, queries, width), (dtype,), sizes, high),
+        "k": tensor(draw, (batch, kv_heads, keys, width), (dtype,), sizes, low),
         "v": tensor(draw, (batch, kv_heads, keys, d_v), (dtype,), offsets=(0.0, 2.0)),
         "is_causal": is_causal,
         "query_tile": draw(tile_sizes),

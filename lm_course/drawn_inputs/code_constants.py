@@ -31,7 +31,7 @@ LARGEST_EXPONENT = 64
 
 @dataclass(frozen=True)
 class Constants:
-    """What a module contains, without what the reference's contains."""
+    """Numbers and texts that stand in a module."""
 
     numbers: frozenset[float] = frozenset()
     texts: frozenset[str] = frozenset()

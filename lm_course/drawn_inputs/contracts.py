@@ -107,11 +107,12 @@ def _check_result(
         "call, the next call is wrong",
     )
     if hasattr(first.value, "results_again"):
+        first.value.move_leaves()
         first.value.results = first.value.results_again()
         if difference := first_difference(space.viewed(first.value), kept):
             _fail(
-                f"{name} keeps its result: after a caller changed the result of one call, the next "
-                "call of the same object is wrong",
+                f"{name} keeps something of its input or its result: after a caller changed one of "
+                "them in place, the next call of the same object is wrong",
                 {"different": difference},
             )
 

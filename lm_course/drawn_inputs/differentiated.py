@@ -61,6 +61,16 @@ class Differentiated:
         )
         return results if isinstance(results, tuple) else (results,)
 
+    @torch.no_grad()
+    def move_leaves(self) -> None:
+        """Move the inputs to memory that the function has read before, with other values in it."""
+        inputs = self.leaves
+        moved = {name: x.flip(list(range(x.ndim))) for name, x in inputs.items()}
+        self.leaves = moved
+        self.results_again()
+        for name, x in inputs.items():
+            moved[name].copy_(x)
+
     def _leaves(self) -> dict[str, Tensor]:
         if not self.wanted:
             return dict(self.leaves)

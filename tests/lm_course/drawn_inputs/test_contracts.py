@@ -32,7 +32,7 @@ ON_THE_PAGE = {
     "shares memory with its arguments": "The result belongs to the caller",
     "changes the result of an earlier call": "The result belongs to the caller",
     "that it uses again": "The result belongs to the caller",
-    "keeps its result": "The result belongs to the caller",
+    "keeps something of its input or its result": "an object that is called again",
     "no gradient reaches": "A gradient reaches every input",
     "share a parameter": "and share none",
     "start with the same": "start with different weights",

@@ -110,8 +110,36 @@ def test_an_object_that_keeps_its_result_is_seen() -> None:
         call=lambda module, x: Differentiated(module.Work(), {"x": x}, wanted=False),
         view=within(1e-5, 1e-6),
     )
-    with pytest.raises(GradedFailure, match="work keeps its result: after a caller changed"):
+    with pytest.raises(GradedFailure, match="work keeps something of its input or its"):
         check_contracts(space, SimpleNamespace(Work=KeepsItsResult), X)
+
+
+class KnowsItsInputByItsPlace:
+    def __init__(self):
+        self.kept = {}
+
+    def __call__(self, x):
+        place = x.data_ptr()
+        if place not in self.kept:
+            self.kept[place] = x * 2
+        return self.kept[place].clone()
+
+
+def test_an_object_that_knows_an_input_by_its_place_in_memory_is_seen() -> None:
+    space = Space(
+        "t1.1",
+        "stage.lesson.work",
+        st.none(),
+        call=lambda module, x: called_twice(module.Work(), x),
+        view=within(1e-5, 1e-6),
+    )
+
+    def called_twice(work, x):
+        return Differentiated(work, {"x": x}, wanted=False)
+
+    inputs = {"x": TensorInput((3, 4), seed=1)}
+    with pytest.raises(GradedFailure, match="work keeps something of its input"):
+        check_contracts(space, SimpleNamespace(Work=KnowsItsInputByItsPlace), inputs)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])

@@ -53,6 +53,19 @@ def test_ids_masks_sizes_and_types() -> None:
     assert 8 < large.float().std() < 12
 
 
+def test_ids_in_a_row_and_between() -> None:
+    def ids(order: str, below: int, length: int = 5) -> list[int]:
+        made = TensorInput((1, length), "int64", seed=1, below=below, order=order)
+        return made.build().tolist()[0]
+
+    row = ids("in a row", 100)
+    assert row == list(range(row[0], row[0] + 5))
+    assert ids("between", 5) == [0, 3, 2, 1, 4]
+    assert ids("in a row", 5) == [0, 1, 2, 3, 4]
+    assert ids("in a row", 3) == [0, 1, 2, 2, 2]  # there are no more
+    assert TensorInput((), "int64", below=3, order="between").build().ndim == 0
+
+
 def test_a_message_shows_small_tensors_whole() -> None:
     small = TensorInput((2,), seed=1, layout="strided")
     assert repr(small) == "float32 tensor [2], strided: [0.6614, 0.2669]"
