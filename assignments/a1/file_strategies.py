@@ -36,12 +36,12 @@ def vocabularies_for_files(
     draw: st.DrawFn,
     text: str | None = None,
     special: list[str] | None = None,
-    from_the_left: bool = False,
+    how: str = "at random",
 ) -> dict[str, Any]:
     """Vocabularies without two merges that make the same token: readers differ about them, and
     no trainer makes any.
     """
-    made = draw(vocabularies(text, special, from_the_left))
+    made = draw(vocabularies(text, special, how))
     first_to_make: dict[bytes, tuple[bytes, bytes]] = {}
     for merge in made["merges"]:
         first_to_make.setdefault(b"".join(merge), merge)
@@ -73,7 +73,7 @@ def gpt2_files(draw: st.DrawFn) -> dict[str, bytes | None]:
     """The content of vocab.json and merges.txt, sometimes with a mistake."""
     made = draw(vocabularies_for_files())
     if draw(st.integers(0, 3)) == 2:  # a merge that begins like the first line
-        made = draw(vocabularies_for_files("#version 2", from_the_left=True))
+        made = draw(vocabularies_for_files("#version 2", how="from the left"))
     special = [token for token in made["special_tokens"] if token.isascii() and " " in token]
     vocab = json.dumps(named_ids(made["vocab"], special), ensure_ascii=draw(st.booleans()))
     lines = [f"{printable(left)} {printable(right)}" for left, right in made["merges"]]

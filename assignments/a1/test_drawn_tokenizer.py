@@ -38,7 +38,8 @@ def with_texts(draw):
         drawn["texts"].append(draw(text_with_half_a_surrogate))
     number = draw(near_constants(st.just(1), 2, 100))  # of texts
     drawn["texts"] += [f"{text} {i}" for i, text in enumerate(drawn["texts"][:1] * (number - 1))]
-    made = draw(vocabularies("".join(drawn["texts"]), drawn["special_tokens"]))
+    how = draw(st.sampled_from(["at random", "neighbors"]))
+    made = draw(vocabularies("".join(drawn["texts"]), drawn["special_tokens"], how))
     return {**made, "pattern": draw(patterns), "texts": drawn["texts"]}
 
 

@@ -4,6 +4,7 @@ What this leaves out: the functions that get them (test_drawn_*.py).
 """
 
 import random
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
@@ -46,26 +47,41 @@ def counted_pairs(draw: st.DrawFn) -> dict[tuple[bytes, bytes], int]:
 
 
 @st.composite
-def merge_lists(
-    draw: st.DrawFn, text: str, from_the_left: bool = False
-) -> list[tuple[bytes, bytes]]:
+def merge_lists(draw: st.DrawFn, text: str, how: str = "at random") -> list[tuple[bytes, bytes]]:
     """Merges that occur in a text, across its words and special tokens too, in an order that no
-    trainer need find; `from_the_left`: all of the text becomes one token.
+    trainer need find.
+
+    Args:
+        how: "at random"; "from the left": all of the text becomes one token; "neighbors": of any
+            two characters, so that the ids show where each word ends.
     """
+    if how == "neighbors":
+        return _merges_of_neighbors(text)
     generator = random.Random(draw(st.integers(0, 10**6)))
     made = [bytes([byte]) for byte in text.encode("utf-8", "replace")[:600]]
     merges: list[tuple[bytes, bytes]] = []
-    number = draw(near_constants(st.integers(0, 40), 0, 600))
-    for _ in range(40 if from_the_left else number):
+    number = draw(near_constants(st.integers(0, 40), 0, 600)) if how == "at random" else 40
+    for _ in range(number):
         if len(made) < 2:
             break
-        place = 0 if from_the_left else generator.randrange(len(made) - 1)
+        place = generator.randrange(len(made) - 1) if how == "at random" else 0
         pair = made[place], made[place + 1]
         merges.append(pair)
         made = merged(made, pair)
-        if not from_the_left and generator.random() < 0.1:
+        if how == "at random" and generator.random() < 0.1:
             generator.shuffle(made)  # two merges may now make the same token
     return list(dict.fromkeys(merges))
+
+
+def _merges_of_neighbors(text: str) -> list[tuple[bytes, bytes]]:
+    """Return the merges of each character's bytes, and then those of two characters."""
+    characters = [character.encode("utf-8", "replace") for character in text[:60]]
+    of_bytes = [
+        (character[:end], character[end : end + 1])
+        for character in characters
+        for end in range(1, len(character))
+    ]
+    return list(dict.fromkeys([*of_bytes, *pairwise(characters)]))
 
 
 @st.composite
@@ -119,13 +135,13 @@ def vocabularies(
     draw: st.DrawFn,
     text: str | None = None,
     special: list[str] | None = None,
-    from_the_left: bool = False,
+    how: str = "at random",
 ) -> dict[str, Any]:
     """vocab, merges and special_tokens, with ids in any order and with gaps; for this text and
     these tokens, or for drawn ones.
     """
     text = draw(texts(long=False)) if text is None else text
-    merges = draw(merge_lists(text, from_the_left))
+    merges = draw(merge_lists(text, how))
     special = draw(special_tokens) if special is None else special
     inside = special if draw(st.booleans()) else special[: len(special) // 2]
     known = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
