@@ -143,9 +143,9 @@ class RotaryEmbedding(nn.Module):
 
 def as_complex(pairs: Float[Tensor, "*batch pairs 2"]) -> Tensor:
     """View pairs as complex numbers; copy them first if they do not lie in memory as such, as in a
-    transposed tensor.
+    transposed tensor, or in one that begins at an odd place.
     """
     *steps, step = pairs.stride()
     if step != 1 or any(step % 2 for step in [*steps, pairs.storage_offset()]):
-        pairs = pairs.contiguous()
+        pairs = pairs.clone(memory_format=torch.contiguous_format)
     return torch.view_as_complex(pairs)

@@ -120,11 +120,32 @@ def with_ids(draw):
         )
     least_wrong = [[-1], [known[0], known[-1] + 100], [-3, known[0]], [known[0], 2**33]]
     wrong = st.sampled_from(least_wrong)
-    return {**made, "ids": draw(with_wrong(right, wrong)), "kind": draw(st.integers(0, 2))}
+    return {**made, "ids": draw(with_wrong(right, wrong)), "kind": draw(st.integers(0, 3))}
+
+
+# The largest ids of small types: one more is 0.
+LARGEST_IDS = [
+    {
+        "vocab": Vocabulary(
+            {**dict(enumerate([bytes([byte]) for byte in range(256)])), 256: b"ab", 65_535: b"<e>"}
+        ),
+        "merges": [(b"a", b"b")],
+        "special_tokens": [],
+        "ids": ids,
+        "kind": 3,
+    }
+    for ids in ([97, 255, 97], [97, 65_535, 256])
+]
 
 
 def as_kind(ids, kind):
-    return [lambda: list(ids), lambda: np.array(ids, dtype=np.int64), lambda: iter(ids)][kind]()
+    """A list, an array of the usual or of the smallest type, or a generator."""
+    if kind == 2:
+        return iter(ids)
+    if kind == 0 or min(ids, default=0) < 0:
+        return list(ids)
+    smallest = np.min_scalar_type(max(ids, default=0))
+    return np.array(ids, dtype=smallest if kind == 3 else np.int64)
 
 
 def decode(module, vocab, merges, special_tokens, ids, kind):
@@ -133,9 +154,9 @@ def decode(module, vocab, merges, special_tokens, ids, kind):
 
 
 def decode_stream(module, vocab, merges, special_tokens, ids, kind):
-    """The text; for a generator, the text so far after each number of ids that had been taken."""
+    """The text; for a generator, also how much of it had come out after each number of ids."""
     made = module.Tokenizer(vocab, merges, special_tokens)
-    if kind < 2:
+    if kind != 2:
         pieces = list(made.decode_stream(as_kind(ids, kind)))
         return "".join(pieces), "" in pieces
     taken, last = [], []
@@ -151,9 +172,9 @@ def decode_stream(module, vocab, merges, special_tokens, ids, kind):
     so_far, text, beside = {}, "", []
     for piece in first:
         text += piece
-        so_far[len(taken)] = text
+        so_far[len(taken)] = len(text)
         beside += [next(second, "")]
-    return so_far, "".join(beside + list(second))
+    return text, so_far, "".join(beside + list(second))
 
 
 @st.composite
@@ -230,6 +251,7 @@ TOKENIZER = [
         "tokenizer_bpe.tokenizer.Tokenizer.decode",
         with_ids(),
         call=decode,
+        examples=LARGEST_IDS,
         told=r"(?<=token id )-?\d+",
     ),
     Space(
@@ -243,6 +265,7 @@ TOKENIZER = [
         "tokenizer_bpe.tokenizer.Tokenizer.decode_stream",
         with_ids(),
         call=decode_stream,
+        examples=LARGEST_IDS,
         told=r"(?<=token id )-?\d+",
     ),
 ]

@@ -42,7 +42,8 @@ PIECES = (
     "\0", "\x7f", "\ufeff", "\u200b", "\u200d", "\ufffd", "\U0010ffff", "🦉", "👩‍👩‍👧", "🇯🇵",
 )  # fmt: skip
 LENGTHS = (2, 3, 40, 127, 255, 256, 257, 399, 401, 512, 1025, 2049, 4097)  # around usual limits
-lengths = near_constants(st.sampled_from(LENGTHS), 1, 5000)
+LONGEST = 140_000  # of a length that the code names
+lengths = near_constants(st.sampled_from(LENGTHS), 1, LONGEST)
 
 SPECIAL = (
     "<|endoftext|>", "<|e|>", "<|e|><|e|>", "<|é|>", "<|end|>", "<|END|>", "<a b>", "||", ".", "\n",
@@ -73,7 +74,7 @@ def nearly(special: list[str]) -> list[str]:
 
 
 runs = st.builds(
-    lambda piece, length: (piece * length)[: max(length, 4100)],
+    lambda piece, length: (piece * min(length, LONGEST // len(piece)))[: max(length, 4100)],
     texts_of_code(
         st.sampled_from(["a", "ab", "é", "1", "東", " ", "\n", ".", "'ll", "a b ", "x.\n"])
     ),
@@ -100,10 +101,9 @@ def dense(draw: st.DrawFn, more: tuple[str, ...], long: bool) -> str:
         classes = [[each for each in some if each.isascii()] for some in classes]
     some = [draw(texts_of_code(st.sampled_from(each))) for each in classes]
     generator = random.Random(draw(st.integers(0, 10**6)))
-    length = draw(
-        near_constants(st.sampled_from([7, 40, 2049, 4097] if long else [7, 40]), 5, 5000)
-    )
-    return "".join(generator.choices(some, k=length))[:5000]
+    usual = st.sampled_from([7, 40, 2049, 4097] if long else [7, 40])
+    length = draw(near_constants(usual, 5, LONGEST if long else 5000))
+    return "".join(generator.choices(some, k=length))[: max(length, 4100)]
 
 
 @st.composite

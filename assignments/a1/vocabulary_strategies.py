@@ -4,7 +4,7 @@ What this leaves out: the functions that get them (test_drawn_*.py).
 """
 
 import random
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from hypothesis import strategies as st
@@ -178,10 +178,11 @@ def word_counts(draw: st.DrawFn) -> dict[str, int]:
     if kind in (2, 6):
         letters = [chr(ord("à") + number) for number in range(draw(st.integers(2, 60)))]
         letters = letters if kind == 2 else ["a", "b", "\0"]  # the byte 0 is less than any other
-        return {
-            "".join(generator.choices(letters, k=generator.randint(1, 6))): generator.randint(1, 3)
-            for _ in range(draw(near_constants(st.integers(1, 1000), 1, 5000)))
-        }
+        number = draw(near_constants(st.integers(1, 1000), 1, 70_000))
+        some = ("".join(generator.choices(letters, k=generator.randint(1, 6))) for _ in range(1000))
+        others = (f"{letters[0]}{number}" for number in range(number))
+        words = list(dict.fromkeys([*islice(some, number), *others]))[:number]
+        return {word: generator.randint(1, 3) for word in words}
     short = st.lists(texts_of_code(st.sampled_from(PIECES)), min_size=1, max_size=8).map("".join)
     counts = near_constants(st.integers(1, 20), 1, 10**9)
     return draw(st.dictionaries(short, counts, max_size=12))

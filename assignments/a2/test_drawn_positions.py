@@ -16,9 +16,9 @@ from lm_course.drawn_inputs.input_spaces import Space, arguments
 
 pytestmark = pytest.mark.usefixtures("a2")  # one thread
 head_dims = near_constants(st.integers(1, 64), 1, 300).map(lambda pairs: 2 * pairs)
-thetas = near_constants(st.sampled_from([10000.0, 500000.0, 1e6, 50.0, 10.0, 1.5]), 2, 10**8).map(
-    float
-)
+thetas = near_constants(
+    st.sampled_from([10000.0, 500000.0, 1e6, 50.0, 10.0, 1.5, 10000.1]), 2, 10**8
+).map(float)
 
 
 def call_frequencies(module, head_dim, theta, scaling=None):

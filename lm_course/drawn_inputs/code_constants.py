@@ -110,13 +110,12 @@ def constants_of(task: str) -> Iterator[None]:
 
 
 def whole_numbers(least: int, most: int) -> list[int]:
-    """Return the whole numbers of the code, and those beside them, within these limits."""
-    near = {
-        int(number) + step
-        for number in _current.numbers
-        if number == int(number)
-        for step in (-1, 0, 1)
-    }
+    """Return the whole numbers of the code, those beside them and their doubles, within these
+    limits.
+    """
+    whole = [int(number) for number in _current.numbers if number == int(number)]
+    near = {number + step for number in whole for step in (-1, 0, 1)}
+    near |= {2 * number + 1 for number in whole if number > 2}  # more than two blocks of that size
     return sorted(number for number in near if least <= number <= most)
 
 

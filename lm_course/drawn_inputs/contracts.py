@@ -89,6 +89,7 @@ def _check_result(
     _require_same(second, kept, f"{name} gives another result when it is called again")
     if hasattr(first.value, "check_differences"):
         first.value.check_differences(name)
+        first.value.check_backward(name)
     try:
         _spoil(first.value)
     except ValueError as error:  # NumPy's, for an array that is read-only

@@ -136,6 +136,33 @@ class Differentiated:
             {"change": Words(f"{found:.6g}"), "gradients say": Words(f"{sum(parts):.6g}")},
         )
 
+    def check_backward(self, name: str) -> None:
+        """Fail if a second backward pass is not the first, or if one changes what it receives."""
+        if not self.gradients:
+            return
+        self.results = self.results_again()
+        inputs = [x for x in self.inputs.values() if x.requires_grad]
+        beside = [torch.zeros_like(result, requires_grad=True) for result in self.results]
+        leaves = [*inputs, *self.parameters.values(), *beside]
+        weights = self._weights()
+        sums = zip(self.results, beside, weights, strict=True)
+        total = sum(((result + other) * weight).sum() for result, other, weight in sums)
+        first = torch.autograd.grad(total, leaves, retain_graph=True)
+        received = first[len(leaves) - len(beside) :]
+        check_true(
+            all(torch.equal(*pair) for pair in zip(received, weights, strict=True)),
+            f"the backward pass of {name} changes the gradient that it receives",
+        )
+        try:
+            second = torch.autograd.grad(total, leaves)
+        except RuntimeError as error:
+            raise GradedFailure(
+                f"a second backward pass through {name}, with retain_graph=True, fails: "
+                f"{str(error).splitlines()[0]}"
+            ) from None
+        same = all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+        check_true(same, f"a second backward pass through {name} gives other gradients")
+
     def _moved(self, directions: Mapping[str, Tensor], step: float) -> float:
         """Return the weighted sum of the results with the leaves moved along the directions."""
         kept = {name: x.detach().clone() for name, x in self.parameters.items()}

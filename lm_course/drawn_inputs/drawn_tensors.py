@@ -21,8 +21,8 @@ from lm_course.drawn_inputs.constant_strategies import near_constants, sizes_of_
 FLOATS = ("float32", "float64", "bfloat16", "float16")
 # How the values lie: in a row; with the last two axes swapped; with the two before the last swapped
 # (heads that a layer has split); with all axes in reverse; every second value; every second row;
-# within longer rows; with other rows behind the last; equal along the first axis, which is stored
-# once.
+# within longer rows; behind one other value; with other rows behind the last; equal along the first
+# axis, which is stored once.
 LAYOUTS = (
     "contiguous",
     "transposed",
@@ -33,6 +33,7 @@ LAYOUTS = (
     "beside",
     "even",
     "padded",
+    "offset",
     "followed",
     "expanded",
 )
@@ -121,6 +122,8 @@ def laid_out(x: Tensor, layout: str, beside: int = 1) -> Tensor:
         return x[:1].clone().expand(x.shape)
     if layout in ("contiguous", "split"):
         return x
+    if layout == "offset":
+        return _nothing(x, (x.numel() + 1,))[1:].view(x.shape).copy_(x)
     *leading, rows, width = (1, *x.shape) if x.ndim == 1 else x.shape
     if layout == "spaced":
         view = _nothing(x, (*leading, 2 * rows + 1, width))[..., 1::2, :]

@@ -56,7 +56,7 @@ SPACE = Space(
     "stage.lesson.work",
     arguments(
         {
-            "number": near_constants(st.integers(0, 3), 0, 500),
+            "number": near_constants(st.integers(0, 3), 0, 900),
             "size": sizes_of_code(st.just(1.0), 100.0),
             "text": texts_of_code(st.just("a")),
         }
@@ -77,7 +77,7 @@ def drawn(constants: Constants) -> list[dict[str, object]]:
 def test_they_are_drawn_with_their_neighbours_and_the_usual_values_more_often() -> None:
     inputs = drawn(Constants(frozenset({400, 7000, -20.5}), frozenset({"</w>"})))
     numbers = [each["number"] for each in inputs]
-    assert {399, 400, 401} <= set(numbers) <= {0, 1, 2, 3, 399, 400, 401}
+    assert {399, 400, 401, 801} <= set(numbers) <= {0, 1, 2, 3, 399, 400, 401, 801}
     assert sum(number > 3 for number in numbers) < len(numbers) / 2
     assert {each["size"] for each in inputs} == {1.0, 20.5}
     assert {each["text"] for each in inputs} == {"a", "</w>"}

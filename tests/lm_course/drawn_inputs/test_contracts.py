@@ -34,6 +34,11 @@ ON_THE_PAGE = {
     "that it uses again": "The result belongs to the caller",
     "keeps something of its input or its result": "an object that is called again",
     "no gradient reaches": "A gradient reaches every input",
+    "the result has no gradient": "A gradient reaches every input",
+    "are not the derivatives of its results": "differences of the function itself",
+    "depends on PyTorch's global random generator": "do not depend on the global random generator",
+    "changes the gradient that it receives": "that it receives is unchanged",
+    "a second backward pass through": "A backward pass can be repeated",
     "share a parameter": "and share none",
     "start with the same": "start with different weights",
     "is another after the same": "after the same `torch.manual_seed`",
@@ -123,7 +128,7 @@ def sentences_of(module: str) -> list[str]:
     """Return the first string of each failure in a module, without what is put into it."""
     tree = ast.parse((PROJECT / "lm_course/drawn_inputs" / f"{module}.py").read_text("utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    failing = ("_fail", "_require_same", "GradedFailure")
+    failing = ("_fail", "_require_same", "GradedFailure", "check_true")
     sentences = []
     for call in calls:
         if getattr(call.func, "id", "") in failing:

@@ -114,6 +114,54 @@ def test_an_object_that_keeps_its_result_is_seen() -> None:
         check_contracts(space, SimpleNamespace(Work=KeepsItsResult), X)
 
 
+class SpoilsWhatItReceives(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.mul_(2)
+
+
+class SpoilsWhatItKept(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(factor := torch.full_like(x, 2.0))
+        return factor * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (factor,) = ctx.saved_tensors
+        gradient = gradient * factor
+        factor.add_(1)
+        return gradient
+
+
+class ForgetsWhatItKept(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.factors = [2.0, 3.0]
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.factors.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("work", "sentence"),
+    [
+        (SpoilsWhatItReceives, "backward pass of work changes the gradient that it receives"),
+        (SpoilsWhatItKept, "a second backward pass through work, with retain_graph=True, fails"),
+        (ForgetsWhatItKept, "a second backward pass through work gives other gradients"),
+    ],
+)
+def test_a_backward_pass_that_can_be_made_once_only(work, sentence: str) -> None:
+    with pytest.raises(GradedFailure, match=sentence):
+        check_contracts(SPACE, SimpleNamespace(work=work.apply), X)
+
+
 class KnowsItsInputByItsPlace:
     def __init__(self):
         self.kept = {}

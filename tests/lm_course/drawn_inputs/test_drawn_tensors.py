@@ -29,6 +29,7 @@ def test_every_layout_holds_the_values(layout: str, shape: tuple[int, ...]) -> N
         ("spaced", (28, 8, 1)),
         ("padded", (27, 9, 1)),
         ("followed", (268, 4, 1)),
+        ("offset", (12, 4, 1)),
         ("expanded", (0, 4, 1)),
     ],
 )
@@ -36,7 +37,7 @@ def test_how_the_values_lie(layout: str, strides: tuple[int, ...]) -> None:
     assert TensorInput((2, 3, 4), layout=layout).build().stride() == strides
 
 
-@pytest.mark.parametrize("layout", ["strided", "spaced", "padded", "followed"])
+@pytest.mark.parametrize("layout", ["strided", "spaced", "padded", "followed", "offset"])
 def test_the_memory_around_holds_no_number(layout: str) -> None:
     x = laid_out(torch.zeros(2, 3), layout)
     whole = torch.empty(0).set_(x.untyped_storage())
