@@ -1,0 +1,1 @@
+"""Collectives, the layout of flat shards, and the bytes that each parallel scheme moves."""
