@@ -159,6 +159,14 @@ def order_of_events(rank: int, size: int) -> tuple[list[str], int, float, float]
             layer.weight.register_post_accumulate_grad_hook(
                 lambda _, index=index: record.events.append(f"gradient {index}")
             )
+        wrapper(torch.randn(3, 16)).sum().backward()  # a first step, which the second is to equal
+        wrapper.finish_gradient_synchronization()
+        with wrapper.no_sync():
+            record.events.clear()
+            wrapper(torch.randn(3, 16)).sum().backward()
+            assert record.count("all_reduce") == 0
+        record.events.clear()
+        record.sent.clear()
         wrapper(torch.randn(3, 16)).sum().backward()
         during = list(record.events)
         wrapper.finish_gradient_synchronization()
