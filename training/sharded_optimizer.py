@@ -27,8 +27,8 @@ from training.collectives.group_operations import Group, rank_and_size
 class ShardedOptimizer(torch.optim.Optimizer):
     """Any PyTorch optimizer, of which each rank runs the part for the parameters that it owns.
 
-    `param_groups` has all parameters, so schedulers, clipping and `zero_grad` work as usual; `state`
-    has this rank's own. Gradients must be the same on all ranks: average them before
+    `param_groups` has all parameters, so schedulers, clipping and `zero_grad` work as usual;
+    `state` has this rank's own. Gradients must be the same on all ranks: average them before
     (`DataParallel`).
 
     Args:

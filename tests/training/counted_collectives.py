@@ -40,26 +40,26 @@ def recorded(size: int) -> Iterator[Record]:
     """Record every collective of torch.distributed inside the block."""
     record = Record()
     share = (size - 1) / size
-    # The name in torch, the name in the record, the argument that is the whole, and the times that
-    # the whole is sent around the ring.
+    # The name in torch, the name in the record, and the times that the whole is sent.
     table = [
-        ("all_reduce", "all_reduce", 0, 2),
-        ("broadcast", "broadcast", 0, 1),
-        (GATHER, "all_gather", 0, 1),
-        (SCATTER, "reduce_scatter", 1, 1),
+        ("all_reduce", "all_reduce", 2),
+        ("broadcast", "broadcast", 1),
+        (GATHER, "all_gather", 1),
+        (SCATTER, "reduce_scatter", 1),
     ]
     originals = {}
 
-    def recording(name: str, shown: str, whole: int, times: int) -> Any:
+    def recording(name: str, shown: str, times: int) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            record.add(shown, times * share * nbytes(args[whole]))
+            tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+            record.add(shown, times * share * max(map(nbytes, tensors)))
             return originals[name](*args, **kwargs)
 
         return call
 
-    for name, shown, whole, times in table:
+    for name, shown, times in table:
         originals[name] = getattr(dist, name)
-        setattr(dist, name, recording(name, shown, whole, times))
+        setattr(dist, name, recording(name, shown, times))
     try:
         yield record
     finally:

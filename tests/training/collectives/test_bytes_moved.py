@@ -7,6 +7,7 @@ from gloo_ranks import Ranks
 
 from training.collectives import bytes_moved
 from training.data_parallel import DataParallel
+from training.fully_sharded import FullySharded
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import count_parameters
@@ -47,6 +48,25 @@ def data_parallel_step(rank: int, size: int) -> float:
 def test_data_parallel(ranks: Ranks, size: int) -> None:
     predicted = bytes_moved.data_parallel_bytes(ModelConfig(**CONFIG), size)
     assert ranks.call(size, data_parallel_step) == [predicted] * size
+
+
+def fully_sharded_step(rank: int, size: int, bfloat16: bool) -> float:
+    model, ids = model_and_ids(rank)
+    parameters = len(list(model.parameters()))
+    sharded = FullySharded(model, torch.bfloat16 if bfloat16 else None)
+    with recorded(size) as record:
+        sharded(ids).sum().backward()
+        sharded.finish_gradient_synchronization()
+    assert record.sent["all_reduce"] == flags(parameters + 4, size), "one more for each unit"
+    return record.sent["all_gather"] + record.sent["reduce_scatter"]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_fully_sharded(ranks: Ranks, size: int, bfloat16: bool) -> None:
+    weight_bytes = 2 if bfloat16 else 4
+    predicted = bytes_moved.fully_sharded_bytes(ModelConfig(**CONFIG), size, weight_bytes)
+    assert ranks.call(size, fully_sharded_step, bfloat16) == [predicted] * size
 
 
 def test_a_ring_by_hand() -> None:
