@@ -242,7 +242,14 @@ def events(rank: int, size: int) -> list[str]:
         token_loss_sum(sharded(ids), targets).backward()
         sharded.finish_gradient_synchronization()
 
+    def fail(*_: object) -> None:
+        raise ValueError("after the blocks")
+
     step()
+    failing = sharded.module.head.register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match="after the blocks"):
+        sharded(ids)
+    failing.remove()
     with recorded(size) as record:
         for index, block in enumerate(sharded.module.blocks):
 
@@ -422,6 +429,20 @@ def test_three_steps_equal_those_of_fully_shard(ranks: Ranks, size: int) -> None
         assert difference < 1e-5
         for kind in ("all_gather", "reduce_scatter"):
             assert 0 < ours[kind] <= 1.02 * theirs[kind], "a block is gathered once too often"
+
+
+def test_a_frozen_block_is_freed_in_backward() -> None:
+    """No gradient of its own says that backward has passed it."""
+    sharded = FullySharded(partly_frozen())
+    (frozen,) = sharded._units_of[sharded.module.blocks[1]]
+    whole = []
+    sharded.module.blocks[0].register_forward_pre_hook(lambda _, args: note(args[0]))
+
+    def note(x: Tensor) -> None:
+        x.register_hook(lambda _: whole.append(frozen.whole is not None))
+
+    sharded(torch.zeros(1, 3, dtype=torch.int64)).sum().backward()
+    assert whole == [False]
 
 
 def test_a_conversion_afterwards_is_refused() -> None:
