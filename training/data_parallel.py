@@ -142,16 +142,16 @@ class DataParallel(nn.Module):
             return
         for bucket in self._buckets[self._num_launched :]:
             bucket.launch(self._group)
-        for bucket in self._buckets:
-            bucket.wait()
         # One more all-reduce of a few bytes: has any rank this gradient, has any rank changed it
-        # after its bucket was launched? All ranks must take the same decisions.
+        # after its bucket was launched? All ranks must take the same decisions. The buckets are
+        # still on their way meanwhile.
         flags = [p.grad is not None for p in self._bucket_of]
         flags = any_rank(
             flags + [bucket.changed for bucket in self._buckets], self._device(), self._group
         )
         has_gradient = dict(zip(self._bucket_of, flags, strict=False))
         for bucket, changed in zip(self._buckets, flags[len(self._bucket_of) :], strict=True):
+            bucket.wait()
             if changed:
                 bucket.launch(self._group)
                 bucket.wait()

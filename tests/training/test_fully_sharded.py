@@ -148,6 +148,14 @@ class Shared(nn.Module):
         return self.head(self.recurrent[0](x)[0])
 
 
+def parts_in_two_units() -> nn.Module:
+    """Units that share a weight, and units that share a module."""
+    model = Checkpointed(False).double()
+    model.blocks[1].first.weight = model.blocks[0].first.weight
+    model.blocks[2].second = model.blocks[1].second
+    return model
+
+
 def partly_frozen() -> nn.Module:
     """A frozen block, frozen parts of others, and gradients that must pass through both."""
     model = Checkpointed(False).double()
@@ -159,6 +167,7 @@ def partly_frozen() -> nn.Module:
 
 MODELS = {
     "partly frozen": partly_frozen,
+    "parts in two units": parts_in_two_units,
     "simple": simple_model,
     "checkpoint": lambda: Checkpointed(True).double(),
     "reentrant checkpoint": lambda: Checkpointed(True, reentrant=True).double(),
@@ -286,6 +295,22 @@ def test_blocks_are_gathered_ahead_and_reduced_during_backward(ranks: Ranks) -> 
     ]
 
 
+def shared_layers(rank: int, size: int) -> tuple[int, int]:
+    """Reduce-scatters of a step in which layers are used several times, and the units."""
+    sharded = FullySharded(Shared())
+    ids, targets = batch(0, size)[rank]
+    with recorded(size) as record:
+        losses = [token_loss_sum(sharded(ids), targets) for _ in range(2)]
+        sum(losses).backward()
+        sharded.finish_gradient_synchronization()
+    return record.count("reduce_scatter"), len(sharded._units)
+
+
+def test_a_unit_used_often_is_reduced_once(ranks: Ranks) -> None:
+    reduced, units = ranks.call(2, shared_layers)[0]
+    assert reduced == units == 4
+
+
 def shape(**changes: int) -> ModelConfig:
     return ModelConfig(
         vocab_size=64,
@@ -366,7 +391,6 @@ def mixed_precision(rank: int, size: int) -> dict:
     kept = {p.dtype for p in sharded.parameters()} | {p.grad.dtype for p in sharded.parameters()}
     before = sharded.full_parameters()
     # An update far below half a unit of bfloat16 moves every weight.
-    torch.optim.SGD(sharded.parameters(), lr=1e-12, momentum=0.0)
     for shard in sharded.parameters():
         shard.data.mul_(1 + 1e-4)
     after = sharded.full_parameters()
@@ -431,18 +455,29 @@ def test_three_steps_equal_those_of_fully_shard(ranks: Ranks, size: int) -> None
             assert 0 < ours[kind] <= 1.02 * theirs[kind], "a block is gathered once too often"
 
 
-def test_a_frozen_block_is_freed_in_backward() -> None:
-    """No gradient of its own says that backward has passed it."""
-    sharded = FullySharded(partly_frozen())
-    (frozen,) = sharded._units_of[sharded.module.blocks[1]]
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_block_is_freed_once_backward_has_passed_it(frozen: bool) -> None:
+    """Also a frozen block, whose own gradient does not come."""
+    sharded = FullySharded(partly_frozen() if frozen else Checkpointed(False))
+    (unit,) = sharded._units_of[sharded.module.blocks[1]]
     whole = []
     sharded.module.blocks[0].register_forward_pre_hook(lambda _, args: note(args[0]))
 
     def note(x: Tensor) -> None:
-        x.register_hook(lambda _: whole.append(frozen.whole is not None))
+        x.register_hook(lambda _: whole.append(unit.whole is not None))
 
     sharded(torch.zeros(1, 3, dtype=torch.int64)).sum().backward()
     assert whole == [False]
+
+
+def test_shards_of_a_bfloat16_module_are_float32() -> None:
+    sharded = FullySharded(nn.Sequential(nn.Linear(4, 4)).bfloat16())
+    result = sharded(torch.ones(2, 4, dtype=torch.bfloat16))
+    result.float().sum().backward()
+    sharded.finish_gradient_synchronization()
+    assert result.dtype == torch.bfloat16
+    assert {p.dtype for p in sharded.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in sharded.parameters()} == {torch.float32}
 
 
 def test_a_conversion_afterwards_is_refused() -> None:

@@ -96,9 +96,6 @@ class Unit:
         for places, tensor in zip(self.places, tensors, strict=True):
             for module, name in places:
                 module._parameters[name] = tensor
-                if isinstance(module, nn.RNNBase):  # which keeps a second list of them
-                    names = module._flat_weights_names
-                    module._flat_weights = [getattr(module, name) for name in names]
 
     @torch.no_grad()
     def receive(self, gradients: Iterable[Tensor | None]) -> None:
