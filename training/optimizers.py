@@ -1,4 +1,4 @@
-"""AdamW, and gradient clipping by the global norm.
+"""AdamW, and gradient clipping by the global norm. Muon is in training/muon.py.
 
 Adam: Kingma and Ba, 2015, algorithm 1. Decoupled weight decay: Loshchilov and Hutter, 2019,
 algorithm 2. It shrinks the weight itself and never enters the moments, which would divide it by the
@@ -8,7 +8,7 @@ The arithmetic uses `torch._foreach_*`: one call processes the list of all param
 Python loop would do one small tensor at a time. For the same update in one pass over memory, see
 training/engine/fused_optimizer.py.
 
-What this leaves out: Muon, and state split over several processes.
+What this leaves out: state split over several processes.
 """
 
 from collections.abc import Iterable
@@ -54,6 +54,8 @@ class AdamW:
         """Update every parameter that has a gradient."""
         self.steps += 1
         names = [name for name, p in self.parameters.items() if p.grad is not None]
+        if not names:
+            return
         weights = [self.parameters[name] for name in names]
         gradients = [self.parameters[name].grad for name in names]
         means = [self.means[name] for name in names]
@@ -111,9 +113,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     If the norm is smaller, the gradients stay unchanged (Pascanu et al., 2013, algorithm 1).
 
     Returns:
-        The norm before clipping, over all parameters as one vector; a tensor without axes.
+        The norm before clipping, over all parameters as one vector; a tensor without axes. It is
+        NaN or infinite if a gradient is, and 0 if there are none.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.tensor(0.0)
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     if norm.is_cpu and norm <= max_norm:
         return norm  # elsewhere, reading the norm would wait for the device

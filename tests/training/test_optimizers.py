@@ -1,5 +1,7 @@
 """AdamW step by step against torch's, clipping against torch's, and state that survives."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -130,6 +132,24 @@ def test_clipping_asks_no_device_for_the_norm():
     parameter = nn.Parameter(torch.zeros(2, device="meta"))
     parameter.grad = torch.zeros(2, device="meta")
     assert clip_gradients([parameter], 1.0).is_meta
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_norm_that_is_not_finite_is_reported(value):
+    parameters = make_parameters()
+    set_gradients(parameters, 1)
+    parameters["vector"].grad[0] = value
+    norm = clip_gradients(parameters.values(), 1.0).item()
+    assert norm == value or (math.isnan(norm) and math.isnan(value))
+
+
+def test_without_any_gradient_nothing_happens():
+    """A process that holds no parameter has none."""
+    parameters = make_parameters()
+    assert clip_gradients(parameters.values(), 1.0).item() == 0.0
+    AdamW(parameters.items()).step(0.1)
+    AdamW([]).step(0.1)
+    assert all(torch.equal(p, q) for p, q in zip(parameters.values(), make_parameters().values()))
 
 
 def test_the_norm_is_of_all_gradients_together():
