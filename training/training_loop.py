@@ -28,26 +28,21 @@ from lm_core.random_state import (
     restore_random_state,
     seed_everything,
 )
-from lm_core.settings import Settings
-from lm_core.user_error import UserError
 from training.batching import Batch
 from training.engine.divergence import check_figures, check_finite
-from training.engine.fused_optimizer import FusedAdamW
 from training.engine.queued_figures import QueuedFigures
-from training.optimizers import AdamW, clip_gradients
+from training.optimizers import clip_gradients
+from training.runs.optimizer_settings import Optimizer, OptimizerSettings
 from training.runs.run_checkpoints import RunCheckpoints
-from training.schedules import learning_rate_at
 from transformer_lm.language_model import TransformerLM
 
 
-class TrainingSettings(Settings):
-    """Settings of the training loop, for every task.
+class TrainingSettings(OptimizerSettings):
+    """Settings of the training loop, for every task, besides those of `OptimizerSettings`: steps,
+    optimizer and learning rate.
 
     Attributes:
-        steps: number of optimizer updates.
         batch_size: sequences (or pairs) per update.
-        learning_rate, min_learning_rate, warmup_steps: see training/schedules.py.
-        weight_decay, beta1, beta2: see training/optimizers.py.
         max_grad_norm: gradients with a larger norm are scaled down to it.
         checkpoint_every, keep_checkpoints: updates between checkpoints; number of newest ones to
             keep, besides step 0.
@@ -58,34 +53,13 @@ class TrainingSettings(Settings):
         seed: for the initial weights, the order of the data and the random generators.
     """
 
-    steps: int = pydantic.Field(gt=0)
     batch_size: int = pydantic.Field(gt=0)
-    learning_rate: float = pydantic.Field(gt=0)
-    min_learning_rate: float = pydantic.Field(default=0.0, ge=0)
-    warmup_steps: int = pydantic.Field(default=0, ge=0)
-    weight_decay: float = pydantic.Field(default=0.1, ge=0)
-    beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    beta2: float = pydantic.Field(default=0.95, ge=0, lt=1)
     max_grad_norm: float = pydantic.Field(default=1.0, gt=0)
     checkpoint_every: int = pydantic.Field(default=200, gt=0)
     keep_checkpoints: int = pydantic.Field(default=2, gt=0)
     validate_every: int = pydantic.Field(default=200, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
-
-    @pydantic.model_validator(mode="after")
-    def _rates_fit(self) -> "TrainingSettings":
-        if self.min_learning_rate > self.learning_rate:
-            raise UserError(
-                f"min_learning_rate = {self.min_learning_rate} is above learning_rate = "
-                f"{self.learning_rate}; the schedule ends at the lower of the two"
-            )
-        if self.warmup_steps >= self.steps:
-            raise UserError(
-                f"warmup_steps = {self.warmup_steps} leaves none of the {self.steps} steps for "
-                "training after the warm-up; a tenth of the steps is enough"
-            )
-        return self
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that affect a run's numbers, for its fingerprint.
@@ -166,11 +140,7 @@ def train(run: TrainingRun) -> TrainingState:
     """
     settings = run.settings
     run.model.to(run.device).train()
-    optimizer = FusedAdamW(
-        run.model.named_parameters(),
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = settings.optimizer_of(run.model.named_parameters(), settings.precision)
     checkpoints = RunCheckpoints(
         run.checkpoint_folder,
         run.fingerprint,
@@ -209,7 +179,7 @@ def train(run: TrainingRun) -> TrainingState:
 
 
 def _begin_or_resume(
-    run: TrainingRun, optimizer: AdamW, checkpoints: RunCheckpoints
+    run: TrainingRun, optimizer: Optimizer, checkpoints: RunCheckpoints
 ) -> TrainingState:
     """Return the state after a resume, or after step 0 (first validation, first checkpoint)."""
     saved = checkpoints.resume(run.model, optimizer)
@@ -244,19 +214,13 @@ def unread_updates(device: torch.device) -> int:
     return 0 if device.type == "cpu" else 1
 
 
-def _begin_update(run: TrainingRun, optimizer: AdamW, step: int, precision: str) -> _Update:
+def _begin_update(run: TrainingRun, optimizer: Optimizer, step: int, precision: str) -> _Update:
     """Queue one update on the device. Nothing here may wait for the device."""
     started = time.perf_counter()
     settings = run.settings
     # 1. the batch and the learning rate: functions of the step's number alone
     batch = _batch(run, step)
-    learning_rate = learning_rate_at(
-        step,
-        steps=settings.steps,
-        warmup_steps=settings.warmup_steps,
-        learning_rate=settings.learning_rate,
-        min_learning_rate=settings.min_learning_rate,
-    )
+    learning_rate = settings.learning_rate_at(step)
     # 2. forward and backward
     with _precision(run, precision):
         loss = run.loss_of_batch(run.model, batch)

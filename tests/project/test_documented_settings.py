@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-SHAPES = ("Settings", "ModelShape", "AnyRecipe")  # what a settings class derives from
+# What a settings class derives from.
+SHAPES = ("Settings", "ModelShape", "AnyRecipe", "OptimizerSettings")
 
 
 def settings_classes() -> Iterator[tuple[str, ast.ClassDef]]:

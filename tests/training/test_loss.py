@@ -42,7 +42,9 @@ def test_equals_torch_in_float64_with_gradients(dtype, rounding, z_loss, is_mask
     torch.testing.assert_close(result.double(), expected, atol=rounding, rtol=rounding)
     expected.backward()
     result.backward()
-    torch.testing.assert_close(logits.grad.double(), wide.grad, atol=rounding / 5, rtol=rounding * 10)
+    torch.testing.assert_close(
+        logits.grad.double(), wide.grad, atol=rounding / 5, rtol=rounding * 10
+    )
 
 
 def test_z_loss_by_hand():

@@ -17,6 +17,7 @@ from training.engine.divergence import DivergedError
 from training.engine.fused_optimizer import FusedAdamW
 from training.loss import cross_entropy
 from training.optimizers import AdamW
+from training.runs import optimizer_settings
 from training.runs.pretraining import language_model_loss
 from training.training_loop import TrainingRun, TrainingSettings, train
 from transformer_lm.language_model import TransformerLM
@@ -348,7 +349,7 @@ def test_a_run_of_the_lessons_optimizer_is_continued(tmp_path, monkeypatch):
     """Its checkpoints are those of earlier versions; the numbers differ in the last digits only."""
     train(make_run(tmp_path / "straight"))
     with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "FusedAdamW", AdamW)
+        patch.setattr(optimizer_settings, "FusedAdamW", AdamW)
         run_until_killed(make_run(tmp_path / "stopped"), 8, "after the row")
     summary = train(make_run(tmp_path / "stopped"))
     assert summary.resumed_from == 6
@@ -375,7 +376,7 @@ def test_gradients_are_clipped_to_the_setting(tmp_path):
         ({"warmup_steps": 20}, "warmup_steps = 20 leaves none of the 20 steps"),
         ({"steps": 0}, "steps"),
         ({"precision": "float16"}, "precision"),
-        ({"optimizer": "muon"}, "optimizer"),
+        ({"optimizer": "sgd"}, "optimizer"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, change, words):

@@ -25,7 +25,7 @@ from lm_core.formats.checkpoint_files import (
 )
 from lm_core.formats.metric_log import MetricLog
 from lm_core.random_state import capture_random_state, restore_random_state
-from training.optimizers import AdamW
+from training.runs.optimizer_settings import Optimizer
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.weights.pretrained import from_hugging_face, to_hugging_face
 
@@ -61,7 +61,7 @@ class RunCheckpoints:
     keep: int = 2
 
     def save(
-        self, model: TransformerLM, optimizer: AdamW, step: int, extra: dict[str, Any]
+        self, model: TransformerLM, optimizer: Optimizer, step: int, extra: dict[str, Any]
     ) -> Path:
         """Write a checkpoint atomically, then remove those that are no longer kept.
 
@@ -83,7 +83,7 @@ class RunCheckpoints:
         """Remove the checkpoints that were set aside, as the run has ended."""
         remove_path(self.folder / SET_ASIDE)
 
-    def resume(self, model: TransformerLM, optimizer: AdamW) -> TrainingState | None:
+    def resume(self, model: TransformerLM, optimizer: Optimizer) -> TrainingState | None:
         """Restore the weights, optimizer and random state of the newest checkpoint.
 
         The log then ends with the checkpoint's step. Returns None if this run has no checkpoint; no
