@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What every optimizer can do; see `training.optimizers.AdamW`."""
+    """The interface of every optimizer; see `training.optimizers.AdamW`."""
 
     def step(self, learning_rate: float) -> None:
         """Update every parameter that has a gradient."""
