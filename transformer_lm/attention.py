@@ -2,8 +2,8 @@
 
 `scaled_dot_product_attention` is the formula, and builds the whole [queries, keys] table.
 `CausalSelfAttention` adds the projections, the heads, grouped query heads and rotary positions.
-What this leaves out: faster ways to the same result (kernels/fast_attention.py), and sequences of
-different lengths in one batch.
+What this leaves out: faster ways to the same result (kernels/fast_attention.py), and how packed
+documents are kept apart (kernels/packed_attention.py).
 
 Vaswani et al., 2017, equation 1. Grouped query heads: Ainslie et al., 2023, section 2.2.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from transformer_lm.kernels.attention_backend import AttentionBackend
 from transformer_lm.kernels.fast_attention import fast_attention
+from transformer_lm.kernels.packed_attention import packed_attention
 from transformer_lm.layers import Linear, RMSNorm, softmax
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.rotary_embedding import RotaryEmbedding
@@ -119,10 +120,12 @@ class CausalSelfAttention(nn.Module):
         rotary: RotaryEmbedding | None,
         positions: Int[Tensor, " seq"],
         cache: KeyValueCache | None = None,
+        cu_seqlens: Int[Tensor, " documents_and_one"] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
         """Attend from each of x's positions to itself and to all before it, the cached included.
 
-        `rotary` is None for a model that knows positions in another way, or not at all.
+        `rotary` is None for a model that knows positions in another way, or not at all. With
+        `cu_seqlens`, x holds packed documents (kernels/packed_attention.py), and none sees another.
         """
         q = self._split_heads(self.query(x), self.num_heads)
         k = self._split_heads(self.key(x), self.num_kv_heads)
@@ -133,7 +136,11 @@ class CausalSelfAttention(nn.Module):
             q, k = rotary(q, positions), rotary(k, positions)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
-        attended = self._attend(q, k, v)
+        if cu_seqlens is None:
+            attended = self._attend(q, k, v)
+        else:
+            backend, window = self.attention_backend, self.sliding_window
+            attended = packed_attention(self._attend, q, k, v, cu_seqlens, backend, window)
         return self.output(attended.transpose(1, 2).flatten(-2))  # heads joined: [.., d_model]
 
     def _split_heads(

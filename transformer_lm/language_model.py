@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lm_core.user_error import UserError
 from transformer_lm.attention import AttentionBackend, CausalSelfAttention, KeyValueCache
 from transformer_lm.initialization import initialize
+from transformer_lm.kernels.packed_attention import check_borders, document_positions
 from transformer_lm.layers import (
     GELUMLP,
     Embedding,
@@ -74,13 +75,14 @@ class TransformerBlock(nn.Module):
         rotary: RotaryEmbedding | None,
         positions: Int[Tensor, " seq"],
         cache: KeyValueCache | None = None,
+        **packed: Tensor,  # cu_seqlens, if x holds packed documents
     ) -> Float[Tensor, "batch seq d_model"]:
         match self.norm_position:
             case "pre":
-                x = x + self.attention(self.attention_norm(x), rotary, positions, cache)
+                x = x + self.attention(self.attention_norm(x), rotary, positions, cache, **packed)
                 return x + self.feed_forward(self.feed_forward_norm(x))
             case "post":
-                x = self.attention_norm(x + self.attention(x, rotary, positions, cache))
+                x = self.attention_norm(x + self.attention(x, rotary, positions, cache, **packed))
                 return self.feed_forward_norm(x + self.feed_forward(x))
             case unknown:
                 assert_never(unknown)
@@ -120,19 +122,25 @@ class TransformerLM(nn.Module):
         initialize(self.named_parameters(), config)
 
     def forward(
-        self, token_ids: Int[Tensor, "batch seq"], cache: KeyValueCache | None = None
+        self,
+        token_ids: Int[Tensor, "batch seq"],
+        cache: KeyValueCache | None = None,
+        cu_seqlens: Int[Tensor, " documents_and_one"] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
         """Return the logits of the next token at every position.
 
         Args:
             token_ids: the tokens; with a cache, those after the cached ones.
             cache: keys and values of the earlier tokens; the new ones are appended to it.
+            cu_seqlens: the borders of packed documents, for `packed_logits`, without a cache.
 
         Raises:
             ValueError: the sequence, cached tokens included, is longer than the context length, or
                 an id is not in the vocabulary (checked here only on a CPU without compilation;
                 otherwise the caller must check).
         """
+        if cu_seqlens is not None:
+            return self.packed_logits(token_ids, cu_seqlens)
         past = 0 if cache is None else cache.length
         self._check(token_ids, past)
         positions = torch.arange(past, past + token_ids.shape[1], device=token_ids.device)
@@ -142,6 +150,34 @@ class TransformerLM(nn.Module):
         for block in self.blocks:
             x = block(x, self.rotary, positions, cache)
         return self._logits(self.final_norm(x))
+
+    def packed_logits(
+        self, token_ids: Int[Tensor, "batch tokens"], cu_seqlens: Int[Tensor, " documents_and_one"]
+    ) -> Float[Tensor, "batch tokens vocab"]:
+        """Return the logits of several documents in one sequence, as if each were alone.
+
+        Attention stays within a document, and positions start again at 0.
+
+        Args:
+            token_ids: the documents, one after another, [1, tokens].
+            cu_seqlens: document i has the tokens from cu_seqlens[i] to cu_seqlens[i + 1]; the last
+                is the number of tokens. On the CPU, whatever the device of the model.
+
+        Raises:
+            ValueError: the borders do not fit the tokens, or a document is longer than the context
+                length; ids as in `forward`.
+        """
+        check_borders(cu_seqlens, token_ids, self.config.context_length)
+        if token_ids.is_cpu and not torch.compiler.is_compiling():
+            check_token_ids(token_ids, self.config.vocab_size)
+        positions = document_positions(cu_seqlens, token_ids.device)
+        x = self.token_embedding(token_ids)
+        if self.config.position == "learned":
+            x = x + self.position_embedding(positions)
+        for block in self.blocks:
+            x = block(x, self.rotary, positions, cu_seqlens=cu_seqlens)
+        x = self.final_norm(x)
+        return self._logits(x)
 
     def _logits(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq vocab"]:
         if self.config.tie_embeddings:

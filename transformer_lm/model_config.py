@@ -1,7 +1,7 @@
 """The shape of a model: all settings that determine its tensors and their computation.
 
-What this leaves out: training settings (training/training_loop.py), and the code that computes
-attention, which changes the speed but not the result (transformer_lm/attention.py).
+What this leaves out: training settings (training/runs/training_settings.py), and the code that
+computes attention, which changes the speed but not the result (transformer_lm/attention.py).
 """
 
 from typing import Any, Literal

@@ -148,3 +148,39 @@ def activation_bytes_by_part(
         "feed-forward": per_layer * feed_forward,
         "output head": tokens * (d + config.vocab_size) * bytes_per_value,
     }
+
+
+def checkpointed_activation_bytes(
+    config: ModelConfig,
+    batch_size: int,
+    sequence_length: int,
+    bytes_per_value: int = 2,
+    keeps_attention_table: bool = False,
+) -> dict[str, int]:
+    """Return the bytes of activations if every block keeps only its input, by part.
+
+    All but "one block" is kept from the forward pass to the backward pass. That part is what a
+    block keeps while it is computed again, and is needed once, not once per layer. The arguments
+    are those of `activation_bytes_by_part`.
+    """
+    one_layer = config.model_copy(update={"num_layers": 1})
+    parts = activation_bytes_by_part(
+        one_layer, batch_size, sequence_length, bytes_per_value, keeps_attention_table
+    )
+    block_input = batch_size * sequence_length * config.d_model * bytes_per_value
+    last_norm = block_input * (config.norm_position == "pre" and config.norm != "none")
+    head = parts.pop("output head")
+    return {
+        "block inputs": config.num_layers * block_input,
+        "one block": sum(parts.values()) - last_norm,
+        "last norm": last_norm,
+        "output head": head,
+    }
+
+
+def recomputed_flops(config: ModelConfig, sequence_length: int) -> int:
+    """Return the FLOPs that checkpointed blocks add to training on one sequence: their forward pass
+    once more, which is all of the model's but the output head.
+    """
+    parts = forward_flops_by_part(config, sequence_length)
+    return sum(parts.values()) - parts["output head"]

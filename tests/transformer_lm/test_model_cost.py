@@ -74,3 +74,26 @@ def test_what_norms_keep_by_hand(changes, values):
     config = ModelConfig(**SHAPES[0].model_dump() | changes)
     found = model_cost.activation_bytes_by_part(config, batch_size=2, sequence_length=5)
     assert found["norms"] == 2 * 5 * 2 * values  # 2 sequences of 5 tokens, 2 bytes each
+
+
+@pytest.mark.parametrize(
+    ("norm", "position"), [("rmsnorm", "pre"), ("none", "pre"), ("rmsnorm", "post")]
+)
+def test_checkpointed_blocks_keep_their_inputs_and_one_block(norm, position):
+    config = ModelConfig(**SHAPES[0].model_dump() | {"norm": norm, "norm_position": position})
+    given = {"batch_size": 2, "sequence_length": 5, "bytes_per_value": 4}
+    with_all = model_cost.activation_bytes_by_part(config, **given)
+    parts = model_cost.checkpointed_activation_bytes(config, **given)
+    assert parts["block inputs"] == 3 * 2 * 5 * 48 * 4
+    assert parts["output head"] == with_all["output head"]
+    # Three blocks, without what comes after them, are all that is kept without checkpointing.
+    assert 3 * parts["one block"] + parts["last norm"] + parts["output head"] == sum(
+        with_all.values()
+    )
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_the_recomputed_flops_are_all_but_the_head(config):
+    head = 2 * 20 * config.vocab_size * config.d_model
+    forward = model_cost.flops_per_token(config, 20) * 20 / 3
+    assert model_cost.recomputed_flops(config, 20) == forward - head
