@@ -66,6 +66,13 @@ def sft_loss(model: TransformerLM, batch: Batch) -> Float[Tensor, ""]:
     return -mean_over_tokens(log_probs, batch["mask"][:, 1:])
 
 
+def sft_loss_sum(model: TransformerLM, batch: Batch) -> tuple[Float[Tensor, ""], Tensor]:
+    """Return the sum of -log p over those tokens, and their number."""
+    log_probs = fused_token_log_probs(model(batch["token_ids"]), batch["token_ids"])
+    mask = batch["mask"][:, 1:]
+    return -torch.where(mask, log_probs, 0.0).sum(), mask.sum()
+
+
 @torch.no_grad()
 def answer_loss(model: TransformerLM, texts: Sequence[MaskedText]) -> float:
     """Return the mean of -log p over the assistant's tokens of all texts, in nats per token."""
@@ -125,6 +132,7 @@ def run_sft(
     run = TrainingRun(
         model=model,
         loss_of_batch=sft_loss,
+        loss_sum_of_batch=sft_loss_sum,
         batch_at=ConversationBatches(train_texts, training.batch_size, training.seed).batch_at,
         validate=lambda model: {"heldout_loss": answer_loss(model, heldout)},
         settings=training,

@@ -1,26 +1,70 @@
 """Batches: the tokens that the model reads at each step.
 
-The shards form one long sequence of tokens, cut into windows of context_length + 1 that overlap by
-one token: the last target of a window is the first input of the next. An epoch reads every window
-once, in an order that depends only on (seed, epoch), so a resumed run can ask for the batch of step
-700 without any state. Tokens after the last whole window are not trained on.
+`random_windows` is the short form: windows of an array that start anywhere. It may read one token
+many times before another, and a resumed run needs the generator's state.
 
-What this leaves out: packing that keeps documents apart; a window may contain the end of one and
-the start of the next, with END_OF_TEXT between them.
+`WindowBatches` is what training uses. The shards form one long sequence of tokens, cut into windows
+of context_length + 1 that overlap by one token: the last target of a window is the first input of
+the next. An epoch reads every window once, in an order that depends only on (seed, epoch), so a
+resumed run can ask for the batch of step 700 without any state. Tokens after the last whole window
+are not trained on.
+
+What this leaves out: keeping documents apart (packed_documents.py); a window may contain the end of
+one and the start of the next, with END_OF_TEXT between them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from lm_core.formats.token_shards import TokenShards
 from lm_core.random_state import derived_seed
 from lm_core.user_error import UserError
 from transformer_lm.token_id_check import check_token_ids
+
+
+def random_windows(
+    tokens: np.ndarray | Tensor,
+    batch_size: int,
+    context_length: int,
+    device: torch.device | str,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+    """Return (x, y): windows of `tokens` that start anywhere, and the tokens one further.
+
+    Args:
+        tokens: one axis of integers of any type; of a memory map, only the windows are read.
+        batch_size: number of windows. Their starts are drawn independently, from 0 to
+            len(tokens) - context_length - 1.
+        context_length: tokens in a window.
+        device: of the result, which is int64.
+        generator: on the CPU; PyTorch's global one by default.
+
+    Raises:
+        ValueError: there are fewer than context_length + 1 tokens.
+    """
+    num_starts = len(tokens) - context_length
+    if num_starts < 1:
+        raise UserError(
+            f"{len(tokens)} tokens are less than one window of context_length + 1 = "
+            f"{context_length + 1}; add text or lower context_length"
+        )
+    starts = torch.randint(num_starts, (batch_size,), generator=generator).tolist()
+    windows = torch.stack([_window(tokens, start, context_length + 1) for start in starts])
+    windows = windows.to(device)
+    return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+
+
+def _window(tokens: np.ndarray | Tensor, start: int, count: int) -> Int[Tensor, " count"]:
+    piece = tokens[start : start + count]
+    if isinstance(piece, Tensor):
+        return piece.to(torch.int64)
+    return torch.from_numpy(np.asarray(piece).astype(np.int64))  # PyTorch has few unsigned types
 
 
 @dataclass(frozen=True)
@@ -46,6 +90,22 @@ class Batch:
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return Batch(moved, self.num_tokens)
+
+    def split(self, parts: int) -> Sequence["Batch"]:
+        """Return up to `parts` batches, each with some rows of every tensor.
+
+        Their num_tokens are shares by rows, not counts.
+        """
+        pieces = [tensor.tensor_split(parts) for tensor in self.tensors.values()]
+        num_rows = sum(len(rows) for rows in pieces[0])
+        return [
+            Batch(
+                dict(zip(self.tensors, rows, strict=True)),
+                self.num_tokens * len(rows[0]) // num_rows,
+            )
+            for rows in zip(*pieces, strict=True)
+            if len(rows[0])
+        ]
 
     def check_ids(self, vocab_size: int) -> None:
         """Raise ValueError for ids outside the model's vocabulary; call this before moving the

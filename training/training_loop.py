@@ -5,7 +5,7 @@ batch for each step and a loss for each batch. A resumed run gives the same numb
 never stopped. Everything that a step depends on is either a pure function of the step (batch,
 learning rate) or part of the checkpoint (weights, optimizer, random generators, precision).
 
-What this leaves out: gradient accumulation, and more than one process.
+What this leaves out: more than one process.
 """
 
 import time
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pydantic
 import torch
 from torch import Tensor
 
@@ -28,45 +27,23 @@ from lm_core.random_state import (
     restore_random_state,
     seed_everything,
 )
+from lm_core.user_error import UserError
+from training.activation_checkpointing import checkpoint_blocks
 from training.batching import Batch
-from training.engine.divergence import check_figures, check_finite
+from training.engine.divergence import (
+    EXEMPT_STEPS,
+    check_figures,
+    check_finite,
+    check_jump,
+    running_loss_after,
+)
 from training.engine.queued_figures import QueuedFigures
+from training.gradient_accumulation import accumulate_gradients
 from training.optimizers import clip_gradients
-from training.runs.optimizer_settings import Optimizer, OptimizerSettings
+from training.runs.optimizer_settings import Optimizer
 from training.runs.run_checkpoints import RunCheckpoints
+from training.runs.training_settings import TrainingSettings
 from transformer_lm.language_model import TransformerLM
-
-
-class TrainingSettings(OptimizerSettings):
-    """Settings of the training loop, for every task, besides those of `OptimizerSettings`: steps,
-    optimizer and learning rate.
-
-    Attributes:
-        batch_size: sequences (or pairs) per update.
-        max_grad_norm: gradients with a larger norm are scaled down to it.
-        checkpoint_every, keep_checkpoints: updates between checkpoints; number of newest ones to
-            keep, besides step 0.
-        validate_every: updates between validations; the loop always validates before the first and
-            after the last.
-        precision: "float32", "bfloat16", or "auto", which measures this model on this device and
-            uses the faster.
-        seed: for the initial weights, the order of the data and the random generators.
-    """
-
-    batch_size: int = pydantic.Field(gt=0)
-    max_grad_norm: float = pydantic.Field(default=1.0, gt=0)
-    checkpoint_every: int = pydantic.Field(default=200, gt=0)
-    keep_checkpoints: int = pydantic.Field(default=2, gt=0)
-    validate_every: int = pydantic.Field(default=200, gt=0)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 0
-
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that affect a run's numbers, for its fingerprint.
-
-        The other three may change between an interruption and the resume.
-        """
-        return self.model_dump(exclude={"checkpoint_every", "keep_checkpoints", "validate_every"})
 
 
 @dataclass
@@ -87,6 +64,8 @@ class TrainingRun:
         special_token_ids: entries of config.json such as {"eos_token_id": 2}.
         device: where to train.
         description: text for the progress bar.
+        loss_sum_of_batch: (model, batch) -> the sum of the losses of its counted tokens, and their
+            number; for settings with micro_batches. None if the task's batches cannot be split.
     """
 
     model: TransformerLM
@@ -101,6 +80,7 @@ class TrainingRun:
     special_token_ids: dict[str, int] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     description: str = "train"
+    loss_sum_of_batch: Callable[[TransformerLM, Batch], tuple[Tensor, Tensor | int]] | None = None
 
 
 @dataclass
@@ -115,6 +95,7 @@ class TrainingState:
         seconds: time spent on updates and validation so far, including earlier processes.
         update_seconds: the part of it spent on updates.
         loss: loss of the last update; None before the first.
+        running_loss: its running mean and variance (training/engine/divergence.py).
         validation_before, validation_after: the first and the latest figures.
         resumed_from: the step of the checkpoint that this process resumed from; None if it started
             the run.
@@ -127,6 +108,7 @@ class TrainingState:
     seconds: float = 0.0
     update_seconds: float = 0.0
     loss: float | None = None
+    running_loss: list[float] | None = None
     validation_before: dict[str, float] = field(default_factory=dict)
     validation_after: dict[str, float] = field(default_factory=dict)
     resumed_from: int | None = None
@@ -136,9 +118,17 @@ def train(run: TrainingRun) -> TrainingState:
     """Train to the end, from the newest checkpoint of the same fingerprint if there is one.
 
     Raises:
-        ValueError: the loss or the gradient is not finite; the message names the step.
+        ValueError: the loss or the gradient is not finite, or the loss far above its running mean;
+            the message names the step. Or the task's batches cannot be split into micro-batches.
     """
     settings = run.settings
+    if settings.micro_batches > 1 and run.loss_sum_of_batch is None:
+        raise UserError(
+            f"micro_batches = {settings.micro_batches}, but batches of {run.description} cannot be "
+            "split; set micro_batches = 1"
+        )
+    if settings.activation_checkpointing:
+        checkpoint_blocks(run.model)
     run.model.to(run.device).train()
     optimizer = settings.optimizer_of(run.model.named_parameters(), settings.precision)
     checkpoints = RunCheckpoints(
@@ -165,7 +155,7 @@ def train(run: TrainingRun) -> TrainingState:
             saves = step % settings.checkpoint_every == 0 or last
             while len(queue) > (0 if validates or saves else unread_updates(run.device)):
                 # End the oldest update: write one row of the log, with the validation if it is due.
-                row = _end_update(queue.popleft(), state, read_at)
+                row = _end_update(run, queue.popleft(), state, read_at)
                 read_at = time.perf_counter()
                 if validates and not queue:
                     state.validation_after = _validate(run, state)
@@ -222,9 +212,7 @@ def _begin_update(run: TrainingRun, optimizer: Optimizer, step: int, precision: 
     batch = _batch(run, step)
     learning_rate = settings.learning_rate_at(step)
     # 2. forward and backward
-    with _precision(run, precision):
-        loss = run.loss_of_batch(run.model, batch)
-    loss.backward()
+    loss = _forward_and_backward(run, batch, precision)
     # 3. clip, step, and clear the gradients
     grad_norm = clip_gradients(run.model.parameters(), settings.max_grad_norm)
     figures = QueuedFigures(loss, grad_norm)
@@ -233,18 +221,39 @@ def _begin_update(run: TrainingRun, optimizer: Optimizer, step: int, precision: 
     return _Update(step, learning_rate, batch.num_tokens, figures, started)
 
 
-def _end_update(update: _Update, state: TrainingState, read_at: float) -> dict[str, Any]:
+def _forward_and_backward(run: TrainingRun, batch: Batch, precision: str) -> Tensor:
+    """Leave the gradient of the batch's loss in the model, and return the loss."""
+    loss_sum_of_batch = run.loss_sum_of_batch
+    if run.settings.micro_batches == 1 or loss_sum_of_batch is None:
+        with _precision(run, precision):
+            loss = run.loss_of_batch(run.model, batch)
+        loss.backward()
+        return loss
+
+    def loss_sum(model: TransformerLM, micro_batch: Batch) -> tuple[Tensor, Tensor | int]:
+        with _precision(run, precision):
+            return loss_sum_of_batch(model, micro_batch)
+
+    return accumulate_gradients(run.model, loss_sum, batch.split(run.settings.micro_batches))
+
+
+def _end_update(
+    run: TrainingRun, update: _Update, state: TrainingState, read_at: float
+) -> dict[str, Any]:
     """Wait for one update, and return its row for the log.
 
     Its time is measured from its start, or from the end of the previous update (`read_at`) if that
     was later.
 
     Raises:
-        ValueError: the loss or the gradient is not finite. The weights of this update and of one
-            begun since are lost; no checkpoint is written in between.
+        ValueError: the loss or the gradient is not finite, or the loss too high. The weights of
+            this update and of one begun since are lost; no checkpoint is written in between.
     """
     loss, grad_norm = update.figures.read()
     check_finite(update.step, loss, grad_norm, update.learning_rate)
+    if update.step > max(EXEMPT_STEPS, run.settings.warmup_steps):
+        check_jump(update.step, loss, state.running_loss, run.settings.stop_at_deviations)
+    state.running_loss = running_loss_after(loss, state.running_loss)
     seconds = time.perf_counter() - max(update.started, read_at)
     state.step, state.loss = update.step, loss
     state.tokens += update.num_tokens
@@ -300,7 +309,7 @@ def _choose_precision(run: TrainingRun) -> TrainingState:
     """Measure a forward and backward pass of this model, unless the settings name a precision."""
     if run.settings.precision != "auto":
         return TrainingState(run.settings.precision)
-    batch = _batch(run, 1)
+    batch = _batch(run, 1).split(run.settings.micro_batches)[0]
 
     def forward_and_backward(dtype: torch.dtype) -> None:
         with _precision(run, "bfloat16" if dtype == torch.bfloat16 else "float32"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lm_core.formats.token_shards import ShardWriter, TokenShards
 from lm_core.user_error import UserError
-from training.batching import Batch, EpochSampler, WindowBatches, epoch_order
+from training.batching import Batch, EpochSampler, WindowBatches, epoch_order, random_windows
 
 
 def make_shards(folder, num_tokens: int) -> TokenShards:
@@ -83,3 +83,59 @@ def test_a_batch_moves_as_one():
     batch = Batch({"a": torch.zeros(2), "b": torch.ones(3)}, 5).to(torch.device("meta"))
     assert batch["a"].is_meta and batch["b"].is_meta
     assert batch.num_tokens == 5
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.int32, np.int64, torch.int16])
+def test_random_windows_and_what_follows_them(kind):
+    tokens = torch.arange(20, dtype=kind) if kind is torch.int16 else np.arange(20, dtype=kind)
+    x, y = random_windows(tokens, 50, 6, "cpu", torch.Generator().manual_seed(0))
+    assert x.shape == y.shape == (50, 6) and x.dtype == y.dtype == torch.int64
+    assert torch.equal(y, x + 1) and torch.equal(x, x[:, :1] + torch.arange(6))
+    x += 100  # the windows are the caller's
+    assert int(max(tokens)) == 19 and int(y.max()) < 20
+
+
+def test_every_start_of_a_random_window_is_possible():
+    """20 tokens have 14 windows of 6 + 1: the last begins at 13."""
+    x, _ = random_windows(np.arange(20), 3000, 6, "cpu", torch.Generator().manual_seed(0))
+    counts = x[:, 0].bincount(minlength=14)
+    assert len(counts) == 14 and counts.min() > 130 and counts.max() < 300
+    x, y = random_windows(np.arange(7), 2, 6, "cpu")
+    assert x[:, 0].tolist() == [0, 0] and y[0, -1] == 6
+
+
+def test_random_windows_depend_on_the_generator_alone():
+    tokens, seeded = np.arange(1000), torch.Generator().manual_seed(1)
+    before = torch.get_rng_state()
+    first, second = (random_windows(tokens, 4, 8, "cpu", seeded)[0] for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before) and not torch.equal(first, second)
+    again = random_windows(tokens, 4, 8, "cpu", torch.Generator().manual_seed(1))[0]
+    assert torch.equal(first, again)
+    assert random_windows(tokens, 4, 8, torch.device("meta"))[1].is_meta
+
+
+def test_too_few_tokens_for_a_random_window_are_refused():
+    with pytest.raises(UserError, match=r"6 tokens are less than .* context_length \+ 1 = 7"):
+        random_windows(np.arange(6), 1, 6, "cpu")
+
+
+def test_of_a_memory_map_only_the_windows_are_read(tmp_path):
+    """A terabyte of zeros, which no machine could read: the file takes no space."""
+    path = tmp_path / "tokens.bin"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    tokens = np.memmap(path, dtype=np.uint16, mode="r")
+    x, y = random_windows(tokens, 4, 8, "cpu")
+    assert x.sum() == 0 and y.shape == (4, 8)
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_a_batch_is_split_by_rows(rows, parts):
+    tensors = {"token_ids": torch.arange(rows * 3).view(rows, 3), "mask": torch.ones(rows, 3)}
+    pieces = Batch(tensors, rows * 3).split(parts)
+    assert len(pieces) == min(rows, parts)
+    for name, tensor in tensors.items():
+        assert torch.equal(torch.cat([piece[name] for piece in pieces]), tensor)
+    sizes = [len(piece["mask"]) for piece in pieces]
+    assert max(sizes) - min(sizes) <= 1
+    assert [piece.num_tokens for piece in pieces] == [3 * size for size in sizes]

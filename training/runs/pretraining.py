@@ -6,6 +6,7 @@ needs only its hash, its size and the files to store next to the weights.
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 from torch import Tensor
@@ -18,6 +19,7 @@ from lm_core.random_state import derived_seed, seed_everything
 from lm_core.settings import Settings
 from training.batching import Batch, WindowBatches
 from training.engine.fused_loss import fused_token_losses
+from training.packed_documents import DocumentBatches, check_documents_stay_apart
 from training.runs.run_checkpoints import run_fingerprint
 from training.training_loop import TrainingRun, TrainingSettings, TrainingState, train
 from training.validation import evaluate_bits_per_byte
@@ -31,19 +33,34 @@ class PretrainSettings(Settings):
     Attributes:
         model: shape of the model; the vocabulary is that of the shards.
         training: settings of the training loop.
+        batches: "windows" of the whole text, or "documents", packed and kept apart.
         validation_tokens: how much of the validation split to read each time; None for all of it.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
 
     model: ModelShape
     training: TrainingSettings
+    batches: Literal["windows", "documents"] = "windows"
     validation_tokens: int | None = pydantic.Field(default=None, gt=1)
     device: str = "auto"
 
 
+BATCHES = {"windows": WindowBatches, "documents": DocumentBatches}
+
+
 def language_model_loss(model: TransformerLM, batch: Batch) -> Tensor:
-    """Return the mean loss per token of a batch from `WindowBatches`."""
-    return fused_token_losses(model(batch["token_ids"]), batch["targets"]).mean()
+    """Return the mean loss per token of a batch from `WindowBatches` or `DocumentBatches`."""
+    return _token_losses(model, batch).mean()
+
+
+def language_model_loss_sum(model: TransformerLM, batch: Batch) -> tuple[Tensor, int]:
+    """Return the sum of the tokens' losses of such a batch, and the number of tokens."""
+    return _token_losses(model, batch).sum(), batch["targets"].numel()
+
+
+def _token_losses(model: TransformerLM, batch: Batch) -> Tensor:
+    borders = {name: batch[name] for name in ("cu_seqlens",) if name in batch.tensors}
+    return fused_token_losses(model(batch["token_ids"], **borders), batch["targets"])
 
 
 def _validation_figures(
@@ -91,14 +108,18 @@ def pretrain(
     train_shards = TokenShards.open(shards_folder, "train", tokenizer_hash)
     validation_shards = TokenShards.open(shards_folder, "validation", tokenizer_hash)
     model_config = ModelConfig(vocab_size=train_shards.vocab_size, **settings.model.model_dump())
-    batches = WindowBatches(
+    batches = BATCHES[settings.batches](
         train_shards, model_config.context_length, training.batch_size, training.seed
     )
 
     seed_everything(derived_seed(training.seed, "initial weights"))
+    model = TransformerLM(model_config)
+    if settings.batches == "documents":
+        check_documents_stay_apart(model)
     run = TrainingRun(
-        model=TransformerLM(model_config),
+        model=model,
         loss_of_batch=language_model_loss,
+        loss_sum_of_batch=language_model_loss_sum,
         batch_at=batches.batch_at,
         validate=partial(_validation_figures, validation_shards, settings),
         settings=training,
@@ -109,6 +130,7 @@ def pretrain(
             code=code,
             model=model_config.model_dump(),
             training=training.deciding(),
+            batches=settings.batches,
             shards=file_sha256(shards_folder),
         ),
         companion_files=companion_files or {},
