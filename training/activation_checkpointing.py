@@ -7,7 +7,8 @@ time with its intermediate results kept, and the gradient goes through them. Tha
 forward pass, a third of a step's FLOPs at most (transformer_lm/model_cost.py counts both).
 
 The second run must compute the same as the first, so it draws the same random numbers (dropout) and
-uses the same autocast setting. The gradients are then equal to the last bit.
+uses the same autocast setting. The gradients are then equal to the last bit, except that a weight
+which is also used outside gets its gradients added in another order.
 
 What this leaves out: `torch.autograd.grad` and second derivatives, because parameters that the
 function uses receive their gradients while `backward` runs; and functions that change their inputs.

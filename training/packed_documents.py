@@ -5,16 +5,20 @@ the model computes and nobody uses. Here a row holds as many whole documents as 
 gets their borders (`cu_seqlens`): attention stays within a document, and positions start again at
 0. A document's loss and gradient are then the same as if it were alone.
 
-Rows are filled by best fit, the longest documents first: each goes into the row that has the least
-space left among those with enough. The rows of a batch become one sequence, without any padding.
+Each row begins with the longest document that is left, and the others that fit best fill it: those
+whose lengths add up to the most without exceeding the space. The rows of a batch become one
+sequence, without any padding.
 
 What this leaves out: documents in the order of the corpus. Since none sees another, it would only
 change which documents share a batch.
 
-Best-fit packing: Ding et al., 2024 ("Fewer truncations improve language modeling"), section 3.
+Packing whole documents instead of cutting them: Ding et al., 2024 ("Fewer truncations improve
+language modeling"). They put each document, the longest first, into the fullest row with enough
+space. If most documents are about as long, that leaves a gap in every row: 2.7 % of rows of 256
+tokens with docstring answers of 44 tokens on average, against 0.05 % here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,28 +42,55 @@ def best_fit_rows(lengths: Sequence[int], context_length: int) -> list[list[int]
         ValueError: a document has no token, or more than context_length; `pieces_of_documents` cuts
             those.
     """
-    rows: list[list[int]] = []
-    with_space: list[list[int]] = [[] for _ in range(context_length + 1)]  # space left -> its rows
-    spaces = 0  # bit s is set if some row has s tokens of space left
-    for document in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        length = lengths[document]
-        if not 0 < length <= context_length:
+    of_length: dict[int, list[int]] = {}  # the documents that are left, the longest first
+    for document in sorted(range(len(lengths)), key=lambda number: (-lengths[number], -number)):
+        if not 0 < lengths[document] <= context_length:
             raise UserError(
-                f"document {document} has {length} tokens; expected 1 to {context_length}"
+                f"document {document} has {lengths[document]} tokens; expected 1 to "
+                f"{context_length}"
             )
-        enough = spaces >> length
-        if enough:
-            space = length + (enough & -enough).bit_length() - 1  # the lowest set bit
-            row = with_space[space].pop()
-            if not with_space[space]:
-                spaces &= ~(1 << space)
-        else:
-            space, row = context_length, len(rows)
-            rows.append([])
-        rows[row].append(document)
-        with_space[space - length].append(row)
-        spaces |= 1 << (space - length)
+        of_length.setdefault(lengths[document], []).append(document)
+    rows = []
+    while of_length:
+        longest = next(iter(of_length))
+        row = [_take(of_length, longest)]
+        counts = {length: len(documents) for length, documents in of_length.items()}
+        row += [_take(of_length, n) for n in _fullest(counts, context_length - longest)]
+        rows.append(row)
     return rows
+
+
+def _take(of_length: dict[int, list[int]], length: int) -> int:
+    """Remove a document of this length, and return its number."""
+    document = of_length[length].pop()
+    if not of_length[length]:
+        del of_length[length]
+    return document
+
+
+def _fullest(counts: Mapping[int, int], space: int) -> list[int]:
+    """Return the lengths with the largest sum up to `space`, each at most counts[length] times.
+
+    The bits of `sums` are the sums that the lengths so far can have; a sum is undone by going back
+    to the length that first made it possible.
+    """
+    sums, within = 1, (1 << space + 1) - 1
+    before: list[tuple[int, int]] = []  # a length that was added, and the sums without it
+    for length, count in counts.items():
+        for _ in range(min(count, space // length)):
+            added = (sums | sums << length) & within
+            if added == sums:
+                break
+            before.append((length, sums))
+            sums = added
+        if sums >> space:
+            break
+    chosen, total = [], sums.bit_length() - 1
+    for length, without in reversed(before):
+        if not without >> total & 1:
+            chosen.append(length)
+            total -= length
+    return chosen
 
 
 def packing_efficiency(
