@@ -35,8 +35,6 @@ def checkpointed(function: Callable[..., Any], *inputs: Any) -> Any:
             its inputs, and other checkpointed functions.
         inputs: tensors, and anything else, which is passed on.
     """
-    if not torch.is_grad_enabled():
-        return function(*inputs)
     # Autograd calls a backward only if an input needs a gradient. This one does, so the parameters
     # that the function uses get theirs even if none of `inputs` needs one.
     always = torch.empty(0, requires_grad=True)
@@ -48,16 +46,12 @@ class _Checkpointed(torch.autograd.Function):
     def forward(
         ctx: Any, function: Callable[..., Any], autocast: dict[str, Any], _: Tensor, *inputs: Any
     ) -> Any:
-        ctx.set_materialize_grads(False)  # None for an output that nothing used
         ctx.function, ctx.autocast = function, autocast
         ctx.random_state = capture_random_state()
         ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
         ctx.is_tensor = [isinstance(x, Tensor) for x in inputs]
         ctx.save_for_backward(*(x for x in inputs if isinstance(x, Tensor)))
-        # Gradients are off here. Autocast must not keep its copies of weights for later use in code
-        # where they are on.
-        with _autocast(autocast, cached=False):
-            return function(*inputs)
+        return function(*inputs)  # without gradients: none are recorded in a Function's forward
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -75,17 +69,15 @@ class _Checkpointed(torch.autograd.Function):
         ]
         after = capture_random_state()
         restore_random_state(ctx.random_state)
-        torch.clear_autocast_cache()  # backward may be called inside autocast
-        with torch.enable_grad(), _autocast(ctx.autocast, cached=True):
+        with torch.enable_grad(), _autocast(ctx.autocast):
             outputs = ctx.function(*inputs)
-        torch.clear_autocast_cache()
         restore_random_state(after)
         if isinstance(outputs, Tensor):
             outputs = (outputs,)
         pairs = [
             (output, gradient)
             for output, gradient in zip(outputs, gradients, strict=True)
-            if isinstance(output, Tensor) and output.requires_grad and gradient is not None
+            if isinstance(output, Tensor) and output.requires_grad
         ]
         if pairs:
             torch.autograd.backward(*zip(*pairs, strict=True))
@@ -104,13 +96,11 @@ def _autocast_settings(inputs: tuple[Any, ...]) -> dict[str, Any]:
 
 
 @contextmanager
-def _autocast(settings: dict[str, Any], cached: bool) -> Iterator[None]:
+def _autocast(settings: dict[str, Any]) -> Iterator[None]:
     """Switch autocast on or off as `_autocast_settings` found it."""
     with ExitStack() as stack:
         for device, (enabled, dtype) in settings.items():
-            stack.enter_context(
-                torch.autocast(device, dtype, enabled=enabled, cache_enabled=cached)
-            )
+            stack.enter_context(torch.autocast(device, dtype, enabled=enabled))
         yield
 
 

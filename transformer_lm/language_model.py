@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lm_core.user_error import UserError
 from transformer_lm.attention import AttentionBackend, CausalSelfAttention, KeyValueCache
 from transformer_lm.initialization import initialize
-from transformer_lm.kernels.packed_attention import check_borders, document_positions
+from transformer_lm.kernels.packed_attention import check_packed, document_positions
 from transformer_lm.layers import (
     GELUMLP,
     Embedding,
@@ -167,9 +167,7 @@ class TransformerLM(nn.Module):
             ValueError: the borders do not fit the tokens, or a document is longer than the context
                 length; ids as in `forward`.
         """
-        check_borders(cu_seqlens, token_ids, self.config.context_length)
-        if token_ids.is_cpu and not torch.compiler.is_compiling():
-            check_token_ids(token_ids, self.config.vocab_size)
+        check_packed(token_ids, cu_seqlens, self.config)
         positions = document_positions(cu_seqlens, token_ids.device)
         x = self.token_embedding(token_ids)
         if self.config.position == "learned":

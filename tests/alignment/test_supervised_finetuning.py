@@ -16,6 +16,7 @@ from alignment.supervised_finetuning import (
     answer_loss,
     run_sft,
     sft_loss,
+    sft_loss_sum,
 )
 from lm_core.formats.checkpoint_files import latest_checkpoint
 from lm_core.formats.metric_log import MetricLog, read_metrics
@@ -71,6 +72,8 @@ def test_loss_is_the_mean_over_the_answers_tokens(model):
     loss = sft_loss(model, Batch({"token_ids": ids, "mask": mask}, 9)).item()
     assert loss == pytest.approx(-sum(log_probs) / 4, abs=1e-4)
     assert answer_loss(model, TEXTS) == pytest.approx(loss, abs=1e-6)
+    total, count = sft_loss_sum(model, Batch({"token_ids": ids, "mask": mask}, 9))
+    assert count == 4 and total.item() / 4 == pytest.approx(loss, abs=1e-6)
 
 
 def test_answer_loss_is_over_tokens_whatever_the_batches(model, monkeypatch):

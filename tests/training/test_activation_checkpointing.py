@@ -67,6 +67,10 @@ def weights_used_outside_too(way: Way, layers, x):
     return layers(way(layers, layers(x)))
 
 
+def weights_used_again_outside(way: Way, layers, x):
+    return layers(way(layers, x))
+
+
 def with_an_input_that_needs_no_gradient(way: Way, layers, x):
     return way(lambda fixed, x, number: layers(fixed) + number * x, x.detach() + 1, x, 3)
 
@@ -89,12 +93,13 @@ CASES = [
     twice_with_draws_between,
     nested,
     weights_used_outside_too,
+    weights_used_again_outside,
     with_an_input_that_needs_no_gradient,
     with_no_input_that_needs_one,
     with_several_results,
     with_an_unused_result,
 ]
-WEIGHTS_USED_MORE_THAN_ONCE = (twice_with_draws_between, nested, weights_used_outside_too)
+WEIGHTS_USED_MORE_THAN_ONCE = {*CASES[1:5]}
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -134,7 +134,7 @@ def gradient_at_embeddings(model: TransformerLM, run, tokens: slice) -> torch.Te
 
 
 def positions_alone(model: TransformerLM, batch: PackedBatch) -> torch.Tensor:
-    """What a packing without block-diagonal attention computes: only positions start again."""
+    """Return what a packing without block-diagonal attention computes: only positions restart."""
     positions = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 0, 1, 2])
     x = model.token_embedding(batch["token_ids"])
     for block in model.blocks:

@@ -77,6 +77,15 @@ def _validation_figures(
     }
 
 
+def _new_model(settings: PretrainSettings, config: ModelConfig) -> TransformerLM:
+    """Return a model that can be trained on the batches of the settings."""
+    seed_everything(derived_seed(settings.training.seed, "initial weights"))
+    model = TransformerLM(config)
+    if settings.batches == "documents":
+        check_documents_stay_apart(model)
+    return model
+
+
 def pretrain(
     settings: PretrainSettings,
     shards_folder: Path,
@@ -102,7 +111,8 @@ def pretrain(
         code: package -> hash of its code; a run is not resumed under other code.
 
     Raises:
-        ValueError: the shards were made with another tokenizer, or are too small.
+        ValueError: the shards were made with another tokenizer, or are too small; or the model
+            mixes packed documents.
     """
     training = settings.training
     train_shards = TokenShards.open(shards_folder, "train", tokenizer_hash)
@@ -112,12 +122,8 @@ def pretrain(
         train_shards, model_config.context_length, training.batch_size, training.seed
     )
 
-    seed_everything(derived_seed(training.seed, "initial weights"))
-    model = TransformerLM(model_config)
-    if settings.batches == "documents":
-        check_documents_stay_apart(model)
     run = TrainingRun(
-        model=model,
+        model=_new_model(settings, model_config),
         loss_of_batch=language_model_loss,
         loss_sum_of_batch=language_model_loss_sum,
         batch_at=batches.batch_at,

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from lm_core.user_error import UserError
 from transformer_lm.kernels.attention_backend import AttentionBackend, choose_backend
+from transformer_lm.model_config import ModelConfig
+from transformer_lm.token_id_check import check_token_ids
 
 
 def document_positions(
@@ -28,13 +30,13 @@ def document_positions(
     return torch.arange(total, device=device) - starts
 
 
-def check_borders(
+def check_packed(
+    token_ids: Int[Tensor, "batch tokens"],
     cu_seqlens: Int[Tensor, " documents_and_one"],
-    token_ids: Int[Tensor, "batch seq"],
-    context_length: int,
+    config: ModelConfig,
 ) -> None:
     """Raise UserError if `cu_seqlens` does not divide the tokens into documents that the model can
-    read.
+    read, or if an id is not in the vocabulary (checked only on a CPU without compilation).
     """
     if token_ids.shape[0] != 1:
         raise UserError(
@@ -50,11 +52,13 @@ def check_borders(
             f"cu_seqlens must rise from 0 to the number of tokens, {token_ids.shape[1]}; "
             f"got {borders if len(borders) < 9 else [*borders[:4], '...', *borders[-4:]]}"
         )
-    if max(lengths) > context_length:
+    if max(lengths) > config.context_length:
         raise UserError(
             f"{max(lengths)} tokens of one document are more than the model's context of "
-            f"{context_length}; cut long documents"
+            f"{config.context_length}; cut long documents"
         )
+    if token_ids.is_cpu and not torch.compiler.is_compiling():
+        check_token_ids(token_ids, config.vocab_size)
 
 
 def packed_attention(

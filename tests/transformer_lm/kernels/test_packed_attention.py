@@ -10,7 +10,7 @@ import torch
 
 from lm_core.user_error import UserError
 from transformer_lm.kernels.packed_attention import (
-    check_borders,
+    check_packed,
     document_positions,
     packed_attention,
 )
@@ -79,7 +79,7 @@ def test_borders_that_do_not_fit_are_refused(ids, borders, words):
 
 def test_borders_on_another_device_are_refused():
     with pytest.raises(UserError, match="cu_seqlens is on meta; keep it on the CPU"):
-        check_borders(BORDERS.to("meta"), torch.zeros(1, 13, dtype=torch.int64), 20)
+        check_packed(torch.zeros(1, 13, dtype=torch.int64), BORDERS.to("meta"), make_model().config)
 
 
 def test_ids_outside_the_vocabulary_are_refused():
