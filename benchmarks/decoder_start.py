@@ -30,8 +30,8 @@ from lm_course.pipeline.recipe import Recipe
 from training.batching import WindowBatches
 from training.optimizers import AdamW, clip_gradients
 from training.runs.pretraining import PretrainSettings, language_model_loss
+from training.runs.validation import evaluate_bits_per_byte
 from training.schedules import learning_rate_at
-from training.validation import evaluate_bits_per_byte
 from transformer_lm.initialization import draw_normal, linear_std
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig

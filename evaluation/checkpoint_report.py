@@ -17,7 +17,7 @@ from lm_core.formats.token_shards import TokenShards
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
-from training.validation import ValidationResult, evaluate_bits_per_byte
+from training.runs.validation import ValidationResult, evaluate_bits_per_byte
 from transformer_lm.weights.pretrained import load_model
 
 

@@ -1,4 +1,4 @@
-"""AdamW, and gradient clipping by the global norm. Muon is in training/muon.py.
+"""AdamW, Muon, and gradient clipping by the global norm.
 
 Adam: Kingma and Ba, 2015, algorithm 1. Decoupled weight decay: Loshchilov and Hutter, 2019,
 algorithm 2. It shrinks the weight itself and never enters the moments, which would divide it by the
@@ -8,12 +8,24 @@ The arithmetic uses `torch._foreach_*`: one call processes the list of all param
 Python loop would do one small tensor at a time. For the same update in one pass over memory, see
 training/engine/fused_optimizer.py.
 
-What this leaves out: state split over several processes.
+Muon (Jordan et al., 2024) makes the momentum of each matrix nearly orthogonal. The gradient of a
+weight matrix is nearly of low rank: a few directions have almost all of its size. Muon replaces the
+momentum U S V^T by U V^T, so that all directions move equally far. An SVD would do that, but is
+slow; five steps of Newton-Schulz use matrix products alone, and bfloat16 suffices. That is right
+for the matrices of the hidden layers, which turn one vector into another. A row of an embedding or
+of the output head belongs to one token and has a gradient of its own, and vectors have no
+directions to make equal, so AdamW keeps these (`MuonWithAdamW`). Its decoupled weight decay and the
+scale 0.2 sqrt(max(rows, columns)): Liu et al., 2025, section 2.2.
+
+What this leaves out: state split over several processes; in Muon, splitting a matrix that holds
+queries, keys and values in one (it is made orthogonal as a whole), and convolutions.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lm_core.user_error import UserError
@@ -124,3 +136,190 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
         return norm  # elsewhere, reading the norm would wait for the device
     torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
     return norm
+
+
+# Muon
+
+# x -> a x + b x^3 + c x^5, chosen for a steep slope at 0: after five steps, singular values between
+# 0.002 and 1 are between 0.68 and 1.21 (tests/training/test_muon.py), not exactly 1.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+SMALLEST_NORM = 1e-7  # a smaller matrix is not scaled up to norm 1, so that 0 stays 0
+
+# name: factor of the learning rate, from (rows, columns)
+SHAPE_SCALES: dict[str, Callable[[int, int], float]] = {
+    # Jordan et al.: the rows of an update have length 1. Those of a tall orthogonal matrix have
+    # length sqrt(columns / rows).
+    "original": lambda rows, columns: max(1, rows / columns) ** 0.5,
+    # Liu et al.: the entries of an update have the size that AdamW's have, about 0.2, so its
+    # learning rates fit.
+    "match_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+}
+
+
+def newton_schulz(
+    matrices: Float[Tensor, "*batch rows columns"], steps: int = 5
+) -> Float[Tensor, "*batch rows columns"]:
+    """Return the nearest orthogonal matrix of each matrix, roughly: U S V^T becomes about U V^T.
+
+    Each step computes X <- a X + b (X X^T) X + c (X X^T)^2 X, which applies `QUINTIC` to every
+    singular value and leaves U and V as they are. The computation is in the type of `matrices`.
+    """
+    a, b, c = QUINTIC
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if is_tall else matrices  # X X^T then has the smaller side
+    # The Frobenius norm is at least the largest singular value, which must be at most 1.
+    norms = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    x = x / norms.clamp(min=SMALLEST_NORM)
+    batch = x.shape[:-2]
+    x = x.reshape(-1, *x.shape[-2:])  # any number of axes becomes one, for baddbmm
+    for _ in range(steps):
+        products = x @ x.mT
+        polynomial = torch.baddbmm(products, products, products, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    x = x.reshape(*batch, *x.shape[-2:])
+    return x.mT if is_tall else x
+
+
+class Muon:
+    """The Muon optimizer, for matrices only.
+
+    Args:
+        parameters: by name; those that need no gradient are skipped.
+        momentum: the share of the running mean of the gradients that is kept per step. The update
+            is a mixture of this mean and the gradient with the same share (Nesterov).
+        weight_decay: share of a weight subtracted at each step, times the learning rate.
+        shape_scale: a key of `SHAPE_SCALES`: "original" or "match_adamw".
+        dtype: type in which `newton_schulz` computes. None: bfloat16 on a GPU, float32 on a CPU,
+            because many are slow in bfloat16.
+
+    Raises:
+        ValueError: a parameter is not a matrix, or no scale has this name.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        shape_scale: str = "original",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.parameters = {name: p for name, p in parameters if p.requires_grad}
+        for name, parameter in self.parameters.items():
+            if parameter.ndim != 2:
+                raise UserError(
+                    f"Muon takes matrices, but {name} has {parameter.ndim} axes; give it to AdamW"
+                )
+        if shape_scale not in SHAPE_SCALES:
+            raise UserError(
+                f"unknown shape_scale {shape_scale!r}; expected one of {', '.join(SHAPE_SCALES)}"
+            )
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.shape_scale = shape_scale
+        on_cpu = all(p.device.type == "cpu" for p in self.parameters.values())
+        self.dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
+        self.means = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Update every parameter that has a gradient; those of equal shape at once."""
+        groups: dict[tuple[torch.Size, torch.device, torch.dtype], list[str]] = {}
+        for name, weight in self.parameters.items():
+            if weight.grad is not None:
+                key = weight.shape, weight.device, weight.dtype
+                groups.setdefault(key, []).append(name)
+        for (shape, _, dtype), names in groups.items():
+            weights = [self.parameters[name] for name in names]
+            gradients = [self.parameters[name].grad for name in names]
+            means = [self.means[name] for name in names]
+            torch._foreach_lerp_(means, gradients, 1 - self.momentum)
+            updates = torch._foreach_lerp(gradients, means, self.momentum)
+            directions = newton_schulz(torch.stack(updates).to(self.dtype)).to(dtype).unbind()
+            torch._foreach_mul_(weights, 1 - learning_rate * self.weight_decay)
+            step_size = learning_rate * SHAPE_SCALES[self.shape_scale](*shape)
+            torch._foreach_add_(weights, directions, alpha=-step_size)
+
+    def zero_gradients(self) -> None:
+        """Clear the gradients, so that the next backward pass does not add to them."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on except the weights, for a checkpoint.
+
+        The dtype is part of it, as that of an empty tensor: a resume on a machine with another
+        default computes as before.
+        """
+        tensors = {f"mean/{name}": tensor for name, tensor in self.means.items()}
+        return tensors | {"dtype": torch.empty(0, dtype=self.dtype)}
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restore a state that `state` returned.
+
+        Raises:
+            ValueError: it belongs to a model with other parameters.
+        """
+        mismatched = self.state().keys() ^ tensors.keys()
+        if mismatched:
+            raise UserError(
+                f"Muon's saved state belongs to another model ({len(mismatched)} names differ, "
+                f"first {min(mismatched)}); train again from the start"
+            )
+        self.dtype = tensors["dtype"].dtype
+        for name, mean in self.means.items():
+            mean.copy_(tensors[f"mean/{name}"])
+
+
+def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Return whether Muon is meant for a parameter: a matrix that is neither embedding nor head.
+
+    The name of its module decides, as in `TransformerLM`: `token_embedding.weight`,
+    `output_head.weight`. A tied head is the embedding.
+    """
+    module = name.removesuffix(".weight").rpartition(".")[2]
+    return parameter.ndim == 2 and not module.endswith(("embedding", "head"))
+
+
+class MuonWithAdamW:
+    """Muon for some parameters and AdamW for all others, as one optimizer.
+
+    Args:
+        muon: has the hidden matrices; see `is_hidden_matrix`.
+        adamw: has the embeddings, the head and the vectors.
+        rate_ratio: Muon's learning rate divided by AdamW's, so that one schedule serves both.
+    """
+
+    def __init__(self, muon: Muon, adamw: AdamW, rate_ratio: float) -> None:
+        self.parts = {"muon": muon, "adamw": adamw}
+        self.rates = {"muon": rate_ratio, "adamw": 1.0}
+
+    def step(self, learning_rate: float) -> None:
+        """Update every parameter that has a gradient; the learning rate is AdamW's."""
+        for name, part in self.parts.items():
+            part.step(learning_rate * self.rates[name])
+
+    def zero_gradients(self) -> None:
+        """Clear the gradients, so that the next backward pass does not add to them."""
+        for part in self.parts.values():
+            part.zero_gradients()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the states of both, for a checkpoint."""
+        return {
+            f"{name}/{key}": tensor
+            for name, part in self.parts.items()
+            for key, tensor in part.state().items()
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restore a state that `state` returned.
+
+        Raises:
+            ValueError: it belongs to a model with other parameters.
+        """
+        for name, part in self.parts.items():
+            prefix = f"{name}/"
+            own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+            part.load_state({key.removeprefix(prefix): tensor for key, tensor in own.items()})

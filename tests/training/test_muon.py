@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import QUINTIC, Muon, MuonWithAdamW, is_hidden_matrix, newton_schulz
-from training.optimizers import AdamW
+from training.optimizers import QUINTIC, AdamW, Muon, MuonWithAdamW, is_hidden_matrix, newton_schulz
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 

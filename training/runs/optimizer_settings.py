@@ -1,7 +1,6 @@
 """The settings that choose the optimizer and the learning rate of every step, and what they make.
 
-What this leaves out: the arithmetic (training/optimizers.py, training/muon.py and
-training/schedules.py).
+What this leaves out: the arithmetic (training/optimizers.py and training/schedules.py).
 """
 
 from collections.abc import Iterable
@@ -16,8 +15,13 @@ from lm_core.device import faster_dtype
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from training.engine.fused_optimizer import FusedAdamW
-from training.muon import Muon, MuonWithAdamW, is_hidden_matrix, newton_schulz
-from training.optimizers import AdamW
+from training.optimizers import (
+    AdamW,
+    Muon,
+    MuonWithAdamW,
+    is_hidden_matrix,
+    newton_schulz,
+)
 from training.schedules import learning_rate_at, linear_decay_at, warmup_stable_decay_at
 
 # precision: the type of Muon's matrix products

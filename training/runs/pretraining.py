@@ -21,8 +21,8 @@ from training.batching import Batch, WindowBatches
 from training.engine.fused_loss import fused_token_losses
 from training.packed_documents import DocumentBatches, check_documents_stay_apart
 from training.runs.run_checkpoints import run_fingerprint
+from training.runs.validation import evaluate_bits_per_byte
 from training.training_loop import TrainingRun, TrainingSettings, TrainingState, train
-from training.validation import evaluate_bits_per_byte
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig, ModelShape
 

@@ -9,7 +9,7 @@ from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.settings import load_settings
 from training.batching import Batch
 from training.engine.fused_optimizer import FusedAdamW
-from training.muon import Muon, MuonWithAdamW
+from training.optimizers import Muon, MuonWithAdamW
 from training.runs import optimizer_settings
 from training.runs.optimizer_settings import Optimizer, OptimizerSettings
 from training.runs.pretraining import PretrainSettings, language_model_loss

@@ -9,7 +9,7 @@ from torch import nn
 
 from lm_core.formats.token_shards import ShardWriter, TokenShards
 from lm_core.user_error import UserError
-from training.validation import evaluate_bits_per_byte, validation_windows
+from training.runs.validation import evaluate_bits_per_byte, validation_windows
 
 VOCAB = 50
 
