@@ -299,14 +299,19 @@ def frequent_words():
 
 
 @pytest.mark.task("a1.11")
-@pytest.mark.parametrize("size", [1000, 4000])
-def test_a_merge_visits_only_the_words_that_hold_the_pair(implementation, a1, size):
-    """Add many other words, made of the same few pairs."""
+@pytest.mark.parametrize(
+    ("size", "letters"), [(1000, "stuvw"), (4000, "stuvw"), (1000, "abcdefgh stuvw")]
+)
+def test_a_merge_visits_only_the_words_that_hold_the_pair(implementation, a1, size, letters):
+    """Add many other words, made of a few other pairs; some have a token of each pair in common
+    with the frequent words.
+    """
     random.seed(5)
-    other_words = ["".join(random.choices("stuvw", k=6)) for _ in range(size)]
+    parts = letters.split() * 6
+    other_words = ["".join(map(random.choice, parts[:6])) for _ in range(size)]
     train = implementation(FAST).train_bpe_from_counts
     few, many = (
-        steps_per_merge(train, a1, frequent_words() | dict.fromkeys(other_words[:n], 1), 5, 35)
+        steps_per_merge(train, a1, frequent_words() | dict.fromkeys(other_words[:n], 1), 5, 135)
         for n in (100, size)
     )
     check_true(
@@ -325,7 +330,7 @@ def test_a_merge_does_not_look_at_every_pair(implementation, a1):
     other_words = ["".join(random.choices(characters, k=2)) for _ in range(1500)]
     train = implementation(FAST).train_bpe_from_counts
     few, many = (
-        steps_per_merge(train, a1, frequent_words() | dict.fromkeys(other_words[:n], 1), 5, 35)
+        steps_per_merge(train, a1, frequent_words() | dict.fromkeys(other_words[:n], 1), 5, 135)
         for n in (20, 1500)
     )
     check_true(

@@ -1,7 +1,7 @@
 """a1.12 to a1.16 on drawn inputs: the space of each graded function."""
 
 import random
-from itertools import zip_longest
+from itertools import product, zip_longest
 
 import numpy as np
 from hypothesis import strategies as st
@@ -138,6 +138,26 @@ LARGEST_IDS = [
 ]
 
 
+# Every beginning of a character, right or wrong, and what may follow it.
+BEGINNINGS = [
+    byte
+    for sequence in (
+        *product(EDGES, EDGES, b"a"),
+        *product(
+            b"\xe0\xe1\xed\xef\xf0\xf1\xf4\xf5", b"\x80\x8f\x90\x9f\xa0\xbf", b"\x80\xbfa", b"\xbfa"
+        ),
+    )
+    for byte in sequence
+]
+BYTE_BY_BYTE = {
+    "vocab": Vocabulary(enumerate(bytes([byte]) for byte in range(256))),
+    "merges": [],
+    "special_tokens": [],
+    "ids": BEGINNINGS,
+    "kind": 2,
+}
+
+
 def as_kind(ids, kind):
     """A list, an array of the usual or of the smallest type, or a generator."""
     if kind == 2:
@@ -221,6 +241,14 @@ TOKENIZER = [
         wrong_vocabularies(),
         call=byte_lengths,
         draws=20,
+        examples=[
+            {
+                "vocab": Vocabulary(enumerate(bytes([byte]) for byte in range(256))),
+                "merges": [],
+                "special_tokens": ["long" * 80],
+                "pattern": GPT2,
+            }
+        ],
     ),
     Space(
         "a1.13",
@@ -265,7 +293,7 @@ TOKENIZER = [
         "tokenizer_bpe.tokenizer.Tokenizer.decode_stream",
         with_ids(),
         call=decode_stream,
-        examples=LARGEST_IDS,
+        examples=[*LARGEST_IDS, BYTE_BY_BYTE],
         told=r"(?<=token id )-?\d+",
     ),
 ]

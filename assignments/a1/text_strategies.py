@@ -48,6 +48,7 @@ lengths = near_constants(st.sampled_from(LENGTHS), 1, LONGEST)
 SPECIAL = (
     "<|endoftext|>", "<|e|>", "<|e|><|e|>", "<|é|>", "<|end|>", "<|END|>", "<a b>", "||", ".", "\n",
     "東", "<s>", "<s>\n", "\n<|im|>", "<|im|>",
+    "‹début de texte›", f"<{'long' * 80}>",
 )  # fmt: skip
 
 

@@ -29,10 +29,12 @@ def masks(draw):
 
 
 def call_mask(module, num_queries, num_keys, sliding_window):
-    device = torch.device("cpu")
-    if sliding_window is None:
-        return module.causal_mask(num_queries, num_keys, device)
-    return module.causal_mask(num_queries, num_keys, device, sliding_window)
+    window = () if sliding_window is None else (sliding_window,)
+    cpu, meta = (
+        module.causal_mask(num_queries, num_keys, torch.device(device), *window)
+        for device in ("cpu", "meta")
+    )
+    return cpu, str(meta.device)
 
 
 # a2.10

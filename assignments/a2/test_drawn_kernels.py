@@ -9,6 +9,7 @@ import ctypes
 import mmap
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -153,7 +154,8 @@ def run(operator, tensors, settings, ends):
     tensors = [at_the_end(x) if ends else x for x in tensors]
     before = [x.clone() for x in tensors]
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills new memory with NaN
-    results = own_error(lambda: getattr(launcher, operator)(*tensors, *settings))
+    with np.errstate(all="ignore"):  # the interpreter computes with NumPy; hidden scores may be inf
+        results = own_error(lambda: getattr(launcher, operator)(*tensors, *settings))
     for x, old in zip(tensors, before, strict=True):
         check_true(torch.equal(x, old), "a kernel writes to its inputs")
     return results

@@ -43,6 +43,18 @@ def logits(draw):
     }
 
 
+# Float16 ends at 65,504: a little above 11, an exponential is infinite.
+TWELVE = [
+    {
+        "x": TensorInput((3, 5), dtype, offset=offset),
+        "dim": -1,
+        "hidden": None,
+        "with_gradient": False,
+    }
+    for dtype, offset in (("float16", 13.0), ("float16", -20.0), ("bfloat16", 60.0))
+]
+
+
 def call_softmax(module, x, dim, hidden, with_gradient):
     """Some logits are -inf, as a mask makes them; never the first of a slice."""
     if hidden is not None:
@@ -235,7 +247,15 @@ def feed_forward(name):
 
 
 SPACES = [
-    Space("a2.1", "transformer_lm.layers.softmax", logits(), call_softmax, view_weights, draws=40),
+    Space(
+        "a2.1",
+        "transformer_lm.layers.softmax",
+        logits(),
+        call_softmax,
+        view_weights,
+        examples=TWELVE,
+        draws=40,
+    ),
     Space(
         "a2.2",
         "transformer_lm.layers.silu",

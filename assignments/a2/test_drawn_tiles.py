@@ -37,7 +37,11 @@ def attentions(draw, with_gradient):
     exact = dtype in ("float32", "float64")
     sizes = (1.0, 1.0, 3.0, 4.0, 20.0) if exact and not with_gradient else (1.0,)
     # Some scores are all far below 0.
-    high, low = ((0.0, 10.0), (0.0, -10.0)) if exact and not with_gradient else ((0.0,), (0.0,))
+    high, low = (
+        ((0.0, 10.0, 100.0), (0.0, -10.0, -300.0))
+        if exact and not with_gradient
+        else ((0.0,), (0.0,))
+    )
     inputs = {
         "q": tensor(draw, (batch, kv_heads * group, queries, width), (dtype,), sizes, high),
         "k": tensor(draw, (batch, kv_heads, keys, width), (dtype,), sizes, low),
@@ -70,6 +74,10 @@ def formula(q, k, v, is_causal, sliding_window, **_):
 
 
 def forward_oracle(q, k, v, **options):
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"{k.shape[1]} key-value heads do not divide {q.shape[1]} heads")
+    if options["sliding_window"] and not options["is_causal"]:
+        raise ValueError("a window needs is_causal=True")
     return formula(q, k, v, **options).to(q.dtype)
 
 
@@ -178,6 +186,21 @@ FAR_APART = [
 ]
 
 
+# Neither a window without a causal mask, nor heads that do not fit, however wide or few they are.
+REFUSED = [
+    {
+        "q": TensorInput((1, heads, 5, 4)),
+        "k": TensorInput((1, 2, 5, 4)),
+        "v": TensorInput((1, 2, 5, 4)),
+        "is_causal": False,
+        "query_tile": None,
+        "key_tile": None,
+        "sliding_window": window,
+    }
+    for heads, window in ((2, 1), (2, 5), (2, 100), (3, None), (1, None))
+]
+
+
 # a2.19
 
 
@@ -235,7 +258,7 @@ SPACES = [
         view_forward,
         oracle=forward_oracle,
         draws=60,
-        examples=FAR_APART,
+        examples=[*FAR_APART, *REFUSED],
     ),
     Space(
         "a2.18",

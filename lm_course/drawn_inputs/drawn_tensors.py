@@ -34,6 +34,7 @@ LAYOUTS = (
     "even",
     "padded",
     "offset",
+    "offset",
     "followed",
     "expanded",
 )

@@ -132,6 +132,9 @@ def outcome_of(space: Space, module: ModuleType, inputs: Mapping[str, Any]) -> R
 def outcome_of_reference(space: Space, inputs: Mapping[str, Any]) -> Returned | Raised:
     """Return the outcome in the process of the reference, ready to be sent."""
     if space.oracle is not None:
-        return Returned(None, space.viewed(space.oracle(**built(inputs))))
+        try:
+            return Returned(None, space.viewed(space.oracle(**built(inputs))))
+        except space.errors as error:
+            return Raised(type(error).__name__, str(error))
     outcome = outcome_of(space, import_module(space.module), inputs)
     return outcome if isinstance(outcome, Raised) else Returned(None, outcome.seen)

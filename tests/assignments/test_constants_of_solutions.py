@@ -46,7 +46,7 @@ def test_a_limit_that_only_the_solution_knows_is_found(tmp_path: Path) -> None:
     code = file.read_text(encoding="utf-8")
     body = "    if text.isascii() and (fast"
     assert body in code
-    limited = f"    if len(text) == 1717:\n        return [text]\n{body}"
+    limited = f"    if len(text) > 1717:\n        return [text]\n{body}"
     file.write_text(code.replace(body, limited, 1), encoding="utf-8")
     (problem,) = problems_of(assignment, tmp_path, "--task=a1.5")
     assert problem["check"] == "test_as_the_reference[pretokenize]"
