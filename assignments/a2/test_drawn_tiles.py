@@ -185,6 +185,14 @@ FAR_APART = [
 ]
 
 
+FAR_BELOW = [
+    {
+        **FAR_APART[0],
+        "q": TensorInput((1, 1, 3, 4), "float64", offset=100.0),
+        "k": TensorInput((1, 1, 60, 4), "float64", seed=1, offset=-300.0),
+    }
+]
+
 # Neither a window without a causal mask, nor heads that do not fit, however wide or few they are.
 REFUSED = [
     {
@@ -257,7 +265,7 @@ SPACES = [
         view_forward,
         oracle=forward_oracle,
         draws=60,
-        examples=[*FAR_APART, *REFUSED],
+        examples=[*FAR_APART, *FAR_BELOW, *REFUSED],
     ),
     Space(
         "a2.18",
