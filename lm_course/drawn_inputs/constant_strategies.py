@@ -1,5 +1,6 @@
-"""Strategies of Hypothesis that draw from the constants of the code under test (code_constants.py),
-one time out of three; from the usual values if the code has no constants of its own that fit.
+"""Strategies of Hypothesis for one field of an input, which draw from the constants of the code
+under test (code_constants.py) one time out of three; from the usual values if the code has no
+constants of its own that fit, or if another field has a large one.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +16,12 @@ def _or_own(
     draw: st.DrawFn, usual: st.SearchStrategy[Any], own: Callable[[], Sequence[Any]]
 ) -> Any:
     fitting = own()
-    if fitting and draw(st.integers(0, 2)) == 1:
-        return draw(st.sampled_from(fitting))
-    return draw(usual)
+    if not fitting or draw(st.integers(0, 2)) != 1:
+        return draw(usual)
+    drawn = draw(st.sampled_from(fitting))
+    if not isinstance(drawn, str | float):
+        code_constants.take(drawn)
+    return drawn
 
 
 def near_constants(usual: st.SearchStrategy[int], least: int, most: int) -> st.SearchStrategy[int]:
@@ -26,7 +30,7 @@ def near_constants(usual: st.SearchStrategy[int], least: int, most: int) -> st.S
 
 
 def sizes_of_code(usual: st.SearchStrategy[float], most: float) -> st.SearchStrategy[float]:
-    """Draw the size of a tensor's values; some are around the limits in the code."""
+    """Draw the size of a tensor's values; some are the numbers of the code."""
     return _or_own(usual, lambda: [size for size in code_constants.sizes() if size <= most])
 
 

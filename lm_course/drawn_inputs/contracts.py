@@ -112,8 +112,8 @@ def _check_result(
         first.value.results = first.value.results_again()
         if difference := first_difference(space.viewed(first.value), kept):
             _fail(
-                f"{name} keeps something of its input or its result: after a caller changed one of "
-                "them in place, the next call of the same object is wrong",
+                f"{name} keeps something of its input or its result: the next call of the same "
+                "object is wrong if the result was changed, or its input's memory held others",
                 {"different": difference},
             )
 

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
+from hypothesis.strategies import builds
 
-from lm_course.drawn_inputs.code_constants import constants_of
+from lm_course.drawn_inputs.code_constants import begin_input, constants_of
 from lm_course.drawn_inputs.input_spaces import Space
 from lm_course.grading.check_outcome import EXAMPLE
 from lm_course.grading.comparisons import shown
@@ -92,6 +93,7 @@ def _search(space: Space, draws: int, phases: list[Phase], use: Check) -> None:
     def example(inputs: dict[str, Any]) -> None:
         use(inputs)
 
+    one_by_one = builds(begin_input).flatmap(lambda _: space.inputs)
     searched = settings(
         max_examples=draws,
         deadline=None,
@@ -101,6 +103,6 @@ def _search(space: Space, draws: int, phases: list[Phase], use: Check) -> None:
         verbosity=Verbosity.quiet,
         suppress_health_check=list(HealthCheck),
         phases=phases,
-    )(given(space.inputs)(example))
+    )(given(one_by_one)(example))
     with constants_of(space.task):
         seed(SEED)(searched)()

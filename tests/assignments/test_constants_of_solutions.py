@@ -17,7 +17,9 @@ PROJECT = Path(__file__).parents[2]
 SUFFIX = """
 
 NUMBERS = (3, 5, 7, 10, 12, 17, 33, 64, 88, 100, 128, 200, 255, 300, 512, 1000, 4096, 10_000, 30.0)
-TEXTS = (" a", "\\u3000", "</w>", "##", "<pad>", b"\\xff\\xfe", "Ġ")
+LARGE = (65_536, 140_000, 10**9, 10**400, 1e-300)
+TABLE = {number: chr(0x4E00 + number) for number in range(5)}
+TEXTS = ("\\ud800", " a", "\\u3000", "</w>", "##", "<pad>", b"\\xff\\xfe", "Ġ")
 """
 
 

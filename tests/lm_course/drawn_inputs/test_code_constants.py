@@ -40,6 +40,32 @@ def test_numbers_and_texts_of_a_module() -> None:
     assert found.texts == {"</w>", "é", " \t", "<", "/", ">", " ", "\t"}
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = " + "9" * 400,
+        "x = (((2**64)**64)**64)**64",
+        "x = 2**40 * 2**40",
+        "x = '\\ud800'",
+        "x = ''",
+        f"TABLE = {list(range(100))}",
+        f"TABLE = {dict.fromkeys(map(str, range(100)), 0)}",
+        "x = " + " + ".join(["'a'"] * 3000),
+        "x = " + "-" * 3000 + "a",
+    ],
+)
+def test_constants_that_are_no_input(source: str) -> None:
+    found = constants_in(source)
+    assert all(abs(number) <= 100 or number == 2**40 for number in found.numbers)
+    assert found.texts <= {"a"}
+
+
+def test_no_more_than_a_hundred() -> None:
+    lines = [f"x{number} = {number}, 'k{number}'" for number in range(1000)]
+    found = constants_in("\n".join(lines))
+    assert len(found.numbers) == len(found.texts) == 100
+
+
 @pytest.mark.parametrize("source", ["def :", "\0", ""])
 def test_what_is_not_python_has_none(source: str) -> None:
     assert constants_in(source) == Constants()
@@ -87,6 +113,24 @@ def test_without_constants_of_its_own_code_is_tried_with_the_usual_values() -> N
     usual = drawn(Constants())
     assert {each["number"] for each in usual} == {0, 1, 2, 3}
     assert usual == drawn(Constants(frozenset({7000}), frozenset()))[: len(usual)]
+
+
+def test_an_input_has_one_large_number_of_the_code() -> None:
+    """Two long axes, or many long words, would take a right solution minutes."""
+    space = Space(
+        "t1.1",
+        "stage.lesson.work",
+        arguments({name: near_constants(st.just(0), 0, 500) for name in "abcd"}),
+    )
+    note_constants({"t1.1": Constants(frozenset({400, 5}))})
+    try:
+        inputs: list[dict[str, int]] = []
+        draw_inputs(space, 3, inputs.append)
+    finally:
+        note_constants({})
+    large = [sum(number > 16 for number in each.values()) for each in inputs]
+    assert set(large) == {0, 1}
+    assert max(sum(0 < number < 16 for number in each.values()) for each in inputs) > 1
 
 
 def test_they_hold_for_one_task_only() -> None:

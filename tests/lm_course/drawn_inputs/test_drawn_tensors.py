@@ -4,8 +4,12 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
-from lm_course.drawn_inputs.drawn_tensors import LAYOUTS, TensorInput, laid_out
+from lm_course.drawn_inputs.code_constants import Constants, note_constants
+from lm_course.drawn_inputs.drawing import draw_inputs
+from lm_course.drawn_inputs.drawn_tensors import LAYOUTS, TensorInput, laid_out, shapes, tensor
+from lm_course.drawn_inputs.input_spaces import Space
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -52,6 +56,26 @@ def test_ids_masks_sizes_and_types() -> None:
     assert large.dtype == torch.bfloat16
     assert 95 < large.float().mean() < 105
     assert 8 < large.float().std() < 12
+
+
+def test_axes_sizes_and_gaps_of_the_code() -> None:
+    @st.composite
+    def tensors(draw):
+        return {"x": tensor(draw, draw(shapes(1, 3)), sizes=(1.0, 100.0))}
+
+    note_constants({"t1.1": Constants(frozenset({37.0, 77}))})
+    try:
+        drawn = []
+        draw_inputs(Space("t1.1", "stage.lesson.work", tensors()), 5, drawn.append)
+    finally:
+        note_constants({})
+    made = [each["x"] for each in drawn]
+    assert {38, 76, 77, 78} <= {length for x in made for length in x.shape}
+    assert {1.0, 100.0, 37.0, 77.0} == {x.size for x in made}
+    assert {1, 5, 36, 77} <= {x.beside for x in made}
+    assert all(sum(length > 16 for length in x.shape) + (x.beside > 16) <= 1 for x in made)
+    beside = TensorInput((2, 3), layout="beside", beside=4)
+    assert beside.build().stride() == (7, 1)
 
 
 def test_ids_in_a_row_and_between() -> None:
