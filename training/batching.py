@@ -46,7 +46,7 @@ def random_windows(
         generator: on the CPU; PyTorch's global one by default.
 
     Raises:
-        ValueError: there are fewer than context_length + 1 tokens.
+        ValueError: there are fewer than context_length + 1 tokens; the message has both numbers.
     """
     num_starts = len(tokens) - context_length
     if num_starts < 1:
@@ -55,9 +55,10 @@ def random_windows(
             f"{context_length + 1}; add text or lower context_length"
         )
     starts = torch.randint(num_starts, (batch_size,), generator=generator).tolist()
-    windows = torch.stack([_window(tokens, start, context_length + 1) for start in starts])
-    windows = windows.to(device)
-    return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+    windows = [_window(tokens, start, context_length + 1) for start in starts]
+    x = torch.stack([window[:-1] for window in windows])
+    y = torch.stack([window[1:] for window in windows])  # not a view of the memory of x
+    return x.to(device), y.to(device)
 
 
 def _window(tokens: np.ndarray | Tensor, start: int, count: int) -> Int[Tensor, " count"]:
@@ -117,7 +118,9 @@ class Batch:
 
 
 def epoch_order(num_items: int, seed: int, epoch: int) -> np.ndarray:
-    """Return 0 .. num_items - 1 in the order of one epoch: a pure function of (seed, epoch)."""
+    """Return 0 .. num_items - 1 in the order of one epoch, as int64: a pure function of (seed,
+    epoch), and another one for each pair.
+    """
     generator = np.random.Generator(np.random.PCG64(derived_seed(seed, "epoch", epoch)))
     return generator.permutation(num_items)
 
@@ -140,7 +143,9 @@ class EpochSampler:
         self._order = lru_cache(maxsize=2)(lambda epoch: epoch_order(num_items, seed, epoch))
 
     def indices_at(self, step: int) -> list[int]:
-        """Return the item numbers of the batch of `step`, counted from 0."""
+        """Return the item numbers of the batch of `step`, counted from 0. Any step can be asked for
+        at any time: nothing is kept from the steps before.
+        """
         first = step * self.batch_size
         positions = [divmod(first + i, self.num_items) for i in range(self.batch_size)]
         return [int(self._order(epoch)[position]) for epoch, position in positions]
@@ -177,5 +182,5 @@ class WindowBatches:
         starts = [index * self.context_length for index in self.sampler.indices_at(step)]
         windows = np.stack([self.shards.read(start, self.context_length + 1) for start in starts])
         tokens = torch.from_numpy(windows)  # [batch, context_length + 1]
-        token_ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        token_ids, targets = tokens[:, :-1].clone(), tokens[:, 1:].clone()
         return Batch({"token_ids": token_ids, "targets": targets}, token_ids.numel())

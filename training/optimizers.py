@@ -37,9 +37,11 @@ class AdamW:
     It keeps a running mean of each gradient and of its square, and moves each weight by the first
     divided by the root of the second.
 
+    Both running means start at 0 and have the type of their parameter.
+
     Args:
-        parameters: by name; those that need no gradient are skipped. Matrices are decayed, vectors
-            (the weights of norms) are not.
+        parameters: by name; those that need no gradient are skipped. What has two axes or more is
+            decayed, vectors (the weights of norms) are not.
         betas: the share of each running mean that is kept per step: (of the gradient, of its
             square).
         eps: added to the root, to prevent division by zero.
@@ -63,7 +65,11 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, in place; the others and their means stay.
+
+        The steps are counted for all parameters together, and every call counts, also one without
+        any gradient.
+        """
         self.steps += 1
         names = [name for name, p in self.parameters.items() if p.grad is not None]
         if not names:
@@ -120,18 +126,21 @@ class AdamW:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients by one factor, so that their global norm is at most `max_norm`.
+    """Scale all gradients in place by one factor, so that their global norm is at most `max_norm`.
 
-    If the norm is smaller, the gradients stay unchanged (Pascanu et al., 2013, algorithm 1).
+    If the norm is not larger, the gradients stay unchanged (Pascanu et al., 2013, algorithm 1).
 
     Returns:
-        The norm before clipping, over all parameters as one vector; a tensor without axes. It is
-        NaN or infinite if a gradient is, and 0 if there are none.
+        The norm before clipping, over all parameters as one vector: a tensor without axes, in
+        float32 (float64 if a gradient is). It is NaN or infinite if a gradient is, and 0 if there
+        are none.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.tensor(0.0)
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    is_double = any(gradient.dtype == torch.float64 for gradient in gradients)
+    wide = torch.float64 if is_double else torch.float32  # float16 ends at 65504
+    norm = torch.stack(torch._foreach_norm(gradients, 2, wide)).norm()
     if norm.is_cpu and norm <= max_norm:
         return norm  # elsewhere, reading the norm would wait for the device
     torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
@@ -162,7 +171,9 @@ def newton_schulz(
     """Return the nearest orthogonal matrix of each matrix, roughly: U S V^T becomes about U V^T.
 
     Each step computes X <- a X + b (X X^T) X + c (X X^T)^2 X, which applies `QUINTIC` to every
-    singular value and leaves U and V as they are. The computation is in the type of `matrices`.
+    singular value and leaves U and V as they are. Before the first, each matrix is divided by its
+    Frobenius norm, or by `SMALLEST_NORM` where that is larger. The computation is in the type of
+    `matrices`.
     """
     a, b, c = QUINTIC
     is_tall = matrices.shape[-2] > matrices.shape[-1]
@@ -223,7 +234,9 @@ class Muon:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Update every parameter that has a gradient; those of equal shape at once."""
+        """Update every parameter that has a gradient, in place; those of equal shape at once. The
+        others and their means stay.
+        """
         groups: dict[tuple[torch.Size, torch.device, torch.dtype], list[str]] = {}
         for name, weight in self.parameters.items():
             if weight.grad is not None:

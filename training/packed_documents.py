@@ -36,11 +36,13 @@ from training.batching import Batch, EpochSampler
 def best_fit_rows(lengths: Sequence[int], context_length: int) -> list[list[int]]:
     """Return rows of document numbers; the lengths of a row add up to context_length at most.
 
-    Every document is in one row. The same lengths always give the same rows.
+    Every document is in one row. A row begins with the longest document that is left; the others
+    are those whose lengths add up to the most that fits. The same lengths always give the same
+    rows.
 
     Raises:
-        ValueError: a document has no token, or more than context_length; `pieces_of_documents` cuts
-            those.
+        ValueError: a document has no token, or more than context_length; the message has its number
+            and its length. `pieces_of_documents` cuts long ones.
     """
     of_length: dict[int, list[int]] = {}  # the documents that are left, the longest first
     for document in sorted(range(len(lengths)), key=lambda number: (-lengths[number], -number)):
@@ -165,14 +167,23 @@ def padded_batch(
     """Return the same documents with padding on the right, for comparison.
 
     Args:
-        documents: as above; a document has at most width + 1 tokens.
+        documents: as above.
         width: inputs in a row; by default, those of the longest document.
         padding_id: any id; causal attention never looks at the padding, and "mask" leaves its
             targets out of the loss.
+
+    Raises:
+        ValueError: a document has fewer than two tokens, or more than width + 1.
     """
     _check_lengths(documents)
     lengths = [len(document) - 1 for document in documents]
-    shape = len(documents), width or max(lengths)
+    if width is None:
+        width = max(lengths)
+    if max(lengths) > width:
+        raise UserError(
+            f"a document has {max(lengths) + 1} tokens; expected at most width + 1 = {width + 1}"
+        )
+    shape = len(documents), width
     token_ids, targets = torch.full(shape, padding_id), torch.full(shape, padding_id)
     mask = torch.zeros(shape, dtype=torch.bool)
     for row, (document, length) in enumerate(zip(documents, lengths, strict=True)):
@@ -183,7 +194,7 @@ def padded_batch(
 
 
 def _ids(tokens: np.ndarray) -> Int[Tensor, " tokens"]:
-    return torch.from_numpy(np.asarray(tokens, dtype=np.int64))
+    return torch.from_numpy(np.array(tokens, dtype=np.int64))  # a copy: `tokens` may be read-only
 
 
 def _check_lengths(documents: Sequence[np.ndarray]) -> None:

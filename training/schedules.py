@@ -30,9 +30,11 @@ def learning_rate_at(
     Args:
         step: number of the update, counted from 1; the last is `steps`.
         steps: number of updates in the whole run.
-        warmup_steps: the update at which `learning_rate` is reached; with 0 the run starts at it.
+        warmup_steps: the update at which `learning_rate` is reached; with 0 the decay begins with
+            the first update.
         learning_rate: the highest rate.
-        min_learning_rate: the rate of the last update and of any later one.
+        min_learning_rate: the rate of the last update (also if the warm-up takes all updates) and
+            of any later one.
 
     Example: 10 steps with a warm-up of 2, from 1.0 to 0.0: update 1 has 0.5, update 2 has 1.0,
     update 6 (halfway from 2 to 10) has 0.5, update 10 has 0.0.
@@ -61,7 +63,8 @@ def warmup_stable_decay_at(
     Args:
         decay_steps: number of updates at the end that have a lower rate; with 0 the rate stays at
             `learning_rate`, for a run from whose checkpoint others start their decay.
-        decay: "1-sqrt" or "linear", a key of `DECAYS`.
+        decay: "1-sqrt" or "linear": 1 - sqrt(done) or 1 - done is left of the rate when this share
+            of the decay is done.
 
     The other arguments are those of `learning_rate_at`.
 

@@ -192,7 +192,9 @@ class VocabParallelEmbedding(nn.Module):
 
     def forward(self, token_ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_model"]:
         own = (token_ids >= self.ids.start) & (token_ids < self.ids.stop)
-        rows = nn.functional.embedding((token_ids - self.ids.start) * own, self.weight)
+        # A rank without ids (a vocabulary smaller than the ranks) looks up a row of zeros.
+        table = self.weight if self.ids else nn.functional.pad(self.weight, (0, 0, 0, 1))
+        rows = nn.functional.embedding((token_ids - self.ids.start) * own, table)
         return sum_over_ranks(rows * own.unsqueeze(-1), self.group)  # others' ids give zeros here
 
 

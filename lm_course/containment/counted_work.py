@@ -61,6 +61,11 @@ class TensorCounter(TorchDispatchMode):
         self._alive = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
+    @property
+    def alive_bytes(self) -> int:
+        """Return the bytes of the tensors that were created since then and still exist."""
+        return self._alive
+
     def ignore(self, *tensors: Tensor) -> None:
         """Ignore tensors that existed before: a view of them takes no memory."""
         self._known.update(x.untyped_storage() for x in tensors)
@@ -172,6 +177,11 @@ class CallsWatch(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if any(each in name for each in self.names):
             self.called(name.partition(".")[0])
+
+
+def listeners() -> list[CallsWatch]:
+    """Return those that listen at the moment."""
+    return list(_listeners)
 
 
 class _OperationsOfThread(TorchDispatchMode):

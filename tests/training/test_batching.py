@@ -95,6 +95,19 @@ def test_random_windows_and_what_follows_them(kind):
     assert int(max(tokens)) == 19 and int(y.max()) < 20
 
 
+def test_inputs_and_targets_share_no_memory(tmp_path):
+    """A single row of a larger tensor is contiguous as it is."""
+    for make in (
+        lambda: random_windows(np.arange(7), 1, 6, "cpu"),
+        lambda: list(
+            WindowBatches(make_shards(tmp_path / "s", 7), 6, 1, 0).batch_at(0).tensors.values()
+        ),
+    ):
+        x, y = make()
+        x += 100
+        assert y.tolist() == [[1, 2, 3, 4, 5, 6]]
+
+
 def test_every_start_of_a_random_window_is_possible():
     """20 tokens have 14 windows of 6 + 1: the last begins at 13."""
     x, _ = random_windows(np.arange(20), 3000, 6, "cpu", torch.Generator().manual_seed(0))

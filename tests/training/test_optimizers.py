@@ -158,3 +158,13 @@ def test_the_norm_is_of_all_gradients_together():
     parameters["a"].grad, parameters["b"].grad = torch.tensor([3.0]), torch.tensor([4.0])
     assert clip_gradients(parameters.values(), 1.0).item() == 5.0
     torch.testing.assert_close(parameters["a"].grad, torch.tensor([0.6]))
+
+
+def test_the_norm_of_half_precision_gradients_is_a_float32():
+    """Also beside gradients of another type: 8 times 4e4 is more than float16 can hold."""
+    half, single = nn.Parameter(torch.zeros(64).half()), nn.Parameter(torch.zeros(1))
+    half.grad, single.grad = torch.full((64,), 4e4).half(), torch.tensor([2.4e5])
+    norm = clip_gradients([half, single], 4.0)
+    assert norm.dtype == torch.float32 and norm.item() == 4e5
+    torch.testing.assert_close(half.grad, torch.full((64,), 0.4).half())
+    torch.testing.assert_close(single.grad, torch.tensor([2.4]))

@@ -103,6 +103,22 @@ def test_a_document_with_nothing_to_predict_is_refused(make, lengths):
         make(make_documents(*lengths))
 
 
+@pytest.mark.parametrize("make", [packed_batch, padded_batch])
+def test_documents_may_lie_in_memory_in_any_way(make):
+    read_only = np.array([5, 6, 7])
+    read_only.flags.writeable = False
+    batch = make([read_only, np.array([9, 8])[::-1]])
+    batch["token_ids"].fill_(0)
+    assert batch["targets"].flatten()[:3].tolist() == [6, 7, 9] and read_only[0] == 5
+
+
+@pytest.mark.parametrize("width", [0, 3])
+def test_a_document_wider_than_the_row_is_refused(width):
+    with pytest.raises(UserError, match=rf"has 5 tokens; expected at most .* = {width + 1}"):
+        padded_batch(make_documents(2, 5), width)
+    assert padded_batch(make_documents(2, 5), 4)["mask"].sum() == 5
+
+
 @pytest.mark.parametrize("changes", [{}, {"position": "learned"}, {"qk_norm": True}], ids=str)
 def test_loss_and_gradients_are_those_of_the_documents_alone(changes):
     model, documents = make_model(**changes), make_documents(7, 2, 13, 5)

@@ -1,0 +1,293 @@
+"""a3.13: gradients averaged in buckets while backward runs."""
+
+import pytest
+import torch
+from rank_models import (
+    Momentum,
+    OddModel,
+    batch_of,
+    check_named,
+    gradients,
+    loss_sum,
+    model_of,
+    share,
+    simple_model,
+    weights,
+    whole_batch_loss,
+)
+from ranks import RECORD, on_ranks
+from torch import nn
+
+from lm_course.grading.comparisons import check_equal, check_true
+
+MODULE = "training.data_parallel"
+pytestmark = [pytest.mark.usefixtures("a3"), pytest.mark.limit(seconds=40)]
+
+
+@pytest.mark.task("a3.13")
+def test_rank_0_gives_its_weights(implementation):
+    module = implementation(MODULE)
+
+    def run(rank, size):
+        wrapper = module.DataParallel(model_of(rank))
+        model = wrapper.module
+        return {**weights(model), **dict(model.named_buffers())}
+
+    results = on_ranks(2, run)
+    mine = [
+        {**weights(model), **dict(model.named_buffers())} for model in (model_of(0), model_of(1))
+    ]
+    own = {"rank 1 keeps its own: send what rank 0 has, buffers too, at the start": mine[1]}
+    for rank, found in enumerate(results):
+        check_named(found, mine[0], f"after DataParallel(model) on rank {rank}, the value", own,
+                    rtol=0, atol=0)  # fmt: skip
+
+
+@pytest.mark.task("a3.13")
+@pytest.mark.parametrize("skips", [False, True], ids=["all use it", "one rank uses it"])
+def test_three_steps_are_those_of_the_whole_batch(implementation, skips):
+    module = implementation(MODULE)
+
+    def run(rank, size):
+        wrapper = module.DataParallel(model_of(rank), bucket_mb=0.0002)
+        optimizer = Momentum(wrapper.parameters())
+        first = None
+        for step in range(3):
+            ids, targets = batch_of(step)[rank]
+            total = loss_sum(wrapper(ids, not skips or rank == 0), targets)
+            share(total, batch_of(step)).backward()
+            wrapper.finish_gradient_synchronization()
+            first = gradients(wrapper) if first is None else first
+            optimizer.step()
+        return first, weights(wrapper)
+
+    results = on_ranks(2, run)
+    model = model_of(0)
+    optimizer = Momentum(model.parameters())
+    for step in range(3):
+        whole_batch_loss(model, batch_of(step), skips).backward()
+        if step == 0:
+            first = gradients(model)
+        optimizer.step()
+    double = {n: 2 * g for n, g in first.items() if g is not None}
+    causes = {
+        "this is the sum over the ranks: divide it by their number": double,
+        "it is averaged twice": {n: g / 4 for n, g in double.items()},
+    }
+    for found, end in results:
+        check_named(found, first, "the gradient of the first step", causes)
+        check_named(end, weights(model), "after three steps, the value", rtol=1e-5, atol=1e-6)
+    for name, value in results[0][1].items():
+        check_true(torch.equal(value, results[1][1][name]), f"the ranks' values of {name} differ")
+
+
+def six_layers():
+    return nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(6)))
+
+
+def events_of_a_step(module, bucket_mb, inside_no_sync=False):
+    """Return what a second step does: collectives with their bytes, waits and gradients in order,
+    and the bytes of all of its collectives.
+    """
+
+    def run(rank, size):
+        model = six_layers()
+        settings = {} if bucket_mb is None else {"bucket_mb": bucket_mb}
+        wrapper = module.DataParallel(model, **settings)
+        for index, layer in enumerate(model):
+            layer.weight.register_post_accumulate_grad_hook(
+                lambda _, index=index: RECORD.events.append(f"gradient {index}")
+            )
+        wrapper(torch.ones(3, 16)).sum().backward()
+        wrapper.finish_gradient_synchronization()
+        RECORD.clear()
+        if inside_no_sync:
+            return collectives_of_no_sync(wrapper)
+        wrapper(torch.ones(3, 16)).sum().backward()
+        during = [each if isinstance(each, str) else tuple(each) for each in RECORD.events]
+        wrapper.finish_gradient_synchronization()
+        return during, [tuple(each) for each in RECORD.started()]
+
+    return on_ranks(2, run)[0]
+
+
+@pytest.mark.task("a3.13")
+def test_buckets_start_while_backward_runs(implementation):
+    """Six layers of 1 KiB, in buckets of 2 KiB."""
+    during, started = events_of_a_step(implementation(MODULE), 2 / 1024)
+    buckets = [each[3] for each in started if each[3] >= 512]
+    likely = {
+        "one bucket has everything: close it once it has bucket_mb MiB": [6144],
+        "every parameter has a bucket of its own: fill it up to bucket_mb MiB": [1024] * 6,
+    }
+    check_equal(buckets, [2048] * 3, "the bytes of the buckets of six matrices of 1,024", likely)
+    words = [each if isinstance(each, str) else each[0] for each in during]
+    words = [word for word, each in zip(words, during, strict=True)
+             if isinstance(each, str) or each[3] >= 512]  # fmt: skip
+    order = {"in order": words}
+    begins = "all_reduce" in words and words.index("all_reduce") < words.index("gradient 3")
+    check_true(
+        begins,
+        "the first bucket holds layers 5 and 4, but its all-reduce does not start before backward "
+        "has computed layer 3: start it in a hook of the last gradient of the bucket",
+        order,
+    )
+    check_true(
+        words.count("all_reduce") == 3,
+        "backward is over, and not all three all-reduces have started",
+        order,
+    )
+    until = words[: words.index("gradient 0")]
+    check_true(
+        "wait" not in until and not any(each[4] for each in during if not isinstance(each, str)),
+        "a hook waits for its all-reduce, and backward waits with it: pass async_op=True, and wait "
+        "in finish_gradient_synchronization",
+        order,
+    )
+
+
+@pytest.mark.task("a3.13")
+def test_bytes_of_a_step(implementation):
+    """One bucket by default; beside the gradients, only flags travel."""
+    _, started = events_of_a_step(implementation(MODULE), None)
+    check_equal([each[3] for each in started if each[3] >= 512], [6144],
+                "the bytes of the buckets of 6 KiB of gradients, by default")  # fmt: skip
+    total = sum(each[3] for each in started)
+    check_true(
+        total <= 6144 + 512,
+        "a step sends more than the gradients (and at most 512 bytes of flags)",
+        {"expected": "6,144 bytes", "got": f"{total:,} bytes"},
+    )
+
+
+def collectives_of_no_sync(wrapper):
+    """Return the numbers of collectives so far: inside, after an inner one, outside of an error."""
+    found = []
+
+    def backward():
+        wrapper(torch.ones(3, 16)).sum().backward()
+        found.append(len(RECORD.started()))
+
+    with wrapper.no_sync():
+        backward()
+        with wrapper.no_sync():
+            backward()
+        backward()
+    try:
+        with wrapper.no_sync():
+            raise KeyError
+    except KeyError:
+        backward()
+    return found
+
+
+@pytest.mark.task("a3.13")
+def test_no_sync_sends_nothing(implementation):
+    found = events_of_a_step(implementation(MODULE), 2 / 1024, inside_no_sync=True)
+    causes = {"no_sync is ignored": lambda got: got[0] > 0}
+    causes["the end of an inner no_sync ends the outer one"] = lambda got: got[2] > 0
+    causes["an error inside no_sync leaves it on: use try and finally"] = lambda got: got[3] == 0
+    what = (
+        "the collectives after a backward pass in no_sync(), after one in a no_sync() in it, after "
+        "one behind that, and after one behind a no_sync() that ended by an error"
+    )
+    check_equal(found, [0, 0, 0, 3], what, causes)
+
+
+def in_no_sync(wrapper, losses):
+    with wrapper.no_sync():
+        losses(0, wrapper).backward()
+    losses(1, wrapper).backward()
+
+
+def twice(wrapper, losses):
+    losses(0, wrapper).backward()
+    losses(1, wrapper).backward()
+
+
+def bypassed(wrapper, losses):
+    losses(0, wrapper.module).backward()
+    losses(1, wrapper.module).backward()
+
+
+def all_in_no_sync(wrapper, losses):
+    with wrapper.no_sync():
+        twice(wrapper, losses)
+
+
+def after_an_error(wrapper, losses):
+    try:
+        with wrapper.no_sync():
+            raise KeyError
+    except KeyError:
+        pass
+    twice(wrapper, losses)
+
+
+def nested(wrapper, losses):
+    with wrapper.no_sync():
+        with wrapper.no_sync():
+            losses(0, wrapper).backward()
+        losses(1, wrapper).backward()
+
+
+WAYS = {
+    "one in no_sync, one outside": in_no_sync,
+    "two backward passes": twice,
+    "wrapper.module is called": bypassed,
+    "both in no_sync": all_in_no_sync,
+    "after an error in no_sync": after_an_error,
+    "no_sync in no_sync": nested,
+}
+
+
+@pytest.mark.task("a3.13")
+@pytest.mark.parametrize("odd", [False, True], ids=["simple", "odd"])
+def test_accumulation(implementation, odd):
+    """Two micro-batches a rank, in several ways, with the same wrapper."""
+    module = implementation(MODULE)
+    kind = OddModel if odd else simple_model
+
+    def run(rank, size):
+        wrapper = module.DataParallel(model_of(0, kind), bucket_mb=0.0002)
+
+        def losses(step, called):
+            ids, targets = batch_of(step)[rank]
+            return loss_sum(called(ids), targets)
+
+        found = {}
+        for name, way in WAYS.items():
+            way(wrapper, losses)
+            wrapper.finish_gradient_synchronization()
+            found[name] = gradients(wrapper)
+            wrapper.zero_grad()
+        return found
+
+    results = on_ranks(2, run)
+    by_step = []
+    for step in range(2):
+        model = model_of(0, kind)
+        (sum(loss_sum(model(ids), targets) for ids, targets in batch_of(step)) / 2).backward()
+        by_step.append(gradients(model))
+    both = {n: None if g is None else g + by_step[1][n] for n, g in by_step[0].items()}
+    causes = {
+        "only the last backward pass counts": by_step[1],
+        "only the first backward pass counts: what came after its all-reduce is lost": by_step[0],
+    }
+    for rank, found in enumerate(results):
+        for name in WAYS:
+            what = f"two micro-batches ({name}): the gradient on rank {rank}"
+            check_named(found[name], both, what, causes, rtol=1e-5)
+
+
+@pytest.mark.task("a3.13")
+def test_data_parallel_in_one_process(implementation):
+    wrapper = implementation(MODULE).DataParallel(model_of(0))
+    check_true(
+        isinstance(wrapper.module, OddModel), "wrapper.module is the module that was wrapped"
+    )
+    whole_batch_loss(wrapper, batch_of(0)).backward()
+    wrapper.finish_gradient_synchronization()
+    model = model_of(0)
+    whole_batch_loss(model, batch_of(0)).backward()
+    check_named(gradients(wrapper), gradients(model), "in one process, the gradient")
