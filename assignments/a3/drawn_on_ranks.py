@@ -1,4 +1,4 @@
-"""What the spaces of functions on ranks share: groups, contracts inside a rank, tolerances.
+"""Shared parts of the spaces of functions on ranks: groups, contracts, tolerances.
 
 A rank works on copies, so what a function does to its arguments, to the random generators and to
 standard output is looked at here, in the rank. Nothing here imports the code under test.

@@ -62,7 +62,7 @@ class Started(NamedTuple):
 
 
 class Record:
-    """What happens on this rank.
+    """The events on this rank.
 
     Attributes:
         events: collectives (`Started`), "wait" for the wait for one, and what a check adds.

@@ -96,7 +96,7 @@ def optimizer_runs(draw, settings, shape, dtypes, rates, gradient_sizes):
     return {
         "optimizers": tuple(optimizers),
         "steps": tuple(draw(st.lists(one, min_size=1, max_size=6))),
-        "number": draw(near_constants(st.integers(1, 8), 1, 130)),
+        "number": draw(near_constants(st.integers(1, 8), 1, 70)),
         "resumed_at": draw(st.none() | st.integers(0, 6)),
         "is_generator": draw(booleans),
     }
@@ -293,7 +293,7 @@ SPACES = [
                 torch.bfloat16: (2**-6, 1e-2),
             }
         ),
-        draws=100,
+        draws=80,
     ),
     Space(
         "a3.3",

@@ -191,6 +191,22 @@ def test_losses_by_hand(ranks: Ranks, size: int) -> None:
         assert found == pytest.approx(expected, abs=1e-5)
 
 
+def fewer_ids_than_ranks(rank: int, size: int) -> tuple[list[list[float]], float]:
+    """One id on several ranks: the rows, and the sum of this rank's gradient."""
+    table = draw(Embedding(1, 3))
+    ours = VocabParallelEmbedding.from_whole(table)
+    rows = ours(torch.tensor([0, 0]))
+    rows.sum().backward()
+    assert torch.equal(rows, table(torch.tensor([0, 0])))
+    return rows.tolist(), ours.weight.grad.sum().item()
+
+
+def test_a_rank_without_ids_gives_zeros(ranks: Ranks) -> None:
+    found = ranks.call(2, fewer_ids_than_ranks)
+    assert found[0][0] == found[1][0]
+    assert [gradient for _, gradient in found] == [0.0, 6.0]
+
+
 def drawn_layers(rank: int, size: int) -> tuple[list[list[float]], list[list[float]]]:
     torch.manual_seed(1)
     layers = [ColumnParallelLinear(3, 4), RowParallelLinear(4, 3), VocabParallelEmbedding(4, 3)]
