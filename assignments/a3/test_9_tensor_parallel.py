@@ -54,7 +54,10 @@ def test_column_parallel_linear(implementation, gather):
         load(layer, weight=part(weight, 0, rank), bias=part(bias, 0, rank))
         own = x.clone().requires_grad_()
         y = layer(own)
-        (y * (upstream if gather else part(upstream, -1, rank))).sum().backward()
+        weights = upstream if gather else part(upstream, -1, rank)
+        if y.shape != weights.shape:
+            return y.detach(), {}  # the comparison below says so
+        (y * weights).sum().backward()
         return y, {"x": own.grad, "weight": layer.weight.grad, "bias": layer.bias.grad}
 
     results = on_ranks(2, run)
