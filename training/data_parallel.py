@@ -45,10 +45,11 @@ def average_each_gradient(parameters: Iterable[nn.Parameter], group: Group = Non
     """
     _, size = rank_and_size(group)
     for parameter in _trainable(parameters):
-        gradient = _dense_gradient(parameter) / size
+        # Contiguous on all ranks: a collective matches memory, whatever the strides are.
+        gradient = (_dense_gradient(parameter) / size).contiguous()
         if size > 1:
             dist.all_reduce(gradient, group=group)  # a sum, which the division makes a mean
-        parameter.grad = gradient
+        parameter.grad = _laid_out_as(parameter, gradient)
 
 
 def average_flat_gradient(parameters: Iterable[nn.Parameter], group: Group = None) -> None:
@@ -81,7 +82,7 @@ def mean_over_ranks(
     counts = torch.as_tensor(count, device=total.device).clone()
     if size > 1:
         dist.all_reduce(counts, group=group)
-    return total * size / counts.clamp(min=1)
+    return total * size / torch.where(counts == 0, 1, counts)
 
 
 class DataParallel(nn.Module):
@@ -236,10 +237,7 @@ class _Bucket:
         parts = self.flat.split([p.numel() for p in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             if has_gradient is None or has_gradient[parameter]:
-                gradient = part.view(parameter.shape)
-                if not parameter.is_contiguous():  # autograd wants the parameter's own layout
-                    gradient = torch.empty_like(parameter).copy_(gradient)
-                parameter.grad = gradient
+                parameter.grad = _laid_out_as(parameter, part.view(parameter.shape))
 
 
 def _fill_buckets(parameters: list[nn.Parameter], max_bytes: float) -> list[_Bucket]:
@@ -257,6 +255,13 @@ def _fill_buckets(parameters: list[nn.Parameter], max_bytes: float) -> list[_Buc
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Return those that need a gradient, each once."""
     return [p for p in dict.fromkeys(parameters) if p.requires_grad]
+
+
+def _laid_out_as(parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+    """Return the gradient in the parameter's own layout, which autograd wants."""
+    if parameter.is_contiguous():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _dense_gradient(parameter: nn.Parameter) -> Tensor:

@@ -195,7 +195,8 @@ class VocabParallelEmbedding(nn.Module):
         # A rank without ids (a vocabulary smaller than the ranks) looks up a row of zeros.
         table = self.weight if self.ids else nn.functional.pad(self.weight, (0, 0, 0, 1))
         rows = nn.functional.embedding((token_ids - self.ids.start) * own, table)
-        return sum_over_ranks(rows * own.unsqueeze(-1), self.group)  # others' ids give zeros here
+        # Others' ids give zeros here, whatever the row is that was looked up in their place.
+        return sum_over_ranks(rows.masked_fill(~own.unsqueeze(-1), 0), self.group)
 
 
 def vocab_parallel_cross_entropy(

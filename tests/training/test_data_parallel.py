@@ -106,6 +106,29 @@ def test_the_plain_functions_give_the_same(ranks: Ranks, stage: str) -> None:
     assert all(result["never"] == [0.0, 0.0] for result in found)
 
 
+def transposed_parameter(rank: int, size: int, stage: str) -> list[list[float]]:
+    """Only rank 1 has a gradient, in the parameter's own layout."""
+    parameter = nn.Parameter(torch.zeros(3, 2).T)
+    if rank == 1:
+        parameter.grad = torch.empty_like(parameter).copy_(torch.arange(6.0).view(2, 3))
+    average = {"each": average_each_gradient, "flat": average_flat_gradient}[stage]
+    average([parameter])
+    return parameter.grad.tolist()
+
+
+@pytest.mark.parametrize("stage", ["each", "flat"])
+def test_a_gradient_that_one_rank_lacks_of_a_parameter_that_is_transposed(
+    ranks: Ranks, stage: str
+) -> None:
+    found = ranks.call(2, transposed_parameter, stage)
+    assert found == [[[0.0, 0.5, 1.0], [1.5, 2.0, 2.5]]] * 2
+
+
+def test_fractions_of_tokens() -> None:
+    assert mean_over_ranks(torch.tensor(1.0), torch.tensor(0.25)).item() == 4.0
+    assert mean_over_ranks(torch.tensor(0.0), 0).item() == 0.0
+
+
 def exact_gradients(rank: int, size: int) -> float:
     """The largest relative difference of a float64 gradient from that of the whole batch."""
     torch.manual_seed(0)

@@ -207,6 +207,17 @@ def test_a_rank_without_ids_gives_zeros(ranks: Ranks) -> None:
     assert [gradient for _, gradient in found] == [0.0, 6.0]
 
 
+def infinite_first_rows(rank: int, size: int) -> list[list[float]]:
+    layer = VocabParallelEmbedding(4, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[float("inf")] * 2, [float(rank)] * 2]))
+    return layer(torch.tensor([1, 3])).tolist()
+
+
+def test_the_ids_of_other_ranks_give_zeros_whatever_the_first_row_is(ranks: Ranks) -> None:
+    assert ranks.call(2, infinite_first_rows) == [[[0.0, 0.0], [1.0, 1.0]]] * 2
+
+
 def drawn_layers(rank: int, size: int) -> tuple[list[list[float]], list[list[float]]]:
     torch.manual_seed(1)
     layers = [ColumnParallelLinear(3, 4), RowParallelLinear(4, 3), VocabParallelEmbedding(4, 3)]
