@@ -159,7 +159,7 @@ def _rounded(value: Any) -> str:
 
 
 SEEDS = st.integers(0, 99)
-LONGEST_AXIS = 300
+LONGEST_AXIS = 2100
 _beside = near_constants(st.sampled_from([1, 1, 2, 3, 5]), 1, LONGEST_AXIS)
 
 
