@@ -5,9 +5,13 @@ batch for each step and a loss for each batch. A resumed run gives the same numb
 never stopped. Everything that a step depends on is either a pure function of the step (batch,
 learning rate) or part of the checkpoint (weights, optimizer, random generators, precision).
 
-What this leaves out: more than one process.
+One process and many ranks run this loop; `run.parallelism` has everything that differs between them
+(training/engine/parallelism.py).
+
+What this leaves out: what a rank does with its part of the model (training/engine/many_ranks.py).
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from lm_core.device import faster_dtype
@@ -32,14 +37,15 @@ from training.activation_checkpointing import checkpoint_blocks
 from training.batching import Batch
 from training.engine.divergence import (
     EXEMPT_STEPS,
+    DivergedError,
     check_figures,
     check_finite,
     check_jump,
     running_loss_after,
 )
+from training.engine.parallelism import OneProcess, Parallelism
 from training.engine.queued_figures import QueuedFigures
-from training.gradient_accumulation import accumulate_gradients
-from training.optimizers import clip_gradients
+from training.engine.stop_signals import StopSignals
 from training.runs.optimizer_settings import Optimizer
 from training.runs.run_checkpoints import RunCheckpoints
 from training.runs.training_settings import TrainingSettings
@@ -65,7 +71,10 @@ class TrainingRun:
         device: where to train.
         description: text for the progress bar.
         loss_sum_of_batch: (model, batch) -> the sum of the losses of its counted tokens, and their
-            number; for settings with micro_batches. None if the task's batches cannot be split.
+            number; for settings with micro_batches, and for many ranks. None if the task's batches
+            cannot be split.
+        parallelism: how the work is spread; by default, it is not.
+        also_continues: fingerprint of a run on many ranks that this run may continue.
     """
 
     model: TransformerLM
@@ -81,6 +90,8 @@ class TrainingRun:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     description: str = "train"
     loss_sum_of_batch: Callable[[TransformerLM, Batch], tuple[Tensor, Tensor | int]] | None = None
+    parallelism: Parallelism = field(default_factory=OneProcess)
+    also_continues: str | None = None
 
 
 @dataclass
@@ -99,6 +110,8 @@ class TrainingState:
         validation_before, validation_after: the first and the latest figures.
         resumed_from: the step of the checkpoint that this process resumed from; None if it started
             the run.
+        unfinished_row: in a checkpoint that was saved before the validation of its step, the row of
+            that step without the validation.
     """
 
     precision: Literal["float32", "bfloat16"]
@@ -112,6 +125,7 @@ class TrainingState:
     validation_before: dict[str, float] = field(default_factory=dict)
     validation_after: dict[str, float] = field(default_factory=dict)
     resumed_from: int | None = None
+    unfinished_row: dict[str, Any] | None = None
 
 
 def train(run: TrainingRun) -> TrainingState:
@@ -120,34 +134,95 @@ def train(run: TrainingRun) -> TrainingState:
     Raises:
         ValueError: the loss or the gradient is not finite, or the loss far above its running mean;
             the message names the step. Or the task's batches cannot be split into micro-batches.
+        StoppedBySignal: SIGTERM or Ctrl-C came; a checkpoint of the last update is saved.
     """
-    settings = run.settings
-    if settings.micro_batches > 1 and run.loss_sum_of_batch is None:
+    _check(run)
+    run.metric_log = run.parallelism.log_of(run.metric_log)
+    if run.settings.activation_checkpointing:
+        checkpoint_blocks(run.model)
+    run.model.to(run.device).train()
+    checkpoints = run.parallelism.checkpoints_of(
+        RunCheckpoints(
+            run.checkpoint_folder,
+            run.fingerprint,
+            run.metric_log,
+            run.companion_files,
+            run.special_token_ids,
+            run.settings.keep_checkpoints,
+            run.also_continues,
+        )
+    )
+    with StopSignals(second_acts=not run.parallelism.saves_before_validation) as signals:
+        try:
+            state, optimizer = _begin_or_resume(run, checkpoints)
+            _update_to_the_end(run, state, optimizer, checkpoints, signals)
+        except UserError:
+            checkpoints.wait()  # the last good one may still be on its way
+            raise
+        checkpoints.finish(run.model, optimizer, state.step, vars(state))
+        if signals.seen is not None:
+            signals.stop(state.step)
+    return state
+
+
+def _check(run: TrainingRun) -> None:
+    settings, parallelism = run.settings, run.parallelism
+    if run.loss_sum_of_batch is None and (
+        settings.micro_batches > 1 or not isinstance(parallelism, OneProcess)
+    ):
         raise UserError(
             f"micro_batches = {settings.micro_batches}, but batches of {run.description} cannot be "
             "split; set micro_batches = 1"
         )
-    if settings.activation_checkpointing:
-        checkpoint_blocks(run.model)
-    run.model.to(run.device).train()
-    optimizer = settings.optimizer_of(run.model.named_parameters(), settings.precision)
-    checkpoints = RunCheckpoints(
-        run.checkpoint_folder,
-        run.fingerprint,
-        run.metric_log,
-        run.companion_files,
-        run.special_token_ids,
-        settings.keep_checkpoints,
+    parallelism.check(settings.batch_size, settings.micro_batches, settings.optimizer)
+
+
+def _begin_or_resume(run: TrainingRun, checkpoints: Any) -> tuple[TrainingState, Optimizer]:
+    """Return the state after a resume, or after step 0 (first validation, first checkpoint)."""
+    saved = checkpoints.find()
+    if saved is not None:
+        state = TrainingState(**(saved.extra | {"resumed_from": saved.step}))
+    else:
+        seed_everything(derived_seed(run.settings.seed, "training loop"))
+        state = run.parallelism.agreed(_choose_precision(run))
+    run.parallelism.wrap(run.model, state.precision)
+    optimizer = run.settings.optimizer_of(run.model.named_parameters(), run.settings.precision)
+    run.parallelism.warm_up(
+        lambda: _forward_and_backward(run, _batch(run, 1)[0], state.precision), run.model
     )
-    state = _begin_or_resume(run, optimizer, checkpoints)
+    if saved is not None:
+        checkpoints.restore(saved, run.model, optimizer)
+        if state.unfinished_row is not None:
+            _finish_row(run, state, state.unfinished_row, checkpoints)
+        return state, optimizer
+    state.validation_before = state.validation_after = _validate(run, state)
+    first_row = {"step": 0, "tokens": 0, "seconds": state.seconds}
+    run.metric_log.append(first_row | state.validation_before)
+    checkpoints.save(run.model, optimizer, 0, vars(state))
+    checkpoints.wait()
+    if checkpoints.failure is not None:
+        raise UserError(checkpoints.failure)
+    return state, optimizer
+
+
+def _update_to_the_end(
+    run: TrainingRun,
+    state: TrainingState,
+    optimizer: Optimizer,
+    checkpoints: Any,
+    signals: StopSignals,
+) -> None:
+    settings, early = run.settings, run.parallelism.saves_before_validation
     left = settings.steps - state.step
     earlier = f" from step {state.step}" if state.step else ""
-    with progress_bar(run.description + earlier, left, "steps") as bar:
+    shown = None if run.parallelism.is_main else Console(quiet=True)
+    with progress_bar(run.description + earlier, left, "steps", shown) as bar:
         queue: deque[_Update] = deque()
         read_at = 0.0
         for step in range(state.step + 1, settings.steps + 1):
             # Begin an update; its loss and its gradient's norm are read once they have arrived.
-            queue.append(_begin_update(run, optimizer, step, state.precision))
+            wants = signals.seen is not None, checkpoints.failure is not None
+            queue.append(_begin_update(run, optimizer, step, state.precision, wants))
             # Validation and checkpoint, if due after it. Both need all updates so far to have
             # ended.
             last = step == settings.steps
@@ -158,30 +233,69 @@ def train(run: TrainingRun) -> TrainingState:
                 row = _end_update(run, queue.popleft(), state, read_at)
                 read_at = time.perf_counter()
                 if validates and not queue:
-                    state.validation_after = _validate(run, state)
-                    row |= state.validation_after
-                run.metric_log.append(row)
+                    if saves and early:
+                        state.unfinished_row = row
+                        _save(run, state, optimizer, checkpoints)
+                    _finish_row(run, state, row, checkpoints)
+                else:
+                    run.metric_log.append(row)
                 bar.advance(1, _note(row, state))
-            if saves:
-                checkpoints.save(run.model, optimizer, step, vars(state))
-    checkpoints.finish()
-    return state
+            if saves and not (early and validates):
+                _save(run, state, optimizer, checkpoints)
+            if not last:
+                _stop_if_asked(run, state, optimizer, checkpoints, signals, queue)
 
 
-def _begin_or_resume(
-    run: TrainingRun, optimizer: Optimizer, checkpoints: RunCheckpoints
-) -> TrainingState:
-    """Return the state after a resume, or after step 0 (first validation, first checkpoint)."""
-    saved = checkpoints.resume(run.model, optimizer)
-    if saved is not None:
-        return TrainingState(**(saved.extra | {"resumed_from": saved.step}))
-    seed_everything(derived_seed(run.settings.seed, "training loop"))
-    state = _choose_precision(run)
-    state.validation_before = state.validation_after = _validate(run, state)
-    first_row = {"step": 0, "tokens": 0, "seconds": state.seconds}
-    run.metric_log.append(first_row | state.validation_before)
-    checkpoints.save(run.model, optimizer, 0, vars(state))
-    return state
+def _stop_if_asked(
+    run: TrainingRun,
+    state: TrainingState,
+    optimizer: Optimizer,
+    checkpoints: Any,
+    signals: StopSignals,
+    queue: "deque[_Update]",
+) -> None:
+    """Save and raise, if a signal has come (to any rank), or a checkpoint could not be saved."""
+    own = signals.seen is not None, checkpoints.failure is not None
+    stops, failed = run.parallelism.decided(own)
+    if failed and run.settings.on_failed_save == "stop":
+        raise UserError(f"{checkpoints.failure or 'a checkpoint was not saved'}; training stops")
+    if not stops:
+        return
+    while queue:
+        run.metric_log.append(_end_update(run, queue.popleft(), state, 0.0))
+    checkpoints.save(run.model, optimizer, state.step, vars(state))
+    checkpoints.wait()
+    if checkpoints.failure is not None:
+        raise UserError(checkpoints.failure)
+    signals.stop(state.step)
+
+
+def _save(run: TrainingRun, state: TrainingState, optimizer: Optimizer, checkpoints: Any) -> None:
+    try:
+        checkpoints.save(run.model, optimizer, state.step, vars(state))
+    except OSError as error:
+        if run.settings.on_failed_save == "stop":
+            raise
+        why = error.strerror or error
+        line = f"{run.description}: the checkpoint of step {state.step} was not saved: {why}"
+        print(f"{line}; the one before is whole", file=sys.stderr)
+
+
+def _finish_row(
+    run: TrainingRun, state: TrainingState, row: dict[str, Any], checkpoints: Any
+) -> None:
+    """Validate, and write the row of the step with the figures.
+
+    A checkpoint that was saved before a validation which shows ruined weights is removed.
+    """
+    try:
+        state.validation_after = _validate(run, state)
+    except DivergedError:
+        if state.unfinished_row is not None:
+            checkpoints.discard(state.step)
+        raise
+    state.unfinished_row = None
+    run.metric_log.append(row | state.validation_after)
 
 
 @dataclass(frozen=True)
@@ -191,7 +305,7 @@ class _Update:
     step: int
     learning_rate: float
     num_tokens: int
-    figures: QueuedFigures  # loss and norm of the gradient
+    figures: QueuedFigures  # loss, norm of the gradient, and with many ranks, votes to stop
     started: float
 
 
@@ -204,37 +318,43 @@ def unread_updates(device: torch.device) -> int:
     return 0 if device.type == "cpu" else 1
 
 
-def _begin_update(run: TrainingRun, optimizer: Optimizer, step: int, precision: str) -> _Update:
-    """Queue one update on the device. Nothing here may wait for the device."""
+def _begin_update(
+    run: TrainingRun,
+    optimizer: Optimizer,
+    step: int,
+    precision: str,
+    wants: tuple[bool, bool] = (False, False),
+) -> _Update:
+    """Queue one update on the device. Nothing here may wait for the device.
+
+    Args:
+        wants: whether this rank wants to stop, and whether it could not save a checkpoint.
+    """
     started = time.perf_counter()
     settings = run.settings
     # 1. the batch and the learning rate: functions of the step's number alone
-    batch = _batch(run, step)
+    batch, num_tokens = _batch(run, step)
     learning_rate = settings.learning_rate_at(step)
     # 2. forward and backward
     loss = _forward_and_backward(run, batch, precision)
     # 3. clip, step, and clear the gradients
-    grad_norm = clip_gradients(run.model.parameters(), settings.max_grad_norm)
-    figures = QueuedFigures(loss, grad_norm)
+    grad_norm = run.parallelism.clip_gradients(run.model.parameters(), settings.max_grad_norm)
+    figures = QueuedFigures(loss, grad_norm, *run.parallelism.votes(wants))
     optimizer.step(learning_rate)
     optimizer.zero_gradients()
-    return _Update(step, learning_rate, batch.num_tokens, figures, started)
+    return _Update(step, learning_rate, num_tokens, figures, started)
 
 
 def _forward_and_backward(run: TrainingRun, batch: Batch, precision: str) -> Tensor:
-    """Leave the gradient of the batch's loss in the model, and return the loss."""
-    loss_sum_of_batch = run.loss_sum_of_batch
-    if run.settings.micro_batches == 1 or loss_sum_of_batch is None:
-        with _precision(run, precision):
-            loss = run.loss_of_batch(run.model, batch)
-        loss.backward()
-        return loss
-
-    def loss_sum(model: TransformerLM, micro_batch: Batch) -> tuple[Tensor, Tensor | int]:
-        with _precision(run, precision):
-            return loss_sum_of_batch(model, micro_batch)
-
-    return accumulate_gradients(run.model, loss_sum, batch.split(run.settings.micro_batches))
+    """Leave the gradient of the global batch's loss in the model, and return the loss."""
+    return run.parallelism.loss_and_gradients(
+        run.model,
+        run.loss_of_batch,
+        run.loss_sum_of_batch,
+        batch,
+        run.settings.micro_batches,
+        lambda: _precision(run, precision),
+    )
 
 
 def _end_update(
@@ -249,7 +369,8 @@ def _end_update(
         ValueError: the loss or the gradient is not finite, or the loss too high. The weights of
             this update and of one begun since are lost; no checkpoint is written in between.
     """
-    loss, grad_norm = update.figures.read()
+    loss, grad_norm, *votes = update.figures.read()
+    run.parallelism.hear(votes)
     check_finite(update.step, loss, grad_norm, update.learning_rate)
     if update.step > max(EXEMPT_STEPS, run.settings.warmup_steps):
         check_jump(update.step, loss, state.running_loss, run.settings.stop_at_deviations)
@@ -270,13 +391,13 @@ def _end_update(
     }
 
 
-def _batch(run: TrainingRun, step: int) -> Batch:
-    """Return the batch of update `step` (counted from 1), checked against the model's
-    vocabulary.
+def _batch(run: TrainingRun, step: int) -> tuple[Batch, int]:
+    """Return this rank's part of the batch of update `step` (counted from 1), checked against the
+    model's vocabulary, and the tokens of the whole batch.
     """
     batch = run.batch_at(step - 1)
     batch.check_ids(run.model.config.vocab_size)
-    return batch.to(run.device)
+    return run.parallelism.own_part(batch, step).to(run.device), batch.num_tokens
 
 
 IN_BFLOAT16 = {"float32": False, "bfloat16": True}  # a precision without a row is an error
@@ -286,7 +407,8 @@ def _precision(run: TrainingRun, name: str) -> torch.autocast:
     """Return the autocast context: weights stay float32, matrix products use bfloat16 if `name`
     says so.
     """
-    return torch.autocast(run.device.type, torch.bfloat16, enabled=IN_BFLOAT16[name])
+    enabled = IN_BFLOAT16[name] and run.parallelism.autocasts()
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled)
 
 
 def _validate(run: TrainingRun, state: TrainingState) -> dict[str, float]:
@@ -309,10 +431,10 @@ def _choose_precision(run: TrainingRun) -> TrainingState:
     """Measure a forward and backward pass of this model, unless the settings name a precision."""
     if run.settings.precision != "auto":
         return TrainingState(run.settings.precision)
-    batch = _batch(run, 1).split(run.settings.micro_batches)[0]
+    batch = _batch(run, 1)[0].split(run.settings.micro_batches)[0]
 
     def forward_and_backward(dtype: torch.dtype) -> None:
-        with _precision(run, "bfloat16" if dtype == torch.bfloat16 else "float32"):
+        with torch.autocast(run.device.type, dtype, enabled=dtype == torch.bfloat16):
             loss = run.loss_of_batch(run.model, batch)
         loss.backward()
         run.model.zero_grad()

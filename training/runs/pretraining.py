@@ -19,6 +19,7 @@ from lm_core.random_state import derived_seed, seed_everything
 from lm_core.settings import Settings
 from training.batching import Batch, WindowBatches
 from training.engine.fused_loss import fused_token_losses
+from training.engine.parallelism import OneProcess, Parallelism
 from training.packed_documents import DocumentBatches, check_documents_stay_apart
 from training.runs.run_checkpoints import run_fingerprint
 from training.runs.validation import evaluate_bits_per_byte
@@ -96,6 +97,7 @@ def pretrain(
     companion_files: dict[str, bytes] | None = None,
     special_token_ids: dict[str, int] | None = None,
     code: dict[str, str] | None = None,
+    parallelism: Parallelism | None = None,
 ) -> TrainingState:
     """Train a model on the "train" split and validate it on the "validation" split.
 
@@ -108,7 +110,9 @@ def pretrain(
         tokenizer_hash: hash of the tokenizer in companion_files; None skips the check.
         companion_files: tokenizer.json and other files to store next to the weights.
         special_token_ids: entries of config.json such as {"eos_token_id": 2}.
-        code: package -> hash of its code; a run is not resumed under other code.
+        code: package -> hash of its code; a run is not resumed under other code, except one that
+            was trained without a hash, on many ranks.
+        parallelism: how the work is spread; by default, it is not.
 
     Raises:
         ValueError: the shards were made with another tokenizer, or are too small; or the model
@@ -122,6 +126,14 @@ def pretrain(
         train_shards, model_config.context_length, training.batch_size, training.seed
     )
 
+    fingerprint = partial(
+        run_fingerprint,
+        stage="pretrain",
+        model=model_config.model_dump(),
+        training=training.deciding(),
+        batches=settings.batches,
+        shards=file_sha256(shards_folder),
+    )
     run = TrainingRun(
         model=_new_model(settings, model_config),
         loss_of_batch=language_model_loss,
@@ -131,17 +143,12 @@ def pretrain(
         settings=training,
         checkpoint_folder=checkpoint_folder,
         metric_log=metric_log,
-        fingerprint=run_fingerprint(
-            stage="pretrain",
-            code=code,
-            model=model_config.model_dump(),
-            training=training.deciding(),
-            batches=settings.batches,
-            shards=file_sha256(shards_folder),
-        ),
+        fingerprint=fingerprint(code=code),
+        also_continues=fingerprint(code=None),
         companion_files=companion_files or {},
         special_token_ids=special_token_ids or {},
         device=pick_device(settings.device),
         description=metric_log.stage,
+        parallelism=parallelism or OneProcess(),
     )
     return train(run)

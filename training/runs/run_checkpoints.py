@@ -51,6 +51,7 @@ class RunCheckpoints:
         special_token_ids: entries of config.json such as {"eos_token_id": 2}.
         keep: number of newest checkpoints to keep. Step 0 is kept as well, as the "before" of every
             comparison.
+        also_continues: fingerprint of another run that counts as this one.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class RunCheckpoints:
     companion_files: dict[str, bytes]
     special_token_ids: dict[str, int] = field(default_factory=dict)
     keep: int = 2
+    also_continues: str | None = None
 
     def save(
         self, model: TransformerLM, optimizer: Optimizer, step: int, extra: dict[str, Any]
@@ -79,45 +81,58 @@ class RunCheckpoints:
             remove_path(old)
         return folder
 
-    def finish(self) -> None:
+    failure = None  # a save that fails raises its error at once
+
+    def wait(self) -> None:
+        """A save has ended when it returns."""
+
+    def finish(self, *last: Any) -> None:
         """Remove the checkpoints that were set aside, as the run has ended."""
         remove_path(self.folder / SET_ASIDE)
 
-    def resume(self, model: TransformerLM, optimizer: Optimizer) -> TrainingState | None:
-        """Restore the weights, optimizer and random state of the newest checkpoint.
+    def find(self) -> TrainingState | None:
+        """Return the state of the newest checkpoint of this run; the log then ends with its step.
 
-        The log then ends with the checkpoint's step. Returns None if this run has no checkpoint; no
-        checkpoint and no row are then left in place.
+        Returns None if this run has no checkpoint; no checkpoint and no row are then left in place.
         """
-        remove_unfinished(self.folder)
-        earlier = self.folder / SET_ASIDE
-        if self._fingerprint_in(self.folder) != self.fingerprint:
-            if self._fingerprint_in(earlier) == self.fingerprint:
-                self._bring_back(earlier)
-            else:
-                self._set_aside(earlier)
+        self.choose()
         found = list_checkpoints(self.folder)
         if not found:
             self.metric_log.rewind(-1)
             return None
         state = read_training_state(found[-1])
         self.metric_log.rewind(state.step)
-        saved = from_hugging_face(*read_checkpoint(found[-1]))
+        return state
+
+    def restore(self, state: TrainingState, model: TransformerLM, optimizer: Optimizer) -> None:
+        """Restore the weights, the optimizer and the random state of a checkpoint from `find`."""
+        folder = self.folder / checkpoint_name(state.step)
+        saved = from_hugging_face(*read_checkpoint(folder))
         model.load_state_dict(saved.state_dict())
         optimizer.load_state(state.optimizer)
         restore_random_state(state.random)  # last: building `saved` drew random numbers
-        return state
+
+    def choose(self) -> None:
+        """Set another run's checkpoints aside, or bring those of this run back."""
+        remove_unfinished(self.folder)
+        earlier = self.folder / SET_ASIDE
+        if self._fingerprint_in(self.folder) not in (self.fingerprint, self.also_continues):
+            if self._fingerprint_in(earlier) == self.fingerprint:
+                self._bring_back(earlier)
+            else:
+                self.set_aside()
 
     def _fingerprint_in(self, folder: Path) -> str | None:
         found = list_checkpoints(folder)
         return read_training_state(found[-1]).fingerprint if found else None
 
-    def _set_aside(self, earlier: Path) -> None:
+    def set_aside(self) -> None:
         """Set another run's checkpoints aside.
 
         If some are set aside already, the current ones belong to a run that never ended, and are
         removed.
         """
+        earlier = self.folder / SET_ASIDE
         if not list_checkpoints(earlier) and list_checkpoints(self.folder):
             earlier.mkdir(exist_ok=True)
             write_json(earlier / ROWS, self.metric_log.rows())

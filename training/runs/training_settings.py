@@ -17,6 +17,7 @@ CHANGE_NO_NUMBERS = {
     "validate_every",
     "activation_checkpointing",
     "stop_at_deviations",
+    "on_failed_save",
 }
 
 
@@ -33,6 +34,8 @@ class TrainingSettings(OptimizerSettings):
         max_grad_norm: gradients with a larger norm are scaled down to it.
         checkpoint_every, keep_checkpoints: updates between checkpoints; number of newest ones to
             keep, besides step 0.
+        on_failed_save: whether to "stop" or to "continue" when a checkpoint cannot be written, for
+            example because the disk is full.
         validate_every: updates between validations; the loop always validates before the first and
             after the last.
         precision: "float32", "bfloat16", or "auto", which measures this model on this device and
@@ -48,6 +51,7 @@ class TrainingSettings(OptimizerSettings):
     max_grad_norm: float = pydantic.Field(default=1.0, gt=0)
     checkpoint_every: int = pydantic.Field(default=200, gt=0)
     keep_checkpoints: int = pydantic.Field(default=2, gt=0)
+    on_failed_save: Literal["stop", "continue"] = "stop"
     validate_every: int = pydantic.Field(default=200, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     stop_at_deviations: float = pydantic.Field(default=10.0, ge=0)

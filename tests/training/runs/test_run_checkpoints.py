@@ -42,6 +42,13 @@ def make_model(seed: int = 0, **changes) -> tuple[TransformerLM, AdamW]:
     return model, AdamW(model.named_parameters())
 
 
+def resume(checkpoints: RunCheckpoints, model: TransformerLM, optimizer: AdamW):
+    state = checkpoints.find()
+    if state is not None:
+        checkpoints.restore(state, model, optimizer)
+    return state
+
+
 def names(folder) -> list[str]:
     return [path.name for path in list_checkpoints(folder)]
 
@@ -65,7 +72,7 @@ def test_a_resume_puts_everything_back(tmp_path, variant):
     drawn = torch.rand(3)
 
     other, other_optimizer = make_model(seed=9, **variant)
-    state = make_checkpoints(tmp_path).resume(other, other_optimizer)
+    state = resume(make_checkpoints(tmp_path), other, other_optimizer)
     assert torch.equal(torch.rand(3), drawn), "the generator's state is restored"
     assert (state.step, state.extra) == (1, {"precision": "float32"})
     for (name, expected), found in zip(model.named_parameters(), other.parameters(), strict=True):
@@ -82,40 +89,40 @@ def test_another_run_is_set_aside_until_the_new_one_has_ended(tmp_path):
     for step in (0, 4):
         one.metric_log.append({"step": step, "loss": 1.0})
         one.save(*make_model(), step, {})
-    assert two.resume(*make_model()) is None
+    assert resume(two, *make_model()) is None
     assert names(tmp_path) == [] and two.metric_log.rows() == []
     two.metric_log.append({"step": 0, "loss": 9.0})
     two.save(*make_model(seed=1), 0, {})  # and then it is interrupted
 
-    assert one.resume(*make_model()).step == 4, "the settings of the first run find it again"
+    assert resume(one, *make_model()).step == 4, "the settings of the first run find it again"
     assert names(tmp_path) == ["step_000000", "step_000004"]
     assert [row["loss"] for row in one.metric_log.rows()] == [1.0, 1.0]
 
-    assert two.resume(*make_model()) is None
+    assert resume(two, *make_model()) is None
     two.save(*make_model(), 0, {})
     two.finish()
-    assert make_checkpoints(tmp_path, "one").resume(*make_model()) is None, "gone for good"
+    assert resume(make_checkpoints(tmp_path, "one"), *make_model()) is None, "gone for good"
     assert (tmp_path / "notes.txt").exists()
 
 
 def test_of_two_unfinished_runs_the_finished_one_outlives_both(tmp_path):
     for fingerprint in ("finished", "broken off", "broken off too"):
         checkpoints = make_checkpoints(tmp_path, fingerprint)
-        checkpoints.resume(*make_model())
+        resume(checkpoints, *make_model())
         checkpoints.save(*make_model(), 3, {})
-    assert make_checkpoints(tmp_path, "finished").resume(*make_model()).step == 3
+    assert resume(make_checkpoints(tmp_path, "finished"), *make_model()).step == 3
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     make_checkpoints(tmp_path).save(*make_model(), 4, {})
     (tmp_path / ".unfinished-abcstep_000008").mkdir()
-    assert make_checkpoints(tmp_path).resume(*make_model()).step == 4
+    assert resume(make_checkpoints(tmp_path), *make_model()).step == 4
     assert names(tmp_path) == ["step_000004"]
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_no_checkpoint_is_no_resume(tmp_path):
-    assert make_checkpoints(tmp_path / "absent").resume(*make_model()) is None
+    assert resume(make_checkpoints(tmp_path / "absent"), *make_model()) is None
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys():
