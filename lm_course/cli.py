@@ -3,8 +3,9 @@ results.
 
 A user error ends in one line on standard error and exit status 2. Any other error ends in one line
 that says whose it is and where its traceback is kept, and in exit status 1, as does a run in which
-a step failed. Ctrl-C ends in one line and exit status 130, as shells expect. The stages are
-imported inside the commands, after `--impl` has set LM_STAND_INS.
+a step failed. Ctrl-C ends in one line and exit status 130, as shells expect; during training, it
+saves a checkpoint first. SIGTERM does so too, and then ends with status 0, as schedulers expect.
+The stages are imported inside the commands, after `--impl` has set LM_STAND_INS.
 """
 
 import itertools
@@ -358,7 +359,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the message below is already the answer
         message = "stopped; finished work is complete, and the same command resumes from there"
-        _stop(message, INTERRUPTED)
+        _stop(message, 0 if Interrupts.saved_after == "SIGTERM" else INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as error:

@@ -9,6 +9,7 @@ class Interrupts:
     """The handler of SIGINT while a command runs, and whether it has been called."""
 
     seen = False
+    saved_after = ""  # the signal after which training has saved a checkpoint, such as "SIGTERM"
 
     @classmethod
     def take(cls, signal_number: int, frame: object) -> NoReturn:

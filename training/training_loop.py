@@ -75,6 +75,7 @@ class TrainingRun:
             cannot be split.
         parallelism: how the work is spread; by default, it is not.
         also_continues: fingerprint of a run on many ranks that this run may continue.
+        name_batch: the batch of an update, counted from 0, in words, for messages.
     """
 
     model: TransformerLM
@@ -92,6 +93,7 @@ class TrainingRun:
     loss_sum_of_batch: Callable[[TransformerLM, Batch], tuple[Tensor, Tensor | int]] | None = None
     parallelism: Parallelism = field(default_factory=OneProcess)
     also_continues: str | None = None
+    name_batch: Callable[[int], str] | None = None
 
 
 @dataclass
@@ -183,7 +185,9 @@ def _begin_or_resume(run: TrainingRun, checkpoints: Any) -> tuple[TrainingState,
     if saved is not None:
         state = TrainingState(**(saved.extra | {"resumed_from": saved.step}))
     else:
-        seed_everything(derived_seed(run.settings.seed, "training loop"))
+        seed_everything(
+            derived_seed(run.settings.seed, "training loop", *run.parallelism.seed_names)
+        )
         state = run.parallelism.agreed(_choose_precision(run))
     run.parallelism.wrap(run.model, state.precision)
     optimizer = run.settings.optimizer_of(run.model.named_parameters(), run.settings.precision)
@@ -371,9 +375,15 @@ def _end_update(
     """
     loss, grad_norm, *votes = update.figures.read()
     run.parallelism.hear(votes)
-    check_finite(update.step, loss, grad_norm, update.learning_rate)
-    if update.step > max(EXEMPT_STEPS, run.settings.warmup_steps):
-        check_jump(update.step, loss, state.running_loss, run.settings.stop_at_deviations)
+    try:
+        check_finite(update.step, loss, grad_norm, update.learning_rate)
+        if update.step > max(EXEMPT_STEPS, run.settings.warmup_steps):
+            check_jump(update.step, loss, state.running_loss, run.settings.stop_at_deviations)
+    except DivergedError as error:
+        if run.name_batch is None:
+            raise
+        batch = run.name_batch(update.step - 1)
+        raise DivergedError(f"{error}; the batch was {batch}", update.step) from None
     state.running_loss = running_loss_after(loss, state.running_loss)
     seconds = time.perf_counter() - max(update.started, read_at)
     state.step, state.loss = update.step, loss

@@ -1,4 +1,8 @@
-"""The step `pretrain`: train a language model on the shards."""
+"""The step `pretrain`: train a language model on the shards, in one process.
+
+The section [parallel] is for `torchrun -m training.engine RECIPE`, which trains the same on many
+ranks.
+"""
 
 from typing import Any
 
@@ -10,6 +14,7 @@ from lm_course.pipeline.step import Step, StepContext
 from scaling_laws.compute_budget import multiplied_parameters
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import tokenizer_hash
+from training.engine.parallelism import ParallelSettings
 from training.runs.pretraining import PretrainSettings, pretrain
 from transformer_lm.model_cost import count_parameters
 from transformer_lm.weights.pretrained import load_model
@@ -44,7 +49,7 @@ STEP = Step(
         f"{s['parameters']:,} parameters, {s['validation_bits_per_byte_before']:.2f} → "
         f"{s['validation_bits_per_byte_after']:.2f} bits per byte, {s['precision']}"
     ),
-    settings={"pretrain": PretrainSettings},
+    settings={"pretrain": PretrainSettings, "parallel": ParallelSettings},
     reads=("tokenizer", "shards"),
     writes=("checkpoints/pretrain",),
 )

@@ -230,6 +230,7 @@ def _run_in_order(
                 step, recipe, paths, code[step.name], step.name in force, mirror
             )
         except BaseException as error:  # sys.exit(), or a panic in Rust
+            Interrupts.saved_after = getattr(error, "signal_name", "")
             Interrupts.raise_if_seen()
             if isinstance(error, KeyboardInterrupt | BrokenPipeError) or out_of_space(error):
                 raise

@@ -65,6 +65,24 @@ def test_ctrl_c_ends_in_one_line_and_the_step_is_not_recorded(before_pretraining
     assert not list(run.folder.rglob(".unfinished-*"))
 
 
+def test_sigterm_in_training_saves_and_ends_with_status_0(shrunk_run, before_pretraining) -> None:
+    run = before_pretraining
+    process = run.start(*run.with_recipe("pretrain"))
+    wait_for(lambda: any(step > 5 for step, _, _ in losses(run)), process)
+    os.kill(process.pid, signal.SIGTERM)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    assert "Traceback" not in error
+    assert error.splitlines()[-1].startswith("lm: stopped; finished work is complete")
+    assert not (run.folder / "steps" / "pretrain.json").exists()
+    stopped = losses(run)[-1][0]
+    saved = run.folder / "checkpoints" / "pretrain" / f"step_{stopped:06}"
+    assert stopped < 60 and saved.is_dir(), "between two checkpoints"
+    done = run.lm_recipe("pretrain")
+    assert done.returncode == 0, done.stderr
+    assert losses(run) == losses(shrunk_run)
+
+
 AIMED_AT = """
 import os, signal, sys
 from pathlib import Path

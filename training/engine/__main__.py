@@ -9,8 +9,10 @@ What this leaves out: the other steps of a recipe, which run in one process (`lm
 """
 
 import argparse
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
@@ -25,15 +27,18 @@ from filelock import FileLock, Timeout
 from lm_core.artifact_paths import RunPaths, read_json
 from lm_core.device import pick_device
 from lm_core.formats.metric_log import MetricLog
-from lm_core.formats.token_shards import TokenShards
+from lm_core.formats.token_shards import MANIFEST, TokenShards
 from lm_core.settings import Settings, load_settings
 from lm_core.special_tokens import END_OF_TEXT
 from lm_core.user_error import UserError
-from training.engine.agreement import in_one_line, on_all, on_main
+from training.engine.agreement import in_one_line, is_of_the_group, on_all, on_main
 from training.engine.many_ranks import ManyRanks
 from training.engine.parallelism import OneProcess, Parallelism, ParallelSettings
 from training.engine.stop_signals import StoppedBySignal
 from training.runs.pretraining import PretrainSettings, pretrain
+
+# DTensor's advice about gathering matrices that both axes divide, for a whole checkpoint.
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 STAGE = "pretrain"
 OTHER_RANK_FAILED = (
@@ -90,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say_once(in_one_line(error))
         return 2
     except RuntimeError as error:  # of a collective whose other ranks are gone
-        if not _is_of_the_group(error):
+        if not is_of_the_group(error):
             raise
         _say_once(OTHER_RANK_FAILED)
         return 1
@@ -106,7 +111,9 @@ def _train(given: argparse.Namespace) -> None:
     device = _device_of_rank(recipe.pretrain.device)
     _join(device, recipe.parallel.timeout)
     ranks = ManyRanks(recipe.parallel, device)
-    ranks.check_agreement(recipe.model_dump(mode="json"))
+    manifest = RunPaths(Path(recipe.run.folder) / recipe.run.name).shards / MANIFEST
+    shards = manifest.read_text() if manifest.exists() else None
+    ranks.check_agreement([recipe.model_dump(mode="json"), shards])
     settings = recipe.pretrain.model_copy(update={"device": str(device)})
     _train_in_group(given, recipe, ranks, settings)
     dist.destroy_process_group()
@@ -218,13 +225,6 @@ def _join(device: torch.device, seconds: float) -> None:
         ) from None
 
 
-def _is_of_the_group(error: RuntimeError) -> bool:
-    if isinstance(error, dist.DistError):
-        return True
-    words = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Timed out waiting")
-    return any(word in str(error) for word in words)
-
-
 def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
@@ -238,11 +238,22 @@ def _say_once(line: str) -> None:
     if dist.is_initialized():
         try:
             store = dist.distributed_c10d._get_default_store()
-            if store.add("engine/failed", 1) > 1:
-                return
+            is_first = store.add("engine/failed", 1) == 1
+            if is_first:
+                _say(f"{STAGE}: {line}")
+            if _is_main() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                _wait_for_others(store)  # the store ends with this process
+            return
         except RuntimeError:  # the store's process is gone
             pass
     _say(f"{STAGE}: {line}")
+
+
+def _wait_for_others(store: dist.Store) -> None:
+    """Wait until all ranks have failed too, for two seconds at most."""
+    until = time.monotonic() + 2
+    while store.add("engine/failed", 0) < dist.get_world_size() and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ def on_all(function: Callable[[], Value]) -> Value:
     return value
 
 
+def is_of_the_group(error: BaseException) -> bool:
+    """Return whether a collective failed, because another rank has ended or does not answer."""
+    words = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Timed out waiting")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
 def in_one_line(error: BaseException) -> str:
     """Return what went wrong, in one line."""
     if out_of_space(error):

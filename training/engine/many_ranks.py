@@ -80,6 +80,7 @@ class ManyRanks:
         axes = ("data", "tensor")
         mesh = init_device_mesh(device.type, (self.size // tensor, tensor), mesh_dim_names=axes)
         self.data, self.tensor = mesh["data"], mesh["tensor"]
+        self.seed_names = (self.data.get_local_rank(),)
         self.replica: DistributedDataParallel | None = None
         self.heard: Sequence[float] = (0.0, 0.0)
 
@@ -233,7 +234,7 @@ class ManyRanks:
 
     def checkpoints_of(self, whole: RunCheckpoints) -> ShardedCheckpoints:
         """Return the sharded checkpoints, which lie beside those of a run in one process."""
-        return ShardedCheckpoints(whole, self.is_main)
+        return ShardedCheckpoints(whole, self.is_main, self.seed_names)
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ class Parallelism(Protocol):
 
     is_main: bool
     saves_before_validation: bool
+    seed_names: tuple[int, ...]  # so that ranks with different parts of a batch draw other numbers
 
     def check(self, batch_size: int, micro_batches: int, optimizer: str) -> None:
         """Raise UserError if these settings do not fit the number of ranks."""
@@ -107,6 +108,7 @@ class OneProcess:
 
     is_main = True
     saves_before_validation = False
+    seed_names = ()
 
     def check(self, batch_size: int, micro_batches: int, optimizer: str) -> None:
         return

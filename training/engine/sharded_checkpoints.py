@@ -39,7 +39,7 @@ from lm_core.random_state import (
     seed_everything,
 )
 from lm_core.user_error import UserError
-from training.engine.agreement import in_one_line, on_main
+from training.engine.agreement import in_one_line, is_of_the_group, on_main
 from training.runs.optimizer_settings import Optimizer
 from training.runs.run_checkpoints import RunCheckpoints
 from transformer_lm.language_model import TransformerLM
@@ -55,11 +55,15 @@ class ShardedCheckpoints:
     Args:
         whole: those of a run in one process, beside which they lie.
         is_main: whether this is rank 0.
+        seed_names: for new random numbers on a rank that the run did not have before.
     """
 
-    def __init__(self, whole: RunCheckpoints, is_main: bool) -> None:
+    def __init__(
+        self, whole: RunCheckpoints, is_main: bool, seed_names: tuple[int, ...] = ()
+    ) -> None:
         self.whole = whole
         self.is_main = is_main
+        self.seed_names = seed_names
         self.all_runs = whole.folder / SHARDED
         self.folder = self.all_runs / whole.fingerprint[:16]
         self.group = dist.new_group(backend="gloo")  # the thread's own collectives
@@ -115,7 +119,7 @@ class ShardedCheckpoints:
         if own:
             restore_random_state({n.removeprefix(self._prefix): t for n, t in own.items()})
         else:  # a rank that the earlier run did not have
-            seed_everything(derived_seed(state.step, self.whole.fingerprint, self._prefix))
+            seed_everything(derived_seed(state.step, self.whole.fingerprint, *self.seed_names))
 
     @property
     def _prefix(self) -> str:
@@ -148,6 +152,10 @@ class ShardedCheckpoints:
                 for old in list_checkpoints(self.folder)[: -self.whole.keep]:
                     remove_path(old)
         except (CheckpointException, OSError, RuntimeError) as error:
+            if is_of_the_group(error):
+                raise dist.DistError(
+                    str(error)
+                ) from None  # for whoever waits; another rank is gone
             self.failure = (
                 f"the checkpoint of step {described['step']} was not saved: {_first_cause(error)}"
             )

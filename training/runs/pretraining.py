@@ -78,6 +78,13 @@ def _validation_figures(
     }
 
 
+def _named(kind: str, numbers: list[int]) -> str:
+    """Return the items of a batch for a message; a long list is cut."""
+    what = {"windows": "windows", "documents": "rows of documents"}[kind]
+    listed = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"{what} {listed} of the training shards"
+
+
 def _new_model(settings: PretrainSettings, config: ModelConfig) -> TransformerLM:
     """Return a model that can be trained on the batches of the settings."""
     seed_everything(derived_seed(settings.training.seed, "initial weights"))
@@ -150,5 +157,6 @@ def pretrain(
         device=pick_device(settings.device),
         description=metric_log.stage,
         parallelism=parallelism or OneProcess(),
+        name_batch=lambda step: _named(settings.batches, batches.sampler.indices_at(step)),
     )
     return train(run)

@@ -12,6 +12,7 @@ from lm_core.formats.checkpoint_files import list_checkpoints
 from lm_core.user_error import UserError
 from training import training_loop
 from training.engine.many_ranks import global_norm
+from training.runs import pretraining
 from transformer_lm.weights.pretrained import load_model
 
 sys.path.append(str(Path(__file__).parent))
@@ -163,6 +164,32 @@ def test_the_checkpoints_that_are_kept(on_four):
     sharded = list((folder / "sharded").iterdir())
     assert [path.name for path in list_checkpoints(sharded[0])] == ["step_000014", "step_000020"]
     assert not list(folder.rglob(".unfinished-*"))
+
+
+def drawing(rank: int, size: int, root: str) -> list[float]:
+    """Train with a loss that draws random numbers, as dropout would: straight, and with a stop."""
+    loss_sum, drawn = pretraining.language_model_loss_sum, []
+
+    def noisy(model, batch):
+        value, count = loss_sum(model, batch)
+        drawn.append(torch.rand(()))
+        return value * (0.5 + drawn[-1]), count
+
+    pretraining.language_model_loss_sum = noisy
+    train(Path(root) / "straight", ranks=True)
+    first = drawn[1].item()  # after the one of the warm-up
+    torch.rand(7)  # another process would not have this generator's state either
+    run_until(Path(root) / "stopped", (), 9)
+    torch.rand(7)
+    train(Path(root) / "stopped", ranks=True)
+    return [first]
+
+
+def test_the_random_state_of_each_rank_is_restored(tmp_path, ranks):
+    straight, stopped = make_run(tmp_path / "straight"), make_run(tmp_path / "stopped")
+    first = ranks.call(2, drawing, str(tmp_path))
+    assert first[0] != first[1], "ranks that read other parts of a batch draw other numbers"
+    assert rows(stopped) == rows(straight)
 
 
 DOCUMENTS = ("pretrain.batches=documents", "pretrain.training.micro_batches=2")
