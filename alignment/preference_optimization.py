@@ -50,7 +50,8 @@ from lm_core.settings import Settings
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import Batch
 from training.runs.run_checkpoints import run_fingerprint
-from training.training_loop import TrainingRun, TrainingSettings, train
+from training.runs.training_settings import TrainingSettings
+from training.training_loop import TrainingRun, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.token_id_check import check_token_ids
 from transformer_lm.weights.pretrained import load_model

@@ -35,7 +35,8 @@ from lm_core.user_error import UserError
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.batching import Batch
 from training.runs.run_checkpoints import run_fingerprint
-from training.training_loop import TrainingRun, TrainingSettings, TrainingState, train
+from training.runs.training_settings import TrainingSettings
+from training.training_loop import TrainingRun, TrainingState, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.token_id_check import check_token_ids
 from transformer_lm.weights.pretrained import load_model

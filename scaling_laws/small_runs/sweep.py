@@ -32,7 +32,7 @@ from scaling_laws.parametric_fit import BOOTSTRAPS
 from scaling_laws.small_runs.runs_csv import FinishedRun, write_runs_csv
 from training.runs.finished_runs import RunSeries
 from training.runs.pretraining import PretrainSettings
-from training.training_loop import TrainingSettings
+from training.runs.training_settings import TrainingSettings
 from transformer_lm.model_config import ModelConfig, ModelShape
 
 FEWEST_VALIDATION_TOKENS = 2000  # a mean over fewer is too noisy to compare sizes

@@ -22,7 +22,7 @@ from lm_core.formats.checkpoint_files import latest_checkpoint
 from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.user_error import UserError
 from training.batching import Batch
-from training.training_loop import TrainingSettings
+from training.runs.training_settings import TrainingSettings
 from transformer_lm.weights.pretrained import load_model
 
 TEXTS = [

@@ -13,7 +13,8 @@ from lm_core.user_error import UserError
 from training.activation_checkpointing import checkpoint_blocks, checkpointed
 from training.batching import Batch
 from training.runs.pretraining import language_model_loss
-from training.training_loop import TrainingRun, TrainingSettings, train
+from training.runs.training_settings import TrainingSettings
+from training.training_loop import TrainingRun, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import (

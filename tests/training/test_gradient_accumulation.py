@@ -7,11 +7,12 @@ from torch import nn
 from lm_core.formats.checkpoint_files import read_training_state
 from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.user_error import UserError
-from training import training_loop
 from training.batching import Batch
+from training.engine import parallelism
 from training.gradient_accumulation import accumulate_gradients
 from training.runs.pretraining import language_model_loss, language_model_loss_sum
-from training.training_loop import TrainingRun, TrainingSettings, train
+from training.runs.training_settings import TrainingSettings
+from training.training_loop import TrainingRun, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
@@ -153,9 +154,9 @@ def make_run(folder, micro_batches: int, **changes) -> TrainingRun:
 @pytest.mark.parametrize("micro_batches", [2, 3, 5])
 def test_a_run_with_micro_batches_gives_the_same_numbers(tmp_path, micro_batches, monkeypatch):
     clipped = []
-    clip = training_loop.clip_gradients
+    clip = parallelism.clip_gradients
     monkeypatch.setattr(
-        training_loop, "clip_gradients", lambda *given: clipped.append(1) or clip(*given)
+        parallelism, "clip_gradients", lambda *given: clipped.append(1) or clip(*given)
     )
     train(make_run(tmp_path / "whole", 1, max_grad_norm=0.1))
     train(make_run(tmp_path / "parts", micro_batches, max_grad_norm=0.1))

@@ -19,7 +19,8 @@ from training.loss import cross_entropy
 from training.optimizers import AdamW
 from training.runs import optimizer_settings
 from training.runs.pretraining import language_model_loss
-from training.training_loop import TrainingRun, TrainingSettings, train
+from training.runs.training_settings import TrainingSettings
+from training.training_loop import TrainingRun, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.weights.pretrained import load_model

@@ -1,1 +1,3 @@
-"""Faster training steps, and a stop for runs that diverge; neither changes the computed results."""
+"""Faster training steps, a stop for runs that diverge, and training on many ranks, with the same
+numbers to rounding.
+"""

@@ -45,7 +45,7 @@ class ParallelSettings(Settings):
 
 @runtime_checkable
 class Parallelism(Protocol):
-    """What the training loop asks of `OneProcess` and `ManyRanks`."""
+    """The questions of the training loop to `OneProcess` and `ManyRanks`."""
 
     is_main: bool
     saves_before_validation: bool

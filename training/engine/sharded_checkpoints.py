@@ -153,9 +153,7 @@ class ShardedCheckpoints:
                     remove_path(old)
         except (CheckpointException, OSError, RuntimeError) as error:
             if is_of_the_group(error):
-                raise dist.DistError(
-                    str(error)
-                ) from None  # for whoever waits; another rank is gone
+                raise dist.DistError(str(error)) from None  # raised again by `wait`
             self.failure = (
                 f"the checkpoint of step {described['step']} was not saved: {_first_cause(error)}"
             )

@@ -22,8 +22,9 @@ from training.engine.fused_loss import fused_token_losses
 from training.engine.parallelism import OneProcess, Parallelism
 from training.packed_documents import DocumentBatches, check_documents_stay_apart
 from training.runs.run_checkpoints import run_fingerprint
+from training.runs.training_settings import TrainingSettings
 from training.runs.validation import evaluate_bits_per_byte
-from training.training_loop import TrainingRun, TrainingSettings, TrainingState, train
+from training.training_loop import TrainingRun, TrainingState, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig, ModelShape
 
@@ -94,6 +95,19 @@ def _new_model(settings: PretrainSettings, config: ModelConfig) -> TransformerLM
     return model
 
 
+def _fingerprint(
+    settings: PretrainSettings, config: ModelConfig, shards: str, code: dict[str, str] | None
+) -> str:
+    return run_fingerprint(
+        stage="pretrain",
+        code=code,
+        model=config.model_dump(),
+        training=settings.training.deciding(),
+        batches=settings.batches,
+        shards=shards,
+    )
+
+
 def pretrain(
     settings: PretrainSettings,
     shards_folder: Path,
@@ -133,14 +147,7 @@ def pretrain(
         train_shards, model_config.context_length, training.batch_size, training.seed
     )
 
-    fingerprint = partial(
-        run_fingerprint,
-        stage="pretrain",
-        model=model_config.model_dump(),
-        training=training.deciding(),
-        batches=settings.batches,
-        shards=file_sha256(shards_folder),
-    )
+    shards_hash = file_sha256(shards_folder)
     run = TrainingRun(
         model=_new_model(settings, model_config),
         loss_of_batch=language_model_loss,
@@ -150,8 +157,8 @@ def pretrain(
         settings=training,
         checkpoint_folder=checkpoint_folder,
         metric_log=metric_log,
-        fingerprint=fingerprint(code=code),
-        also_continues=fingerprint(code=None),
+        fingerprint=_fingerprint(settings, model_config, shards_hash, code),
+        also_continues=_fingerprint(settings, model_config, shards_hash, None),
         companion_files=companion_files or {},
         special_token_ids=special_token_ids or {},
         device=pick_device(settings.device),

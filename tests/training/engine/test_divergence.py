@@ -10,7 +10,8 @@ from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.user_error import UserError
 from training.batching import Batch
 from training.engine.divergence import DivergedError, check_jump, running_loss_after
-from training.training_loop import TrainingRun, TrainingSettings, train
+from training.runs.training_settings import TrainingSettings
+from training.training_loop import TrainingRun, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 

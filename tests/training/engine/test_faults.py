@@ -1,4 +1,4 @@
-"""What a person sees when something breaks: a signal, a killed rank, a full disk, NaN, and bad
+"""The end of a run by a signal, a killed rank, a full disk, NaN, and bad
 input.
 """
 

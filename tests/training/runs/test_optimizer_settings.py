@@ -13,8 +13,9 @@ from training.optimizers import Muon, MuonWithAdamW
 from training.runs import optimizer_settings
 from training.runs.optimizer_settings import Optimizer, OptimizerSettings
 from training.runs.pretraining import PretrainSettings, language_model_loss
+from training.runs.training_settings import TrainingSettings
 from training.schedules import learning_rate_at, linear_decay_at, warmup_stable_decay_at
-from training.training_loop import TrainingRun, TrainingSettings, TrainingState, train
+from training.training_loop import TrainingRun, TrainingState, train
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
