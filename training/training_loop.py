@@ -14,6 +14,8 @@ What this leaves out: what a rank does with its part of the model (training/engi
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +44,15 @@ from training.engine.divergence import (
 )
 from training.engine.parallelism import OneProcess
 from training.engine.queued_figures import QueuedFigures
+from training.engine.step_statistics import (
+    gradient_norms,
+    residual_sizes,
+    utilization,
+    watched_blocks,
+)
 from training.engine.stop_signals import StopSignals
 from training.runs.optimizer_settings import Optimizer
+from training.runs.progress_note import ProgressNote
 from training.runs.run_checkpoints import RunCheckpoints
 from training.runs.training_run import TrainingRun, TrainingState
 
@@ -58,6 +67,9 @@ def train(run: TrainingRun) -> TrainingState:
     """
     _check(run)
     run.metric_log = run.parallelism.log_of(run.metric_log)
+    if run.settings.compile:
+        for block in run.model.blocks:
+            block.forward = torch.compile(block.forward)
     if run.settings.activation_checkpointing:
         checkpoint_blocks(run.model)
     run.model.to(run.device).train()
@@ -139,6 +151,7 @@ def _update_to_the_end(
     earlier = f" from step {state.step}" if state.step else ""
     shown = None if run.parallelism.is_main else Console(quiet=True)
     with progress_bar(run.description + earlier, left, "steps", shown) as bar:
+        note = ProgressNote(settings.steps, bar.live is not None)
         queue: deque[_Update] = deque()
         read_at = 0.0
         for step in range(state.step + 1, settings.steps + 1):
@@ -161,7 +174,7 @@ def _update_to_the_end(
                     _finish_row(run, state, row, checkpoints)
                 else:
                     run.metric_log.append(row)
-                bar.advance(1, _note(row, state))
+                bar.advance(1, note.after(row, state))
             if saves and not (early and validates):
                 _save(run, state, optimizer, checkpoints)
             if not last:
@@ -227,8 +240,9 @@ class _Update:
     step: int
     learning_rate: float
     num_tokens: int
-    figures: QueuedFigures  # loss, norm of the gradient, and with many ranks, votes to stop
+    figures: QueuedFigures  # loss, norm of the gradient, statistics, and ranks' votes to stop
     started: float
+    statistics: Sequence[str] = ()  # their names
 
 
 def unread_updates(device: torch.device) -> int:
@@ -258,13 +272,17 @@ def _begin_update(
     batch, num_tokens = _batch(run, step)
     learning_rate = settings.learning_rate_at(step)
     # 2. forward and backward
-    loss = _forward_and_backward(run, batch, precision)
+    due = settings.statistics_every > 0 and step % settings.statistics_every == 0
+    with watched_blocks(run.model) if due else nullcontext([]) as squares:
+        loss = _forward_and_backward(run, batch, precision)
+    statistics = gradient_norms(run.model.named_parameters()) if due else {}
+    statistics |= residual_sizes(squares, run.parallelism.mean)
     # 3. clip, step, and clear the gradients
     grad_norm = run.parallelism.clip_gradients(run.model.parameters(), settings.max_grad_norm)
-    figures = QueuedFigures(loss, grad_norm, *run.parallelism.votes(wants))
+    figures = QueuedFigures(loss, grad_norm, *statistics.values(), *run.parallelism.votes(wants))
     optimizer.step(learning_rate)
     optimizer.zero_gradients()
-    return _Update(step, learning_rate, num_tokens, figures, started)
+    return _Update(step, learning_rate, num_tokens, figures, started, tuple(statistics))
 
 
 def _forward_and_backward(run: TrainingRun, batch: Batch, precision: str) -> Tensor:
@@ -291,8 +309,9 @@ def _end_update(
         ValueError: the loss or the gradient is not finite, or the loss too high. The weights of
             this update and of one begun since are lost; no checkpoint is written in between.
     """
-    loss, grad_norm, *votes = update.figures.read()
-    run.parallelism.hear(votes)
+    loss, grad_norm, *others = update.figures.read()
+    statistics = dict(zip(update.statistics, others, strict=False))
+    run.parallelism.hear(others[len(statistics) :])
     try:
         check_finite(update.step, loss, grad_norm, update.learning_rate)
         if update.step > max(EXEMPT_STEPS, run.settings.warmup_steps):
@@ -308,7 +327,7 @@ def _end_update(
     state.tokens += update.num_tokens
     state.seconds += seconds
     state.update_seconds += seconds
-    return {
+    row = {
         "step": update.step,
         "tokens": state.tokens,
         "seconds": state.seconds,
@@ -317,6 +336,11 @@ def _end_update(
         "grad_norm": grad_norm,
         "tokens_per_second": update.num_tokens / seconds,
     }
+    if statistics:
+        speed = row["tokens_per_second"] / run.parallelism.size
+        row |= statistics
+        row |= utilization(run.model.config, speed, run.device, state.precision)
+    return row
 
 
 def _batch(run: TrainingRun, step: int) -> tuple[Batch, int]:
@@ -372,13 +396,3 @@ def _choose_precision(run: TrainingRun) -> TrainingState:
     restore_random_state(before)
     name = "bfloat16" if dtype == torch.bfloat16 else "float32"
     return TrainingState(name, bfloat16_advantage=advantage)
-
-
-def _note(row: dict[str, Any], state: TrainingState) -> str:
-    """Return the text that the progress bar shows next to the count, with the first validation
-    figure.
-    """
-    note = f"loss {row['loss']:.2f} · {row['tokens_per_second']:,.0f} tokens/s"
-    for name, value in list(state.validation_after.items())[:1]:
-        note += f" · {name.replace('_', ' ')} {value:.3f}"
-    return note

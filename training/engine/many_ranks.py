@@ -21,7 +21,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lm_core.formats.metric_log import MetricLog
@@ -30,6 +29,7 @@ from lm_core.user_error import UserError
 from training.batching import Batch
 from training.engine.parallelism import Autocast, LossSum, ParallelSettings
 from training.engine.sharded_checkpoints import ShardedCheckpoints
+from training.engine.step_statistics import global_norm, local_part
 from training.engine.tensor_blocks import divide_blocks
 from training.runs.run_checkpoints import RunCheckpoints
 
@@ -189,7 +189,7 @@ class ManyRanks:
         # The engines divide the sum of the ranks' gradients by their number.
         scale = (self.data_ranks / sums[1]).float()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        torch._foreach_mul_([_local(gradient) for gradient in gradients], scale)
+        torch._foreach_mul_([local_part(gradient) for gradient in gradients], scale)
         return (sums[0] / sums[1]).float()
 
     def _synchronize_gradients(self, model: nn.Module, wanted: bool) -> None:
@@ -204,8 +204,14 @@ class ManyRanks:
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = global_norm(gradients)
         factor = (max_norm / norm).clamp(max=1.0)
-        torch._foreach_mul_([_local(gradient) for gradient in gradients], factor)
+        torch._foreach_mul_([local_part(gradient) for gradient in gradients], factor)
         return norm
+
+    def mean(self, figure: Tensor) -> Tensor:
+        """Return the mean of a figure over the ranks."""
+        total = figure / self.size
+        dist.all_reduce(total)
+        return total
 
     def votes(self, wants: tuple[bool, bool]) -> tuple[Tensor, ...]:
         """Return how many ranks want to stop, and how many could not save a checkpoint."""
@@ -235,30 +241,3 @@ class ManyRanks:
     def checkpoints_of(self, whole: RunCheckpoints) -> ShardedCheckpoints:
         """Return the sharded checkpoints, which lie beside those of a run in one process."""
         return ShardedCheckpoints(whole, self.is_main, self.seed_names)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def global_norm(gradients: list[Tensor]) -> Tensor:
-    """Return the norm of all gradients as one vector; sharded ones are added up over their ranks.
-
-    Gradients that lie on their ranks in the same way need one all-reduce for each axis.
-    """
-    groups: dict[Any, list[Tensor]] = {}
-    for gradient in gradients:
-        kind = None
-        if isinstance(gradient, DTensor):
-            kind = gradient.device_mesh, gradient.placements
-        groups.setdefault(kind, []).append(_local(gradient))
-    total = torch.zeros(())
-    for kind, tensors in groups.items():
-        square = torch.stack(torch._foreach_norm(tensors)).square().sum()
-        if kind is not None:
-            mesh, placements = kind
-            for axis, placement in enumerate(placements):
-                if not placement.is_replicate():
-                    dist.all_reduce(square, group=mesh.get_group(axis))
-        total = total.to(square) + square
-    return total.sqrt()

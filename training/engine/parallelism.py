@@ -48,6 +48,7 @@ class Parallelism(Protocol):
     """The questions of the training loop to `OneProcess` and `ManyRanks`."""
 
     is_main: bool
+    size: int  # number of ranks
     saves_before_validation: bool
     seed_names: tuple[int, ...]  # so that ranks with different parts of a batch draw other numbers
 
@@ -82,6 +83,9 @@ class Parallelism(Protocol):
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         """Scale all gradients to a global norm of at most `max_norm`; return the norm before."""
 
+    def mean(self, figure: Tensor) -> Tensor:
+        """Return the mean of a figure over the ranks."""
+
     def votes(self, wants: tuple[bool, bool]) -> tuple[Tensor, ...]:
         """Return how many ranks want to stop, and how many could not save a checkpoint; nothing in
         one process.
@@ -107,6 +111,7 @@ class OneProcess:
     """One process: the whole batch, and nothing to agree on."""
 
     is_main = True
+    size = 1
     saves_before_validation = False
     seed_names = ()
 
@@ -148,6 +153,9 @@ class OneProcess:
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         return clip_gradients(parameters, max_norm)
+
+    def mean(self, figure: Tensor) -> Tensor:
+        return figure
 
     def votes(self, wants: tuple[bool, bool]) -> tuple[Tensor, ...]:
         return ()

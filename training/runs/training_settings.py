@@ -18,6 +18,7 @@ CHANGE_NO_NUMBERS = {
     "activation_checkpointing",
     "stop_at_deviations",
     "on_failed_save",
+    "statistics_every",
 }
 
 
@@ -42,6 +43,11 @@ class TrainingSettings(OptimizerSettings):
             uses the faster.
         stop_at_deviations: the run stops at a loss this many standard deviations above its running
             mean, but not in the first 100 steps or the warm-up; 0 for never.
+        compile: whether blocks are compiled by torch.compile: faster after a first step of about a
+            minute, and rounded otherwise.
+        statistics_every: steps between rows that also have utilization, memory, gradient norms by
+            kind and the size of the residual stream (training/engine/step_statistics.py); 0 for
+            none.
         seed: for the initial weights, the order of the data and the random generators.
     """
 
@@ -55,6 +61,8 @@ class TrainingSettings(OptimizerSettings):
     validate_every: int = pydantic.Field(default=200, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     stop_at_deviations: float = pydantic.Field(default=10.0, ge=0)
+    compile: bool = False
+    statistics_every: int = pydantic.Field(default=0, ge=0)
     seed: int = 0
 
     @pydantic.model_validator(mode="after")

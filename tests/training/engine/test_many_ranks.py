@@ -11,7 +11,6 @@ import torch
 from lm_core.formats.checkpoint_files import list_checkpoints
 from lm_core.user_error import UserError
 from training import training_loop
-from training.engine.many_ranks import global_norm
 from training.runs import pretraining
 from transformer_lm.weights.pretrained import load_model
 
@@ -195,7 +194,15 @@ def test_the_random_state_of_each_rank_is_restored(tmp_path, ranks):
 DOCUMENTS = ("pretrain.batches=documents", "pretrain.training.micro_batches=2")
 NARROW = ("pretrain.training.precision=bfloat16", "parallel.data=fsdp")
 MUON = ("pretrain.training.optimizer=muon",)
-ON_TWO = (DOCUMENTS, (*DOCUMENTS, "parallel.data=fsdp"), NARROW, MUON)
+STATISTICS = ("pretrain.training.statistics_every=10",)
+ON_TWO = (
+    DOCUMENTS,
+    (*DOCUMENTS, "parallel.data=fsdp"),
+    NARROW,
+    MUON,
+    STATISTICS,
+    (*STATISTICS, "parallel.data=fsdp", "parallel.tensor=2"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +276,14 @@ def test_settings_that_do_not_fit_the_ranks(tmp_path, ranks):
         assert words in line
 
 
-def test_the_norm_of_tensors_that_are_whole():
-    gradients = [torch.tensor([3.0]), torch.tensor([[4.0, 12.0]])]
-    assert global_norm(gradients).item() == pytest.approx(13.0)
+def test_statistics_of_many_ranks_are_those_of_one_process(tmp_path, on_two):
+    one = make_run(tmp_path)
+    train(one, STATISTICS)
+    for number in (4, 5):
+        for row in (10, 20):
+            expected, found = (
+                {k: v for k, v in rows(root)[row].items() if k.startswith(("grad_norm", "resid"))}
+                for root in (one, on_two / str(number))
+            )
+            assert "residual_rms/1" in expected and "grad_norm/attention.output" in expected
+            assert found == pytest.approx(expected, rel=1e-4)
