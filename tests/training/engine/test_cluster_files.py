@@ -47,6 +47,7 @@ def check(root: Path, one: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[0]) == 21
 
 
+@pytest.mark.slow
 def test_the_slurm_script(tmp_path):
     root, programs = make_run(tmp_path / "two"), tmp_path / "programs"
     programs.mkdir()
@@ -71,6 +72,7 @@ def test_the_slurm_script(tmp_path):
     check(root, make_run(tmp_path / "one"))
 
 
+@pytest.mark.slow
 def test_the_kubernetes_job(tmp_path):
     root = make_run(tmp_path / "two")
     text = (CLUSTER / "pretrain_kubernetes.yaml").read_text()

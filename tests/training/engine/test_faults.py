@@ -89,6 +89,7 @@ def wait_for_step(process: subprocess.Popen, root: Path, step: int) -> None:
 LONG = ("--set", "pretrain.training.steps=4000")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_rank_saves_and_ends_all_with_status_0(tmp_path, number):
     root = make_run(tmp_path)
@@ -118,6 +119,7 @@ def test_a_killed_rank_ends_the_others_with_one_line(tmp_path):
     assert "training_loop.py" not in error, "no traceback but torchrun's own"
 
 
+@pytest.mark.slow
 def test_ranks_with_other_settings_are_refused(tmp_path):
     root, port = make_run(tmp_path), free_port()
     statuses, lines = outcome(
@@ -130,6 +132,7 @@ def test_ranks_with_other_settings_are_refused(tmp_path):
     assert len(lines) == 1 and "settings or shards of rank 1 differ from those of" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_line(tmp_path):
     root = make_run(tmp_path)
     with socket.socket() as listener:
@@ -197,6 +200,7 @@ def with_a_bad_batch(rank: int, size: int, root: str, overrides: tuple[str, ...]
     return train_to_an_error(root, overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["ddp", "fsdp"])
 def test_a_nan_on_one_rank_stops_all_and_keeps_the_last_good_checkpoint(tmp_path, data):
     root, pool = make_run(tmp_path), Ranks()
@@ -251,6 +255,7 @@ def on_a_full_disk(rank: int, size: int, root: str, choice: str) -> str:
     return train_to_an_error(root, (f"pretrain.training.on_failed_save={choice}",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["stop", "continue"])
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, choice, capfd):
     root, pool = make_run(tmp_path), Ranks()

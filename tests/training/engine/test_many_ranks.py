@@ -87,7 +87,10 @@ def straight_and_stopped(rank: int, size: int, root: str, overrides: tuple[str, 
     return {name: vars(state) for name, state in states.items()}
 
 
-@pytest.fixture(scope="module", params=SPREADS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SPREADS if name != "fsdp"]
+
+
+@pytest.fixture(scope="module", params=["fsdp", *SLOW])
 def on_four(request, tmp_path_factory) -> tuple[str, Path, list[dict]]:
     """How the work was spread, the folder of the runs, and the states of the four ranks."""
     root = tmp_path_factory.mktemp("four")
@@ -184,6 +187,7 @@ def drawing(rank: int, size: int, root: str) -> list[float]:
     return [first]
 
 
+@pytest.mark.slow
 def test_the_random_state_of_each_rank_is_restored(tmp_path, ranks):
     straight, stopped = make_run(tmp_path / "straight"), make_run(tmp_path / "stopped")
     first = ranks.call(2, drawing, str(tmp_path))
@@ -214,6 +218,7 @@ def on_two(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_micro_batches_of_packed_documents(tmp_path, on_two):
     """Ranks and micro-batches then hold different numbers of tokens."""
     one = make_run(tmp_path)
@@ -222,6 +227,7 @@ def test_micro_batches_of_packed_documents(tmp_path, on_two):
         check_curve(rows(on_two / str(number)), rows(one))
 
 
+@pytest.mark.slow
 def test_bfloat16_with_sharded_weights_keeps_float32_shards(straight, on_two):
     folder = on_two / "2" / "runs/tiny/checkpoints/pretrain/step_000020"
     weights = load_model(folder, dtype=None)
@@ -233,6 +239,7 @@ def test_bfloat16_with_sharded_weights_keeps_float32_shards(straight, on_two):
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
+@pytest.mark.slow
 def test_muon_on_replicas(tmp_path, on_two):
     one = make_run(tmp_path)
     train(one, MUON)
@@ -276,6 +283,7 @@ def test_settings_that_do_not_fit_the_ranks(tmp_path, ranks):
         assert words in line
 
 
+@pytest.mark.slow
 def test_statistics_of_many_ranks_are_those_of_one_process(tmp_path, on_two):
     one = make_run(tmp_path)
     train(one, STATISTICS)
