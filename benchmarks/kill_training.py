@@ -125,7 +125,9 @@ def main() -> None:
         }
     print(f"weights equal bit for bit: {same['weights']}; log equal: {same['log']}")
     result = {"data": given.data, "kills": table, **same}
-    (HERE / "kill_training_results.json").write_text(json.dumps(result, indent=2) + "\n")
+    (HERE / f"kill_training_results_{given.data}.json").write_text(
+        json.dumps(result, indent=2) + "\n"
+    )
     if not all(same.values()):
         raise SystemExit(1)
 

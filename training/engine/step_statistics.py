@@ -14,7 +14,6 @@ What this leaves out: histograms, and figures of single layers' gradients.
 
 import functools
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lm_core.device import synchronize
 from transformer_lm.model_config import ModelConfig
@@ -70,6 +68,8 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Return the most memory that this process has held so far, of the device or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # Windows has none
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -124,7 +124,7 @@ def global_norm(gradients: list[Tensor]) -> Tensor:
     groups: dict[Any, list[Tensor]] = {}
     for gradient in gradients:
         kind = None
-        if isinstance(gradient, DTensor):
+        if is_sharded(gradient):
             kind = gradient.device_mesh, gradient.placements
         groups.setdefault(kind, []).append(local_part(gradient))
     total = torch.zeros(())
@@ -141,4 +141,9 @@ def global_norm(gradients: list[Tensor]) -> Tensor:
 
 def local_part(tensor: Tensor) -> Tensor:
     """Return this rank's part of a sharded tensor, or a tensor that is not sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether this is a DTensor. Importing its class takes a second."""
+    return hasattr(tensor, "to_local")

@@ -195,6 +195,38 @@ def test_the_random_state_of_each_rank_is_restored(tmp_path, ranks):
     assert rows(stopped) == rows(straight)
 
 
+def stopped_in_validation(rank: int, size: int, root: str, overrides: tuple[str, ...]) -> list:
+    """End in the validation of step 10, whose checkpoint is saved already; then resume."""
+    train(Path(root) / "straight", overrides, ranks=True)
+    validate = training_loop._validate
+
+    def killing(run, state):
+        if state.step == 10:
+            raise Killed
+        return validate(run, state)
+
+    training_loop._validate = killing
+    try:
+        train(Path(root) / "stopped", overrides, ranks=True)
+    except Killed:
+        pass
+    finally:
+        training_loop._validate = validate
+    run_until(Path(root) / "later", overrides, 12)  # the row of step 10 is then in the log
+    states = [train(Path(root) / name, overrides, ranks=True) for name in ("stopped", "later")]
+    return [state.resumed_from for state in states]
+
+
+def test_a_run_that_ends_in_a_validation_has_saved_and_validates_again(tmp_path, ranks):
+    straight, *others = (make_run(tmp_path / name) for name in ("straight", "stopped", "later"))
+    changes = ("parallel.data=fsdp", "pretrain.training.checkpoint_every=5")
+    assert ranks.call(2, stopped_in_validation, str(tmp_path), changes) == [[10, 10], [10, 10]]
+    for root in others:
+        assert "validation_loss" in rows(root)[10]
+        assert rows(root) == rows(straight)
+        assert last_weights(root) == last_weights(straight)
+
+
 DOCUMENTS = ("pretrain.batches=documents", "pretrain.training.micro_batches=2")
 NARROW = ("pretrain.training.precision=bfloat16", "parallel.data=fsdp")
 MUON = ("pretrain.training.optimizer=muon",)
