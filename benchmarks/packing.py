@@ -127,6 +127,41 @@ def measure(
     }
 
 
+def batches_of(
+    documents: list[np.ndarray], rows: list[list[int]], steps: int, rows_each: int, context: int
+) -> dict[str, list[Batch]]:
+    """Return the batches of each way; the same documents in all three."""
+    order = np.random.default_rng(1).permutation(len(rows))
+    batches: dict[str, list[Batch]] = {
+        "packed": [],
+        "padded to context": [],
+        "padded to longest": [],
+    }
+    for start in range(0, steps * rows_each, rows_each):
+        chosen = [rows[order[n % len(rows)]] for n in range(start, start + rows_each)]
+        some = [documents[n] for row in chosen for n in row]
+        batches["packed"].append(packed_batch(some))
+        batches["padded to context"].append(padded_batch(some, context))
+        batches["padded to longest"].append(padded_batch(some))
+    return batches
+
+
+def demo_model(context: int) -> TransformerLM:
+    """Return a new model of the demo's shape."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=VOCAB,
+        context_length=context,
+        d_model=256,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        d_ff=704,
+        tie_embeddings=False,
+    )
+    return TransformerLM(config).train()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=9)
@@ -142,30 +177,8 @@ def main() -> None:
     lengths = [len(document) - 1 for document in documents]
     rows = best_fit_rows(lengths, options.context)
     efficiency = packing_efficiency(lengths, rows, options.context)
-    order = np.random.default_rng(1).permutation(len(rows))
-    batches: dict[str, list[Batch]] = {
-        "packed": [],
-        "padded to context": [],
-        "padded to longest": [],
-    }
-    for start in range(0, options.steps * options.rows, options.rows):
-        chosen = [rows[order[n % len(rows)]] for n in range(start, start + options.rows)]
-        some = [documents[n] for row in chosen for n in row]
-        batches["packed"].append(packed_batch(some))
-        batches["padded to context"].append(padded_batch(some, options.context))
-        batches["padded to longest"].append(padded_batch(some))
-    torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=VOCAB,
-        context_length=options.context,
-        d_model=256,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=2,
-        d_ff=704,
-        tie_embeddings=False,
-    )
-    model = TransformerLM(config).train()
+    batches = batches_of(documents, rows, options.steps, options.rows, options.context)
+    model = demo_model(options.context)
     with torch.no_grad():
         losses = [loss_of(model, batches[name][0], options.dtype).item() for name in batches]
     assert max(losses) - min(losses) < 1e-2, f"not the same documents: losses {losses}"

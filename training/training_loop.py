@@ -42,7 +42,7 @@ from training.engine.divergence import (
     check_jump,
     running_loss_after,
 )
-from training.engine.parallelism import OneProcess
+from training.engine.parallelism import LossOfBatch, OneProcess
 from training.engine.queued_figures import QueuedFigures
 from training.engine.step_statistics import (
     gradient_norms,
@@ -287,14 +287,13 @@ def _begin_update(
 
 def _forward_and_backward(run: TrainingRun, batch: Batch, precision: str) -> Tensor:
     """Leave the gradient of the global batch's loss in the model, and return the loss."""
-    return run.parallelism.loss_and_gradients(
-        run.model,
+    loss = LossOfBatch(
         run.loss_of_batch,
         run.loss_sum_of_batch,
-        batch,
         run.settings.micro_batches,
         lambda: _precision(run, precision),
     )
+    return run.parallelism.loss_and_gradients(run.model, loss, batch)
 
 
 def _end_update(

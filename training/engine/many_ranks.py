@@ -27,7 +27,7 @@ from lm_core.formats.metric_log import MetricLog
 from lm_core.random_state import capture_random_state, restore_random_state
 from lm_core.user_error import UserError
 from training.batching import Batch
-from training.engine.parallelism import Autocast, LossSum, ParallelSettings
+from training.engine.parallelism import LossOfBatch, ParallelSettings
 from training.engine.sharded_checkpoints import ShardedCheckpoints
 from training.engine.step_statistics import global_norm, local_part
 from training.engine.tensor_blocks import divide_blocks
@@ -159,28 +159,18 @@ class ManyRanks:
             )
         return parts[self.data.get_local_rank()]
 
-    def loss_and_gradients(
-        self,
-        model: nn.Module,
-        loss: Callable[[Any, Batch], Tensor],
-        loss_sum: LossSum | None,
-        batch: Batch,
-        micro_batches: int,
-        autocast: Autocast,
-    ) -> Tensor:
+    def loss_and_gradients(self, model: nn.Module, loss: LossOfBatch, batch: Batch) -> Tensor:
         """Leave the gradient of the global batch's mean loss in the model; return that loss."""
-        assert loss_sum is not None, "the loop refuses tasks without it"
+        assert loss.total is not None, "the loop refuses tasks without it"
         computing = self.replica or model
-        parts = batch.split(micro_batches)
+        parts = batch.split(loss.micro_batches)
         sums = torch.zeros(2, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
         sums = sums.to(self.device)
-        for number in range(micro_batches):
-            self._synchronize_gradients(model, number == micro_batches - 1)
-            with autocast():
-                value, count = loss_sum(computing, parts[min(number, len(parts) - 1)])
-            if number >= len(
-                parts
-            ):  # fewer documents than parts: all ranks start equal collectives
+        for number in range(loss.micro_batches):
+            self._synchronize_gradients(model, number == loss.micro_batches - 1)
+            with loss.autocast():
+                value, count = loss.total(computing, parts[min(number, len(parts) - 1)])
+            if number >= len(parts):  # fewer documents than parts: all ranks start the same
                 value, count = 0 * value, 0 * count
             value.backward()
             sums[0] += value.detach()

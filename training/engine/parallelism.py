@@ -9,6 +9,7 @@ What this leaves out: several processes (training/engine/many_ranks.py).
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import pydantic
@@ -22,8 +23,24 @@ from training.optimizers import clip_gradients
 from training.runs.run_checkpoints import RunCheckpoints
 
 Value = TypeVar("Value")
-LossSum = Callable[[Any, Batch], tuple[Tensor, Tensor | int]]
-Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class LossOfBatch:
+    """How the loss of a batch is computed.
+
+    Attributes:
+        mean: (model, batch) -> the mean loss.
+        total: (model, batch) -> the sum of the losses of the counted tokens, and their number; None
+            if a batch of this task cannot be split.
+        micro_batches: number of parts that go through the model one after another.
+        autocast: makes the context in which the model computes.
+    """
+
+    mean: Callable[[Any, Batch], Tensor]
+    total: Callable[[Any, Batch], tuple[Tensor, Tensor | int]] | None
+    micro_batches: int = 1
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 class ParallelSettings(Settings):
@@ -69,15 +86,7 @@ class Parallelism(Protocol):
     def own_part(self, batch: Batch, step: int) -> Batch:
         """Return this rank's part of the global batch."""
 
-    def loss_and_gradients(
-        self,
-        model: nn.Module,
-        loss: Callable[[Any, Batch], Tensor],
-        loss_sum: LossSum | None,
-        batch: Batch,
-        micro_batches: int,
-        autocast: Autocast,
-    ) -> Tensor:
+    def loss_and_gradients(self, model: nn.Module, loss: LossOfBatch, batch: Batch) -> Tensor:
         """Leave the gradient of the global batch's mean loss in the model; return that loss."""
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
@@ -130,26 +139,19 @@ class OneProcess:
     def own_part(self, batch: Batch, step: int) -> Batch:
         return batch
 
-    def loss_and_gradients(
-        self,
-        model: nn.Module,
-        loss: Callable[[Any, Batch], Tensor],
-        loss_sum: LossSum | None,
-        batch: Batch,
-        micro_batches: int,
-        autocast: Autocast = nullcontext,
-    ) -> Tensor:
-        if micro_batches == 1 or loss_sum is None:
-            with autocast():
-                value = loss(model, batch)
+    def loss_and_gradients(self, model: nn.Module, loss: LossOfBatch, batch: Batch) -> Tensor:
+        total = loss.total
+        if loss.micro_batches == 1 or total is None:
+            with loss.autocast():
+                value = loss.mean(model, batch)
             value.backward()
             return value
 
         def loss_sum_of(model: nn.Module, micro_batch: Batch) -> tuple[Tensor, Tensor | int]:
-            with autocast():
-                return loss_sum(model, micro_batch)
+            with loss.autocast():
+                return total(model, micro_batch)
 
-        return accumulate_gradients(model, loss_sum_of, batch.split(micro_batches))
+        return accumulate_gradients(model, loss_sum_of, batch.split(loss.micro_batches))
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         return clip_gradients(parameters, max_norm)
