@@ -1,19 +1,15 @@
 """Oracles for batches and for memory (a3.7 to a3.10): none imports the code under test."""
 
-import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-import torch.utils.checkpoint as torchs_checkpoint
 from torch import Tensor
 
 from lm_course.containment.counted_work import TensorCounter
-from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import Words, check_equal, check_true, shown
 
 # Types of token arrays; ">u2" has its bytes in the other order.
@@ -265,29 +261,3 @@ class AliveBytes(TensorCounter):
 
 def plainly(function: Callable[..., Any], *inputs: Any) -> Any:
     return function(*inputs)
-
-
-def load_for_gradients() -> None:
-    """Load what PyTorch loads for the first gradient that it is given (half a second, once)."""
-    importlib.import_module("torch.fx.experimental.symbolic_shapes")
-
-
-@contextmanager
-def without_torchs_checkpoint() -> Iterator[None]:
-    """Refuse PyTorch's own checkpoint, whatever name it was imported under."""
-    names = ("_checkpoint_without_reentrant_generator", "CheckpointFunction", "_checkpoint_hook")
-    kept = {name: getattr(torchs_checkpoint, name) for name in names}
-
-    class Refused:
-        def __init__(self, *given: Any, **named: Any) -> None:
-            raise GradedFailure("checkpointed calls PyTorch's own checkpoint: write it yourself")
-
-        apply = __init__
-
-    for name in names:
-        setattr(torchs_checkpoint, name, Refused)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(torchs_checkpoint, name, value)

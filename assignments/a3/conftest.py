@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from lm_course.containment.counted_work import TensorCounter
 from lm_course.grading.check_outcome import GradedFailure
@@ -52,6 +53,21 @@ def own_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
         (clipping, "_clip_grads_with_norm_", "torch.nn.utils.clip_grads_with_norm_"),
     ]:
         monkeypatch.setattr(owner, part, _refusal(name))
+
+
+@pytest.fixture
+def own_checkpoint(monkeypatch: pytest.MonkeyPatch, gradients_loaded: None) -> None:
+    """Let PyTorch's own checkpoint fail, whatever name it was imported under."""
+    refuse = _refusal("torch.utils.checkpoint")
+    monkeypatch.setattr(checkpoint, "_checkpoint_without_reentrant_generator", refuse)
+    monkeypatch.setattr(checkpoint.CheckpointFunction, "apply", refuse)
+    monkeypatch.setattr(checkpoint._checkpoint_hook, "__init__", refuse)
+
+
+@pytest.fixture(scope="session")
+def gradients_loaded() -> None:
+    """Load the parts for the first gradient of an autograd.Function (half a second, once)."""
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")
 
 
 @pytest.fixture(scope="session")

