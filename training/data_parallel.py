@@ -35,6 +35,7 @@ from training.collectives.group_operations import (
     broadcast_from_first,
     rank_and_size,
 )
+from training.collectives.named_wrapper import NamedWrapper
 
 
 def average_each_gradient(parameters: Iterable[nn.Parameter], group: Group = None) -> None:
@@ -85,7 +86,7 @@ def mean_over_ranks(
     return total * size / torch.where(counts == 0, 1, counts)
 
 
-class DataParallel(nn.Module):
+class DataParallel(NamedWrapper):
     """A module whose gradients are averaged over the ranks while backward runs.
 
     Call `finish_gradient_synchronization` between backward and clipping or the optimizer's step.
@@ -186,16 +187,6 @@ class DataParallel(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load a state of the module itself; every rank loads the same one."""
         return self.module.load_state_dict(*args, **kwargs)
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the module's parameters under its own names."""
-        return self.module.named_parameters(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("module"), name)
 
 
 class _Bucket:

@@ -22,7 +22,7 @@ that need whole matrices (Muon); a first pass that records the order in which un
 Rajbhandari et al., 2020 (ZeRO), section 5.3. Zhao et al., 2023 (PyTorch FSDP).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -38,10 +38,11 @@ from training.collectives.group_operations import (
     broadcast_from_first,
     rank_and_size,
 )
+from training.collectives.named_wrapper import NamedWrapper
 from training.collectives.sharded_units import Unit, divide
 
 
-class FullySharded(nn.Module):
+class FullySharded(NamedWrapper):
     """A module of which this rank keeps 1/N.
 
     The parameters of rank 0 replace those of the others at the start. `parameters()` yields this
@@ -242,16 +243,6 @@ class FullySharded(nn.Module):
             copies = [tensor.clone() for tensor in tensors]
             whole.update(zip(unit.shards, copies, strict=True))
         return {name: whole[shard] for name, shard in self.named_parameters()}
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield this rank's shards under the module's own names."""
-        return self.module.named_parameters(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("module"), name)
 
     def _apply(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError("convert or move the module before it is sharded, not afterwards")

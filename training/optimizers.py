@@ -112,16 +112,21 @@ class AdamW:
         Raises:
             ValueError: it belongs to a model with other parameters.
         """
-        mismatched = self.state().keys() ^ tensors.keys()
-        if mismatched:
-            raise UserError(
-                f"the optimizer's saved state belongs to another model ({len(mismatched)} names "
-                f"differ, first {min(mismatched)}); train again from the start"
-            )
+        _check_names("the optimizer", self.state(), tensors)
         self.steps = int(tensors["steps"])
         for name in self.parameters:
             self.means[name].copy_(tensors[f"mean/{name}"])
             self.squares[name].copy_(tensors[f"square/{name}"])
+
+
+def _check_names(owner: str, state: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Raise UserError unless the saved tensors are those that a state has."""
+    mismatched = state.keys() ^ tensors.keys()
+    if mismatched:
+        raise UserError(
+            f"{owner}'s saved state belongs to another model ({len(mismatched)} names differ, "
+            f"first {min(mismatched)}); train again from the start"
+        )
 
 
 @torch.no_grad()
@@ -274,12 +279,7 @@ class Muon:
         Raises:
             ValueError: it belongs to a model with other parameters.
         """
-        mismatched = self.state().keys() ^ tensors.keys()
-        if mismatched:
-            raise UserError(
-                f"Muon's saved state belongs to another model ({len(mismatched)} names differ, "
-                f"first {min(mismatched)}); train again from the start"
-            )
+        _check_names("Muon", self.state(), tensors)
         self.dtype = tensors["dtype"].dtype
         for name, mean in self.means.items():
             mean.copy_(tensors[f"mean/{name}"])
