@@ -7,8 +7,8 @@ from torch import nn
 
 
 class NamedWrapper(nn.Module):
-    """The base of wrappers: `named_parameters` and other attributes are those of `module`, which the
-    subclass sets.
+    """The base of wrappers: `named_parameters` and other attributes are those of `module`,
+    which the subclass sets.
     """
 
     module: nn.Module
