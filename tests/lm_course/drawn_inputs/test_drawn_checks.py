@@ -21,7 +21,13 @@ from lm_course.drawn_inputs.drawn_checks import (
     check_drawn_contracts,
     check_drawn_inputs,
 )
-from lm_course.drawn_inputs.input_spaces import Raised, Returned, Space, arguments
+from lm_course.drawn_inputs.input_spaces import (
+    Raised,
+    Returned,
+    Space,
+    arguments,
+    outcome_of_reference,
+)
 from lm_course.drawn_inputs.reference_process import Drawn, ReferenceProcess, ask
 from lm_course.grading.check_outcome import GradedFailure
 from tokenizer_bpe import naive_training, pretokenization
@@ -207,6 +213,17 @@ def test_what_a_message_must_name(reference) -> None:
     check_drawn_inputs(inputs, refuse("special token {} is empty"))
     with pytest.raises(GradedFailure, match="the message of split_special_tokens lacks a part"):
         check_drawn_inputs(inputs, refuse("special token {}1 is empty"))
+
+
+def test_an_oracle_may_refuse_an_input() -> None:
+    def oracle(word: str) -> str:
+        if not word:
+            raise ValueError("an empty word")
+        return word.upper()
+
+    space = Space("a1.3", "a.b.shout", arguments({"word": st.text()}), oracle=oracle)
+    assert outcome_of_reference(space, {"word": "a"}) == Returned(None, "A")
+    assert outcome_of_reference(space, {"word": ""}) == Raised("ValueError", "an empty word")
 
 
 def test_each_input_is_drawn_anew() -> None:

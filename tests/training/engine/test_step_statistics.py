@@ -77,6 +77,14 @@ def test_the_product_is_faster_than_nothing_and_measured_once(monkeypatch):
     step_statistics.product_flops_per_second.cache_clear()
 
 
+def test_the_fastest_product_counts_two_operations_for_each_multiplication(monkeypatch):
+    seconds = iter([0.0, 3.0, 10.0, 12.0, 20.0, 25.0, 30.0, 34.0, 40.0, 46.0])  # at least 2.0
+    monkeypatch.setattr(step_statistics.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setitem(step_statistics.PRODUCT_SIZES, "cpu", 10)
+    measured = step_statistics.product_flops_per_second.__wrapped__(CPU, torch.float32)
+    assert measured == 2 * 10**3 / 2.0
+
+
 def test_memory_that_was_held_once_counts():
     before = peak_memory_bytes(CPU)
     held = torch.ones(before // 4 + 2**24)  # four bytes each
