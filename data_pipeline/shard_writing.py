@@ -2,7 +2,8 @@
 and validation.
 
 The hash of a document alone decides whether it goes to the validation split, so that it stays there
-when documents are added or their order changes. A special token that a document's text spells out
+when documents are added or their order changes. For one long text, `held_out = "end"` validates on
+the last characters instead, as nanoGPT does. A special token that a document's text spells out
 (`<|endoftext|>` in the README of a tokenizer) is encoded as plain characters: only the pipeline may
 end a document.
 
@@ -11,9 +12,10 @@ weights.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -43,17 +45,55 @@ class ShardSettings(Settings):
     """How to turn documents into shards.
 
     Attributes:
-        validation_share: expected share of documents held out.
+        validation_share: expected share of documents, or share of characters, held out.
+        held_out: "documents" chosen by their hashes, or the "end" of the text: its last characters,
+            whose first document may have begun before them.
         tokens_per_file: a shard file has at most this many tokens.
     """
 
     validation_share: float = Field(default=0.05, gt=0, lt=1)
+    held_out: Literal["documents", "end"] = "documents"
     tokens_per_file: int = Field(default=2**24, ge=1)
 
 
 def split_of(document_id: str, validation_share: float) -> str:
     """Return the split of a document, from its id alone (16 hex digits = 64 random bits)."""
     return VALIDATION if int(document_id, 16) < validation_share * 2**64 else TRAIN
+
+
+class SplitDocument(NamedTuple):
+    """A document in its split, or the part of it that is in this split.
+
+    Attributes:
+        split: TRAIN or VALIDATION.
+        document: the document; of a part, with the text of the part and the id of the whole.
+        is_whole: False for a part that another part follows.
+    """
+
+    split: str
+    document: Document
+    is_whole: bool = True
+
+
+def split_documents(documents_folder: Path, settings: ShardSettings) -> Iterator[SplitDocument]:
+    """Yield the documents in their order, each with its split.
+
+    With held_out = "end", the first int(n (1 - validation_share)) of the n characters are for
+    training. A document across that place is yielded in two parts.
+    """
+    if settings.held_out == "documents":
+        for document in read_documents(documents_folder):
+            yield SplitDocument(split_of(document.id, settings.validation_share), document)
+        return
+    characters = sum(len(document.text) for document in read_documents(documents_folder))
+    left = int(characters * (1 - settings.validation_share))  # characters for training
+    for document in read_documents(documents_folder):
+        first, rest = document.text[:left], document.text[left:]
+        left -= len(first)
+        if first:
+            yield SplitDocument(TRAIN, replace(document, text=first), is_whole=not rest)
+        if rest:
+            yield SplitDocument(VALIDATION, replace(document, text=rest))
 
 
 def encode_as_plain_text(tokenizer: TextEncoder, text: str) -> list[int]:
@@ -82,7 +122,8 @@ def write_token_shards(
 ) -> dict[str, object]:
     """Write both splits into `out_folder`, either both or neither.
 
-    Returns the number of documents and tokens of each split, and of UTF-8 bytes per token. Raises
+    Returns the number of documents and tokens of each split, and of UTF-8 bytes per token. A
+    document that is cut counts in both splits, and its first part has no end-of-text token. Raises
     ValueError if the tokenizer has no end-of-text token, or if a split would be empty.
     """
     if END_OF_TEXT not in tokenizer.special_tokens:
@@ -99,14 +140,14 @@ def write_token_shards(
     )
     total = read_counts(documents_folder)[-1]["documents_out"]
     with writer, progress_bar("encode documents", total, "documents") as bar:
-        for document in read_documents(documents_folder):
-            ids = _encode(tokenizer, document, end_of_text)
-            split = split_of(document.id, settings.validation_share)
-            writer.add(split, ids)
+        for split, document, is_whole in split_documents(documents_folder, settings):
+            ids = encode_as_plain_text(tokenizer, document.text)
+            ids += [end_of_text] if is_whole else []
+            writer.add(split, np.array(ids, dtype=np.int64))
             documents[split] += 1
             tokens[split] += len(ids)
             text_bytes += len(document.text.encode("utf-8"))
-            bar.advance()
+            bar.advance(is_whole)
         check_both_splits(documents, settings)
     return {
         "documents": documents,
@@ -115,15 +156,12 @@ def write_token_shards(
     }
 
 
-def _encode(tokenizer: TextEncoder, document: Document, end_of_text: int) -> np.ndarray:
-    return np.array([*encode_as_plain_text(tokenizer, document.text), end_of_text], dtype=np.int64)
-
-
 def check_both_splits(documents: Mapping[str, int], settings: ShardSettings) -> None:
     """Raise ValueError if a split has no document; `documents` counts them by split."""
     for split, count in documents.items():
         if count == 0:
             raise UserError(
                 f"no document falls into the {split} split: {sum(documents.values())} documents at "
-                f"validation_share={settings.validation_share}; add documents or change the share"
+                f"validation_share={settings.validation_share}; add documents, change the share, "
+                'or validate on the end of the text with shards.held_out = "end"'
             )

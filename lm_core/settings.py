@@ -136,9 +136,8 @@ def _known_keys(settings_type: type[Settings], location: list[str]) -> list[str]
     """Return the field names of the section at `location`."""
     current: Any = settings_type
     for part in location:
-        if part.isdigit():  # an item of a list, such as scaling.sizes.0
-            current = next(iter(get_args(current)), None)
-        else:
+        if not part.isdigit():  # the number of an item in a list, such as scaling.sizes.0
             field = getattr(current, "model_fields", {}).get(part)
-            current = field.annotation if field else None
+            annotation = field.annotation if field else None
+            current = next(iter(get_args(annotation)), annotation)  # of a list, or if optional
     return list(getattr(current, "model_fields", []))

@@ -18,6 +18,8 @@ ASSIGNMENTS = "assignments"
 RECIPES = "recipes"
 WORKSPACE = "workspace"
 DRILLS = "drills"  # in the workspace
+DATA = "data"
+DATA_VARIABLE = "LM_DATA"
 STAND_INS_LINE = "stand_ins_first("  # in the __init__.py of every stage
 NOT_STAGES = ("lm_core", "lm_course")
 
@@ -53,6 +55,14 @@ def _is_checkout(root: Path) -> bool:
 def in_home(name: str | Path) -> Path:
     """Return `name` in the home folder, relative to the current folder, as messages show it."""
     return Path(os.path.relpath(home_folder())) / name
+
+
+def data_folder() -> Path:
+    """Return the folder of downloaded data sets: the one that LM_DATA names, or data/ in the home
+    folder.
+    """
+    given = os.environ.get(DATA_VARIABLE, "")
+    return Path(given).expanduser() if given else in_home(DATA)
 
 
 def shown(path: Path, root: Path = PROJECT) -> str:

@@ -1,3 +1,3 @@
-"""Sources of pages: WARC files, the HTTP responses in them, and the documentation of the Python
-installation.
+"""Sources of pages and texts: WARC files, the HTTP responses in them, the documentation of the
+Python installation, and plain text files.
 """

@@ -26,11 +26,11 @@ from lm_core.device import pick_device
 from lm_core.formats.gguf_container import read_gguf
 from lm_core.special_tokens import END_OF_TEXT, MESSAGE_START, SPECIAL_TOKENS
 from lm_core.user_error import UserError
+from tokenizer_bpe.characters.either_kind import EitherKind
 from tokenizer_bpe.chat_template import encode_chat
 from tokenizer_bpe.formats.missing_bytes import RARE_BYTES
 from tokenizer_bpe.templates.added_tokens import control_tokens
 from tokenizer_bpe.templates.jinja_template import encode_with_template
-from tokenizer_bpe.tokenizer import Tokenizer
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.weights.gguf_file import load_gguf
 from transformer_lm.weights.pretrained import load_model
@@ -48,7 +48,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: TransformerLM, tokenizer: Tokenizer, text_side: TextSide | None = None
+        self, model: TransformerLM, tokenizer: EitherKind, text_side: TextSide | None = None
     ) -> None:
         side = TextSide(tokenizer) if text_side is None else text_side
         missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.special_tokens]
@@ -170,7 +170,7 @@ class Engine:
 
 
 def _rows_with_a_token(
-    model: TransformerLM, tokenizer: Tokenizer, stop_ids: Collection[int]
+    model: TransformerLM, tokenizer: EitherKind, stop_ids: Collection[int]
 ) -> Bool[Tensor, " vocab"] | None:
     """Return the rows of the model that may be sampled: those with a token, and those that end a
     text.
@@ -187,7 +187,7 @@ def _rows_with_a_token(
     return drawable
 
 
-def check_rows(model: TransformerLM, tokenizer: Tokenizer, where: str) -> None:
+def check_rows(model: TransformerLM, tokenizer: EitherKind, where: str) -> None:
     """Raise ValueError if the tokenizer has ids for which the model has no row.
 
     The ids of missing bytes are exempt (see tokenizer_bpe/formats/missing_bytes.py).

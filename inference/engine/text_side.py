@@ -5,7 +5,7 @@ Our own checkpoints have ChatML and three special tokens, each of which ends a t
 name the end of a text in config.json or generation_config.json, and their template shows which
 token closes a message.
 
-What this leaves out: tools, and tokenizers other than BPE.
+What this leaves out: tools, and tokenizers other than BPE and characters.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from lm_core.formats.checkpoint_files import FETCH_AGAIN, foreign_step
 from lm_core.formats.gguf_container import GGUFFile
 from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_core.user_error import UserError
+from tokenizer_bpe.characters.either_kind import EitherKind, read_tokenizer
 from tokenizer_bpe.chat_template import CHAT_TEMPLATE
 from tokenizer_bpe.formats.gguf_vocabulary import (
     adds_first_token,
@@ -48,7 +49,7 @@ class TextSide(NamedTuple):
         first_id: precedes every text that is not a chat; None for nothing.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: EitherKind
     template: JinjaTemplate | None = None
     stop_ids: frozenset[int] | None = None
     first_id: int | None = None
@@ -62,7 +63,7 @@ def text_side_of_folder(folder: Path) -> TextSide:
     if not (folder / TOKENIZER_FILE).is_file():
         step = foreign_step(folder) or "delete this checkpoint folder"
         raise UserError(f"{folder / TOKENIZER_FILE}: no such file; {step}")
-    tokenizer = Tokenizer.from_hugging_face(folder / TOKENIZER_FILE)
+    tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
     template = read_template(folder)
     is_ours = template is None or template.text == CHAT_TEMPLATE
     if is_ours and all(token in tokenizer.special_tokens for token in SPECIAL_TOKENS):
@@ -100,7 +101,7 @@ def _end_ids(config: Any) -> list[int]:
 
 
 def _text_side(
-    tokenizer: Tokenizer, template: JinjaTemplate | None, ends: list[int], first: str | None
+    tokenizer: EitherKind, template: JinjaTemplate | None, ends: list[int], first: str | None
 ) -> TextSide:
     closing = None if template is None else _closing_id(tokenizer, template)
     known = [tokenizer.special_tokens.get(token) for token in SPECIAL_TOKENS]
@@ -109,7 +110,7 @@ def _text_side(
     return TextSide(tokenizer, template, stop_ids, first_id)
 
 
-def _closing_id(tokenizer: Tokenizer, template: JinjaTemplate) -> int | None:
+def _closing_id(tokenizer: EitherKind, template: JinjaTemplate) -> int | None:
     """Return the id that closes a message.
 
     A template that fails raises its error in a chat; continuing text does not need it.

@@ -11,7 +11,7 @@ from lm_core.user_error import UserError
 from lm_course.locations import in_home
 
 if TYPE_CHECKING:
-    from tokenizer_bpe.tokenizer import Tokenizer
+    from tokenizer_bpe.characters.either_kind import EitherKind
 
 RUNS = "runs"
 DEFAULT_RUN = "runs/demo"
@@ -49,7 +49,7 @@ def tokenizer_path(given: Path | None, otherwise: str = "with --tokenizer") -> P
     return file
 
 
-def chosen_tokenizer(given: Path | None, pattern: str | None) -> "Tokenizer":
+def chosen_tokenizer(given: Path | None, pattern: str | None) -> "EitherKind":
     """Read the tokenizer at `tokenizer_path(given)`.
 
     Args:
@@ -60,6 +60,7 @@ def chosen_tokenizer(given: Path | None, pattern: str | None) -> "Tokenizer":
         ValueError: there is no tokenizer, the file is not one, or the pattern is unknown or not
             needed.
     """
+    from tokenizer_bpe.characters.either_kind import read_tokenizer
     from tokenizer_bpe.pretokenization import PATTERNS
     from tokenizer_bpe.tokenizer import Tokenizer
 
@@ -70,4 +71,4 @@ def chosen_tokenizer(given: Path | None, pattern: str | None) -> "Tokenizer":
         return Tokenizer.from_tiktoken_ranks(path, pattern=PATTERNS[pattern or "gpt2"])
     if pattern is not None:
         raise UserError(f"--pattern is only for {RANKS_SUFFIX} files; {path} has its own pattern")
-    return Tokenizer.from_hugging_face(path)
+    return read_tokenizer(path)

@@ -5,9 +5,8 @@ from typing import Any
 from data_pipeline.shard_writing import TRAIN, VALIDATION, ShardSettings, write_token_shards
 from lm_core.formats.documents import text_bytes
 from lm_course.pipeline.step import Step, StepContext
+from tokenizer_bpe.characters.either_kind import read_tokenizer, tokenizer_hash
 from tokenizer_bpe.compiled.lesson_or_compiled import tokenizer_for
-from tokenizer_bpe.tokenizer import Tokenizer
-from tokenizer_bpe.tokenizer_file import tokenizer_hash
 
 
 def shards(context: StepContext) -> dict[str, Any]:
@@ -15,7 +14,7 @@ def shards(context: StepContext) -> dict[str, Any]:
     documents, tokenizer = context.input("documents"), context.input("tokenizer")
     summary = write_token_shards(
         documents,
-        tokenizer_for(Tokenizer.from_hugging_face(tokenizer), text_bytes(documents)),
+        tokenizer_for(read_tokenizer(tokenizer), text_bytes(documents)),
         tokenizer_hash(tokenizer),
         context.output("shards"),
         context.settings,

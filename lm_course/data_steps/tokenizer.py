@@ -1,16 +1,28 @@
-"""The step `tokenizer`: byte-level BPE, trained on the documents of the training split."""
+"""The step `tokenizer`: byte-level BPE, trained on the documents of the training split, or one
+token for each character of all documents.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from data_pipeline.shard_writing import TRAIN, VALIDATION, check_both_splits, split_of
+from pydantic import model_validator
+
+from data_pipeline.shard_writing import (
+    TRAIN,
+    VALIDATION,
+    ShardSettings,
+    check_both_splits,
+    split_documents,
+)
 from lm_core.formats.documents import read_documents, text_bytes
 from lm_core.progress import progress_bar
 from lm_core.special_tokens import SPECIAL_TOKENS
+from lm_core.user_error import UserError
 from lm_course.pipeline.step import Step, StepContext
+from tokenizer_bpe.characters.character_tokenizer import CharacterTokenizer, characters_of
 from tokenizer_bpe.compiled.lesson_or_compiled import takes_compiled
 from tokenizer_bpe.inspection.token_display import visible_text
 from tokenizer_bpe.merge_training import TokenizerSettings
@@ -22,21 +34,69 @@ COMPRESSION_SAMPLE = 200_000  # characters of validation text
 COMPRESSION_POINTS = (0, 16, 64, 256, 1024, 4096, 16384, 65536)  # merges
 
 
+class TokenizerStepSettings(TokenizerSettings):
+    """The `[tokenizer]` section: which kind of tokenizer, and the settings of byte-level BPE.
+
+    Attributes:
+        kind: "bpe", or "characters" for one token for each character of the documents.
+    """
+
+    kind: Literal["bpe", "characters"] = "bpe"
+
+    @model_validator(mode="after")
+    def _characters_need_no_settings(self) -> "TokenizerStepSettings":
+        given = sorted(self.model_fields_set - {"kind"})
+        if self.kind == "characters" and given:
+            raise UserError(
+                f'{given[0]} has no effect with kind = "characters", whose vocabulary is the '
+                "characters of the documents; remove it"
+            )
+        return self
+
+
 def tokenizer(context: StepContext) -> dict[str, Any]:
-    """Train the tokenizer on the documents of the training split."""
-    settings, documents = context.settings, context.input("documents")
-    pattern = settings.word_pattern
-    shards = context.section("shards")
-    share = shards.validation_share
-    splits = Counter(split_of(document.id, share) for document in read_documents(documents))
+    """Make the tokenizer of the kind that the recipe names."""
+    documents, shards = context.input("documents"), context.section("shards")
+    splits = Counter(split for split, _, _ in split_documents(documents, shards))
     check_both_splits({TRAIN: splits[TRAIN], VALIDATION: splits[VALIDATION]}, shards)
-    texts = _texts_of(documents, TRAIN, share)
-    sample = _first_bytes(texts, settings.max_training_bytes, splits[TRAIN])
+    if context.settings.kind == "characters":
+        return _characters(documents, context.output("tokenizer"))
+    return _bpe(context.settings, documents, shards, splits[TRAIN], context.output("tokenizer"))
+
+
+def _characters(documents: Path, path: Path) -> dict[str, Any]:
+    """Write the tokenizer of all characters, also those of the validation split, as nanoGPT does:
+    a character without a token could not be evaluated.
+    """
+    characters = characters_of(document.text for document in read_documents(documents))
+    made = CharacterTokenizer.of(characters, SPECIAL_TOKENS)
+    made.save(path)
+    num_characters = sum(len(document.text) for document in read_documents(documents))
+    return {
+        "vocab_size": made.vocab_size,
+        "characters": len(characters),
+        "bytes_per_token": text_bytes(documents) / num_characters,
+    }
+
+
+def _described(summary: dict[str, Any]) -> str:
+    if "characters" in summary:
+        return f"{summary['characters']:,} characters and {len(SPECIAL_TOKENS)} special tokens"
+    return f"{summary['vocab_size']:,} entries, {summary['bytes_per_token']:.2f} bytes per token"
+
+
+def _bpe(
+    settings: TokenizerSettings, documents: Path, shards: ShardSettings, num_train: int, path: Path
+) -> dict[str, Any]:
+    """Train byte-level BPE on the `num_train` documents of the training split."""
+    pattern = settings.word_pattern
+    texts = _texts_of(documents, TRAIN, shards)
+    sample = _first_bytes(texts, settings.max_training_bytes, num_train)
     num_bytes = min(text_bytes(documents), settings.max_training_bytes)
     vocab, merges = _train(sample, settings, pattern, takes_compiled(num_bytes, pattern))
     trained = Tokenizer(vocab, merges, SPECIAL_TOKENS, pattern)
-    trained.save(context.output("tokenizer"))
-    text = "\n".join(islice(_texts_of(documents, VALIDATION, share), 200))[:COMPRESSION_SAMPLE]
+    trained.save(path)
+    text = "\n".join(islice(_texts_of(documents, VALIDATION, shards), 200))[:COMPRESSION_SAMPLE]
     compression = compression_by_merges(trained, text)
     return {
         "vocab_size": trained.vocab_size,
@@ -90,20 +150,25 @@ def compression_by_merges(trained: Tokenizer, text: str) -> list[tuple[int, floa
     return points
 
 
-def _texts_of(documents: Path, split: str, validation_share: float) -> Iterator[str]:
-    for document in read_documents(documents):
-        if split_of(document.id, validation_share) == split:
+def _texts_of(documents: Path, split: str, shards: ShardSettings) -> Iterator[str]:
+    for found, document, _ in split_documents(documents, shards):
+        if found == split:
             yield document.text
 
 
 def _first_bytes(texts: Iterator[str], limit: int, num_texts: int) -> Iterator[str]:
-    """Yield the texts until `limit` bytes of UTF-8 are reached, with a progress bar."""
+    """Yield the texts until `limit` bytes of UTF-8 are reached, with a progress bar. Of a first
+    text that is longer, its beginning is used.
+    """
     read = 0
     with progress_bar("count words", num_texts, "documents") as bar:
         for text in texts:
-            read += len(text.encode())
-            if read > limit:
+            content = text.encode()
+            if read + len(content) > limit:
+                if read == 0:
+                    yield content[:limit].decode(errors="ignore")
                 return
+            read += len(content)
             yield text
             bar.advance(note=f"{read / 1e6:.1f} MB")
 
@@ -111,10 +176,10 @@ def _first_bytes(texts: Iterator[str], limit: int, num_texts: int) -> Iterator[s
 STEP = Step(
     name="tokenizer",
     command="lm tokenizer train",
-    help="Train byte-level BPE on the documents.",
+    help="Train byte-level BPE on the documents, or list their characters.",
     run=tokenizer,
-    describe=lambda s: f"{s['vocab_size']:,} entries, {s['bytes_per_token']:.2f} bytes per token",
-    settings={"tokenizer": TokenizerSettings},
+    describe=_described,
+    settings={"tokenizer": TokenizerStepSettings},
     reads_sections=("shards",),  # says which documents are for training
     reads=("documents",),
     writes=("tokenizer",),

@@ -5,13 +5,13 @@ from typing import Any
 
 from lm_core.special_tokens import END_OF_TEXT
 from lm_core.user_error import UserError
-from tokenizer_bpe.tokenizer import Tokenizer
-from tokenizer_bpe.tokenizer_file import hugging_face_files, tokenizer_hash
+from tokenizer_bpe.characters.either_kind import hugging_face_files, tokenizer_hash
+from tokenizer_bpe.tokenizer_protocol import AnyTokenizer
 
 TOKENIZER_NAME = "tokenizer.json"
 
 
-def companions(tokenizer: Tokenizer, text_end: str) -> dict[str, Any]:
+def companions(tokenizer: AnyTokenizer, text_end: str) -> dict[str, Any]:
     """Return what is saved beside the weights: the tokenizer's files, and the ids for end of text
     and padding.
     """

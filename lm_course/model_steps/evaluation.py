@@ -7,7 +7,7 @@ from lm_core.artifact_paths import write_json
 from lm_core.formats.checkpoint_files import latest_checkpoint
 from lm_course.model_steps.checkpoint_companions import check_tokenizer
 from lm_course.pipeline.step import Step, StepContext
-from tokenizer_bpe.tokenizer_file import tokenizer_hash
+from tokenizer_bpe.characters.either_kind import tokenizer_hash
 
 STAGES = ("pretrain", "sft", "dpo")
 

@@ -12,8 +12,7 @@ from lm_core.special_tokens import END_OF_TEXT
 from lm_course.model_steps.checkpoint_companions import companions
 from lm_course.pipeline.step import Step, StepContext
 from scaling_laws.compute_budget import multiplied_parameters
-from tokenizer_bpe.tokenizer import Tokenizer
-from tokenizer_bpe.tokenizer_file import tokenizer_hash
+from tokenizer_bpe.characters.either_kind import read_tokenizer, tokenizer_hash
 from training.engine.parallelism import ParallelSettings
 from training.runs.pretraining import PretrainSettings, pretrain
 from transformer_lm.model_cost import count_parameters
@@ -30,7 +29,7 @@ def run_pretrain(context: StepContext) -> dict[str, Any]:
         context.metrics(),
         tokenizer_hash=tokenizer_hash(tokenizer_file),
         code=context.code,
-        **companions(Tokenizer.from_hugging_face(tokenizer_file), END_OF_TEXT),
+        **companions(read_tokenizer(tokenizer_file), END_OF_TEXT),
     )
     config = load_model(latest_checkpoint(folder)).config
     return {

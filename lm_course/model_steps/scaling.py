@@ -15,7 +15,7 @@ from scaling_laws.loss_surface import NAMES, LossSurface, predict_loss
 from scaling_laws.parametric_fit import fit_surface
 from scaling_laws.small_runs.runs_csv import FinishedRun
 from scaling_laws.small_runs.sweep import SweepSettings, run_sweep
-from tokenizer_bpe.tokenizer_file import tokenizer_hash
+from tokenizer_bpe.characters.either_kind import tokenizer_hash
 
 CURVE_POINTS = 40
 

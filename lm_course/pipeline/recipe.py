@@ -38,13 +38,20 @@ class AnyRecipe(Settings):
 
     @property
     def sections(self) -> Mapping[str, Settings]:
-        """Name -> settings, for the sections of all steps."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "run"}
+        """Name -> settings, for all sections but those that no step of this recipe needs and that
+        have no defaults.
+        """
+        found = {name: getattr(self, name) for name in type(self).model_fields if name != "run"}
+        return {name: settings for name, settings in found.items() if settings is not None}
 
     @pydantic.model_validator(mode="after")
     def _sections_belong_to_steps(self) -> Self:
         for name in self.run.steps:
-            named(name)
+            for section in named(name).sections:
+                if section not in self.sections:
+                    raise UserError(
+                        f"[{section}] is missing; the step {name!r} needs it, and it has no default"
+                    )
         for step in load_steps().values():
             given = [section for section in step.settings if section in self.model_fields_set]
             if given and step.name not in (*self.run.steps, *WHOLE_PATH):
@@ -56,9 +63,12 @@ class AnyRecipe(Settings):
 
 
 def _field(settings: type[Settings]) -> tuple[Any, Any]:
-    """Return a section's field; the section is optional if all its settings have defaults."""
-    required = any(field.is_required() for field in settings.model_fields.values())
-    return settings, (... if required else pydantic.Field(default_factory=settings))
+    """Return a section's field. A section that is not given has its defaults; it is None if there
+    is a setting without a default, and then its steps cannot run.
+    """
+    if any(field.is_required() for field in settings.model_fields.values()):
+        return settings | None, None
+    return settings, pydantic.Field(default_factory=settings)
 
 
 Recipe = pydantic.create_model(

@@ -208,6 +208,8 @@ def _tokenizer(records: Records) -> Part | None:
     summary = records.get("tokenizer", {}).get("summary")
     if not summary:
         return None
+    if "characters" in summary:
+        return _part("characters", "Tokenizer", characters=summary["characters"])
     shown = {key: summary[key] for key in ("vocab_size", "merges", "bytes_per_token")}
     return _part(
         "tokenizer",

@@ -1,0 +1,1 @@
+"""Data sets that `lm data get` downloads: their list, and downloads that resume and are checked."""

@@ -1,0 +1,56 @@
+"""The step `text`: plain text files to documents, as they are. It replaces `collect` and
+`documents`.
+
+The user's files are an artifact of the step, so a changed file runs it again.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.downloads.registered_sets import data_set_named
+from data_pipeline.sources.plain_text import TextSettings, write_text_documents
+from lm_core.user_error import UserError
+from lm_course.locations import data_folder, shown
+from lm_course.pipeline.step import Step, StepContext
+
+
+def own_text_files(sections: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
+    """Return the files that the recipe names, by path or as a data set."""
+    settings = sections["text"]
+    if settings.paths:
+        return {"text": settings.paths}
+    if settings.dataset:
+        return {"text": data_set_named(settings.dataset).paths(data_folder())}
+    return {}
+
+
+def text(context: StepContext) -> dict[str, Any]:
+    """Turn text files into documents."""
+    settings = context.settings
+    own = own_text_files({"text": settings})
+    if not own:
+        raise UserError(
+            "[text] names no text: give a file or folder with --set text.path=FILE, or run "
+            "`lm data get shakespeare` and set text.dataset=shakespeare"
+        )
+    missing = [] if settings.paths else [path for path in own["text"] if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{shown(missing[0])}: no such file; run `lm data get {settings.dataset}`, or give a "
+            "text of your own with --set text.path=FILE"
+        )
+    row = write_text_documents(own["text"], context.output("documents"))
+    return {"documents": row["documents_out"], "bytes": row["bytes_out"]}
+
+
+STEP = Step(
+    name="text",
+    command="lm data text",
+    help="Turn text files into documents, as they are.",
+    run=text,
+    describe=lambda s: f"{s['documents']:,} documents, {s['bytes'] / 1e6:.1f} MB of text",
+    settings={"text": TextSettings},
+    writes=("text", "documents"),
+    users_own=own_text_files,
+)
