@@ -28,7 +28,7 @@ from lm_core.user_error import UserError
 STEP_NAME = "read text"
 EMPTY = "empty"
 BLOCK_BYTES = 1 << 20
-LARGEST_DOCUMENT = 2**31 - 1  # bytes, of a text column of parquet
+LARGEST_DOCUMENT = 2_000_000_000  # bytes; a text column of parquet holds 2**31 - 1
 OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 SUFFIXES = (".txt", *(f".txt{packed}" for packed in OPENERS))  # the files of a folder
 
@@ -126,7 +126,7 @@ def file_texts(path: Path, separator: str = END_OF_TEXT) -> Iterator[str]:
         UserError: the file is damaged or not UTF-8, or a text is too long.
     """
     held: list[str] = []  # of the current text; its last characters may begin a separator
-    size = 0
+    size = 0  # of `held` in bytes, without its last characters
     after_separator = False
     for block in _decoded_blocks(path):
         joined = (held.pop() if held else "") + block
@@ -136,8 +136,8 @@ def file_texts(path: Path, separator: str = END_OF_TEXT) -> Iterator[str]:
             held, size, after_separator = [], 0, True
         cut = max(0, len(rest) - len(separator) + 1)
         held += [rest[:cut], rest[cut:]]
-        size += len(block)
-        if size > LARGEST_DOCUMENT // 4 and len("".join(held).encode()) > LARGEST_DOCUMENT:
+        size += len(rest[:cut].encode())
+        if size > LARGEST_DOCUMENT:
             raise UserError(
                 f"{path}: a document of more than {LARGEST_DOCUMENT:,} bytes; separate documents "
                 f"by {separator}"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from data_pipeline.shard_writing import (
     ShardSettings,
     encode_as_plain_text,
+    split_documents,
     split_of,
     write_token_shards,
 )
@@ -75,6 +76,32 @@ def test_the_split_depends_on_the_document_alone():
     )
     assert split_of("0" * 16, 1e-9) == "validation"
     assert split_of("f" * 16, 0.999999) == "train"
+
+
+def test_the_end_of_one_long_text_is_held_out_at_the_exact_character(tmp_path):
+    text = "".join(chr(97 + n % 26) for n in range(1005))
+    write_texts(tmp_path / "documents", [text])
+    settings = ShardSettings(validation_share=0.1, held_out="end")
+    write_token_shards(tmp_path / "documents", ByteTokenizer(), "x", tmp_path / "shards", settings)
+    train, validation = (
+        TokenShards.open(tmp_path / "shards", split) for split in ("train", "validation")
+    )
+    assert bytes(train.read(0, train.num_tokens).astype(np.uint8)).decode() == text[:904], (
+        "int(0.9 n) characters, and no end-of-text token inside the text"
+    )
+    assert texts_in(validation) == [text[904:]]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(0.01, 0.99))
+def test_the_parts_of_a_split_at_the_end_are_the_text(tmp_path_factory, lengths, share):
+    folder = tmp_path_factory.mktemp("documents")
+    texts = ["é" * length for length in lengths]
+    write_texts(folder, texts)
+    parts = list(split_documents(folder, ShardSettings(validation_share=share, held_out="end")))
+    train = sum(len(part.document.text) for part in parts if part.split == "train")
+    assert train == int(sum(lengths) * (1 - share))
+    assert [part.split for part in parts] == sorted(part.split for part in parts)
+    assert "".join(p.document.text + "." * p.is_whole for p in parts) == ".".join(texts) + "."
 
 
 @pytest.mark.parametrize(("share", "split"), [(1e-12, "validation"), (0.999999999999, "train")])
