@@ -108,7 +108,7 @@ def test_a_folder_without_text_and_a_document_that_parquet_cannot_hold(
         text_files([tmp_path])
     monkeypatch.setattr(plain_text, "LARGEST_DOCUMENT", 20)
     monkeypatch.setattr(plain_text, "BLOCK_BYTES", 4)
-    fits = written(tmp_path / "a.txt", f"{'a' * 30}{END_OF_TEXT}é")
-    assert list(file_texts(fits)) == ["a" * 30, "é"]
+    fits = written(tmp_path / "a.txt", f"{'a' * 20}{END_OF_TEXT}é")
+    assert list(file_texts(fits)) == ["a" * 20, "é"]
     with pytest.raises(UserError, match=r"a document of more than 20 bytes; separate documents"):
         list(file_texts(written(tmp_path / "b.txt", "ééé" * 40)))
