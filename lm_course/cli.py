@@ -24,6 +24,7 @@ from lm_core.user_error import UserError
 from lm_course.commands import (
     ablation_commands,
     author_commands,
+    data_commands,
     learner_commands,
     model_commands,
     tokenizer_commands,
@@ -227,6 +228,7 @@ def _add_step_commands() -> UserError | None:
 MISTAKE_IN_STEPS = _add_step_commands()
 tokenizer_commands.register(tokenizer_app)
 ablation_commands.register(app)
+data_commands.register(data_app)
 
 
 @app.command("steps")

@@ -11,6 +11,7 @@ SHARED_DATA = CHECKOUT.parent / "shared" / "data"
 REAL_CRAWL = SHARED_DATA / "warc" / "iana.warc.gz"
 CRAWLS = sorted((SHARED_DATA / "warc").glob("*.warc.gz"))
 GPT2_VOCABULARY = SHARED_DATA / "gpt2"
+SHAKESPEARE = SHARED_DATA / "shakespeare" / "input.txt"
 SCALING_RUNS = SHARED_DATA / "scaling"
 
 needs_shared_data = pytest.mark.skipif(

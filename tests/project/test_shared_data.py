@@ -11,6 +11,7 @@ import shared_data
         shared_data.REAL_CRAWL,
         *shared_data.CRAWLS,
         shared_data.GPT2_VOCABULARY / "gpt2_vocab.json",
+        shared_data.SHAKESPEARE,
         shared_data.SCALING_RUNS / "chinchilla_runs.csv",
     ],
 )

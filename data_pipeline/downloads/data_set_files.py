@@ -1,0 +1,102 @@
+"""Fetch the files of a registered data set into its folder, and check those that are there.
+
+A file whose checksum nobody has computed is trusted at its first download: its hash is written to
+SHA256SUMS in the same folder, and every later download must have the same. `sha256sum -c
+SHA256SUMS` checks the files too.
+
+What this leaves out: reading the files (`data_pipeline/sources/plain_text.py`).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipeline.downloads.http_download import (
+    PATIENCE,
+    Patience,
+    Wanted,
+    download,
+    say_on_stderr,
+)
+from data_pipeline.downloads.registered_sets import DataSet, RegisteredFile
+from lm_core.artifact_paths import atomic_file, file_sha256
+from lm_core.user_error import UserError
+
+SUMS = "SHA256SUMS"
+
+
+class FetchedFile(NamedTuple):
+    """A file of a data set that is there and right.
+
+    Attributes:
+        path: where it is.
+        was_there: whether nothing had to be downloaded.
+        checked: whether its hash was known before; otherwise it has been recorded.
+    """
+
+    path: Path
+    was_there: bool
+    checked: bool
+
+
+def fetch_data_set(
+    data_set: DataSet,
+    folder: Path,
+    patience: Patience = PATIENCE,
+    say: Callable[[str], None] = say_on_stderr,
+) -> list[FetchedFile]:
+    """Download the files of a data set that are missing, and check the others.
+
+    Args:
+        data_set: see `registered_sets`.
+        folder: of all data sets; the files go to the folder of this one in it.
+        patience: how long to try.
+        say: called with a line before each wait.
+
+    Raises:
+        UserError: a file cannot be downloaded, or is not what it should be.
+    """
+    return [
+        _fetch(file, path, patience, say)
+        for file, path in zip(data_set.files, data_set.paths(folder), strict=True)
+    ]
+
+
+def _fetch(
+    file: RegisteredFile, path: Path, patience: Patience, say: Callable[[str], None]
+) -> FetchedFile:
+    recorded = read_sums(path.with_name(SUMS))
+    wanted = file.sha256 or recorded.get(file.name)
+    was_there = path.exists()
+    if was_there:
+        found = file_sha256(path)
+        if wanted not in (None, found):
+            raise UserError(
+                f"{path}: expected SHA-256 {wanted}, found {found}; delete the file, and the same "
+                "command downloads it again"
+            )
+    else:
+        found = download(file.urls, path, Wanted(wanted, file.size), patience, say)
+    if recorded.get(file.name) != found:
+        write_sums(path.with_name(SUMS), recorded | {file.name: found})
+    return FetchedFile(path, was_there, wanted is not None)
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """Return name -> SHA-256 of a SHA256SUMS file; nothing if there is none.
+
+    Raises UserError for a line that is not "hash  name".
+    """
+    sums = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        digest, separator, name = line.partition("  ")
+        if len(digest) != 64 or not separator or not name:
+            raise UserError(f"{path}: {line!r}, expected a hash, two spaces and a name; delete it")
+        sums[name] = digest
+    return sums
+
+
+def write_sums(path: Path, sums: dict[str, str]) -> None:
+    """Write name -> SHA-256 as a SHA256SUMS file."""
+    with atomic_file(path, "w") as file:
+        file.writelines(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
