@@ -1,0 +1,78 @@
+"""`lm data get`, from the list to the file."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from unreliable_server import honest, serving, status
+
+from data_pipeline.downloads import registered_sets
+from data_pipeline.downloads.registered_sets import DataSet, RegisteredFile
+from lm_course.cli import main
+
+CONTENT = b"To be, or not to be" * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LM_DATA", raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    return tmp_path
+
+
+def register(monkeypatch: pytest.MonkeyPatch, url: str, sha256: str | None) -> None:
+    files = (RegisteredFile("a.txt", (url,), sha256, len(CONTENT)),)
+    monkeypatch.setitem(
+        registered_sets.DATA_SETS, "plays", DataSet("plays", "Plays", "none", files)
+    )
+
+
+def test_a_known_set_is_downloaded_once_and_then_listed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with serving(CONTENT, honest) as server:
+        register(monkeypatch, server.url, SHA256)
+        main(["data", "get", "plays"])
+        first = capsys.readouterr().out.splitlines()
+        main(["data", "get", "plays"])
+        second = capsys.readouterr().out.splitlines()
+    assert first == [
+        f"{Path('data/plays/a.txt')}: 0.0 MB, downloaded, checksum right",
+        "licence: none; in a recipe: --set text.dataset=plays",
+    ]
+    assert second[0] == f"{Path('data/plays/a.txt')}: 0.0 MB, was there, checksum right"
+    assert len(server.asked) == 1
+    assert (folder / "data" / "plays" / "a.txt").read_bytes() == CONTENT
+    main(["data", "get"])
+    listed = capsys.readouterr().out
+    assert "shakespeare" in listed
+    assert listed.splitlines()[-1].split()[-1] == os.path.join("data", "plays")  # noqa: PTH118
+
+
+def test_an_unknown_checksum_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("LM_DATA", str(folder / "elsewhere"))
+    with serving(CONTENT, honest) as server:
+        register(monkeypatch, server.url, None)
+        main(["data", "get", "plays"])
+    said = capsys.readouterr().out
+    assert "no checksum was known; recorded in elsewhere/plays/SHA256SUMS" in said
+    assert SHA256 in (folder / "elsewhere" / "plays" / "SHA256SUMS").read_text()
+
+
+def test_a_failure_is_one_line_and_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with serving(CONTENT, status(404)) as server:
+        register(monkeypatch, server.url, SHA256)
+        with pytest.raises(SystemExit) as stopped:
+            main(["data", "get", "plays"])
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"lm: a.txt could not be downloaded: {server.url}: status 404 Not Found"
+    assert not (folder / "data").exists()
