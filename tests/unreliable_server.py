@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Server:
-    """What the server answers, and what it was asked.
+    """The answers of the server, and the requests that it got.
 
     Attributes:
         content: the file.

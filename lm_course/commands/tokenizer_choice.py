@@ -12,6 +12,7 @@ from lm_course.locations import in_home
 
 if TYPE_CHECKING:
     from tokenizer_bpe.characters.either_kind import EitherKind
+    from tokenizer_bpe.tokenizer import Tokenizer
 
 RUNS = "runs"
 DEFAULT_RUN = "runs/demo"
@@ -72,3 +73,19 @@ def chosen_tokenizer(given: Path | None, pattern: str | None) -> "EitherKind":
     if pattern is not None:
         raise UserError(f"--pattern is only for {RANKS_SUFFIX} files; {path} has its own pattern")
     return read_tokenizer(path)
+
+
+def chosen_bpe(given: Path | None, pattern: str | None) -> "Tokenizer":
+    """Read a tokenizer as `chosen_tokenizer` does, for a command that needs byte-level BPE.
+
+    Raises ValueError also if the tokenizer has one token for each character.
+    """
+    from tokenizer_bpe.characters.character_tokenizer import CharacterTokenizer
+
+    found = chosen_tokenizer(given, pattern)
+    if isinstance(found, CharacterTokenizer):
+        raise UserError(
+            f"{tokenizer_path(given)}: expected byte-level BPE, found one token for each "
+            "character; name another tokenizer"
+        )
+    return found

@@ -24,7 +24,12 @@ from lm_core.progress import progress_bar
 from lm_core.user_error import UserError
 from lm_course.commands.plain_console import plain_console
 from lm_course.commands.token_page import LIGHT, write_token_page
-from lm_course.commands.tokenizer_choice import RANKS_SUFFIX, chosen_tokenizer, tokenizer_path
+from lm_course.commands.tokenizer_choice import (
+    RANKS_SUFFIX,
+    chosen_bpe,
+    chosen_tokenizer,
+    tokenizer_path,
+)
 
 if TYPE_CHECKING:
     from tokenizer_bpe.inspection.token_display import Piece, WordHistory
@@ -194,7 +199,7 @@ def compare(
     if not any(patterns):
         patterns = [pattern] * len(files)
     tokenizers = [
-        (str(given or each.parent), chosen_tokenizer(each, its_pattern))
+        (str(given or each.parent), chosen_bpe(each, its_pattern))
         for given, each, its_pattern in zip(paths or [None], files, patterns, strict=True)
     ]
     if file is None:

@@ -20,6 +20,7 @@ from lm_core import progress
 from lm_core.special_tokens import END_OF_TEXT
 from lm_course.commands import token_page, tokenizer_commands
 from lm_course.commands.tokenizer_choice import chosen_tokenizer
+from tokenizer_bpe.characters.character_tokenizer import CharacterTokenizer
 from tokenizer_bpe.compiled import lesson_or_compiled
 from tokenizer_bpe.inspection import tokenizer_comparison
 from tokenizer_bpe.inspection.sample_sentences import SENTENCES
@@ -368,3 +369,11 @@ def test_a_closed_pipe_is_not_an_error(folder: Path, command: str, size: int) ->
         error = process.stderr.read()
     assert error == b""
     assert process.returncode in (0, 1)
+
+
+def test_a_tokenizer_of_characters_is_not_compared(folder: Path, lm) -> None:
+    CharacterTokenizer.of(["a", "b"], [END_OF_TEXT]).save("runs/letters/tokenizer.json")
+    assert lm("encode", "ba", "--tokenizer", "letters") == "1 0\n"
+    assert lm("decode", "1", "0", "--tokenizer", "letters") == "ba"
+    error = error_of(folder, "compare", "demo", "letters")
+    assert "expected byte-level BPE, found one token for each character; name another" in error
