@@ -164,15 +164,18 @@ def newton_schulz_in_float32(matrix):
 
 
 @pytest.mark.task("a3.4")
-@pytest.mark.parametrize("shape", [(96, 8), (8, 96)])
+@pytest.mark.parametrize(
+    "shape", [(96, 8), (8, 96), (2, 96, 8), (40, 8, 96), (40, 96, 8), (3, 1, 96, 8)]
+)
 def test_products_have_the_smaller_side(implementation, a3, shape):
+    """Also in a batch, which may have more matrices than these have rows."""
     matrix = a3.random(*shape)
     with TensorCounter() as counter:
         implementation(MODULE).newton_schulz(matrix)
-    small, large = 8, 96
+    small, large, number = 8, 96, matrix.numel() // (8 * 96)
     check_work(
         counter.flops,
-        5 * 2 * (2 * 2 * small * small * large + 2 * small**3),  # twice what is needed
+        number * 5 * 2 * (2 * 2 * small * small * large + 2 * small**3),  # twice what is needed
         f"FLOPs of newton_schulz of a {list(shape)} matrix",
         "X X^T has the side of X's rows: transpose a tall matrix before, and the result back",
     )
@@ -275,13 +278,14 @@ def test_muon_by_formula(implementation, a3, shape, shape_scale):
 
 
 @pytest.mark.task("a3.5")
-def test_equal_shapes_keep_their_own_updates(implementation, a3):
+@pytest.mark.parametrize("shape_scale", SCALES)
+def test_equal_shapes_keep_their_own_updates(implementation, a3, shape_scale):
     """Of three matrices of one shape, one has no gradient; the fourth has another shape."""
     shapes = {"a": (3, 4), "b": (3, 4), "c": (3, 4), "d": (4, 3)}
     start = {name: a3.random(*shape, dtype=torch.float64) for name, shape in shapes.items()}
     weights = {name: nn.Parameter(x.clone()) for name, x in start.items()}
     optimizer = implementation(MODULE).Muon(
-        weights.items(), MOMENTUM, DECAY, "match_adamw", torch.float64
+        weights.items(), MOMENTUM, DECAY, shape_scale, torch.float64
     )
     gradients = {
         name: [a3.random(*x.shape, seed=10 * i + n, dtype=torch.float64) for i in range(3)]
@@ -295,11 +299,11 @@ def test_equal_shapes_keep_their_own_updates(implementation, a3):
         torch.equal(weights["b"], start["b"]),
         "a matrix whose .grad is None must stay as it is: no momentum, no decay",
     )
-    expected = {name: muon(start[name], gradients[name], "match_adamw") for name in "acd"}
+    expected = {name: muon(start[name], gradients[name], shape_scale) for name in "acd"}
     for name, right in expected.items():
         causes = {
             f"this is the matrix {name} with the updates of {other}": muon(
-                start[name], gradients[other], "match_adamw"
+                start[name], gradients[other], shape_scale
             )
             for other in "abc"
             if other != name and name != "d"

@@ -27,10 +27,17 @@ z_losses = st.sampled_from([0.0, 1e-4, 0.0, 0.3, 1, 2.5])
 vocabularies = near_constants(st.sampled_from([1, 2, 3, 5, 17]), 1, 300)
 
 
+# Tokens of one batch. float16 counts to 2,048 and bfloat16 to 256; and pieces of a power of two are
+# then of unequal size.
+many = near_constants(st.sampled_from([257, 300, 1025, 2049, 4097]), 1, 5000)
+
+
 @st.composite
 def predictions(draw, masked):
     """Draw logits and targets; with few, also a mask that counts none or only the last."""
     batch, vocab_size = draw(shapes(0, 3, 4)), draw(vocabularies)
+    if draw(st.integers(0, 5)) == 3:
+        batch, vocab_size = (draw(many),), draw(st.integers(1, 3))
     sizes, offsets = (1.0, 1.0, 1e-3, 30.0, 1e4), (0.0, 0.0, -2e4)
     drawn = {
         "logits": tensor(draw, (*batch, vocab_size), sizes=sizes, offsets=offsets),
@@ -120,6 +127,17 @@ def wrong_target(shape, below, **settings):
     }
 
 
+def many_tokens(dtype, number, mask=None):
+    """More tokens than the type of the logits can count."""
+    return {
+        "logits": TensorInput((number, 2), dtype, seed=1),
+        "targets": TensorInput((number,), "int64", seed=2),
+        "z_loss": 0.0,
+        "with_gradient": True,
+        "mask": mask,
+    }
+
+
 EMPTY = {
     "logits": TensorInput((0, 4)),
     "targets": TensorInput((0,), "int64"),
@@ -144,7 +162,13 @@ SPACES = [
         call_losses("cross_entropy"),
         view_losses,
         errors=ANY_ERROR,
-        examples=[{**EMPTY, "mask": None}, wrong_target((4,), 3, mask=None)],
+        examples=[
+            {**EMPTY, "mask": None},
+            wrong_target((4,), 3, mask=None),
+            many_tokens("float32", 4099),
+            many_tokens("bfloat16", 301, MaskInput((301,), 0, "contiguous", "all")),
+            many_tokens("float16", 4300, MaskInput((4300,), 5, "contiguous", "some")),
+        ],
     ),
     Space(
         "a3.1",

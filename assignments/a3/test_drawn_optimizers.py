@@ -72,16 +72,20 @@ def optimizer_runs(draw, settings, shape, dtypes, rates, gradient_sizes):
     for _ in range(2):
         dtype = draw(st.sampled_from(dtypes))
         few = near_constants(st.integers(1, 4), 1, 20)
+        sizes = [draw(shape)]
+        for _ in range(draw(few) - 1):  # often that of another one, or its transpose
+            last = sizes[-1]
+            sizes.append(draw(st.one_of(shape, st.sampled_from([last, last[::-1]]))))
         own = [
             (
                 draw(texts_of_code(st.sampled_from(NAMES))),
                 ParameterInput(
-                    TensorInput(draw(shape), dtype, draw(own_layouts), draw(SEEDS)),
+                    TensorInput(size, dtype, draw(own_layouts), draw(SEEDS)),
                     draw(layouts),
                     draw(st.sampled_from([False, False, False, True])),
                 ),
             )
-            for _ in range(draw(few))
+            for size in sizes
         ]
         named = tuple((f"{number}.{name}", each) for number, (name, each) in enumerate(own))
         optimizers.append((draw(settings), named))
@@ -97,17 +101,19 @@ def optimizer_runs(draw, settings, shape, dtypes, rates, gradient_sizes):
         "optimizers": tuple(optimizers),
         "steps": tuple(draw(st.lists(one, min_size=1, max_size=6))),
         "number": draw(near_constants(st.integers(1, 8), 1, 70)),
-        "resumed_at": draw(st.none() | st.integers(0, 6)),
+        "resumed_at": draw(st.none() | st.integers(0, 3)),
+        "ahead": draw(near_constants(st.sampled_from([0, 0, 1000, 10**5]), 0, 10**6)),
         "is_generator": draw(booleans),
     }
 
 
 def call_optimizer(name):
     """Return a call that makes two optimizers before either steps, and takes the steps again and
-    again until there were `number`. At one of them, a new optimizer continues from the state.
+    again until there were `number`. At one of them, a new optimizer continues from the state, which
+    says that there were more steps by `ahead`.
     """
 
-    def call(module, optimizers, steps, number, resumed_at, is_generator):
+    def call(module, optimizers, steps, number, resumed_at, ahead, is_generator):
         def make(settings, weights):
             pairs = weights.items()
             return getattr(module, name)(iter(pairs) if is_generator else pairs, **settings)
@@ -122,6 +128,8 @@ def call_optimizer(name):
             weights = all_weights[which]
             if count == resumed_at:
                 kept = {key: x.clone() for key, x in made[which].state().items()}
+                if "steps" in kept:
+                    kept["steps"] += ahead
                 made[which] = make(settings, weights)
                 made[which].load_state(kept)
             for (key, each), size in zip(named, cycle(sizes), strict=False):
@@ -164,7 +172,7 @@ def some_of(choices):
 
 ADAMW_SETTINGS = some_of(
     {
-        "betas": [(0.9, 0.95), (0.8, 0.97), (0.0, 0.9), (0.9, 0.0), (0.5, 0.999)],
+        "betas": [(0.9, 0.95), (0.8, 0.97), (0.0, 0.9), (0.9, 0.0), (0.5, 0.999), (0.99, 0.99999)],
         "eps": [1e-8, 1e-6, 0.1, 0.5, 0.0],
         "weight_decay": [0.1, 0.0, 0.3, 1.5],
     }
@@ -202,11 +210,18 @@ MUON_SETTINGS = some_of(
 # a3.3
 
 
+@dataclass(frozen=True)
+class NoGradient:
+    """A parameter of this type has none."""
+
+    dtype: str
+
+
 @st.composite
 def clippings(draw):
     def gradient():
         if draw(st.integers(0, 4)) == 1:
-            return None
+            return NoGradient(draw(st.sampled_from(["float32", "float64", "bfloat16", "float16"])))
         shape = draw(shapes(0, 3, 4))
         dtypes = ("float32", "float32", "float64", "bfloat16", "float16")
         drawn = tensor(draw, shape, dtypes, (1.0, 1.0, 300.0, 1e-3, 1e-7))
@@ -223,8 +238,11 @@ def clippings(draw):
 
 def call_clip(module, gradients, max_norm, bad, is_generator):
     """Clip the gradients. If the norm is not finite, the handout leaves open what they become."""
-    built = [None if each is None else each.build() for each in gradients]
-    parameters = [nn.Parameter(torch.zeros_like(torch.ones(1) if x is None else x)) for x in built]
+    built = [None if isinstance(each, NoGradient) else each.build() for each in gradients]
+    parameters = [
+        nn.Parameter(torch.zeros(2, dtype=getattr(torch, each.dtype)) if x is None else x * 0)
+        for x, each in zip(built, gradients, strict=True)
+    ]
     for each, x in zip(parameters, built, strict=True):
         each.grad = x
     present = [x for x in built if x is not None]
