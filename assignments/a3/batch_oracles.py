@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -50,23 +50,28 @@ class TokensInput:
 
 @dataclass(frozen=True)
 class DocumentsInput:
-    """Documents that can be built: arrays of one kind and layout, with these lengths."""
+    """Documents that can be built: arrays with these lengths.
+
+    Attributes:
+        lengths: of the documents.
+        ways: pairs of a kind and a layout; the documents take them in turn.
+    """
 
     lengths: tuple[int, ...]
-    kind: str = "uint16"
-    layout: str = "whole"
+    ways: tuple[tuple[str, str], ...] = (("uint16", "whole"),)
 
     def build(self) -> list[np.ndarray]:
-        most = np.iinfo(np.dtype(self.kind)).max
         generator = np.random.default_rng(len(self.lengths))
-        return [
-            arranged(generator.integers(most - 60, most, length).astype(self.kind), self.layout)
-            for length in self.lengths
-        ]
+        documents = []
+        for length, (kind, layout) in zip(self.lengths, cycle(self.ways), strict=False):
+            most = np.iinfo(np.dtype(kind)).max
+            values = generator.integers(most - 60, most, length).astype(kind)
+            documents.append(arranged(values, layout))
+        return documents
 
     def __repr__(self) -> str:
-        layout = "" if self.layout == "whole" else f", {self.layout}"
-        return f"documents of {list(self.lengths)} tokens of {self.kind}{layout}"
+        ways = [kind if layout == "whole" else f"{kind}, {layout}" for kind, layout in self.ways]
+        return f"documents of {list(self.lengths)} tokens of {' and '.join(ways)}"
 
 
 def arranged(array: np.ndarray, layout: str) -> np.ndarray:

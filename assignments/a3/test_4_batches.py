@@ -69,6 +69,20 @@ def test_every_start_is_drawn(implementation):
 
 
 @pytest.mark.task("a3.7")
+def test_every_start_of_a_long_array_is_drawn(implementation):
+    """Of 2^25 starts: a float32 is exact only up to 2^24."""
+    tokens, what = np.zeros((1 << 25) + 1, dtype=np.uint8), "random_windows of 2^25 + 1 tokens"
+    tokens[1::2] = 1
+    x, _ = implementation(BATCHING).random_windows(tokens, 400, 1, CPU, seeded(6))
+    odd = int(x.sum())
+    check_true(
+        140 < odd < 260,  # 200 on average, 10 the standard deviation
+        f"{what}: about half of 400 starts should be odd",
+        {"odd": odd, "likely": Words("the starts were computed in float32: draw integers")},
+    )
+
+
+@pytest.mark.task("a3.7")
 @pytest.mark.parametrize("kind", ["uint16", ">u2", "uint32", "torch"])
 def test_windows_of_any_integers(implementation, kind):
     """The largest ids of a type, in an array that is not contiguous and cannot be written."""

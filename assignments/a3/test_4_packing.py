@@ -13,6 +13,7 @@ from batch_oracles import (
 )
 
 from lm_course.grading.comparisons import (
+    Words,
     check_close,
     check_equal,
     check_raises,
@@ -47,6 +48,19 @@ def test_rows_are_full(implementation):
     check_rows(rows, lengths, 128, what)
     efficiency = sum(lengths) / (128 * len(rows))
     check_true(efficiency > 0.99, f"{what}: only {efficiency:.1%} of the rows is used")
+
+
+@pytest.mark.task("a3.8")
+@pytest.mark.parametrize("lengths", [[1] * 2500, [3, 2, 2, 1, 1] * 400], ids=["equal", "mixed"])
+def test_rows_of_many_short_documents(implementation, lengths):
+    """More of them in a row than Python has frames (1,000)."""
+    what = f"best_fit_rows of {len(lengths):,} documents in rows of 2,000"
+    try:
+        rows = implementation(PACKED).best_fit_rows(lengths, 2000)
+    except RecursionError:
+        sentence = "Python calls at most 1,000 functions in one another: use a loop over documents"
+        check_true(False, f"{what} fails: RecursionError", {"likely": Words(sentence)})
+    check_rows(rows, lengths, 2000, what)
 
 
 @pytest.mark.task("a3.8")
@@ -142,7 +156,9 @@ def test_batches_of_any_integers(implementation, name):
     tokens = np.arange(65_500, 65_536).astype(np.uint16)
     tokens.flags.writeable = False
     make = getattr(implementation(PACKED), name)
-    for documents in ([tokens[::3]], [tokens[::3], tokens[5:9].astype(">u2"), tokens[::-1][:5]]):
+    wide = tokens.astype(np.int64) + 2**40
+    others = [tokens[5:9].astype(">u2"), tokens[::-1][:5], wide[:3], tokens[:4].astype(np.uint32)]
+    for documents in ([tokens[::3]], [tokens[::3], *others]):
         batch = make(documents)
         what = f"{name} of {len(documents)} documents with ids of 65,500 and more"
         check_apart(batch["token_ids"], batch["targets"], f"token_ids and targets of {what}")

@@ -82,8 +82,10 @@ def test_a_product_by_hand(implementation):
 
 
 @pytest.mark.task("a3.10")
-def test_only_the_input_is_kept(implementation):
-    checkpointed, layers, x = implementation(MODULE).checkpointed, layers_of(8, 512), numbers(64, 8)
+@pytest.mark.parametrize("needs", [True, False], ids=["input with gradient", "input without"])
+def test_only_the_input_is_kept(implementation, needs):
+    checkpointed, layers = implementation(MODULE).checkpointed, layers_of(8, 512)
+    x = numbers(64, 8, needs=needs)
     for inner in (layers, lambda x: layers(x) + checkpointed(layers, x)):
         _, kept = saved_values(lambda inner=inner: checkpointed(inner, x))
         others = [shape for shape in kept if shape not in ((64, 8), (0,), (1,), ())]
@@ -140,6 +142,21 @@ def test_what_a_chain_keeps_at_most(implementation):
     what = "FLOPs of forward and backward of eight checkpointed functions"
     check_equal(flops["checkpointed"][0], forward, "FLOPs of the forward pass: one run each")
     check_equal(flops["checkpointed"][1], whole + forward, what, causes)
+
+
+@pytest.mark.task("a3.10")
+def test_ids_alone_are_kept(implementation):
+    """The first block of a model reads ids: no input of it needs a gradient."""
+    checkpointed = implementation(MODULE).checkpointed
+    block = nn.Sequential(nn.Embedding(7, 8), layers_of(8, 512))
+    ids = torch.zeros(64, dtype=torch.int64)
+    _, kept = saved_values(lambda: checkpointed(block, ids))
+    check_true(
+        sum(kept.values()) <= 2 and all(shape in ((64,), (0,), (1,), ()) for shape in kept),
+        "checkpointed must keep only its inputs for the backward pass, also if none of them needs "
+        "a gradient",
+        {"kept shapes": list(kept), "input": (64,)},
+    )
 
 
 def once(way, layers, x):
@@ -313,14 +330,21 @@ def test_the_second_run_uses_the_same_autocast(implementation):
 
 
 @pytest.mark.task("a3.10")
-def test_an_input_that_was_changed_is_noticed(implementation):
+@pytest.mark.parametrize("changed", ["floats", "floats without gradient", "ids", "mask"])
+def test_an_input_that_was_changed_is_noticed(implementation, changed):
     """As without a checkpoint: an error is better than a gradient of other numbers."""
     checkpointed, layers = implementation(MODULE).checkpointed, layers_of()
-    x = numbers(5, 6) * 1
-    result = checkpointed(layers, x)
-    x.detach().mul_(3)
-    what = "backward through a checkpointed function whose input was changed in place"
-    check_raises(RuntimeError, lambda: result.sum().backward(), what)
+    x, fixed, table = numbers(5, 6) * 1, numbers(5, 6, needs=False), nn.Embedding(7, 6)
+    ids, mask = torch.tensor([1, 2, 3, 4, 5]), torch.ones(5, 6, dtype=torch.bool)
+    given = {"floats": x, "floats without gradient": fixed, "ids": ids, "mask": mask}
+
+    def function(x, fixed, ids, mask):
+        return layers(x + table(ids)) * fixed * mask
+
+    result = checkpointed(function, *given.values())
+    given[changed].detach().zero_()
+    what = f"backward through a checkpointed function with an input ({changed}) that was changed"
+    check_raises(RuntimeError, lambda: result.sum().backward(), f"{what} in place")
     compare(checkpointed, once, layers, numbers(5, 6), "checkpointed layers")
 
 

@@ -80,10 +80,17 @@ def orders(draw):
     }
 
 
+# Where two numbers become one: in 32 or 64 bits, and in Python's hash of an integer.
+PERIODS = (2**32, 2**61 - 1, 2**64)
+
+
 def call_orders(module, num_items, places, step):
     """Return the order for each (seed, epoch); different pairs have different orders."""
     seed, epoch = places[0]  # the next two are the same for a seed of step * seed + epoch
-    places = list(dict.fromkeys([*places, (seed, epoch + step), (seed + 1, epoch)]))
+    places = [*places, (seed, epoch + step), (seed + 1, epoch), (epoch, seed)]
+    for period in PERIODS:
+        places += [(seed + period, epoch), (seed + epoch, period)]
+    places = list(dict.fromkeys(places))
     found = [module.epoch_order(num_items, seed, epoch) for seed, epoch in places]
     if num_items >= 12:
         different = {tuple(order.tolist()) for order in found}
@@ -177,7 +184,8 @@ def documents(draw):
     lengths = (lengths * (count // 9 + 1))[:count]
     if draw(st.integers(0, 9)) == 3:
         lengths[draw(st.integers(0, count - 1))] = draw(st.integers(0, 1))
-    given = DocumentsInput(tuple(lengths), draw(st.sampled_from(KINDS)), draw(layouts))
+    ways = st.tuples(st.sampled_from(KINDS), layouts)  # of each document in turn
+    given = DocumentsInput(tuple(lengths), tuple(draw(st.lists(ways, min_size=1, max_size=3))))
     return {"documents": given if draw(st.integers(0, 19)) != 7 else DocumentsInput(())}
 
 

@@ -95,16 +95,24 @@ def call_accumulation(module, parameters, tied, parts, size, counts, given_as, t
     if earlier == "zeros":
         model.p0.grad = torch.zeros_like(model.p0)
     double = any(dtype == "float64" for dtype, _, _ in parameters)
+    kept = []
 
     def loss_sum_of(given, part):
         check_true(given is model, "loss_sum_of must be called with the model itself")
         total = given.loss_sum(part, size, double)
         count = part[0] if counts == "int" else torch.tensor(part[0], dtype=getattr(torch, counts))
+        kept.append((total, float(total.detach()), count, part[0]))
         return total, count
 
     given = {"list": list, "tuple": tuple, "generator": iter}[given_as](parts)
     loss = module.accumulate_gradients(model, loss_sum_of, given)
     check_true(not loss.requires_grad, "the returned loss holds the graph: return it detached")
+    for total, value, count, number in kept:
+        check_true(
+            float(total.detach()) == value and int(count) == number,
+            "accumulate_gradients changes a sum or a number that loss_sum_of has returned: add "
+            "into a tensor of your own (.detach() shares memory)",
+        )
     check_equal(model.training, training, "model.training after accumulate_gradients")
     for name, x in model.named_parameters():
         check_true(torch.equal(x, before[name]), f"accumulate_gradients changes {name} itself")
@@ -158,6 +166,18 @@ class Layers(nn.Module):
         self.to(dtype)
 
 
+class Calling(nn.Module):
+    """A module that calls a function. In eval mode, that may draw numbers, too."""
+
+    def __init__(self, function, given):
+        super().__init__()
+        self.function = function
+        self.train(given != "module in eval mode")
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
 @st.composite
 def checkpoints(draw):
     dtype = draw(st.sampled_from(["float32", "float32", "float64"]))
@@ -177,6 +197,7 @@ def checkpoints(draw):
         "calls": count,
         "draws_between": draw(booleans),
         "dropout": draw(st.sampled_from([0.0, 0.3])),
+        "given": draw(st.sampled_from(["function", "method", "module", "module in eval mode"])),
         "mode": draw(st.sampled_from(["grad"] * 6 + ["autocast", "no_grad", "outer_autocast"])),
         "backward": draw(st.sampled_from([1, 1, 2])),
         "seed": draw(seeds),
@@ -184,7 +205,7 @@ def checkpoints(draw):
 
 
 def run(way, a, b, function, needs, from_leaves, same_input, more, calls, draws_between, dropout,
-        mode, backward, seed):  # fmt: skip
+        given, mode, backward, seed):  # fmt: skip
     """Call the function several times through `way`, go backward, and return all that shows."""
     if a.shape[0] == 0 and function == "several":
         function = "layers"  # argmax needs a row
@@ -199,6 +220,9 @@ def run(way, a, b, function, needs, from_leaves, same_input, more, calls, draws_
         got.append(others)
         return body(own, way, first, second)
 
+    function_given = called if given == "function" else Calling(called, given)
+    if given == "method":
+        function_given = function_given.forward
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         with (
@@ -206,8 +230,8 @@ def run(way, a, b, function, needs, from_leaves, same_input, more, calls, draws_
             torch.autocast("cpu", torch.bfloat16, enabled="autocast" in mode),
         ):
             for number in range(calls):
-                given = inputs if number % 2 == 0 else inputs[::-1]
-                results = way(called, *given, *more)
+                ordered = inputs if number % 2 == 0 else inputs[::-1]
+                results = way(function_given, *ordered, *more)
                 found += results if isinstance(results, tuple) else (results,)
                 if draws_between:
                     torch.rand(3)
