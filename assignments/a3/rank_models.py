@@ -17,7 +17,7 @@ Tensors = Mapping[str, Tensor | None]
 class OddModel(nn.Module):
     """Everything that a wrapper may get wrong: tied and frozen parameters, a module that is used
     only if asked, one that is never used, two types, a scalar, sizes that 2 does not divide, a
-    parameter whose values are not in a row, and buffers.
+    parameter whose values are not in a row, and buffers, one of which is not saved.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,10 @@ class OddModel(nn.Module):
         self.register_buffer("offset", torch.randn(5, dtype=wide))
         self.register_buffer("flags", torch.rand(4) > 0.5)
         self.register_buffer("counter", torch.randint(1000, ()))
+        self.register_buffer("table", torch.randn(5, dtype=wide), persistent=False)
 
     def forward(self, ids: Tensor, sometimes: bool = True) -> Tensor:
-        x = self.embedding(ids) + self.offset
+        x = self.embedding(ids) + self.offset + self.table
         for layer in self.layers:
             x = x + torch.tanh(layer(x))
         if sometimes:

@@ -190,6 +190,8 @@ def test_every_seed_and_epoch_has_its_order(implementation):
     module = implementation(BATCHING)
     places = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (10, 1), (1, 10), (0, 11), (2**40, 0)]
     places += [(0, 100), (1, 99), (0, 1000), (0, 10_000), (0, 2**20)]
+    large = len(places)
+    places += [(2**32, 0), (0, 2**32), (2**53, 0), (2**53 + 1, 0), (2**61 - 1, 0), (2**64, 0)]
     orders = orders_of(module, *places)
     check_true(orders[0] != list(range(24)), "epoch_order(24, 0, 0) is not shuffled")
     likely = {
@@ -199,6 +201,11 @@ def test_every_seed_and_epoch_has_its_order(implementation):
     for one, place in enumerate(places):
         for other in range(one):
             cause = "seed + epoch, or a product, gives two pairs the same number"
+            if one >= large:
+                cause = (
+                    "numbers above 2^32 lose a part: in a type, in Python's hash, or in NumPy's "
+                    "SeedSequence([seed, epoch]), which joins the 32-bit words of both numbers"
+                )
             if one in (1, 2) and other == 0:
                 cause = likely[place]
             check_true(

@@ -176,3 +176,28 @@ def test_averages_in_one_process(implementation):
         check_tensor(parameter.grad, torch.tensor([1.0, 2]), f"{name} in one process")
     found = module.mean_over_ranks(torch.tensor(6.0), 4)
     check_tensor(found, torch.tensor(1.5), "mean_over_ranks of 6 and 4 tokens in one process")
+    total = torch.tensor(6.0)
+    module.mean_over_ranks(total, 1).add_(1)
+    check_tensor(total, torch.tensor(6.0), "the sum, after a change of its mean over one token")
+
+
+@pytest.mark.task("a3.12")
+@functions
+def test_parameters_in_the_same_memory(implementation, name):
+    """Each has its own gradient, also those without values, which lie nowhere."""
+    average = getattr(implementation(MODULE), name)
+
+    def run(rank, size):
+        first = nn.Parameter(torch.ones(2))
+        same = [first, nn.Parameter(first.data), *(nn.Parameter(torch.ones(0)) for _ in range(2))]
+        for number, parameter in enumerate(same[:2], 1):
+            parameter.grad = torch.full((2,), 10.0**number * (rank + 1))
+        average(same)
+        return [parameter.grad for parameter in same]
+
+    expected = [torch.full((2,), 15.0), torch.full((2,), 150.0), torch.ones(0), torch.ones(0)]
+    for found in on_ranks(2, run):
+        for number, (got, right) in enumerate(zip(found, expected, strict=True)):
+            what = f"{name}: the gradient of parameter {number} of four that lie in the same memory"
+            check_true(got is not None, f"{what} is None")
+            check_tensor(got, right, f"{what}, or are empty,")

@@ -1,5 +1,7 @@
 """a3.13: gradients averaged in buckets while backward runs."""
 
+import math
+
 import pytest
 import torch
 from rank_models import (
@@ -85,9 +87,9 @@ def six_layers():
     return nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(6)))
 
 
-def events_of_a_step(module, bucket_mb, inside_no_sync=False):
+def events_of_a_step(module, bucket_mb, inside_no_sync=False, after_no_sync=False):
     """Return what a second step does: collectives with their bytes, waits and gradients in order,
-    and the bytes of all of its collectives.
+    and the bytes of all of its collectives. Before it may come a backward pass in no_sync.
     """
 
     def run(rank, size):
@@ -103,6 +105,10 @@ def events_of_a_step(module, bucket_mb, inside_no_sync=False):
         RECORD.clear()
         if inside_no_sync:
             return collectives_of_no_sync(wrapper)
+        if after_no_sync:
+            with wrapper.no_sync():
+                wrapper(torch.ones(3, 16)).sum().backward()
+            RECORD.events[:] = RECORD.started()  # without its gradients
         wrapper(torch.ones(3, 16)).sum().backward()
         during = [each if isinstance(each, str) else tuple(each) for each in RECORD.events]
         wrapper.finish_gradient_synchronization()
@@ -112,11 +118,13 @@ def events_of_a_step(module, bucket_mb, inside_no_sync=False):
 
 
 @pytest.mark.task("a3.13")
-def test_buckets_start_while_backward_runs(implementation):
+@pytest.mark.parametrize("after", [False, True], ids=["one backward pass", "after one in no_sync"])
+def test_buckets_start_while_backward_runs(implementation, after):
     """Six layers of 1 KiB, in buckets of 2 KiB."""
-    during, started = events_of_a_step(implementation(MODULE), 2 / 1024)
+    during, started = events_of_a_step(implementation(MODULE), 2 / 1024, after_no_sync=after)
     buckets = [each[3] for each in started if each[3] >= 512]
     likely = {
+        "buckets travel twice: what is complete in no_sync is not ready": [2048] * 5,
         "one bucket has everything: close it once it has bucket_mb MiB": [6144],
         "every parameter has a bucket of its own: fill it up to bucket_mb MiB": [1024] * 6,
     }
@@ -147,11 +155,12 @@ def test_buckets_start_while_backward_runs(implementation):
 
 
 @pytest.mark.task("a3.13")
-def test_bytes_of_a_step(implementation):
-    """One bucket by default; beside the gradients, only flags travel."""
-    _, started = events_of_a_step(implementation(MODULE), None)
-    check_equal([each[3] for each in started if each[3] >= 512], [6144],
-                "the bytes of the buckets of 6 KiB of gradients, by default")  # fmt: skip
+@pytest.mark.parametrize("bucket_mb", [None, math.inf])
+def test_bytes_of_a_step(implementation, bucket_mb):
+    """One bucket, by default or without a limit; beside the gradients, only flags travel."""
+    _, started = events_of_a_step(implementation(MODULE), bucket_mb)
+    what = f"the bytes of the buckets of 6 KiB of gradients, with bucket_mb {bucket_mb}"
+    check_equal([each[3] for each in started if each[3] >= 512], [6144], what)
     total = sum(each[3] for each in started)
     check_true(
         total <= 6144 + 512,
@@ -178,7 +187,12 @@ def collectives_of_no_sync(wrapper):
             raise KeyError
     except KeyError:
         backward()
-    return found
+    wrapper.finish_gradient_synchronization()
+    RECORD.clear()
+    loss = wrapper(torch.ones(3, 16)).sum()
+    with wrapper.no_sync():
+        loss.backward()
+    return [*found, len(RECORD.started())]
 
 
 @pytest.mark.task("a3.13")
@@ -187,17 +201,35 @@ def test_no_sync_sends_nothing(implementation):
     causes = {"no_sync is ignored": lambda got: got[0] > 0}
     causes["the end of an inner no_sync ends the outer one"] = lambda got: got[2] > 0
     causes["an error inside no_sync leaves it on: use try and finally"] = lambda got: got[3] == 0
+    causes["no_sync is about the backward pass, wherever the forward pass was"] = lambda got: (
+        got[4] > 0
+    )
     what = (
         "the collectives after a backward pass in no_sync(), after one in a no_sync() in it, after "
-        "one behind that, and after one behind a no_sync() that ended by an error"
+        "one behind that, after one behind a no_sync() that ended by an error, and in a new step "
+        "after one in no_sync() whose forward pass was outside"
     )
-    check_equal(found, [0, 0, 0, 3], what, causes)
+    check_equal(found, [0, 0, 0, 3, 0], what, causes)
 
 
 def in_no_sync(wrapper, losses):
     with wrapper.no_sync():
         losses(0, wrapper).backward()
     losses(1, wrapper).backward()
+
+
+def in_no_sync_later(wrapper, losses):
+    losses(0, wrapper).backward()
+    with wrapper.no_sync():
+        losses(1, wrapper).backward()
+
+
+def across_no_sync(wrapper, losses):
+    outside = losses(0, wrapper)
+    with wrapper.no_sync():
+        outside.backward()
+        inside = losses(1, wrapper)
+    inside.backward()
 
 
 def twice(wrapper, losses):
@@ -233,6 +265,8 @@ def nested(wrapper, losses):
 
 WAYS = {
     "one in no_sync, one outside": in_no_sync,
+    "one outside, one in no_sync": in_no_sync_later,
+    "forward and backward on two sides of no_sync": across_no_sync,
     "two backward passes": twice,
     "wrapper.module is called": bypassed,
     "both in no_sync": all_in_no_sync,
@@ -278,6 +312,27 @@ def test_accumulation(implementation, odd):
         for name in WAYS:
             what = f"two micro-batches ({name}): the gradient on rank {rank}"
             check_named(found[name], both, what, causes, rtol=1e-5)
+
+
+@pytest.mark.task("a3.13")
+def test_a_gradient_of_zeros_is_a_gradient(implementation):
+    """Rank 1 has one of zeros for a parameter that rank 0 has not used."""
+    module = implementation(MODULE)
+
+    def run(rank, size):
+        model = nn.ParameterList([torch.ones(2), torch.ones(3), torch.ones(4)])
+        wrapper = module.DataParallel(model)
+        loss = model[0].sum() + (0 * model[1]).sum() * rank
+        (loss if rank == 0 else loss + (0 * model[1]).sum()).backward()
+        wrapper.finish_gradient_synchronization()
+        return [parameter.grad for parameter in model]
+
+    for rank, (used, zeros, missing) in enumerate(on_ranks(2, run)):
+        check_true(used is not None, f"a gradient of rank {rank} is None after finish")
+        what = "of a parameter that one rank does not use, and the other with a gradient of 0,"
+        check_true(zeros is not None, f"the gradient on rank {rank} {what} is None")
+        check_true(not zeros.any(), f"the gradient on rank {rank} {what} is not 0")
+        check_true(missing is None, "a gradient that is missing on all ranks must stay None")
 
 
 @pytest.mark.task("a3.13")
