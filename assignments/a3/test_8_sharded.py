@@ -209,6 +209,52 @@ def test_a_parameter_is_sent_once(implementation):
 
 
 @pytest.mark.task("a3.14")
+def test_a_layer_that_is_trained_later(implementation):
+    """It was frozen when the optimizer was made. Another one is frozen from then on."""
+    module = implementation(MODULE)
+
+    def run(rank, size):
+        early, late = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2), False)
+        optimizer = module.ShardedOptimizer(iter([early, late]), torch.optim.SGD, lr=1.0)
+        optimizer.step()
+        for parameter in (early, late):
+            parameter.requires_grad_(parameter is late)
+        late.grad = torch.ones(2)
+        RECORD.clear()
+        optimizer.step()
+        sent = sum(each.nbytes for each in RECORD.started("broadcast"))
+        return early, late, sent
+
+    for rank, (early, late, sent) in enumerate(on_ranks(2, run)):
+        check_tensor(early, torch.zeros(3), f"a parameter that is frozen, on rank {rank}")
+        hint = "the owner sends what is trained now"
+        causes = {f"it is not updated, or not sent: {hint}": torch.zeros(2)}
+        what = f"on rank {rank}, a parameter that was frozen at the start, after a step of 1"
+        check_tensor(late, torch.full((2,), -1.0), what, causes)
+        check_true(sent <= 8, f"a frozen parameter is sent: {hint}", {"bytes": sent})
+
+
+@pytest.mark.task("a3.14")
+def test_settings_in_new_dictionaries(implementation):
+    """PyTorch's load_state_dict puts new dictionaries into param_groups."""
+    module = implementation(MODULE)
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = module.ShardedOptimizer([{"params": iter([weight])}], torch.optim.SGD, lr=1.0)
+    optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
+    optimizer.param_groups[0]["lr"] = 0.25
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    causes = {
+        "the settings are read from dictionaries that are no longer in param_groups": torch.full(
+            (2,), -1.0
+        ),
+        "params may be an iterator: PyTorch makes a list of it": torch.zeros(2),
+    }
+    what = "a weight of 0 after a step of 0.25, set in a new dictionary in param_groups"
+    check_tensor(weight, torch.full((2,), -0.25), what, causes)
+
+
+@pytest.mark.task("a3.14")
 def test_a_closure(implementation):
     module = implementation(MODULE)
 

@@ -33,6 +33,10 @@ def optimizer_runs(draw):
         "described": described,
         "second": draw(st.lists(st.booleans(), min_size=number, max_size=number)),
         "added_at": draw(st.sampled_from([0, 1, 2, 9])),
+        "given_as": draw(st.sampled_from(["list", "tuple", "iterator", "alone", "no group"])),
+        "switched": draw(st.lists(st.booleans(), min_size=number, max_size=number)),
+        "switched_at": draw(st.sampled_from([9, 0, 1, 2])),  # frozen ones are trained from here on
+        "renewed_at": draw(st.sampled_from([9, 0, 1, 2])),  # as by load_state_dict
         "kind": draw(st.sampled_from(["AdamW", "SGD"])),
         "rates": draw(st.lists(st.sampled_from([0.1, 0.0, 0.03]), min_size=1, max_size=4)),
         "present": draw(st.lists(st.booleans(), min_size=number, max_size=number)),
@@ -49,21 +53,39 @@ def gradients_at(step, described, present, seed):
     ]
 
 
+def as_given(parameters, way):
+    """Return the parameters in one of the ways in which a group may have them."""
+    if way == "alone" and len(parameters) == 1:
+        return parameters[0]
+    return {"tuple": tuple, "iterator": iter}.get(way, list)(parameters)
+
+
 @on_two_ranks
 def call_optimizer(
-    module, rank, group, described, second, added_at, kind, rates, present, decay, seed
-):
+    module, rank, group, described, second, added_at, given_as, switched, switched_at, renewed_at,
+    kind, rates, present, decay, seed,
+):  # fmt: skip
     parameters = parameters_of(described, seed)
     settings = {"lr": 0.5, "weight_decay": decay} | ({"momentum": 0.9} if kind == "SGD" else {})
     later = [p for p, flag in zip(parameters, second, strict=True) if flag]
     now = [p for p in parameters if not any(p is other for other in later)]
+    bare = now and given_as == "no group"  # PyTorch refuses an empty list
     optimizer = module.ShardedOptimizer(
-        [{"params": now}], getattr(torch.optim, kind), process_group=group, **settings
+        iter(now) if bare else [{"params": as_given(now, given_as)}],
+        getattr(torch.optim, kind),
+        process_group=group,
+        **settings,
     )
     with leaving_alone():
         for step, rate in enumerate(rates):
+            if step == switched_at:
+                for parameter, flag in zip(parameters, switched, strict=True):
+                    parameter.requires_grad_(parameter.requires_grad != flag)
             if step == added_at:
-                optimizer.add_param_group({"params": later, "weight_decay": 0.3})
+                given = as_given(later, given_as)
+                optimizer.add_param_group({"params": given, "weight_decay": 0.3})
+            if step == renewed_at:
+                optimizer.param_groups = [dict(each) for each in optimizer.param_groups]
             for each in optimizer.param_groups:
                 each["lr"] = rate
             for parameter, gradient in zip(
@@ -71,28 +93,35 @@ def call_optimizer(
             ):
                 parameter.grad = gradient if parameter.requires_grad else None
             optimizer.step()
-    return [parameters, [bool(optimizer.state.get(p)) for p in parameters]]
+    return [parameters, [bool(optimizer.state.get(p)) for p in parameters], switched]
 
 
 def view_optimizer(results):
-    """The parameters; on how many ranks each has state; and the bytes of the two loads."""
-    (first, owns), (_, others) = results
-    size = [p.numel() * p.element_size() for p in first]
+    """The parameters; on how many ranks each has state; and the bytes of the two loads, without
+    parameters that were frozen at some time: who owns these is free.
+    """
+    (first, owns, switched), (_, others, _) = results
+    size = [
+        p.numel() * p.element_size() * (not flag) for p, flag in zip(first, switched, strict=True)
+    ]
     loads = [sum(n for n, own in zip(size, each, strict=True) if own) for each in (owns, others)]
     counts = [int(a) + int(b) for a, b in zip(owns, others, strict=True)]
-    return close([[parameters for parameters, _ in results], counts, sorted(loads)])
+    return close([[parameters for parameters, *_ in results], counts, sorted(loads)])
 
 
-def optimized(described, second, added_at, kind, rates, present, decay, group, seed):
+def optimized(
+    described, second, added_at, given_as, switched, switched_at, renewed_at, kind, rates, present,
+    decay, group, seed,
+):  # fmt: skip
     """The formulas, in float64, and the rule of the handout for the owners."""
     values = [p.detach().double() for p in parameters_of(described, seed)]
     kinds = [getattr(torch, dtype) for _, dtype, _, _ in described]
     loads, owners = [0, 0], {}
+    trained = [flag for _, _, flag, _ in described]
 
     def give(indices):
-        trained = [i for i in indices if described[i][2]]
-        size = {i: values[i].numel() * kinds[i].itemsize for i in trained}
-        for i in sorted(trained, key=lambda i: -size[i]):
+        size = {i: values[i].numel() * kinds[i].itemsize * trained[i] for i in indices}
+        for i in sorted(size, key=lambda i: -size[i]):
             owner = loads.index(min(loads))
             owners[i] = owner
             loads[owner] += size[i]
@@ -100,10 +129,12 @@ def optimized(described, second, added_at, kind, rates, present, decay, group, s
     give(i for i, flag in enumerate(second) if not flag)
     means, squares, counts = {}, {}, {}
     for step, rate in enumerate(rates):
+        if step == switched_at:
+            trained = [own != flag for own, flag in zip(trained, switched, strict=True)]
         if step == added_at:
             give(i for i, flag in enumerate(second) if flag)
         for i, gradient in enumerate(gradients_at(step, described, present, seed)):
-            if i not in owners or gradient is None:
+            if i not in owners or gradient is None or not trained[i]:
                 continue
             weight_decay = 0.3 if second[i] else decay
             g, counts[i] = gradient.double(), counts.get(i, 0) + 1
@@ -122,7 +153,7 @@ def optimized(described, second, added_at, kind, rates, present, decay, group, s
         [i in counts and (group == "own" or owners[i] == rank) for i in range(len(values))]
         for rank in range(2)
     ]
-    return [[final, each] for each in flags]
+    return [[final, each, switched] for each in flags]
 
 
 # a3.15
