@@ -37,6 +37,7 @@ def test_weights_are_those_of_the_whole_batch(implementation, skips):
     def run(rank, size):
         sharded = module.FullySharded(model_of(rank))
         found = [sharded.full_parameters()]
+        buffers = dict(sharded.module.named_buffers())
         optimizer = Momentum(sharded.parameters())
         for step in range(3):
             ids, targets = batch_of(step)[rank]
@@ -46,7 +47,7 @@ def test_weights_are_those_of_the_whole_batch(implementation, skips):
             missing = [n for n, p in sharded.named_parameters() if p.grad is None]
             optimizer.step()
             found.append(sharded.full_parameters())
-        return found, missing
+        return found, missing, buffers
 
     results = on_ranks(2, run)
     model = model_of(0)
@@ -64,7 +65,9 @@ def test_weights_are_those_of_the_whole_batch(implementation, skips):
         "nothing has moved": expected[0],
     }
     own = {"rank 1 keeps its own weights: send those of rank 0 at the start": weights(model_of(1))}
-    for rank, (found, missing) in enumerate(results):
+    for rank, (found, missing, buffers) in enumerate(results):
+        right = dict(model.named_buffers())
+        check_named(buffers, right, f"at the start, on rank {rank}, the buffer")
         check_named(found[0], expected[0], f"full_parameters() at the start, on rank {rank}", own)
         check_named(found[1], expected[1], "after one step, full_parameters()", causes)
         check_named(found[3], expected[3], "after three steps, full_parameters()", rtol=1e-5,
@@ -169,86 +172,6 @@ def test_bytes_on_each_rank(implementation):
             )  # fmt: skip
 
 
-def events_of_a_step(module):
-    def run(rank, size):
-        sharded = module.FullySharded(model_of(0, Blocks))
-        ids, targets = batch_of(0)[rank]
-        loss_sum(sharded(ids), targets).backward()
-        sharded.finish_gradient_synchronization()
-
-        def note(event):
-            RECORD.events.append(event)
-
-        for index, block in enumerate(sharded.module.blocks):
-            block.register_forward_pre_hook(
-                lambda _, arguments, i=index: (
-                    (
-                        note(f"block {i} begins"),
-                        arguments[0].register_hook(lambda _: note(f"gradient of block {i}")),
-                    )[2:]
-                    or None
-                )
-            )
-            block.down.register_forward_pre_hook(lambda *_, i=index: note(f"block {i} computes"))
-        with pytest.raises(IndexError):  # leaves nothing behind
-            sharded(ids + 1000)
-        RECORD.clear()
-        loss = loss_sum(sharded(ids), targets)
-        note("backward")
-        loss.backward()
-        note("finish")
-        sharded.finish_gradient_synchronization()
-        return [each if isinstance(each, str) else tuple(each) for each in RECORD.events]
-
-    return on_ranks(2, run)[0]
-
-
-@pytest.mark.task("a3.15")
-def test_order_of_the_collectives(implementation):
-    events = events_of_a_step(implementation(MODULE))
-    words = [each if isinstance(each, str) else each[0] for each in events]
-    shown = {"in order": [word for word in words if word != "wait"]}
-
-    def before(event, kind):
-        return words[: words.index(event)].count(kind)
-
-    check_true(
-        before("block 0 begins", "all_gather") <= 3,
-        "everything is gathered at once: gather a unit when the one before it is used",
-        shown,
-    )
-    for index in range(2):
-        check_true(
-            before(f"block {index} computes", "all_gather") >= index + 3,
-            f"while block {index} computes, the all-gather of block {index + 1} is not on its way",
-            shown,
-        )
-    check_equal(before("backward", "all_gather"), 4, "the all-gathers of a forward pass of 4 units")
-    in_all = words.count("all_gather")
-    check_true(
-        in_all <= 7,
-        "more all-gathers than two for each unit but the first, which stays whole until its "
-        "gradient is complete",
-        shown,
-    )
-    check_true(
-        before("gradient of block 1", "reduce_scatter") >= 1,
-        "backward has computed the gradient of block 2 and left block 1, and the first "
-        "reduce-scatter has not started: start it when a unit's gradient is complete",
-        shown,
-    )
-    check_true(
-        before("finish", "reduce_scatter") == 4 == words.count("reduce_scatter"),
-        "each of the 4 units needs one reduce-scatter, which starts while backward runs",
-        shown,
-    )
-    whole = sum(4 * p.numel() + 8 for p in Blocks().parameters())
-    reduced = sum(e[3] for e in events if not isinstance(e, str) and e[0] == "reduce_scatter")
-    other = sum(e[3] for e in events if not isinstance(e, str) and e[0] in ("all_reduce", "reduce"))
-    check_true(reduced <= whole, "the reduce-scatters send more than all gradients once", shown)
-    check_true(other <= 512, "an all-reduce sends gradients: a reduce-scatter sends half", shown)
-
-
 @pytest.mark.task("a3.15")
 def test_bfloat16_copies_of_float32_shards(implementation):
     module = implementation(MODULE)
@@ -343,6 +266,8 @@ def test_accumulation_of_shards(implementation):
 @pytest.mark.task("a3.15")
 def test_fully_sharded_in_one_process(implementation):
     sharded = implementation(MODULE).FullySharded(model_of(0))
+    for copy in sharded.full_parameters().values():
+        copy.fill_(7)  # the copies belong to the caller
     whole_batch_loss(sharded, batch_of(0)).backward()
     sharded.finish_gradient_synchronization()
     Momentum(sharded.parameters()).step()

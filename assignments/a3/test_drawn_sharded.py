@@ -200,6 +200,7 @@ def sharded_runs(draw):
         "narrow": draw(st.booleans()),
         "steps": draw(st.lists(st.lists(used, min_size=1, max_size=2), min_size=1, max_size=2)),
         "once": draw(st.booleans()) and not skips,
+        "joined": draw(st.booleans()) and not skips,  # all forward passes before one backward pass
         "group": draw(groups),
         "seed": draw(SEEDS),
     }
@@ -215,7 +216,7 @@ def input_at(step, place, rank, seed, dtype):
 
 @on_two_ranks
 def call_sharded(
-    module, rank, group, width, number, tied, frozen, dtype, narrow, steps, once, seed
+    module, rank, group, width, number, tied, frozen, dtype, narrow, steps, once, joined, seed
 ):
     model = Chain(width, number, tied, frozen, dtype, seed + rank)
     compute = torch.bfloat16 if narrow else None
@@ -224,12 +225,17 @@ def call_sharded(
     found = []
     with leaving_alone():
         for step, passes in enumerate(steps):
+            losses = []
             for place, used in enumerate(passes):
                 x = input_at(step, place, rank, seed, dtype)
-                sharded(x, used[rank]).to(x.dtype).square().sum().backward()
-                if not once:
-                    sharded.finish_gradient_synchronization()
-            if once:
+                losses.append(sharded(x, used[rank]).to(x.dtype).square().sum())
+                if not joined:
+                    losses.pop().backward()
+                    if not once:
+                        sharded.finish_gradient_synchronization()
+            if joined:
+                sum(losses).backward()
+            if once or joined:
                 sharded.finish_gradient_synchronization()
             missing = sorted(n for n, p in sharded.named_parameters() if p.grad is None)
             optimizer.step()
@@ -249,7 +255,7 @@ def within_a_step(x):
     return Within(x, 1e-6, 0.2 * RATE)
 
 
-def trained_whole(width, number, tied, frozen, dtype, narrow, steps, once, group, seed):
+def trained_whole(width, number, tied, frozen, dtype, narrow, steps, once, joined, group, seed):
     results = []
     for rank in range(2):
         sources = [rank] if group == "own" else [0, 1]

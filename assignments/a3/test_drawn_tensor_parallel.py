@@ -25,13 +25,20 @@ def named(group):
     return {} if group is None else {"group": group}
 
 
-def differentiated(inputs, result, upstream):
-    """Return the result and the gradients of its weighted sum."""
-    if not result.requires_grad:
-        return [result, None]
-    names = [name for name, x in inputs.items() if x is not None]
-    found = torch.autograd.grad((result * upstream).sum(), [inputs[n] for n in names])
-    return [result, dict(zip(names, found, strict=True))]
+def differentiated(inputs, result, upstream, is_own=True):
+    """Return the result and the gradients of its weighted sum. Then change the result, if it
+    belongs to the caller: the inputs must stay as they are.
+    """
+    found = {}
+    if result.requires_grad:
+        names = [name for name, x in inputs.items() if x is not None]
+        with leaving_alone(upstream):
+            gradients = torch.autograd.grad(result, [inputs[n] for n in names], upstream)
+        found = {name: x.clone() for name, x in zip(names, gradients, strict=True)}
+    kept = result.detach().clone()
+    if is_own:
+        result.detach().add_(1)
+    return [kept, found if result.requires_grad else None]
 
 
 # a3.16
@@ -50,7 +57,7 @@ def call_exchange(name):
         with leaving_alone(own, x):
             y = getattr(module, name)(own, *([] if group is None else [group]))
             upstream = drawn(seed + rank, *x.shape, dtype=x.dtype)
-            return differentiated({"x": own}, y, upstream)
+            return differentiated({"x": own}, y, upstream, name != "copy_to_ranks")
 
     return call
 
