@@ -37,6 +37,7 @@ from training.collectives.group_operations import (
     any_rank,
     broadcast_from_first,
     rank_and_size,
+    same_ranks,
 )
 from training.collectives.named_wrapper import NamedWrapper
 from training.collectives.sharded_units import Unit, divide
@@ -70,7 +71,7 @@ class FullySharded(NamedWrapper):
         self._size = rank_and_size(group)[1]
         # Reduce-scatters have a group of their own: each group's collectives then have one order,
         # whichever comes first on a rank, a gradient or the need for another block.
-        self._reducing_group = _same_ranks(group)
+        self._reducing_group = same_ranks(group)
         self._compute_dtype = compute_dtype
         broadcast_from_first([*module.parameters(), *module.buffers()], group)
         self._units_of = divide(module, compute_dtype, group)
@@ -104,13 +105,14 @@ class FullySharded(NamedWrapper):
             return result
         except BaseException:
             for unit in self._units:
-                unit.uses = 0  # there will be no backward pass
+                unit.uses, unit.used = 0, False  # there will be no backward pass
             raise
         finally:
             self._gather_up_to(len(self._units))  # what this rank did not use, others did
             self._in_forward = False
             for unit in self._units:
                 unit.free()
+                unit.used &= unit.uses > 0 or torch.is_grad_enabled()
 
     def _run(
         self, units: list[Unit], forward: Callable[..., Any], *args: Any, **kwargs: Any
@@ -166,6 +168,7 @@ class FullySharded(NamedWrapper):
     def _begin_backward(self, _: Tensor) -> None:
         """Start the first all-gather while backward computes with the last unit, which stayed."""
         self._regather_up_to(1)
+        self._reduce_complete()
 
     def _end_backward(self) -> None:
         self._regather_up_to(len(self._regathered))
@@ -186,11 +189,19 @@ class FullySharded(NamedWrapper):
         return unit.whole.as_strided(*place)
 
     def _gradient_is_complete(self, unit: Unit) -> None:
-        """Start the reduce-scatters that are due; all ranks start them in the same order."""
         unit.complete = True
-        order = self._trained_units()
-        while self._num_reduced < len(order) and order[self._num_reduced].complete:
-            self._reduce(order[self._num_reduced])
+        self._reduce_complete()
+
+    def _reduce_complete(self) -> None:
+        """Start the reduce-scatters that are due, in one order on all ranks; at once for units that
+        this rank leaves out. All-gathers that another rank may need before it reduces come first.
+        """
+        for unit in self._trained_units()[self._num_reduced :]:
+            if unit.used and not unit.complete:
+                return
+            if not unit.stays:
+                self._regather_up_to(self._regathered.index(unit) + 2)
+            self._reduce(unit)
             self._num_reduced += 1
 
     def _trained_units(self) -> list[Unit]:
@@ -207,10 +218,11 @@ class FullySharded(NamedWrapper):
         """Wait until every shard's gradient has the mean over the ranks added; every rank must call
         it.
         """
-        self._end_backward()
+        self._regather_up_to(len(self._regathered))  # others may wait for them: before any wait
         order = self._trained_units()
         for unit in order[self._num_reduced :]:
             self._reduce(unit)
+        self._end_backward()
         # A few bytes more, so that all ranks take the same decisions: has any rank this gradient;
         # has any rank a gradient that came after its unit's reduce-scatter, in another backward?
         flags = [flag for unit in order for flag in unit.has_gradient]
@@ -286,11 +298,3 @@ def _without_parameters(units: list[Unit], tensor: Tensor) -> Any:
 
 def _has_outer_hooks() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-
-
-def _same_ranks(group: Group) -> Group:
-    """Return a second group of the same ranks."""
-    if not dist.is_initialized():
-        return None
-    ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
-    return dist.new_group(ranks, use_local_synchronization=group is not None)

@@ -17,6 +17,7 @@ from rank_models import (
     whole_batch_loss,
 )
 from ranks import RECORD, on_ranks
+from torch import nn
 
 from lm_course.containment.counted_work import TensorCounter
 from lm_course.grading.comparisons import check_equal, check_true
@@ -74,6 +75,50 @@ def test_weights_are_those_of_the_whole_batch(implementation, skips):
                     atol=1e-6)  # fmt: skip
         right = ["frozen.bias", "frozen.weight", "never.0.bias", "never.0.weight"]
         check_equal(sorted(missing), right, "the parameters whose gradient is None")
+
+
+class Chosen(nn.Module):
+    """A sum over some of seven blocks; there is a first unit, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(2, 2, dtype=torch.float64) for _ in range(7))
+        self.scale = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, x, used):
+        for index in used:
+            x = x + torch.tanh(self.blocks[index](x))
+        return (x * self.scale).sum()
+
+
+@pytest.mark.task("a3.15")
+@pytest.mark.parametrize(
+    "used", [([], range(7)), ([0, 6], [1, 2, 3, 4, 5]), ([0, 1], [4, 5, 6])], ids=str
+)
+def test_ranks_leave_out_different_blocks(implementation, used):
+    """Many of them: a rank is then far ahead, and must not wait for what needs this rank itself."""
+    module = implementation(MODULE)
+    x = torch.tensor([0.5, -1.0], dtype=torch.float64)
+
+    def run(rank, size):
+        sharded = module.FullySharded(model_of(0, Chosen))
+        for _ in range(2):
+            with torch.no_grad():
+                sharded(x, range(7))
+            sharded(x + rank, used[rank]).backward()
+            sharded.finish_gradient_synchronization()
+        Momentum(sharded.parameters(), lr=1.0).step()
+        return sharded.full_parameters()
+
+    results = on_ranks(2, run)
+    model = model_of(0, Chosen)
+    for _ in range(2):
+        for rank, own in enumerate(used):
+            (model(x + rank, own) / 2).backward()
+    Momentum(model.parameters(), lr=1.0).step()
+    for found in results:
+        what = f"ranks that use blocks {list(used[0])} and {list(used[1])}, after a step of 1: the"
+        check_named(found, weights(model), f"{what} value")
 
 
 @pytest.mark.task("a3.15")

@@ -92,6 +92,49 @@ def test_weights_are_those_of_the_whole_batch(ranks: Ranks, size: int, skips: bo
     assert len({result["checksum"] for result in found}) == 1
 
 
+class Chosen(nn.Module):
+    """Some of seven blocks, one after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(2, 2, dtype=torch.float64) for _ in range(7))
+        self.scale = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor, used: list[int]) -> torch.Tensor:
+        for index in used:
+            x = x + torch.tanh(self.blocks[index](x))
+        return (x * self.scale).sum()
+
+
+def choose(rank: int, size: int, used: list[list[int]]) -> float:
+    torch.manual_seed(0)
+    model = Chosen()
+    expected = [
+        torch.autograd.grad(model(torch.ones(2).double() + r, own), model.parameters(),
+                            materialize_grads=True)
+        for r, own in enumerate(used)
+    ]  # fmt: skip
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    sharded = FullySharded(model)
+    with torch.no_grad():  # what an evaluation has used does not count
+        sharded(torch.ones(2).double(), list(range(7)))
+    sharded(torch.ones(2).double() + rank, used[rank]).backward()
+    sharded.finish_gradient_synchronization()
+    with torch.no_grad():
+        for shard in sharded.parameters():
+            shard -= 0 if shard.grad is None else shard.grad
+    moved = [before[name] - after for name, after in sharded.full_parameters().items()]
+    means = [sum(each) / size for each in zip(*expected, strict=True)]
+    return max((a - b).abs().max().item() for a, b in zip(moved, means, strict=True))
+
+
+@pytest.mark.parametrize("used", [[[], list(range(7))], [[0, 6], [1, 2, 3, 4, 5]], [[0], [6]]])
+def test_ranks_that_leave_out_many_blocks_do_not_wait_for_ever(
+    ranks: Ranks, used: list[list[int]]
+) -> None:
+    assert max(ranks.call(2, choose, used)) < 1e-12
+
+
 def simple_model() -> nn.Module:
     layers = [nn.Embedding(11, 6), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 11)]
     return nn.Sequential(*layers).double()

@@ -78,3 +78,11 @@ def broadcast_from_first(tensors: list[Tensor], group: Group = None) -> None:
         dist.broadcast(dense.view(-1).view(torch.uint8), group=group, group_src=0)
         if dense.data_ptr() != tensor.data_ptr():
             tensor.copy_(dense)
+
+
+def same_ranks(group: Group) -> Group:
+    """Return a second group of the same ranks."""
+    if not dist.is_initialized():
+        return None
+    ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
+    return dist.new_group(ranks, use_local_synchronization=group is not None)

@@ -30,6 +30,7 @@ class Unit:
         stays: whether backward finds the unit as forward left it.
         gathered, whole: the shards of all ranks, on their way; the parameters put together.
         uses: forward passes whose gradient has not come yet.
+        used: whether a forward pass of this step has used the unit on this rank.
         gradient: the sum of the gradients of this step, for all ranks [ranks, length].
         has_gradient: whether this rank has a gradient, by parameter.
         complete: whether no more gradient is expected.
@@ -64,7 +65,7 @@ class Unit:
         self.place_shards()
 
     def begin_step(self) -> None:
-        self.uses = 0
+        self.uses, self.used = 0, False
         self.gradient: Tensor | None = None
         self.has_gradient = [False] * len(self.shards)
         self.complete = False
@@ -87,6 +88,7 @@ class Unit:
     def place(self, counts: bool) -> None:
         """Let the modules see whole parameters, whose gradients come to `receive`."""
         self.uses += counts and self.trains and torch.is_grad_enabled()
+        self.used |= counts
         self._put(_Use.apply(self, *self.shards))
 
     def place_shards(self) -> None:

@@ -70,13 +70,15 @@ class FullySharded(nn.Module):
             result = inner(*args, **kwargs)
         except BaseException:
             for unit in self.units:
-                unit.uses = 0
+                unit.uses, unit.used = 0, False
             raise
         finally:
             self.gather_through(self.to_gather, None, False)
             self.inside = False
             for unit in self.units:
                 unit.free()
+                if not torch.is_grad_enabled() and unit.uses == 0:
+                    unit.used = False
         self.to_regather = list(self.freed_units) if torch.is_grad_enabled() else []
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
@@ -88,6 +90,7 @@ class FullySharded(nn.Module):
             self.gather_through(
                 self.to_regather, None if not self.freed_units else self.freed_units[0], False
             )
+        self.send_complete()
 
     def make_whole(self, unit):
         if unit.whole is None:
@@ -140,8 +143,18 @@ class FullySharded(nn.Module):
 
     def complete(self, unit):
         unit.complete = True
-        while self.to_reduce and self.to_reduce[0].complete:
-            self.reduce(self.to_reduce.pop(0))
+        self.send_complete()
+
+    def send_complete(self):
+        while self.to_reduce and (self.to_reduce[0].complete or not self.to_reduce[0].used):
+            unit = self.to_reduce.pop(0)
+            if unit in self.freed_units:
+                place = self.freed_units.index(unit)
+                for other in self.freed_units[: place + 2]:
+                    if other in self.to_regather:
+                        self.to_regather.remove(other)
+                        other.start_gather()
+            self.reduce(unit)
 
     def reduce(self, unit):
         unit.start_reduce(self.second_group)
@@ -151,9 +164,10 @@ class FullySharded(nn.Module):
         self.sent = [unit]
 
     def finish_gradient_synchronization(self):
-        self.end_backward()
+        self.gather_through(self.to_regather, None, False)
         while self.to_reduce:
             self.reduce(self.to_reduce.pop(0))
+        self.end_backward()
         flags = [unit.gradient is not None for unit in self.trained]
         for unit in self.trained:
             flags += unit.has_gradient
