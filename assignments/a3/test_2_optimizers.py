@@ -170,7 +170,7 @@ def test_steps_are_counted_for_all_parameters_together(implementation, a3):
 @pytest.mark.task("a3.2")
 @pytest.mark.parametrize("steps", [1000, 10_000, 100_000])
 def test_the_correction_never_ends(implementation, a3, steps):
-    """A run goes on from step 1,000 and later: beta^t is then small, and not 0."""
+    """In step 1,000 and later, beta^t is small, and not 0."""
     beta1, beta2 = betas = 1 - 1 / (2 * steps), 1 - 1 / steps
     make = implementation(MODULE).AdamW
     weight = parameter([[1.0]])

@@ -37,7 +37,7 @@ def one_pass(sharded, losses):
 
 
 def after_an_interrupt(sharded, losses):
-    """Ctrl-C in a notebook: no `Exception`, and the session goes on."""
+    """Ctrl-C in a notebook: not an `Exception`, and the session continues."""
 
     def interrupt(*_):
         handle.remove()

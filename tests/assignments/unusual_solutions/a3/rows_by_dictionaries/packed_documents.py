@@ -64,6 +64,6 @@ def padded_batch(documents, width=None, padding_id=0):
     padded = torch.tensor([row + [padding_id] * (width + 1 - len(row)) for row in rows])
     ends = torch.tensor([[len(row) - 1] for row in rows])
     mask = torch.arange(width) < ends
-    token_ids = torch.where(mask, padded[:, :-1], padding_id)  # the last token is no input
+    token_ids = torch.where(mask, padded[:, :-1], padding_id)  # the last token is not an input
     tensors = {"mask": mask, "targets": padded[:, 1:].clone(), "token_ids": token_ids}
     return Batch(tensors, int(ends.sum()))  # noqa: F821
