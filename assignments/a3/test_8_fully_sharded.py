@@ -77,8 +77,11 @@ def test_weights_are_those_of_the_whole_batch(implementation, skips):
         check_equal(sorted(missing), right, "the parameters whose gradient is None")
 
 
+DROPPED = -7  # block 0 computes, and its result is not used
+
+
 class Chosen(nn.Module):
-    """A sum over some of seven blocks; there is a first unit, too."""
+    """Some of seven blocks, one after another; there is a first unit, too."""
 
     def __init__(self):
         super().__init__()
@@ -87,14 +90,21 @@ class Chosen(nn.Module):
 
     def forward(self, x, used):
         for index in used:
-            x = x + torch.tanh(self.blocks[index](x))
+            y = torch.tanh(self.blocks[index](x))
+            x = x if index == DROPPED else x + y
         return (x * self.scale).sum()
 
 
+USED = {
+    "one rank uses none": ([], range(7)),
+    "each uses others": ([0, 6], [1, 2, 3, 4, 5]),
+    "each uses one end": ([0, 1], [4, 5, 6]),
+    "one drops a result": ([DROPPED, 1, 2, 3, 4, 5, 6], range(7)),
+}
+
+
 @pytest.mark.task("a3.15")
-@pytest.mark.parametrize(
-    "used", [([], range(7)), ([0, 6], [1, 2, 3, 4, 5]), ([0, 1], [4, 5, 6])], ids=str
-)
+@pytest.mark.parametrize("used", USED.values(), ids=USED)
 def test_ranks_leave_out_different_blocks(implementation, used):
     """Many of them: a rank is then far ahead, and must not wait for what needs this rank itself."""
     module = implementation(MODULE)
