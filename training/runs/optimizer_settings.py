@@ -3,7 +3,7 @@
 What this leaves out: the arithmetic (training/optimizers.py and training/schedules.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
@@ -57,6 +57,8 @@ class OptimizerSettings(Settings):
             "linear".
         optimizer: "adamw", or "muon": Muon for the matrices of the blocks, AdamW for the rest.
         muon_learning_rate: the highest rate of Muon, whose schedule is that of `learning_rate`.
+        width_ratio: d_model divided by the width at which the learning rate was chosen; see
+            `WidthScaledAdamW`.
         weight_decay: see training/optimizers.py; the same for both optimizers.
         beta1, beta2: see training/optimizers.py.
     """
@@ -70,6 +72,7 @@ class OptimizerSettings(Settings):
     decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     optimizer: Literal["adamw", "muon"] = "adamw"
     muon_learning_rate: float = pydantic.Field(default=0.02, gt=0)
+    width_ratio: float = pydantic.Field(default=1.0, gt=0)
     weight_decay: float = pydantic.Field(default=0.1, ge=0)
     beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
     beta2: float = pydantic.Field(default=0.95, ge=0, lt=1)
@@ -116,8 +119,11 @@ class OptimizerSettings(Settings):
         makers = {"adamw": self._adamw, "muon": partial(self._muon, precision=precision)}
         return makers[self.optimizer](list(parameters))
 
-    def _adamw(self, named: list[tuple[str, nn.Parameter]]) -> AdamW:
-        return FusedAdamW(named, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay)
+    def _adamw(self, named: list[tuple[str, nn.Parameter]]) -> "AdamW | WidthScaledAdamW":
+        make = partial(FusedAdamW, betas=(self.beta1, self.beta2))
+        if self.width_ratio == 1:
+            return make(named, weight_decay=self.weight_decay)
+        return WidthScaledAdamW(named, make, self.width_ratio, self.weight_decay)
 
     def _muon(self, named: list[tuple[str, nn.Parameter]], precision: str) -> MuonWithAdamW:
         hidden = [(name, p) for name, p in named if is_hidden_matrix(name, p)]
@@ -127,6 +133,70 @@ class OptimizerSettings(Settings):
         return MuonWithAdamW(
             muon, self._adamw(others), self.muon_learning_rate / self.learning_rate
         )
+
+
+class WidthScaledAdamW:
+    """AdamW with a lower learning rate for the matrices that add up d_model inputs: those of the
+    blocks and the output head.
+
+    An update of AdamW moves every entry by about the learning rate, so what it adds to a sum of
+    d_model products grows with d_model; a rate of 1 / d_model keeps it (Yang et al., 2022, table
+    3). Embeddings and vectors add nothing up. The product of rate and weight decay is the same for
+    all, so weights shrink equally fast.
+
+    Args:
+        parameters: by name. Without an output head, the token embedding is the head.
+        make: (parameters, weight_decay=) -> an AdamW.
+        width_ratio: the rate of these matrices is the learning rate divided by it.
+        weight_decay: for the others.
+    """
+
+    def __init__(
+        self,
+        parameters: list[tuple[str, nn.Parameter]],
+        make: Callable[..., AdamW],
+        width_ratio: float,
+        weight_decay: float,
+    ) -> None:
+        heads = [name for name, _ in parameters if name.startswith("output_head.")]
+        summing = set(heads or ["token_embedding.weight"])
+        summing |= {name for name, p in parameters if is_hidden_matrix(name, p)}
+        scaled = [(name, p) for name, p in parameters if name in summing]
+        others = [(name, p) for name, p in parameters if name not in summing]
+        self.parts = {
+            "scaled": make(scaled, weight_decay=weight_decay * width_ratio),
+            "others": make(others, weight_decay=weight_decay),
+        }
+        self.divisors = {"scaled": width_ratio, "others": 1.0}
+
+    def step(self, learning_rate: float) -> None:
+        """Update every parameter that has a gradient; the learning rate is that of the others."""
+        for name, part in self.parts.items():
+            part.step(learning_rate / self.divisors[name])
+
+    def zero_gradients(self) -> None:
+        """Clear the gradients, so that the next backward pass does not add to them."""
+        for part in self.parts.values():
+            part.zero_gradients()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the states of both, for a checkpoint."""
+        return {
+            f"{name}/{key}": tensor
+            for name, part in self.parts.items()
+            for key, tensor in part.state().items()
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restore a state that `state` returned.
+
+        Raises:
+            ValueError: it belongs to a model with other parameters.
+        """
+        for name, part in self.parts.items():
+            prefix = f"{name}/"
+            own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+            part.load_state({key.removeprefix(prefix): tensor for key, tensor in own.items()})
 
 
 def faster_for_muon(hidden: list[tuple[str, nn.Parameter]]) -> torch.dtype | None:

@@ -6,7 +6,7 @@ needs only its hash, its size and the files to store next to the weights.
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 from torch import Tensor
@@ -17,10 +17,12 @@ from lm_core.formats.metric_log import MetricLog
 from lm_core.formats.token_shards import TokenShards
 from lm_core.random_state import derived_seed, seed_everything
 from lm_core.settings import Settings
+from lm_core.user_error import UserError
 from training.batching import Batch, WindowBatches
 from training.engine.fused_loss import fused_token_losses
 from training.engine.parallelism import OneProcess, Parallelism
 from training.packed_documents import DocumentBatches, check_documents_stay_apart
+from training.runs.one_dial import dial_line, with_dial
 from training.runs.run_checkpoints import run_fingerprint
 from training.runs.training_settings import TrainingSettings
 from training.runs.validation import evaluate_bits_per_byte
@@ -33,6 +35,10 @@ class PretrainSettings(Settings):
     """The `[pretrain]` section of a recipe.
 
     Attributes:
+        depth: number of layers, from which all values of `model` and `training` that are not given
+            are derived (training/runs/one_dial.py).
+        tokens_per_parameter: with a depth, the tokens to train on for each parameter of the blocks;
+            20 by default.
         model: shape of the model; the vocabulary is that of the shards.
         training: settings of the training loop.
         batches: "windows" of the whole text, or "documents", packed and kept apart.
@@ -40,11 +46,25 @@ class PretrainSettings(Settings):
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
 
+    depth: int | None = None
+    tokens_per_parameter: float | None = pydantic.Field(default=None, gt=0)
     model: ModelShape
     training: TrainingSettings
     batches: Literal["windows", "documents"] = "windows"
     validation_tokens: int | None = pydantic.Field(default=None, gt=1)
     device: str = "auto"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_depth(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("depth") is not None:
+            return with_dial(values)
+        if isinstance(values, dict) and values.get("tokens_per_parameter") is not None:
+            raise UserError(
+                "tokens_per_parameter is given without depth, so training.steps decides the "
+                "tokens; remove it, or set depth"
+            )
+        return values
 
 
 BATCHES = {"windows": WindowBatches, "documents": DocumentBatches}
@@ -147,6 +167,9 @@ def pretrain(
         train_shards, model_config.context_length, training.batch_size, training.seed
     )
 
+    parallelism = parallelism or OneProcess()
+    if settings.depth is not None and parallelism.is_main:
+        print(dial_line(settings, train_shards.num_tokens), flush=True)
     shards_hash = file_sha256(shards_folder)
     run = TrainingRun(
         model=_new_model(settings, model_config),
@@ -163,7 +186,7 @@ def pretrain(
         special_token_ids=special_token_ids or {},
         device=pick_device(settings.device),
         description=metric_log.stage,
-        parallelism=parallelism or OneProcess(),
+        parallelism=parallelism,
         name_batch=lambda step: _named(settings.batches, batches.sampler.indices_at(step)),
     )
     return train(run)
