@@ -18,8 +18,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lm_core.artifact_paths import RunPaths
-from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
 from lm_core.user_error import UserError
 from lm_course.commands import (
     ablation_commands,
@@ -28,6 +26,16 @@ from lm_course.commands import (
     learner_commands,
     model_commands,
     tokenizer_commands,
+)
+from lm_course.commands.step_commands import (
+    DEMO,
+    Implementation,
+    Overrides,
+    RecipePath,
+    Wandb,
+    add_step_command,
+    run_named_steps,
+    set_stand_ins,
 )
 from lm_course.drills import drill_command
 from lm_course.error_lines import (
@@ -39,12 +47,11 @@ from lm_course.error_lines import (
     version,
 )
 from lm_course.interrupts import Interrupts
-from lm_course.locations import WORKSPACE, in_home, recipe_file
+from lm_course.locations import recipe_file
 from lm_course.pipeline.step_catalogue import GROUPS, listed_steps
 from lm_course.pipeline.step_failures import StepsFailed
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
-DEMO = Path("recipes/demo_cpu.toml")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,22 +69,6 @@ author_commands.register(app)
 drill_command.register(app)
 model_commands.register(app)
 
-RecipePath = Annotated[Path, typer.Argument(help="The TOML file with the run's settings.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Run the step even if it is up to date.")]
-Wandb = Annotated[
-    bool, typer.Option("--wandb", help="Also log to wandb (offline if it has no key).")
-]
-Implementation = Annotated[
-    str | None,
-    typer.Option(
-        "--impl",
-        metavar="FOLDER",
-        help="Use your files in FOLDER (such as workspace) instead of the project's.",
-    ),
-]
 CheckpointPath = Annotated[
     Path | None,
     typer.Option("--checkpoint", help="A checkpoint folder; by default the last in runs/demo."),
@@ -88,18 +79,6 @@ ModelPath = Annotated[
         "--model", help="A model of another program: a folder, a GGUF file, or the name smollm2."
     ),
 ]
-
-
-def set_stand_ins(folder: str | None) -> None:
-    """Set LM_STAND_INS for this process and its children. Call it before any stage is imported."""
-    if folder is None:
-        return
-    if folder == "reference":
-        os.environ.pop(STAND_INS_VARIABLE, None)
-        return
-    chosen = in_home(WORKSPACE) if folder == WORKSPACE else Path(folder)
-    os.environ[STAND_INS_VARIABLE] = str(chosen.absolute())
-    stand_ins_folder()
 
 
 def print_version(wanted: bool) -> None:
@@ -139,43 +118,6 @@ def debug_first(arguments: Sequence[str]) -> list[str]:
     return [*(["--debug"] if len(kept) < len(own) else []), *kept, *rest]
 
 
-def run_named_steps(
-    recipe_path: Path,
-    names: list[str] | None,
-    overrides: list[str] | None,
-    force: list[str],
-    wandb: bool,
-    implementation: str | None,
-) -> None:
-    """Run some steps of a recipe, or all of them when `names` is None."""
-    set_stand_ins(implementation)
-    from lm_core.settings import load_settings
-    from lm_course.pipeline.plan import plan, steps_to_run
-    from lm_course.pipeline.recipe import Recipe
-    from lm_course.pipeline.recipe_runner import run_recipe
-    from lm_course.pipeline.run_lock import run_lock
-    from lm_course.pipeline.step_catalogue import named
-    from lm_course.pipeline.wandb_mirror import wandb_mirror
-
-    Interrupts.raise_if_seen()
-    recipe = load_settings(Recipe, recipe_file(recipe_path), overrides)
-    paths = RunPaths(in_home(recipe.run.folder) / recipe.run.name)
-    planned = plan([named(name) for name in recipe.run.steps], recipe.sections, paths.root)
-    steps_to_run(planned, force)
-    steps = planned if names is None else steps_to_run(planned, names)
-    with (
-        run_lock(paths.root, "--set run.name=NAME"),
-        wandb_mirror(wandb, recipe, paths) as mirror,
-    ):
-        run_recipe(recipe, paths, steps, force, mirror)
-
-
-def _run_one(
-    name: str, recipe: Path, overrides: list[str] | None, force: bool, wandb: bool, impl: str | None
-) -> None:
-    run_named_steps(recipe, [name], overrides, [name] if force else [], wandb, impl)
-
-
 @app.command()
 def run(
     recipe: RecipePath = DEMO,
@@ -194,21 +136,6 @@ def run(
     run_named_steps(recipe, only, overrides, force or [], wandb, implementation)
 
 
-def _add_step_command(group: typer.Typer, command: str, step: str, explanation: str) -> None:
-    """Add a command that runs one step; these commands differ only in name and help."""
-
-    def step_command(
-        recipe: RecipePath = DEMO,
-        overrides: Overrides = None,
-        force: Force = False,
-        wandb: Wandb = False,
-        implementation: Implementation = None,
-    ) -> None:
-        _run_one(step, recipe, overrides, force, wandb, implementation)
-
-    group.command(command, help=explanation)(step_command)
-
-
 def _add_step_commands() -> UserError | None:
     """Add `lm pretrain` to `app`, and `lm data collect` to the group `data`; return the mistake in
     a step's file, if there is one. Raised here, during an import, it would be a traceback; `main`
@@ -221,7 +148,7 @@ def _add_step_commands() -> UserError | None:
         return error
     for step in steps:
         *group, command = step.command.split()[1:]
-        _add_step_command(groups[group[0]] if group else app, command, step.name, step.help)
+        add_step_command(groups[group[0]] if group else app, command, step.name, step.help)
     return None
 
 

@@ -106,7 +106,7 @@ def _named(kind: str, numbers: list[int]) -> str:
     return f"{what} {listed} of the training shards"
 
 
-def _new_model(settings: PretrainSettings, config: ModelConfig) -> TransformerLM:
+def new_model(settings: PretrainSettings, config: ModelConfig) -> TransformerLM:
     """Return a model that can be trained on the batches of the settings."""
     seed_everything(derived_seed(settings.training.seed, "initial weights"))
     model = TransformerLM(config)
@@ -172,7 +172,7 @@ def pretrain(
         print(dial_line(settings, train_shards.num_tokens), flush=True)
     shards_hash = file_sha256(shards_folder)
     run = TrainingRun(
-        model=_new_model(settings, model_config),
+        model=new_model(settings, model_config),
         loss_of_batch=language_model_loss,
         loss_sum_of_batch=language_model_loss_sum,
         batch_at=batches.batch_at,

@@ -1,0 +1,142 @@
+"""`lm pretrain` and the other commands that run one step of a recipe, and the options that commands
+on recipes share.
+
+What this leaves out: the steps themselves, which are imported inside the functions, after `--impl`
+has set LM_STAND_INS.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lm_core.artifact_paths import RunPaths
+from lm_core.stand_ins import STAND_INS_VARIABLE, stand_ins_folder
+from lm_core.user_error import UserError
+from lm_course.interrupts import Interrupts
+from lm_course.locations import WORKSPACE, in_home, recipe_file
+
+DEMO = Path("recipes/demo_cpu.toml")
+
+RecipePath = Annotated[Path, typer.Argument(help="The TOML file with the run's settings.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Run the step even if it is up to date.")]
+Wandb = Annotated[
+    bool, typer.Option("--wandb", help="Also log to wandb (offline if it has no key).")
+]
+Implementation = Annotated[
+    str | None,
+    typer.Option(
+        "--impl",
+        metavar="FOLDER",
+        help="Use your files in FOLDER (such as workspace) instead of the project's.",
+    ),
+]
+Depth = Annotated[
+    int | None,
+    typer.Option(
+        "--depth", metavar="N", help="Derive what the recipe does not give from N layers."
+    ),
+]
+FindLearningRate = Annotated[
+    bool,
+    typer.Option(
+        "--find-learning-rate",
+        help="Suggest a rate, after some steps with rising rates; keep no model.",
+    ),
+]
+
+
+def set_stand_ins(folder: str | None) -> None:
+    """Set LM_STAND_INS for this process and its children. Call it before any stage is imported."""
+    if folder is None:
+        return
+    if folder == "reference":
+        os.environ.pop(STAND_INS_VARIABLE, None)
+        return
+    chosen = in_home(WORKSPACE) if folder == WORKSPACE else Path(folder)
+    os.environ[STAND_INS_VARIABLE] = str(chosen.absolute())
+    stand_ins_folder()
+
+
+def run_named_steps(
+    recipe_path: Path,
+    names: list[str] | None,
+    overrides: list[str] | None,
+    force: list[str],
+    wandb: bool,
+    implementation: str | None,
+) -> None:
+    """Run some steps of a recipe, or all of them when `names` is None."""
+    set_stand_ins(implementation)
+    from lm_core.settings import load_settings
+    from lm_course.pipeline.plan import plan, steps_to_run
+    from lm_course.pipeline.recipe import Recipe
+    from lm_course.pipeline.recipe_runner import run_recipe
+    from lm_course.pipeline.run_lock import run_lock
+    from lm_course.pipeline.step_catalogue import named
+    from lm_course.pipeline.wandb_mirror import wandb_mirror
+
+    Interrupts.raise_if_seen()
+    recipe = load_settings(Recipe, recipe_file(recipe_path), overrides)
+    paths = RunPaths(in_home(recipe.run.folder) / recipe.run.name)
+    planned = plan([named(name) for name in recipe.run.steps], recipe.sections, paths.root)
+    steps_to_run(planned, force)
+    steps = planned if names is None else steps_to_run(planned, names)
+    with (
+        run_lock(paths.root, "--set run.name=NAME"),
+        wandb_mirror(wandb, recipe, paths) as mirror,
+    ):
+        run_recipe(recipe, paths, steps, force, mirror)
+
+
+def _run_one(
+    name: str, recipe: Path, overrides: list[str] | None, force: bool, wandb: bool, impl: str | None
+) -> None:
+    run_named_steps(recipe, [name], overrides, [name] if force else [], wandb, impl)
+
+
+def add_step_command(group: typer.Typer, command: str, step: str, explanation: str) -> None:
+    """Add a command that runs one step. They differ in name and help, but `lm pretrain` has options
+    of its own.
+    """
+    if step == "pretrain":
+        group.command(command, help=explanation)(pretrain)
+        return
+
+    def step_command(
+        recipe: RecipePath = DEMO,
+        overrides: Overrides = None,
+        force: Force = False,
+        wandb: Wandb = False,
+        implementation: Implementation = None,
+    ) -> None:
+        _run_one(step, recipe, overrides, force, wandb, implementation)
+
+    group.command(command, help=explanation)(step_command)
+
+
+def pretrain(
+    recipe: RecipePath = DEMO,
+    overrides: Overrides = None,
+    depth: Depth = None,
+    find_learning_rate: FindLearningRate = False,
+    force: Force = False,
+    wandb: Wandb = False,
+    implementation: Implementation = None,
+) -> None:
+    """Run the step `pretrain`, or look for its learning rate."""
+    changes = [*(overrides or []), *([] if depth is None else [f"pretrain.depth={depth}"])]
+    if not find_learning_rate:
+        _run_one("pretrain", recipe, changes, force, wandb, implementation)
+        return
+    if force or wandb:
+        given = "--force" if force else "--wandb"
+        raise UserError(f"--find-learning-rate keeps no model and no metrics; remove {given}")
+    set_stand_ins(implementation)
+    from lm_course.model_steps.rate_finder import find_rate
+
+    find_rate(recipe_file(recipe), changes)
