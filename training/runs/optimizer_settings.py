@@ -3,9 +3,9 @@
 What this leaves out: the arithmetic (training/optimizers.py and training/schedules.py).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import pydantic
 import torch
@@ -16,13 +16,14 @@ from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from training.engine.fused_optimizer import FusedAdamW
 from training.optimizers import (
-    AdamW,
     Muon,
     MuonWithAdamW,
     is_hidden_matrix,
     newton_schulz,
 )
 from training.schedules import learning_rate_at, linear_decay_at, warmup_stable_decay_at
+
+Named = list[tuple[str, nn.Parameter]]  # parameters with their names
 
 # precision: the type of Muon's matrix products
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,8 +58,8 @@ class OptimizerSettings(Settings):
             "linear".
         optimizer: "adamw", or "muon": Muon for the matrices of the blocks, AdamW for the rest.
         muon_learning_rate: the highest rate of Muon, whose schedule is that of `learning_rate`.
-        width_ratio: d_model divided by the width at which the learning rate was chosen; see
-            `WidthScaledAdamW`.
+        width_ratio: d_model divided by the width at which the learning rate was chosen; AdamW
+            divides the rate of some matrices by it (`matrices_that_sum`).
         weight_decay: see training/optimizers.py; the same for both optimizers.
         beta1, beta2: see training/optimizers.py.
     """
@@ -119,72 +120,86 @@ class OptimizerSettings(Settings):
         makers = {"adamw": self._adamw, "muon": partial(self._muon, precision=precision)}
         return makers[self.optimizer](list(parameters))
 
-    def _adamw(self, named: list[tuple[str, nn.Parameter]]) -> "AdamW | WidthScaledAdamW":
-        make = partial(FusedAdamW, betas=(self.beta1, self.beta2))
-        if self.width_ratio == 1:
-            return make(named, weight_decay=self.weight_decay)
-        return WidthScaledAdamW(named, make, self.width_ratio, self.weight_decay)
+    def _adamw(self, named: Named) -> Optimizer:
+        parts = self._adamw_parts(named)
+        return parts["adamw"].optimizer if "adamw" in parts else OptimizerParts(parts)
 
-    def _muon(self, named: list[tuple[str, nn.Parameter]], precision: str) -> MuonWithAdamW:
+    def _muon(self, named: Named, precision: str) -> Optimizer:
         hidden = [(name, p) for name, p in named if is_hidden_matrix(name, p)]
         others = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
         dtype = faster_for_muon(hidden) if precision == "auto" else DTYPES[precision]
         muon = Muon(hidden, weight_decay=self.weight_decay, dtype=dtype)
-        return MuonWithAdamW(
-            muon, self._adamw(others), self.muon_learning_rate / self.learning_rate
-        )
+        rate = self.muon_learning_rate / self.learning_rate
+        parts = self._adamw_parts(others)
+        if "adamw" in parts:
+            return MuonWithAdamW(muon, parts["adamw"].optimizer, rate)
+        return OptimizerParts({"muon": Part(muon, rate), **parts})
+
+    def _adamw_parts(self, named: Named) -> "dict[str, Part]":
+        """Return one AdamW, or one for the matrices whose rate is divided by `width_ratio` and one
+        for all else.
+
+        The product of rate and weight decay is the same for both, so weights shrink equally fast.
+        """
+        make = partial(FusedAdamW, betas=(self.beta1, self.beta2))
+        if self.width_ratio == 1:
+            return {"adamw": Part(make(named, weight_decay=self.weight_decay), 1.0)}
+        summing = matrices_that_sum(named)
+        scaled = [(name, p) for name, p in named if name in summing]
+        others = [(name, p) for name, p in named if name not in summing]
+        decay = self.weight_decay * self.width_ratio
+        return {
+            "scaled": Part(make(scaled, weight_decay=decay), 1 / self.width_ratio),
+            "others": Part(make(others, weight_decay=self.weight_decay), 1.0),
+        }
 
 
-class WidthScaledAdamW:
-    """AdamW with a lower learning rate for the matrices that add up d_model inputs: those of the
-    blocks and the output head.
+def matrices_that_sum(named: Named) -> set[str]:
+    """Return the names of the matrices that add up as many inputs as the model is wide: those of
+    the blocks and the output head, which is the token embedding if there is none.
 
     An update of AdamW moves every entry by about the learning rate, so what it adds to a sum of
-    d_model products grows with d_model; a rate of 1 / d_model keeps it (Yang et al., 2022, table
-    3). Embeddings and vectors add nothing up. The product of rate and weight decay is the same for
-    all, so weights shrink equally fast.
+    d_model products grows with d_model, and a rate of 1 / d_model keeps it (Yang et al., 2022,
+    "Tensor Programs V", table 3). Embeddings and vectors add nothing up.
+    """
+    heads = {name for name, _ in named if name.startswith("output_head.")}
+    hidden = {name for name, parameter in named if is_hidden_matrix(name, parameter)}
+    return hidden | (heads or {"token_embedding.weight"})
+
+
+class Part(NamedTuple):
+    """An optimizer of some parameters, and its learning rate divided by that of the settings."""
+
+    optimizer: Optimizer
+    rate: float
+
+
+class OptimizerParts:
+    """Several optimizers as one, each of other parameters and with a rate of its own.
 
     Args:
-        parameters: by name. Without an output head, the token embedding is the head.
-        make: (parameters, weight_decay=) -> an AdamW.
-        width_ratio: the rate of these matrices is the learning rate divided by it.
-        weight_decay: for the others.
+        parts: by a name, under which a checkpoint has the part's state.
     """
 
-    def __init__(
-        self,
-        parameters: list[tuple[str, nn.Parameter]],
-        make: Callable[..., AdamW],
-        width_ratio: float,
-        weight_decay: float,
-    ) -> None:
-        heads = [name for name, _ in parameters if name.startswith("output_head.")]
-        summing = set(heads or ["token_embedding.weight"])
-        summing |= {name for name, p in parameters if is_hidden_matrix(name, p)}
-        scaled = [(name, p) for name, p in parameters if name in summing]
-        others = [(name, p) for name, p in parameters if name not in summing]
-        self.parts = {
-            "scaled": make(scaled, weight_decay=weight_decay * width_ratio),
-            "others": make(others, weight_decay=weight_decay),
-        }
-        self.divisors = {"scaled": width_ratio, "others": 1.0}
+    def __init__(self, parts: dict[str, Part]) -> None:
+        self.parts = parts
 
     def step(self, learning_rate: float) -> None:
-        """Update every parameter that has a gradient; the learning rate is that of the others."""
-        for name, part in self.parts.items():
-            part.step(learning_rate / self.divisors[name])
+        """Update every parameter that has a gradient."""
+        for part in self.parts.values():
+            part.optimizer.step(learning_rate * part.rate)
 
     def zero_gradients(self) -> None:
         """Clear the gradients, so that the next backward pass does not add to them."""
         for part in self.parts.values():
-            part.zero_gradients()
+            part.optimizer.zero_gradients()
 
     def state(self) -> dict[str, Tensor]:
-        """Return the states of both, for a checkpoint."""
+        """Return the states of all parts, for a checkpoint."""
         return {
             f"{name}/{key}": tensor
             for name, part in self.parts.items()
-            for key, tensor in part.state().items()
+            for key, tensor in part.optimizer.state().items()
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -196,7 +211,7 @@ class WidthScaledAdamW:
         for name, part in self.parts.items():
             prefix = f"{name}/"
             own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            part.load_state({key.removeprefix(prefix): tensor for key, tensor in own.items()})
+            part.optimizer.load_state({key.removeprefix(prefix): own[key] for key in own})
 
 
 def faster_for_muon(hidden: list[tuple[str, nn.Parameter]]) -> torch.dtype | None:

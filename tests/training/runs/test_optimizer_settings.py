@@ -144,9 +144,10 @@ def weights_of(run: TrainingRun) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd", "linear"])
+@pytest.mark.parametrize("width_ratio", [1.0, 0.5])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_run_learns_and_resumes_exactly(tmp_path, optimizer, schedule):
-    choice = {"optimizer": optimizer, "schedule": schedule}
+def test_a_run_learns_and_resumes_exactly(tmp_path, optimizer, width_ratio, schedule):
+    choice = {"optimizer": optimizer, "schedule": schedule, "width_ratio": width_ratio}
     straight = make_run(tmp_path / "straight", **choice)
     train(straight)
     rows = read_metrics(tmp_path / "straight" / "metrics.jsonl")[1:]
@@ -180,3 +181,74 @@ def test_a_checkpoint_of_muon_holds_both_states(tmp_path):
     assert state["muon/mean/blocks.1.feed_forward.down.weight"].abs().sum() > 0
     assert state["adamw/square/token_embedding.weight"].abs().sum() > 0
     assert state["muon/dtype"].dtype == torch.float32
+
+
+NAMED = [
+    (name, nn.Parameter(torch.ones(shape)))
+    for name, shape in {
+        "token_embedding.weight": (5, 4),
+        "position_embedding.weight": (3, 4),
+        "blocks.0.attention.query.weight": (4, 4),
+        "blocks.0.attention.query.bias": (4,),
+        "blocks.0.feed_forward.down.weight": (4, 6),
+        "final_norm.weight": (4,),
+        "output_head.weight": (5, 4),
+    }.items()
+]
+SUMMING = {
+    "blocks.0.attention.query.weight", "blocks.0.feed_forward.down.weight", "output_head.weight",
+}  # fmt: skip
+
+
+def moved_by_one_step(named: list[tuple[str, nn.Parameter]], **changes) -> dict[str, float]:
+    """The distance that the first entry of each parameter moves; AdamW's first step is its rate."""
+    copies = [(name, nn.Parameter(parameter.detach().clone())) for name, parameter in named]
+    optimizer = settings_with(**changes).optimizer_of(copies, "float32")
+    for number, (_, parameter) in enumerate(copies, start=1):
+        parameter.grad = torch.full_like(parameter, float(number))
+    optimizer.step(0.01)
+    optimizer.zero_gradients()
+    assert all(parameter.grad is None for _, parameter in copies)
+    return {name: 1 - parameter.detach().flatten()[0].item() for name, parameter in copies}
+
+
+def test_the_rate_of_matrices_that_sum_is_divided_by_the_width_ratio():
+    moved = moved_by_one_step(NAMED, width_ratio=4.0, weight_decay=0.0)
+    assert moved == {
+        name: pytest.approx(0.0025 if name in SUMMING else 0.01, rel=1e-3) for name, _ in NAMED
+    }
+
+
+def test_all_matrices_shrink_equally_fast_whatever_their_rate():
+    plain = moved_by_one_step(NAMED, width_ratio=4.0, weight_decay=0.0)
+    decayed = moved_by_one_step(NAMED, width_ratio=4.0, weight_decay=0.5)
+    for name, parameter in NAMED:
+        shrunk = 0.01 * 0.5 if parameter.ndim == 2 else 0.0
+        assert decayed[name] - plain[name] == pytest.approx(shrunk, abs=1e-6), name
+
+
+def test_without_a_head_the_embedding_is_the_head():
+    moved = moved_by_one_step(NAMED[:-1], width_ratio=4.0, weight_decay=0.0)
+    assert moved["token_embedding.weight"] == pytest.approx(0.0025, rel=1e-3)
+    assert moved["position_embedding.weight"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_with_muon_the_width_ratio_is_for_the_head_alone():
+    one, four = (
+        moved_by_one_step(NAMED, optimizer="muon", width_ratio=ratio, weight_decay=0.0)
+        for ratio in (1.0, 4.0)
+    )
+    assert one.pop("output_head.weight") == pytest.approx(0.01, rel=1e-3)
+    assert four.pop("output_head.weight") == pytest.approx(0.0025, rel=1e-3)
+    assert four == one
+
+
+def test_the_state_of_both_parts_is_saved_and_checked():
+    optimizer = settings_with(width_ratio=2.0).optimizer_of(NAMED, "auto")
+    assert isinstance(optimizer, Optimizer)
+    state = optimizer.state()
+    for name, _ in NAMED:
+        part = "scaled" if name in SUMMING else "others"
+        assert f"{part}/mean/{name}" in state
+    with pytest.raises(ValueError, match="saved state belongs to another model"):
+        optimizer.load_state({key: state[key] for key in state if "output_head" not in key})
