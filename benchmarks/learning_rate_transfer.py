@@ -159,9 +159,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=list(TITLES), choices=list(TITLES))
     parser.add_argument("--models", nargs="+", default=["2x64", "2x128", "2x256"])
     parser.add_argument("--along-dial", nargs="+", default=["1x64", "2x128", "4x256"])
-    parser.add_argument(
-        "--rates", nargs="+", type=float, default=[2.0**k * 1e-3 for k in range(-1, 6)]
-    )
+    parser.add_argument("--rates", nargs="+", type=float, default=[2.0**k * 1e-3 for k in range(6)])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--context", type=int, default=128)

@@ -9,6 +9,7 @@ from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.formats.token_shards import ShardWriter
 from lm_core.settings import load_settings
 from lm_core.user_error import UserError
+from training.engine.__main__ import EngineRecipe
 from training.runs.one_dial import batch_tokens, block_parameters, weight_decay
 from training.runs.pretraining import PretrainSettings, pretrain
 from transformer_lm.model_config import ModelShape
@@ -173,6 +174,12 @@ def run(root: Path, name: str, settings: PretrainSettings, rows: int | None = No
         return pretrain(settings, root / "shards", root / name, log)
     except Killed:
         return None
+
+
+def test_the_engine_of_many_ranks_reads_the_same_depth(root):
+    recipe = "[run]\nname = 'x'\n[pretrain]\ndepth = 3\n"
+    (root / "engine.toml").write_text(recipe)
+    assert load_settings(EngineRecipe, root / "engine.toml").pretrain == dialled(3)
 
 
 def losses(root: Path, name: str) -> list[float]:
