@@ -31,17 +31,15 @@ and a correction for the depth itself. benchmarks/learning_rate_transfer.py meas
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pydantic
 
 from lm_core.settings import Settings, first_problem
 from lm_core.user_error import UserError
+from training.runs.training_settings import TrainingSettings
 from transformer_lm.model_config import ModelConfig, ModelShape
 from transformer_lm.model_cost import parameters_by_part
-
-if TYPE_CHECKING:
-    from training.runs.pretraining import PretrainSettings
 
 DEEPEST = 200  # a larger depth is a mistake: width 12,800
 WIDTH_PER_LAYER = 64
@@ -52,8 +50,12 @@ CONTEXT_LENGTH = 256
 TOKENS_PER_PARAMETER = 20.0
 
 BASE_WIDTH = 256
-LEARNING_RATE = 4e-3  # of AdamW, at BASE_WIDTH
-MUON_LEARNING_RATE = 0.01
+# optimizer: its rates at BASE_WIDTH, and the one that the weight decay is for. Chosen with runs of
+# 200 steps (docs/one_dial.md), except Muon's, which is the usual one: twice as much was better there.
+RATES = {
+    "adamw": ({"learning_rate": 0.004, "muon_learning_rate": 0.02}, "learning_rate"),
+    "muon": ({"learning_rate": 0.008, "muon_learning_rate": 0.02}, "muon_learning_rate"),
+}
 LONGEST_WARMUP = 1000
 
 
@@ -118,9 +120,7 @@ def training_of(
     batch_size = _number(given, "batch_size", 2 ** max(0, round(math.log2(sequences))))
     step_tokens = batch_size * shape.context_length
     steps = _number(given, "steps", math.ceil(tokens / step_tokens))
-    rates = {"learning_rate": LEARNING_RATE, "muon_learning_rate": MUON_LEARNING_RATE}
-    deciding = {"adamw": "learning_rate", "muon": "muon_learning_rate"}
-    name = deciding.get(given.get("optimizer", "adamw"), "learning_rate")
+    rates, name = RATES.get(str(given.get("optimizer")), RATES["adamw"])
     rate = _number(given, name, rates[name])
     derived = {
         "steps": steps,
@@ -150,14 +150,13 @@ def weight_decay(rate: float, steps: int, tokens_per_parameter: float) -> float:
     return 1 / (share * rate * steps)
 
 
-def dial_line(settings: "PretrainSettings", shard_tokens: int) -> str:
+def dial_line(model: ModelShape, training: TrainingSettings, shard_tokens: int) -> str:
     """Return one line with the values that a run with a depth is trained with.
 
     Args:
-        settings: the section [pretrain], complete.
+        model, training: the sections, complete.
         shard_tokens: number of tokens in the training split.
     """
-    model, training = settings.model, settings.training
     parameters = block_parameters(model)
     step_tokens = training.batch_size * model.context_length
     tokens = training.steps * step_tokens
@@ -169,7 +168,7 @@ def dial_line(settings: "PretrainSettings", shard_tokens: int) -> str:
         f"{training.muon_learning_rate:.3g}",
     }
     return (
-        f"depth {settings.depth}: width {model.d_model}, {model.num_heads} heads, d_ff "
+        f"depth {model.num_layers}: width {model.d_model}, {model.num_heads} heads, d_ff "
         f"{model.d_ff}, {parameters:,} parameters in blocks; {tokens:,} tokens "
         f"({tokens / parameters:.3g} per parameter, {tokens / shard_tokens:.3g} times the training "
         f"text) in {training.steps:,} steps of {training.batch_size} x {model.context_length}; "

@@ -128,6 +128,15 @@ def _fingerprint(
     )
 
 
+def _print_dial(
+    settings: PretrainSettings, shards: TokenShards, parallelism: Parallelism | None
+) -> None:
+    """Print what follows from the depth, if there is one, from one rank."""
+    if settings.depth is not None and (parallelism is None or parallelism.is_main):
+        line = dial_line(settings.model, settings.training, shards.num_tokens)
+        print(line, flush=True)
+
+
 def pretrain(
     settings: PretrainSettings,
     shards_folder: Path,
@@ -167,9 +176,7 @@ def pretrain(
         train_shards, model_config.context_length, training.batch_size, training.seed
     )
 
-    parallelism = parallelism or OneProcess()
-    if settings.depth is not None and parallelism.is_main:
-        print(dial_line(settings, train_shards.num_tokens), flush=True)
+    _print_dial(settings, train_shards, parallelism)
     shards_hash = file_sha256(shards_folder)
     run = TrainingRun(
         model=new_model(settings, model_config),
@@ -186,7 +193,7 @@ def pretrain(
         special_token_ids=special_token_ids or {},
         device=pick_device(settings.device),
         description=metric_log.stage,
-        parallelism=parallelism,
+        parallelism=parallelism or OneProcess(),
         name_batch=lambda step: _named(settings.batches, batches.sampler.indices_at(step)),
     )
     return train(run)

@@ -209,4 +209,4 @@ def test_a_run_with_a_depth_says_so_once_and_resumes_exactly(root, capsys):
 def test_the_line_names_the_rates_of_muon(root, capsys):
     changes = ["training.optimizer=muon", "training.steps=1"]
     run(root, "muon", load_settings(PretrainSettings, root / "recipe.toml", changes))
-    assert "learning rate 0.004, of the head 0.032, of Muon 0.01," in capsys.readouterr().out
+    assert "learning rate 0.008, of the head 0.064, of Muon 0.02," in capsys.readouterr().out
