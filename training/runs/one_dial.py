@@ -51,7 +51,7 @@ TOKENS_PER_PARAMETER = 20.0
 
 BASE_WIDTH = 256
 # optimizer: its rates at BASE_WIDTH, and the one that the weight decay is for. Chosen with runs of
-# 200 steps (docs/one_dial.md), except Muon's, which is the usual one: twice as much was better there.
+# 200 steps (docs/one_dial.md), except Muon's, which is the usual one; twice as much was better.
 RATES = {
     "adamw": ({"learning_rate": 0.004, "muon_learning_rate": 0.02}, "learning_rate"),
     "muon": ({"learning_rate": 0.008, "muon_learning_rate": 0.02}, "muon_learning_rate"),
