@@ -99,13 +99,16 @@ def interpolated_best(rates: list[float], losses: list[float | None]) -> float |
     return rates[best] * (rates[best + 1] / rates[best]) ** offset
 
 
-def sweep(series: RunSeries, rule: str, models: list[str], given: argparse.Namespace) -> list[Any]:
-    """Train the models with every rate, and return one row for each model."""
+def sweep(series: RunSeries, rule: str, given: argparse.Namespace) -> list[Any]:
+    """Train the rule's models with every rate, and return one row for each model."""
+    models, rates = given.models, given.rates
+    if rule == "depth":
+        models, rates = given.along_dial, given.along_rates
     rows = []
     for model in models:
         depth, width = map(int, model.split("x"))
         losses = []
-        for rate in given.rates:
+        for rate in rates:
             settings = settings_of(
                 rule, depth, width, rate, given.steps, given.batch_size, given.context
             )
@@ -117,8 +120,9 @@ def sweep(series: RunSeries, rule: str, models: list[str], given: argparse.Names
             {
                 "model": model,
                 "parameters": done["parameters"],
+                "rates": rates,
                 "losses": losses,
-                "best": interpolated_best(given.rates, losses),
+                "best": interpolated_best(rates, losses),
             }
         )
     return rows
@@ -136,7 +140,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         for row, colour in zip(rows, colours, strict=False):
             points = [
                 (rate, loss)
-                for rate, loss in zip(results["rates"], row["losses"], strict=True)
+                for rate, loss in zip(row["rates"], row["losses"], strict=True)
                 if loss is not None
             ]
             label = f"{row['model'].split('x')[0]} layers, width {row['model'].split('x')[1]}"
@@ -160,6 +164,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["2x64", "2x128", "2x256"])
     parser.add_argument("--along-dial", nargs="+", default=["1x64", "2x128", "4x256"])
     parser.add_argument("--rates", nargs="+", type=float, default=[2.0**k * 1e-3 for k in range(6)])
+    parser.add_argument(
+        "--along-rates", nargs="+", type=float, default=[2.0**k * 1e-3 for k in range(1, 4)]
+    )
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--context", type=int, default=128)
@@ -172,15 +179,13 @@ def main() -> None:
         "steps": given.steps,
         "batch": f"{given.batch_size} x {given.context}",
         "vocabulary": shards.vocab_size,
-        "rates": given.rates,
         "rules": {},
     }
     for rule in given.rules:
-        models = given.along_dial if rule == "depth" else given.models
         series = RunSeries(
             shards, given.folder / rule, "python benchmarks/learning_rate_transfer.py"
         )
-        results["rules"][rule] = sweep(series, rule, models, given)
+        results["rules"][rule] = sweep(series, rule, given)
     given.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw(results, given.picture)
     for rule, rows in results["rules"].items():
