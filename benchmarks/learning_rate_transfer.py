@@ -134,7 +134,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
     rules = results["rules"]
     figure = Figure(figsize=(4.2 * len(rules), 4.0), layout="constrained", dpi=130)
-    plots = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
+    plots = figure.subplots(1, len(rules), sharex=True, sharey=True, squeeze=False)[0]
     colours = ("#9ecae1", "#4292c6", "#084594", "#041f4a")
     for axes, (rule, rows) in zip(plots, rules.items(), strict=True):
         for row, colour in zip(rows, colours, strict=False):

@@ -60,16 +60,7 @@ def test_the_rules_differ_in_the_rates_alone():
     [
         (
             "learning_rate_transfer",
-            [
-                "--models",
-                "1x32",
-                "--along-dial",
-                "1x32",
-                "--rates",
-                "1e-2",
-                "--along-rates",
-                "2e-2",
-            ],
+            ["--models", "1x32", "--along-dial", "1x32", "--rates", "1e-2", "--along-rates=2e-2"],
         ),
         ("coordinate_check", ["--widths", "32", "64", "--layers", "1"]),
     ],
