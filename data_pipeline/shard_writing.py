@@ -48,11 +48,14 @@ class ShardSettings(Settings):
         validation_share: expected share of documents, or share of characters, held out.
         held_out: "documents" chosen by their hashes, or the "end" of the text: its last characters,
             whose first document may have begun before them.
+        training_share: share of the training split's characters that is used, from its beginning;
+            the validation split stays whole. Many epochs of a small share show overfitting.
         tokens_per_file: a shard file has at most this many tokens.
     """
 
     validation_share: float = Field(default=0.05, gt=0, lt=1)
     held_out: Literal["documents", "end"] = "documents"
+    training_share: float = Field(default=1.0, gt=0, le=1)
     tokens_per_file: int = Field(default=2**24, ge=1)
 
 
@@ -94,6 +97,26 @@ def split_documents(documents_folder: Path, settings: ShardSettings) -> Iterator
             yield SplitDocument(TRAIN, replace(document, text=first), is_whole=not rest)
         if rest:
             yield SplitDocument(VALIDATION, replace(document, text=rest))
+
+
+def used_documents(documents_folder: Path, settings: ShardSettings) -> Iterator[SplitDocument]:
+    """Yield what `split_documents` yields, without the part of the training split after the first
+    int(n training_share) of its n characters.
+    """
+    if settings.training_share == 1:
+        yield from split_documents(documents_folder, settings)
+        return
+    splits = split_documents(documents_folder, settings)
+    characters = sum(len(part.document.text) for part in splits if part.split == TRAIN)
+    left = int(characters * settings.training_share)
+    for part in split_documents(documents_folder, settings):
+        if part.split == VALIDATION:
+            yield part
+        elif left > 0:
+            text = part.document.text[:left]
+            left -= len(text)
+            is_whole = part.is_whole and text == part.document.text
+            yield SplitDocument(TRAIN, replace(part.document, text=text), is_whole)
 
 
 def encode_as_plain_text(tokenizer: TextEncoder, text: str) -> list[int]:
@@ -140,7 +163,7 @@ def write_token_shards(
     )
     total = read_counts(documents_folder)[-1]["documents_out"]
     with writer, progress_bar("encode documents", total, "documents") as bar:
-        for split, document, is_whole in split_documents(documents_folder, settings):
+        for split, document, is_whole in used_documents(documents_folder, settings):
             ids = encode_as_plain_text(tokenizer, document.text)
             ids += [end_of_text] if is_whole else []
             writer.add(split, np.array(ids, dtype=np.int64))

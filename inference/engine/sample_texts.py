@@ -47,11 +47,11 @@ def write_samples(
     """
     samples: dict[str, Any] = {"completions": [], "chat": []}
     for number, prompt in enumerate(settings.prompts):
-        sampling = _seeded(settings.sampling, "completion", number)
+        sampling = seeded(settings.sampling, "completion", number)
         text = completing.complete(prompt, sampling, settings.max_new_tokens)
         samples["completions"].append({"prompt": prompt, "text": text})
     for number, question in enumerate(settings.questions if answering else []):
-        sampling = _seeded(settings.sampling, "chat", number)
+        sampling = seeded(settings.sampling, "chat", number)
         messages = [{"role": "user", "content": question}]
         replies = [
             {"label": label, "text": engine.chat(messages, sampling, settings.max_new_tokens)}
@@ -62,5 +62,12 @@ def write_samples(
     return samples
 
 
-def _seeded(sampling: SamplingSettings, kind: str, number: int) -> SamplingSettings:
+def seeded(sampling: SamplingSettings, kind: str, number: int) -> SamplingSettings:
+    """Return the settings of a sample: with a seed of its own.
+
+    Args:
+        sampling: those of all samples.
+        kind: "completion" or "chat".
+        number: its position among those of its kind, from 0.
+    """
     return sampling.model_copy(update={"seed": derived_seed(sampling.seed, kind, number)})

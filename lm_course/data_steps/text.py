@@ -25,9 +25,10 @@ def own_text_files(sections: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
     return {}
 
 
-def text(context: StepContext) -> dict[str, Any]:
-    """Turn text files into documents."""
-    settings = context.settings
+def found_text_files(settings: TextSettings) -> tuple[Path, ...]:
+    """Return the files and folders of the section; raise UserError if it names none, or if its data
+    set is not there.
+    """
     own = own_text_files({"text": settings})
     if not own:
         raise UserError(
@@ -40,7 +41,12 @@ def text(context: StepContext) -> dict[str, Any]:
             f"{shown(missing[0])}: no such file; run `lm data get {settings.dataset}`, or give a "
             "text of your own with --set text.path=FILE"
         )
-    row = write_text_documents(own["text"], context.output("documents"))
+    return own["text"]
+
+
+def text(context: StepContext) -> dict[str, Any]:
+    """Turn text files into documents."""
+    row = write_text_documents(found_text_files(context.settings), context.output("documents"))
     return {"documents": row["documents_out"], "bytes": row["bytes_out"]}
 
 

@@ -23,7 +23,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 @contextmanager
-def _figure(height: float = HEIGHT) -> Iterator[tuple["Axes", list[str]]]:
+def svg_figure(height: float = HEIGHT) -> Iterator[tuple["Axes", list[str]]]:
     """Yield axes to draw on, and a list that holds the SVG text once the block has ended."""
     import matplotlib
 
@@ -78,7 +78,7 @@ def _plain_log_ticks(axes: "Axes") -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _unique_ids(svg: str, prefix: str) -> str:
+def unique_ids(svg: str, prefix: str) -> str:
     """Make the ids unique, because several plots share one page."""
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
@@ -97,32 +97,32 @@ def training_curves(rows: Rows, name: str, validation: str, validation_label: st
     trained = [row for row in rows if "loss" in row]
     validated = [row for row in rows if row.get(validation) is not None]
     steps = [row["step"] for row in trained]
-    with _figure() as (axes, loss):
+    with svg_figure() as (axes, loss):
         losses = [row["loss"] for row in trained]
         axes.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8)
         axes.plot(steps, smoothed(losses), color=BLUE, linewidth=1.6)
         axes.set(title="training loss", xlabel="step")
-    with _figure() as (axes, checked):
+    with svg_figure() as (axes, checked):
         points = [row["step"] for row in validated], [row[validation] for row in validated]
         axes.plot(*points, color=ORANGE, marker="o", markersize=3.5, linewidth=1.4)
         axes.set(title=validation_label, xlabel="step")
-    with _figure() as (axes, rate):
+    with svg_figure() as (axes, rate):
         axes.plot(steps, [row["learning_rate"] for row in trained], color=GREEN)
         axes.set(title="learning rate", xlabel="step")
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     plots = enumerate([*loss, *checked, *rate])
-    return "".join(_unique_ids(svg, f"{name}-{number}") for number, svg in plots)
+    return "".join(unique_ids(svg, f"{name}-{number}") for number, svg in plots)
 
 
 def compression_curve(points: Sequence[tuple[int, float]]) -> str:
     """Plot bytes per token against the number of merges used."""
-    with _figure() as (axes, result):
+    with svg_figure() as (axes, result):
         axes.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=3.5)
         axes.set(title="compression on validation text", xlabel="merges", ylabel="bytes per token")
         axes.set_xscale("symlog", linthresh=16)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter("{x:,.0f}")
-    return _unique_ids(result[0], "compression")
+    return unique_ids(result[0], "compression")
 
 
 def scaling_curves(runs: Rows, fit_curves: Rows, main_run: dict[str, Any] | None) -> str:
@@ -137,7 +137,7 @@ def scaling_curves(runs: Rows, fit_curves: Rows, main_run: dict[str, Any] | None
     """
     colours = itertools.cycle([BLUE, ORANGE, GREEN, "#a855f7", "#eab308"])
     colour_of = dict(zip(sorted({row["parameters"] for row in runs}), colours, strict=False))
-    with _figure(height=3.2) as (axes, result):
+    with svg_figure(height=3.2) as (axes, result):
         for size, colour in colour_of.items():
             mine = [row for row in runs if row["parameters"] == size]
             points = [row["tokens"] for row in mine], [row["loss"] for row in mine]
@@ -156,4 +156,4 @@ def scaling_curves(runs: Rows, fit_curves: Rows, main_run: dict[str, Any] | None
         axes.set(xscale="log", xlabel="training tokens", title="validation loss, nats per token")
         _plain_log_ticks(axes)
         axes.legend()
-    return _unique_ids(result[0], "scaling")
+    return unique_ids(result[0], "scaling")
