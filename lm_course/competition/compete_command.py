@@ -57,6 +57,7 @@ def best_verse(
     folder: Annotated[Path, typer.Option(help="Where everything is written.")] = FOLDER,
 ) -> None:
     """Train several models under one budget, and vote on which writes the best verse."""
+    from lm_course.competition import entry_runs
     from lm_course.competition.entries import default_entries, load_base, load_entries
     from lm_course.competition.entry_runs import Competition, train_entries
     from lm_course.competition.votes import read_votes_file
@@ -79,7 +80,7 @@ def best_verse(
     given = None if votes is None else read_votes_file(votes, len(loaded) - 1)
     competition = Competition(folder, seed, tokens, seconds)
     with run_lock(competition.root, "--folder FOLDER"):
-        results = train_entries(loaded, competition)
+        results = train_entries(loaded, competition, entry_runs.lm_in_new_process)
         page = _vote_and_write(competition, results, given, votes)
     if page is not None:
         print(f"page: {shown(page)}")

@@ -18,7 +18,6 @@ import jinja2
 
 from inference.engine.sample_texts import seeded
 from lm_core.artifact_paths import atomic_file, write_json
-from lm_core.progress import clock
 from lm_course.competition.bracket import Decided
 from lm_course.competition.curves import training_and_validation, turn_of, validation_curves
 from lm_course.competition.entry_runs import Competition, EntryResult, implementation_of
@@ -102,14 +101,13 @@ def _entry(result: EntryResult) -> dict[str, Any]:
     if result.failure:
         return shown
     trained = [row for row in result.rows if "loss" in row]
-    train_tokens = _epoch_tokens(result)
     tokens = trained[-1]["tokens"]
     measured = [row for row in result.rows if row.get("validation_bits_per_byte") is not None]
     return shown | {
         "parameters": result.summary["parameters"],
         "steps": result.steps,
         "tokens": tokens,
-        "epochs": tokens / train_tokens,
+        "epochs": tokens / result.summary["train_tokens"],
         "seconds": sum(entry.tokens_per_step / row["tokens_per_second"] for row in trained),
         "seconds_per_step": result.seconds_per_step,
         "training_loss": _last_training_loss(trained),
@@ -118,12 +116,6 @@ def _entry(result: EntryResult) -> dict[str, Any]:
         "shards_sha256": result.hashes["shards"],
         "weights_sha256": result.hashes["weights"],
     }
-
-
-def _epoch_tokens(result: EntryResult) -> int:
-    from lm_core.formats.token_shards import TokenShards
-
-    return TokenShards.open(result.root / "shards", "train", None).num_tokens
 
 
 def _last_training_loss(trained: Sequence[dict[str, Any]]) -> float:

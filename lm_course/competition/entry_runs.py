@@ -35,6 +35,7 @@ TIMED_STEPS = 30
 UNTIMED_STEPS = 5  # the first ones, in which memory is allocated and code compiled
 VALIDATIONS = 20
 INTERRUPTED = 130
+LM = (sys.executable, "-m", "lm_course")
 Run = Callable[[Sequence[str]], int]  # starts a command, and returns its exit status
 
 
@@ -72,7 +73,7 @@ class EntryResult:
         seconds_per_step: as timed beforehand; None with a budget of tokens.
         failure: why it has no result; empty if it has one.
         rows: its rows of metrics.jsonl.
-        summary: the summary of its step `pretrain`.
+        summary: its "parameters", and the "train_tokens" of its shards.
         verses: one for each round, without the prompt.
         hashes: SHA-256 of its "shards" and of its "weights".
         hashes: SHA-256 of its "shards" and its "weights".
@@ -94,7 +95,7 @@ def lm_in_new_process(arguments: Sequence[str]) -> int:
     """Run `lm` to its end, and return its exit status. Ctrl-C reaches it too, and SIGTERM is passed
     on: it saves a checkpoint first.
     """
-    process = subprocess.Popen([sys.executable, "-m", "lm_course", *arguments])
+    process = subprocess.Popen([*LM, *arguments])
 
     def terminate(number: int, frame: object) -> None:
         process.terminate()
@@ -122,15 +123,13 @@ def steps_for_tokens(entry: Entry, tokens: int) -> int:
     return steps
 
 
-def train_entries(
-    entries: Sequence[Entry], competition: Competition, lm: Run = lm_in_new_process
-) -> list[EntryResult]:
+def train_entries(entries: Sequence[Entry], competition: Competition, lm: Run) -> list[EntryResult]:
     """Train the entries one after another; one that fails does not stop the others.
 
     Args:
         entries: the entries.
         competition: what they have in common.
-        lm: runs `lm` with some arguments, and returns its exit status.
+        lm: runs `lm` with some arguments, and returns its exit status: `lm_in_new_process`.
 
     Raises:
         UserError: the budget is less than one step.
@@ -186,16 +185,23 @@ def _filled(result: EntryResult, failure: str) -> EntryResult:
         return EntryResult(**vars(result) | {"failure": failure})
     paths = RunPaths(result.root)
     samples = read_json(paths.samples, "the file of verses", "lm compete best-verse")
-    record = read_record(paths, "pretrain")
-    assert record is not None, f"{result.root} is ready, but has no record of pretrain"
     weights = latest_checkpoint(result.root / "checkpoints" / "pretrain") / "model.safetensors"
     found = {
         "rows": read_metrics(paths.metrics, "pretrain"),
-        "summary": record["summary"],
+        "summary": {
+            "parameters": _summary(paths, "pretrain")["parameters"],
+            "train_tokens": _summary(paths, "shards")["train_tokens"],
+        },
         "verses": [row["text"] for row in samples["completions"]],
         "hashes": {"shards": file_sha256(paths.shards), "weights": file_sha256(weights)},
     }
     return EntryResult(**vars(result) | found)
+
+
+def _summary(paths: RunPaths, step: str) -> dict[str, Any]:
+    record = read_record(paths, step)
+    assert record is not None, f"{paths.root} is ready, but has no record of {step}"
+    return record["summary"]
 
 
 def _with_same_data(result: EntryResult, reference: EntryResult) -> EntryResult:
