@@ -101,14 +101,14 @@ def split_documents(documents_folder: Path, settings: ShardSettings) -> Iterator
 
 def used_documents(documents_folder: Path, settings: ShardSettings) -> Iterator[SplitDocument]:
     """Yield what `split_documents` yields, without the part of the training split after the first
-    int(n training_share) of its n characters.
+    int(n training_share) of its n characters, or after the first one.
     """
     if settings.training_share == 1:
         yield from split_documents(documents_folder, settings)
         return
     splits = split_documents(documents_folder, settings)
     characters = sum(len(part.document.text) for part in splits if part.split == TRAIN)
-    left = int(characters * settings.training_share)
+    left = max(1, int(characters * settings.training_share))
     for part in split_documents(documents_folder, settings):
         if part.split == VALIDATION:
             yield part

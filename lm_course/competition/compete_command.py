@@ -58,10 +58,10 @@ def best_verse(
 ) -> None:
     """Train several models under one budget, and vote on which writes the best verse."""
     from lm_course.competition import entry_runs
-    from lm_course.competition.entries import default_entries, load_base, load_entries
+    from lm_course.competition.bracket import number_of_rounds
+    from lm_course.competition.entries import check_text, default_entries, load_base, load_entries
     from lm_course.competition.entry_runs import Competition, train_entries
     from lm_course.competition.votes import read_votes_file
-    from lm_course.data_steps.text import found_text_files
     from lm_course.interrupts import Interrupts
     from lm_course.locations import shown
     from lm_course.pipeline.run_lock import run_lock
@@ -69,7 +69,7 @@ def best_verse(
     Interrupts.raise_if_seen()
     loaded = load_entries(entries or default_entries(), overrides)
     base = load_base(overrides)
-    found_text_files(base.text)
+    check_text(base, number_of_rounds(len(loaded)))
     if tokens is not None and seconds is not None:
         raise UserError("--tokens and --seconds are both given; a competition has one budget")
     if seconds is not None and not 0 < seconds < float("inf"):

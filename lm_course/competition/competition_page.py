@@ -20,6 +20,7 @@ from inference.engine.sample_texts import seeded
 from lm_core.artifact_paths import atomic_file, write_json
 from lm_course.competition.bracket import Decided
 from lm_course.competition.curves import training_and_validation, turn_of, validation_curves
+from lm_course.competition.entries import prompts_of
 from lm_course.competition.entry_runs import Competition, EntryResult, implementation_of
 from lm_course.report import report_page
 
@@ -125,8 +126,7 @@ def _last_training_loss(trained: Sequence[dict[str, Any]]) -> float:
 
 
 def _prompt(result: EntryResult, round_number: int) -> str:
-    prompts = result.entry.sections["samples"].prompts
-    return prompts[(round_number - 1) % len(prompts)]
+    return prompts_of(result.entry.sections["samples"], round_number)[-1]
 
 
 def verse_of(result: EntryResult, round_number: int) -> str:

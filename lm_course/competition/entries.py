@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.sources.plain_text import file_texts, text_files
 from lm_core.settings import Settings, load_settings
 from lm_core.user_error import UserError
+from lm_course.data_steps.text import found_text_files
 from lm_course.locations import (
     RECIPES,
     WORKSPACE,
@@ -98,6 +100,36 @@ def load_entries(given: Sequence[str], overrides: Sequence[str] | None = None) -
             )
         entries[entry.name] = entry
     return list(entries.values())
+
+
+def check_text(base: Any, num_rounds: int) -> None:
+    """Raise UserError if the text is not there, or if it lacks a character of a prompt, for which a
+    tokenizer of characters has no token.
+
+    Args:
+        base: the recipe that all entries share.
+        num_rounds: number of rounds, each of which has its prompt.
+    """
+    files = text_files(found_text_files(base.text))
+    if not base.samples.prompts:
+        raise UserError("samples.prompts is empty; give a prompt, with which the verses begin")
+    if base.tokenizer.kind != "characters":
+        return
+    lacking = set("".join(prompts_of(base.samples, num_rounds)))
+    for text in (text for file in files for text in file_texts(file)):
+        lacking = {character for character in lacking if character not in text}
+        if not lacking:
+            return
+    if lacking:
+        raise UserError(
+            f"samples.prompts has {min(lacking)!r}, which does not occur in the text; give other "
+            """prompts, such as --set 'samples.prompts=["the ", "a "]'"""
+        )
+
+
+def prompts_of(samples: Any, num_rounds: int) -> list[str]:
+    """Return the prompt of each round; if there are more rounds than prompts, they come again."""
+    return [samples.prompts[number % len(samples.prompts)] for number in range(num_rounds)]
 
 
 def _load_entry(text: str, base: Settings, overrides: list[str]) -> Entry:

@@ -23,7 +23,7 @@ from lm_core.formats.checkpoint_files import latest_checkpoint
 from lm_core.formats.metric_log import read_metrics
 from lm_core.user_error import UserError
 from lm_course.competition.bracket import number_of_rounds
-from lm_course.competition.entries import Entry
+from lm_course.competition.entries import Entry, prompts_of
 from lm_course.competition.recipe_text import recipe_text
 from lm_course.interrupts import Interrupts
 from lm_course.locations import in_home
@@ -165,9 +165,8 @@ def _trained(entry: Entry, competition: Competition, rounds: int, lm: Run) -> En
     else:
         steps = steps_for_tokens(entry, competition.tokens or 0)
     settings = _settings(entry, competition, "entries", steps, STEPS)
-    prompts = entry.sections["samples"].prompts
     settings["samples"] |= {
-        "prompts": [prompts[number % len(prompts)] for number in range(rounds)],
+        "prompts": prompts_of(entry.sections["samples"], rounds),
         "questions": [],
     }
     settings["samples"]["sampling"] = settings["samples"].get("sampling", {}) | {

@@ -104,6 +104,24 @@ def test_the_parts_of_a_split_at_the_end_are_the_text(tmp_path_factory, lengths,
     assert "".join(p.document.text + "." * p.is_whole for p in parts) == ".".join(texts) + "."
 
 
+@pytest.mark.parametrize(
+    ("share", "texts", "ends"),
+    [(1.0, ["abcde", "fgh"], 2), (0.5, ["abcd"], 0), (0.7, ["abcde"], 1), (1e-9, ["a"], 0)],
+)
+def test_a_share_of_the_training_split_is_its_beginning(tmp_path, share, texts, ends):
+    # The validation split holds the last two of ten characters, in one document of its own.
+    write_texts(tmp_path / "documents", ["abcde", "fgh", "ij"])
+    settings = ShardSettings(validation_share=0.2, held_out="end", training_share=share)
+    out = tmp_path / "shards"
+    summary = write_token_shards(tmp_path / "documents", ByteTokenizer(), "x", out, settings)
+    train, validation = (TokenShards.open(out, split) for split in ("train", "validation"))
+    ids = train.read(0, train.num_tokens)
+    assert bytes(ids[ids < 256].astype(np.uint8)).decode() == "".join(texts)
+    assert (ids == 256).sum() == ends
+    assert texts_in(validation) == ["ij"]
+    assert summary["documents"] == {"train": len(texts), "validation": 1}
+
+
 @pytest.mark.parametrize(("share", "split"), [(1e-12, "validation"), (0.999999999999, "train")])
 def test_an_empty_split_is_refused_and_nothing_is_written(tmp_path, share, split):
     write_texts(tmp_path / "documents", ["one", "two"])

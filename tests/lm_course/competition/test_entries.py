@@ -46,7 +46,7 @@ def test_a_folder_replaces_files_and_may_have_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[tokenizer]\nkind = "bpe"\nvocab_size = 300', "tokenizer.kind is 'bpe'"),
+        ('[tokenizer]\nkind = "bpe"', "tokenizer.kind is 'bpe'"),
         ('[text]\ndataset = "other"', "text.dataset is 'other'"),
         ("[shards]\nvalidation_share = 0.2", "shards.validation_share is 0.2"),
         ('[pretrain.training]\nprecision = "auto"', "precision is auto"),
