@@ -59,6 +59,7 @@ def write_page(
         curves=validation_curves([(each.entry.name, each.rows) for each in finished]),
         plots=[training_and_validation(each.entry.name, each.rows) for each in finished],
         recipe_text=by_name[winner].recipe.read_text(encoding="utf-8"),
+        validated=_validated(finished[0]),
         prompt=_prompt(by_name[winner], len(rounds)),
     )
     path = competition.root / PAGE
@@ -81,6 +82,12 @@ def _budget(competition: Competition) -> str:
     if competition.seconds is not None:
         return f"{competition.seconds:g} seconds of updates"
     return f"{competition.tokens:,} tokens"
+
+
+def _validated(result: EntryResult) -> str:
+    """Return the text whose loss is measured, which is the same for all entries."""
+    tokens = result.entry.sections["pretrain"].validation_tokens
+    return "all validation text" if tokens is None else f"{tokens:,} tokens of validation text"
 
 
 def _machine() -> str:

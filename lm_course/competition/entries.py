@@ -157,11 +157,11 @@ def _load_entry(text: str, base: Settings, overrides: list[str]) -> Entry:
 def _source_of(text: str) -> Path:
     """Return the file or folder that an argument names."""
     path = Path(text).expanduser()
-    is_name = not path.suffix and path.parent == Path()
     places = [path, below_recipes(path)]
-    if is_name:
+    if text == WORKSPACE:
+        places = [in_home(WORKSPACE)]
+    elif not path.suffix and path.parent == Path():  # a name
         places = [below_recipes(ENTRIES / f"{text}.toml"), *places]
-        places.insert(0, in_home(WORKSPACE)) if text == WORKSPACE else None
     found = next((place for place in places if place.exists()), None)
     if found is None:
         raise UserError(

@@ -19,8 +19,8 @@ LOSSES = {"adamw": [4.0, 3.0, 2.5, 2.0], "many_epochs": [4.0, 2.25, 2.5, 3.5]}
 def rows_of(losses: list[float]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"step": 0, "tokens": 0, "validation_loss": losses[0]}]
     for step in range(1, 31):
-        row = {"step": step, "tokens": 768 * step, "loss": 3 - step / 20}
-        rows.append(row | {"tokens_per_second": 7680.0})
+        row = {"step": step, "tokens": 1024 * step, "loss": 3 - step / 20}
+        rows.append(row | {"tokens_per_second": 10_240.0})
         if step % 10 == 0:
             rows[-1]["validation_loss"] = losses[step // 10]
             rows[-1]["validation_bits_per_byte"] = losses[step // 10] * 1.5
@@ -43,14 +43,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
             recipe,
             steps=30,
             rows=rows_of(LOSSES[entry.name]),
-            summary={"parameters": 803_456, "train_tokens": 2304},
+            summary={"parameters": 803_456, "train_tokens": 3072},
             verses=[f"Thou <{entry.name}>"],
             hashes={"weights": "ab12", "shards": "cd34"},
         )
         results.append(result)
     rounds, winner = play(["adamw", "many_epochs"], 0, lambda match: 1 + (match.second == "adamw"))
     assert winner == "adamw"
-    path = write_page(Competition(folder, 0, tokens=23_040), results, rounds, winner)
+    path = write_page(Competition(folder, 0, tokens=30_720), results, rounds, winner)
     return path.read_text(), json.loads((folder / "competition.json").read_text())
 
 
@@ -59,8 +59,8 @@ def test_what_it_says_of_the_entries(page) -> None:
     words = re.sub(
         r"\s+", " ", re.sub(r"<style>.*?</style>|<svg.*?</svg>|<[^>]*>", " ", text, flags=re.DOTALL)
     )
-    assert "3 entries · 23,040 tokens each · seed 0" in words
-    assert "adamw 803,456 30 23,040 10.0 3.0 s 1.500 2.000 3.000" in words
+    assert "3 entries · 30,720 tokens each · seed 0" in words
+    assert "adamw 803,456 30 30,720 10.0 3.0 s 1.500 2.000 3.000" in words
     assert "muon has no result: NaN &amp; more" in words
     assert (
         "many_epochs , 10.0 epochs: the validation loss was least at step 10, 2.250, and was "

@@ -21,7 +21,7 @@ def test_the_default_entries_differ_in_what_they_say() -> None:
     assert muon.sections["pretrain"].training.optimizer == "muon"
     assert epochs.sections["shards"].training_share == 0.02
     assert adamw.sections["shards"].training_share == 1.0
-    assert {each.tokens_per_step for each in (adamw, epochs, muon)} == {12 * 64}
+    assert {each.tokens_per_step for each in (adamw, epochs, muon)} == {4 * 256}
     assert {each.stand_ins for each in (adamw, epochs, muon)} == {None}
 
 

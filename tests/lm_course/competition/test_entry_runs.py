@@ -94,7 +94,7 @@ def competition(tmp_path: Path, **budget: Any) -> Competition:
 
 
 def test_a_budget_of_tokens_is_a_number_of_steps(entries, lm, tmp_path: Path) -> None:
-    results = train_entries(entries, competition(tmp_path, tokens=200 * 768 + 5), lm)
+    results = train_entries(entries, competition(tmp_path, tokens=200 * 1024 + 5), lm)
     assert [result.steps for result in results] == [200, 200, 200]
     assert [len(result.rows) for result in results] == [201, 201, 201]
     assert results[2].summary == {"parameters": 5, "train_tokens": 7}
@@ -120,7 +120,7 @@ def test_a_budget_of_seconds_is_divided_by_the_time_of_a_step(entries, lm, tmp_p
 
 
 def test_a_budget_below_one_step_trains_nothing(entries, lm, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one step reads 768 tokens, more than the budget of 700"):
+    with pytest.raises(UserError, match="one step reads 1024 tokens, more than the budget of 700"):
         train_entries(entries, competition(tmp_path, tokens=700), lm)
     assert lm.commands == []
 
@@ -130,7 +130,7 @@ def test_a_learners_files_are_used_for_their_entry_only(lm, tmp_path: Path) -> N
     (own / "training").mkdir(parents=True)
     (own / "training/loss.py").touch()
     both = load_entries([str(own), "muon"])
-    train_entries(both, competition(tmp_path, tokens=7680), lm)
+    train_entries(both, competition(tmp_path, tokens=10_240), lm)
     assert [command[2:] for command in lm.commands] == [
         ["--impl", str(own)],
         ["--impl", "reference"],
@@ -144,7 +144,7 @@ def test_an_entry_that_fails_does_not_stop_the_others(entries, lm, tmp_path: Pat
         return 1
 
     lm.fails = {"adamw": fails, "many_epochs": lambda root: -9}
-    results = train_entries(entries, competition(tmp_path, tokens=7680), lm)
+    results = train_entries(entries, competition(tmp_path, tokens=10_240), lm)
     assert [result.failure for result in results] == [
         "the loss is NaN",
         "`lm run` was ended by SIGKILL",
@@ -153,13 +153,13 @@ def test_an_entry_that_fails_does_not_stop_the_others(entries, lm, tmp_path: Pat
     assert results[2].steps == 10
     assert "adamw has no result: the loss is NaN\n" in capsys.readouterr().out
     lm.fails = {"muon": lambda root: 0}  # ended, as after SIGTERM, and has written nothing
-    [_, _, muon] = train_entries(entries, Competition(tmp_path / "new", 0, tokens=7680), lm)
+    [_, _, muon] = train_entries(entries, Competition(tmp_path / "new", 0, tokens=10_240), lm)
     assert muon.failure == "`lm run` ended with status 0, before its last step"
 
 
 def test_other_tokens_are_not_compared(entries, lm, tmp_path: Path) -> None:
     lm.validation["muon"] = b"others"
-    results = train_entries(entries, competition(tmp_path, tokens=7680), lm)
+    results = train_entries(entries, competition(tmp_path, tokens=10_240), lm)
     assert [bool(result.failure) for result in results] == [False, False, True]
     assert "are not those of adamw" in results[2].failure
 
@@ -167,7 +167,7 @@ def test_other_tokens_are_not_compared(entries, lm, tmp_path: Path) -> None:
 def test_ctrl_c_stops_all(entries, lm, tmp_path: Path) -> None:
     lm.fails["adamw"] = lambda root: entry_runs.INTERRUPTED
     with pytest.raises(KeyboardInterrupt):
-        train_entries(entries, competition(tmp_path, tokens=7680), lm)
+        train_entries(entries, competition(tmp_path, tokens=10_240), lm)
     assert len(lm.commands) == 1
 
 
