@@ -61,3 +61,11 @@ def test_the_seed_alone_decides_who_meets_whom() -> None:
     assert len(drawn) == 10
     orders = {first_round("ab", seed)[0].first for seed in range(10)}
     assert orders == {"a", "b"}  # also the order in a match
+
+
+def test_whoever_had_a_bye_is_not_always_shown_first() -> None:
+    shown_first = set()
+    for seed in range(10):
+        [[bye, _], [final]], _ = play(["a", "b", "c"], seed, lambda match: 1)
+        shown_first.add(final.match.first == bye.winner)
+    assert shown_first == {True, False}
