@@ -9,7 +9,6 @@ interpolation.
 import copy
 import difflib
 import tomllib
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -34,7 +33,6 @@ def load_settings(
     path: Path,
     overrides: list[str] | None = None,
     base: Path | None = None,
-    only: Collection[str] | None = None,
 ) -> SettingsType:
     """Read a TOML file into `settings_type`.
 
@@ -42,18 +40,12 @@ def load_settings(
         settings_type: the class whose fields name the sections and keys.
         path: the TOML file.
         base: another TOML file, for values that `path` does not give.
-        only: the sections to take from `path`, if there is a base; the others are not used. None
-            for all.
         overrides: `section.key=value` strings; a value that is not valid TOML is a plain string.
 
     Raises:
         ValueError: one line that names the file, the key, what was expected and what was found.
     """
-    written = _read_toml(path)
-    if only is not None:
-        unused = set(settings_type.model_fields) - set(only)  # an unknown section stays an error
-        written = {name: value for name, value in written.items() if name not in unused}
-    written = _merged(_read_toml(base), written) if base else written
+    written = _merged(_read_toml(base), _read_toml(path)) if base else _read_toml(path)
     values = copy.deepcopy(written)
     for override in overrides or []:
         _apply_override(values, override)

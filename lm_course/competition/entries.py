@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from data_pipeline.sources.plain_text import file_texts, text_files
 from lm_core.settings import Settings, load_settings
 from lm_core.user_error import UserError
@@ -37,6 +39,13 @@ ENTRIES = Path(RECIPES) / "best_verse"
 OWN_RECIPE = "best_verse.toml"  # in a learner's folder
 DATA_SECTIONS = ("text", "tokenizer", "shards")
 OWN_SECTIONS = ("pretrain", *DATA_SECTIONS)
+# A recipe of which only these sections count; an unknown one is still an error.
+EntryRecipe = pydantic.create_model(
+    "EntryRecipe",
+    __base__=Settings,
+    **{name: (Any, None) for name in Recipe.model_fields if name not in OWN_SECTIONS},
+    **{name: (Recipe.model_fields[name].annotation, ...) for name in OWN_SECTIONS},
+)
 
 
 @dataclass(frozen=True)
@@ -184,9 +193,9 @@ def _sections_of(recipe: Path | None, base: Any, overrides: list[str]) -> dict[s
     """Return the sections of an entry, whose data must be those of the competition."""
     merged = base
     if recipe is not None:
-        merged = load_settings(Recipe, recipe, overrides, below_recipes(BASE), OWN_SECTIONS)
+        merged = load_settings(EntryRecipe, recipe, overrides, below_recipes(BASE))
     for name in DATA_SECTIONS:
-        ours, theirs = base.sections[name].model_dump(), merged.sections[name].model_dump()
+        ours, theirs = base.sections[name].model_dump(), getattr(merged, name).model_dump()
         if name == "shards":
             theirs["training_share"] = ours["training_share"]
         for key in (key for key in ours if ours[key] != theirs[key]):
@@ -195,4 +204,4 @@ def _sections_of(recipe: Path | None, base: Any, overrides: list[str]) -> dict[s
                 f"{shown(below_recipes(BASE))}; all entries have the same text and tokenizer: "
                 f"remove it, or change it for all with --set {name}.{key}=VALUE"
             )
-    return {name: merged.sections[name] for name in (*OWN_SECTIONS, "samples")}
+    return {name: getattr(merged, name) for name in OWN_SECTIONS} | {"samples": base.samples}

@@ -41,7 +41,7 @@ Run = Callable[[Sequence[str]], int]  # starts a command, and returns its exit s
 
 @dataclass(frozen=True)
 class Competition:
-    """What all entries have in common.
+    """The settings that all entries share.
 
     Attributes:
         folder: where everything is written, relative to the home folder.
@@ -63,7 +63,7 @@ class Competition:
 
 @dataclass(frozen=True)
 class EntryResult:
-    """What an entry reached.
+    """The result of an entry.
 
     Attributes:
         entry: the entry.
@@ -128,7 +128,7 @@ def train_entries(entries: Sequence[Entry], competition: Competition, lm: Run) -
 
     Args:
         entries: the entries.
-        competition: what they have in common.
+        competition: the settings that they share.
         lm: runs `lm` with some arguments, and returns its exit status: `lm_in_new_process`.
 
     Raises:

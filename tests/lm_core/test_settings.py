@@ -121,13 +121,3 @@ def test_settings_are_frozen(recipe: Path) -> None:
     settings = load_settings(Recipe, recipe)
     with pytest.raises(ValueError, match="frozen"):
         settings.name = "other"
-
-
-def test_only_some_sections_of_a_file_are_taken(recipe: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.toml"
-    other.write_text('name = "other"\n[pretrain]\nlearning_rate = 0.5\n')
-    taken = load_settings(Recipe, other, None, recipe, only=["pretrain"])
-    assert taken == Recipe(name="demo", pretrain=Pretrain(steps=20, learning_rate=0.5))
-    other.write_text("[pretrian]\n")
-    with pytest.raises(ValueError, match="unknown setting pretrian; did you mean pretrain"):
-        load_settings(Recipe, other, None, recipe, only=["pretrain"])

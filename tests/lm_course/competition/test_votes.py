@@ -15,7 +15,7 @@ from lm_course.competition.votes import (
 
 
 def typed(*lines: str):
-    """What reads these lines, as `input` does."""
+    """Return a function that reads these lines, as `input` does."""
     left: Iterator[str] = iter(lines)
 
     def read(question: str) -> str:
