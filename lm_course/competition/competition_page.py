@@ -94,7 +94,7 @@ def _machine() -> str:
     import torch
 
     return (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, {os.cpu_count()} processors, "
+        f"{platform.machine()}, threads: {torch.get_num_threads()} on {os.cpu_count()} processors, "
         f"PyTorch {torch.__version__}, Python {platform.python_version()}"
     )
 

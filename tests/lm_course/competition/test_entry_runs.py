@@ -120,7 +120,7 @@ def test_a_budget_of_seconds_is_divided_by_the_time_of_a_step(entries, lm, tmp_p
 
 
 def test_a_budget_below_one_step_trains_nothing(entries, lm, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one step reads 1024 tokens, more than the budget of 700"):
+    with pytest.raises(UserError, match="one step reads 1,024 tokens, more than the budget of 700"):
         train_entries(entries, competition(tmp_path, tokens=700), lm)
     assert lm.commands == []
 
@@ -176,7 +176,7 @@ import signal, sys, time
 from pathlib import Path
 ready, saved = map(Path, sys.argv[1:])
 def save(number, frame):
-    time.sleep(0.1)
+    time.sleep(0.5)  # longer than Popen.wait waits after Ctrl-C
     saved.touch()
     sys.exit(0)
 signal.signal(signal.SIGTERM, save)
