@@ -21,7 +21,6 @@ import typer
 from lm_core.user_error import UserError
 from lm_course.commands import (
     ablation_commands,
-    author_commands,
     data_commands,
     learner_commands,
     model_commands,
@@ -49,6 +48,7 @@ from lm_course.error_lines import (
 )
 from lm_course.interrupts import Interrupts
 from lm_course.locations import recipe_file
+from lm_course.mutation_testing import prove_command
 from lm_course.pipeline.step_catalogue import GROUPS, listed_steps
 from lm_course.pipeline.step_failures import StepsFailed
 
@@ -66,7 +66,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(scaling_app, name="scaling")
 learner_commands.register(app)
-author_commands.register(app)
+prove_command.register(app)
 drill_command.register(app)
 model_commands.register(app)
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from lm_course import cli
-from lm_course.commands import author_commands
+from lm_course.mutation_testing import prove_command
 
 SURVIVOR = """
 [[mutant]]
@@ -47,7 +47,7 @@ reason = "nobody has tried it"
 
 @pytest.fixture
 def course(toy_course, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(author_commands, "PROJECT", toy_course.root)
+    monkeypatch.setattr(prove_command, "PROJECT", toy_course.root)
     monkeypatch.setenv("PYTHONPATH", f"{toy_course.root}:{toy_course.PROJECT}")
     return toy_course
 
