@@ -1,7 +1,7 @@
 """The summary that the step `tokenizer` gives to the report."""
 
 from lm_core.special_tokens import SPECIAL_TOKENS
-from lm_course.data_steps.tokenizer import TOKENS_SHOWN, longest_tokens
+from lm_course.data_steps.tokenizer import TOKENS_SHOWN, _first_bytes, longest_tokens
 
 
 def test_the_longest_tokens_are_all_there_and_no_special_one() -> None:
@@ -15,3 +15,9 @@ def test_the_longest_tokens_are_all_there_and_no_special_one() -> None:
     assert not set(shown) & set(special)
     few = longest_tokens(dict(enumerate([b"x", b"yy", *special])))
     assert few == [b"yy", b"x"]
+
+
+def test_of_a_first_text_beyond_the_limit_the_beginning_is_used() -> None:
+    assert list(_first_bytes(iter(["abc", "defg", "h"]), 7, 3)) == ["abc", "defg"]
+    assert list(_first_bytes(iter(["abc", "defgh", "i"]), 7, 3)) == ["abc"]
+    assert list(_first_bytes(iter(["aé漢", "b"]), 5, 2)) == ["aé"]
