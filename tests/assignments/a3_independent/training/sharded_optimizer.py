@@ -31,11 +31,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        trained = [p for p in group["params"] if p.requires_grad]
+        bytes_of = {p: p.numel() * p.element_size() * p.requires_grad for p in group["params"]}
         mine = []
-        for p in sorted(trained, key=lambda p: -p.numel() * p.element_size()):
+        for p in sorted(bytes_of, key=lambda p: -bytes_of[p]):
             owner = min(range(self.ranks), key=lambda r: self.loads[r])
-            self.loads[owner] += p.numel() * p.element_size()
+            self.loads[owner] += bytes_of[p]
             self.lists[owner].append(p)
             if owner == self.rank:
                 mine.append(p)
@@ -58,8 +58,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def _send(self):
         for owner, parameters in enumerate(self.lists):
-            for dtype in sorted({p.dtype for p in parameters}, key=str):
-                members = [p for p in parameters if p.dtype == dtype]
+            trained = [p for p in parameters if p.requires_grad]
+            for dtype in sorted({p.dtype for p in trained}, key=str):
+                members = [p for p in trained if p.dtype == dtype]
                 flat = torch.cat([p.flatten() for p in members])
                 dist.broadcast(flat, group=self.process_group, group_src=owner)
                 for p, row in zip(members, flat.split([p.numel() for p in members]), strict=True):
