@@ -193,7 +193,13 @@ def _sections_of(recipe: Path | None, base: Any, overrides: list[str]) -> dict[s
     """Return the sections of an entry, whose data must be those of the competition."""
     merged = base
     if recipe is not None:
-        merged = load_settings(EntryRecipe, recipe, overrides, below_recipes(BASE))
+        try:
+            merged = load_settings(EntryRecipe, recipe, overrides, below_recipes(BASE))
+        except UserError as error:
+            if not str(error).startswith(tuple(f"{recipe}: {name}" for name in DATA_SECTIONS)):
+                raise
+            shared = f"the text and the tokenizer of every entry are those of {BASE}"
+            raise UserError(f"{error} ({shared})") from None
     for name in DATA_SECTIONS:
         ours, theirs = base.sections[name].model_dump(), getattr(merged, name).model_dump()
         if name == "shards":

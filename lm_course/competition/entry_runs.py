@@ -156,6 +156,7 @@ def _trained(entry: Entry, competition: Competition, rounds: int, lm: Run) -> En
     root, recipe = places / entry.name, places / f"{entry.name}.toml"
     seconds_per_step = None
     if competition.seconds is not None:
+        print(f"{TIMED_STEPS} steps, to measure their time:", flush=True)
         timing = _timing_recipe(entry, competition)
         failure = _failure_of(_lm_run(timing, entry, lm), timing.with_suffix(""), STEPS[:-1])
         if failure:

@@ -47,6 +47,7 @@ def test_a_folder_replaces_files_and_may_have_settings(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('[tokenizer]\nkind = "bpe"', "tokenizer.kind is 'bpe'"),
+        ("[tokenizer]\nvocab_size = 4096", "the tokenizer of every entry are those of recipes/"),
         ('[text]\ndataset = "other"', "text.dataset is 'other'"),
         ("[shards]\nvalidation_share = 0.2", "shards.validation_share is 0.2"),
         ('[pretrain.training]\nprecision = "auto"', "precision is auto"),
