@@ -88,6 +88,7 @@ def test_a_folder_is_read_in_the_order_of_names_and_packed_files_are_unpacked(
         (b"not packed", "a.xz", "cannot be read .*; fetch the file again"),
         (f"\n{END_OF_TEXT} ".encode(), "a.txt", "a.txt: no text there; give a file with text"),
     ],
+    ids=["missing", "latin-1", "cut-character", "cut-gzip", "no-gzip", "no-xz", "only-separators"],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, name: str, message: str
