@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from inference.engine.engine import Engine
 from inference.sampling import SamplingSettings
 from lm_core.formats.checkpoint_files import latest_checkpoint
+from lm_core.formats.metric_log import read_metrics
 from lm_core.formats.token_shards import TokenShards
 from lm_core.settings import load_settings
 from lm_core.special_tokens import END_OF_TEXT
@@ -61,7 +62,8 @@ WORDS = [
 def tiny_text(path: Path) -> Path:
     """Write 20 documents of every word and every character that a recipe's prompts hold."""
     random.seed(0)
-    prompts = 'ROMEO:\nTo be, or not to be "My dear Watson," It was Once upon One day Lily In The'
+    recipes = [load_settings(Recipe, RECIPES / f"{name}.toml") for name in TEXT_RECIPES]
+    prompts = " ".join(prompt for recipe in recipes for prompt in recipe.samples.prompts)
     documents = [f"{prompts}\n{' '.join(random.choices(WORDS, k=40))}." for _ in range(20)]
     path.write_text(f"\n{END_OF_TEXT}\n".join(documents))
     return path
@@ -85,8 +87,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_text_becomes_a_report(finished: dict[str, Path], name: str) -> None:
     folder = finished[name]
     assert not (folder / "errors").exists()
-    rows = json.loads((folder / "evaluation.json").read_text())
-    assert rows[-1]["bits_per_byte"] < rows[0]["bits_per_byte"]
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert rows[-1]["validation_bits_per_byte"] < rows[0]["validation_bits_per_byte"]
     samples = json.loads((folder / "samples.json").read_text())["completions"]
     assert all(sample["text"] for sample in samples)
     assert "Tokenizer" in (folder / "report.html").read_text()
