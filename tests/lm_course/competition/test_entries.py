@@ -28,7 +28,7 @@ def test_the_default_entries_differ_in_what_they_say() -> None:
 def test_a_whole_recipe_is_an_entry_by_its_training() -> None:
     [whole, _] = load_entries(["recipes/shakespeare_char.toml", "muon"], ["text.path=x.txt"])
     assert whole.name == "shakespeare_char"
-    assert whole.sections["pretrain"].training.validate_every == 170
+    assert whole.sections["pretrain"].training.validate_every == 155
     assert whole.sections["text"].path == "x.txt"
     assert len(whole.sections["samples"].prompts) == 3  # those of the competition
 
