@@ -9,12 +9,13 @@ tensor's scale, its largest value.
 An error is too large above 4 times the larger of two figures:
 
 - the error of `transformers` itself, in the same number type, at the same place;
-- u sqrt(n) + p 2^-24: the unit roundoff u of the type, times the square root of the number n of
-  products in the longest sum (rounding errors of either sign add up like a random walk; Higham,
-  2002, section 2.8), and the error of an angle of p radians in float32, in which `transformers`
-  computes the rotary angles of p positions.
+- u sqrt(n): the unit roundoff u of the type, times the square root of the number n of roundings in
+  a row, because errors of either sign add up like a random walk (Higham, 2002, section 2.8). It is
+  the number of products in the longest sum, or 4 for norms and sums of two tensors. In an
+  attention with rotary positions, p 2^-24 is added, the error of an angle of p radians in float32,
+  in which `transformers` computes the angles of p positions.
 
-In the whole run, u sqrt(n) is multiplied by the square root of the number of layers.
+For the whole run, n is that of the longest sum, times the number of layers.
 
 What this leaves out: values that the type cannot hold. Where `transformers` itself overflows, there
 is no error to compare with.
@@ -22,8 +23,10 @@ is no error to compare with.
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +50,9 @@ from transformer_lm.model_config import ModelConfig
 
 ALLOWED = 4.0  # times the expected error; see above
 ANGLE_ROUNDOFF = 2.0**-24
+ROUNDINGS = 4  # of a norm: square, root, and two products
+# Layers and parts that sum products; the others work on single values, or on a mean of squares.
+SUMS = re.compile(r"\.(attention|feed_forward)(\.(query|key|value|output|gate|up|down))?$|^logits$")
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,22 @@ class LayerError:
 
     @property
     def verdict(self) -> str:
-        """Return "equal", "WRONG HERE", "inherited", or "overflow" (of `transformers`)."""
+        """Return "equal", "wrong", "inherited", or "overflow" (of `transformers`)."""
         if not self.comparable:
             return "overflow"
         if not self.here <= self.tolerance:  # NaN is wrong, too
-            return "WRONG HERE"
+            return "wrong"
         if self.kind == INPUT or self.whole <= self.whole_tolerance:
             return "equal"
         return "inherited"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields and the verdict; null for a figure that is not finite."""
+        finite = {
+            name: value if isinstance(value, str) or math.isfinite(value) else None
+            for name, value in vars(self).items()
+        }
+        return finite | {"verdict": self.verdict}
 
 
 def with_weights_in(model: nn.Module, rounded: torch.dtype, dtype: torch.dtype) -> nn.Module:
@@ -172,18 +186,23 @@ class Reference:
             for pair in ours[theirs]
         }
 
-    def roundoff(self, whole: bool = False) -> float:
-        """Return the expected error of a tensor; see the top of the file."""
+    def tolerance(self, theirs: float, name: str = "logits", whole: bool = False) -> float:
+        """Return the largest allowed relative error.
+
+        Args:
+            theirs: that of `transformers`.
+            name: the layer.
+            whole: for the whole run, or for the layer alone.
+        """
         config = self.config
         longest = max(config.d_model, config.d_ff, config.num_heads * config.head_dim)
-        unit = torch.finfo(self.dtype).eps / 2
-        layers = 2 * config.num_layers + 2 if whole else 1
-        angle = self.token_ids.shape[1] * ANGLE_ROUNDOFF if config.position == "rotary" else 0.0
-        return unit * math.sqrt(longest * layers) + angle
-
-    def tolerance(self, theirs: float, whole: bool = False) -> float:
-        """Return the largest allowed relative error, given that of `transformers`."""
-        return ALLOWED * max(theirs, self.roundoff(whole))
+        roundings = longest if whole or SUMS.search(name) else ROUNDINGS
+        if whole:
+            roundings *= 2 * config.num_layers + 2
+        expected = torch.finfo(self.dtype).eps / 2 * math.sqrt(roundings)
+        if config.position == "rotary" and (whole or ".attention" in name):
+            expected += self.token_ids.shape[1] * ANGLE_ROUNDOFF
+        return ALLOWED * max(theirs, expected)
 
 
 def layer_errors(ours: TransformerLM, reference: Reference, parts: bool) -> list[LayerError]:
@@ -225,7 +244,7 @@ def layer_errors(ours: TransformerLM, reference: Reference, parts: bool) -> list
             scale=exact.abs().max().item(),
             here=relative_error(here.values.get(event), exact),
             theirs=own,
-            tolerance=reference.tolerance(own),
+            tolerance=reference.tolerance(own, name or "logits"),
         )
         if kind == OUTPUT:
             own_whole = relative_error(values[event], exact_whole)
@@ -238,13 +257,14 @@ def layer_errors(ours: TransformerLM, reference: Reference, parts: bool) -> list
 
 def _rotary_row(error: RotaryError, reference: Reference) -> LayerError:
     """Return the row of the rotary embedding in one block, which has no error of `transformers`."""
+    name = f"{error.block}.attention.rotary"
     return LayerError(
-        name=f"{error.block}.attention.rotary",
+        name=name,
         kind=OUTPUT,
         scale=error.scale,
         here=error.here,
         theirs=0.0,
-        tolerance=reference.tolerance(0.0),
+        tolerance=reference.tolerance(0.0, name),
         whole=0.0,
         whole_tolerance=0.0,
     )

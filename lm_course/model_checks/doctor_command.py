@@ -1,0 +1,6 @@
+"""`lm doctor`"""
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `lm`."""
