@@ -70,7 +70,9 @@ def compare(
     all_layers: Annotated[
         bool, typer.Option("--layers", help="Print every layer, not only the important ones.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where our model runs: auto, cpu, cuda, mps.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where our model runs: auto, cpu, cuda, mps.")
+    ] = "cpu",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write all figures here.")
     ] = None,

@@ -1,5 +1,5 @@
-"""The two models that `lm compare` compares: ours and that of `transformers`, each read from the
-same files by its own code.
+"""The two models that `lm compare` compares: ours and that of `transformers`. Each reads a folder
+by its own code; from a GGUF file, both have the weights that our code reads.
 
 What this leaves out: files that only one of the two can read.
 """
@@ -15,11 +15,16 @@ from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.weights.empty_model import empty_model
 from transformer_lm.weights.gguf_file import load_gguf
-from transformer_lm.weights.pretrained import family_of, hugging_face_family, load_model
+from transformer_lm.weights.pretrained import (
+    family_of,
+    hugging_face_family,
+    load_model,
+    to_hugging_face,
+)
 from transformer_lm.weights.weight_layout import Family, to_our_layout, to_their_layout
 
 INSTALL = "pip install 'transformers>=5.0'"
-ROUNDING = 1e-6  # quantized weights are unpacked in float32, in either order of operations
+ATTENTION = "sdpa"  # in float64, the other implementation still takes softmax in float32
 
 
 class ComparedModels(NamedTuple):
@@ -49,7 +54,7 @@ def load_both(source: Path) -> ComparedModels:
     transformers = _transformers()
     ours, family = _ours(source)
     _check_parameters(ours, family)
-    theirs = _theirs(transformers, source)
+    theirs = _theirs(transformers, source, ours)
     return ComparedModels(ours, theirs, family, _give_our_weights(ours, theirs, family))
 
 
@@ -94,24 +99,35 @@ def _check_parameters(ours: TransformerLM, family: Family) -> None:
         )
 
 
-def _theirs(transformers: Any, source: Path) -> nn.Module:
-    folder, options = source, {}
+def _theirs(transformers: Any, source: Path, ours: TransformerLM) -> nn.Module:
     if source.is_file():
-        folder, options = source.parent, {"gguf_file": source.name}
+        return _from_ours(transformers, ours)
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder.absolute()),
+            str(source.absolute()),
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=ATTENTION,
             local_files_only=True,
-            **options,
         )
-    except ImportError as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"{source}: transformers needs another package: {first}") from None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{source}: transformers cannot read it: {first}") from None
+    return model.eval()
+
+
+def _from_ours(transformers: Any, ours: TransformerLM) -> nn.Module:
+    """Return the model of `transformers` with our weights, in our shape.
+
+    For GGUF files, which `transformers` reads only with one more package and slowly.
+    """
+    tensors, values = to_hugging_face(ours)
+    config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=ATTENTION
+    )
+    named = dict(model.named_parameters())
+    for name, value in tensors.items():
+        named[name].data = value
     return model.eval()
 
 
@@ -129,7 +145,7 @@ def _give_our_weights(ours: TransformerLM, theirs: nn.Module, family: Family) ->
         value = to_our_layout(named[sources[name].name].detach(), sources[name], config.head_dim)
         scale = value.abs().max().item() or 1.0
         difference = (parameter.detach() - value).abs().max().item() / scale
-        if not difference <= ROUNDING:
+        if difference != 0:  # NaN is a difference, too
             wrong[name] = difference
     _copy(ours, named, family)
     return wrong

@@ -1,4 +1,5 @@
 """`lm doctor`"""
+
 import typer
 
 

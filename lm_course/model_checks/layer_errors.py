@@ -51,6 +51,7 @@ from transformer_lm.model_config import ModelConfig
 ALLOWED = 4.0  # times the expected error; see above
 ANGLE_ROUNDOFF = 2.0**-24
 ROUNDINGS = 4  # of a norm: square, root, and two products
+IN_ATTENTION = re.compile(r"\.attention(\.|$)")
 # Layers and parts that sum products; the others work on single values, or on a mean of squares.
 SUMS = re.compile(r"\.(attention|feed_forward)(\.(query|key|value|output|gate|up|down))?$|^logits$")
 
@@ -200,7 +201,7 @@ class Reference:
         if whole:
             roundings *= 2 * config.num_layers + 2
         expected = torch.finfo(self.dtype).eps / 2 * math.sqrt(roundings)
-        if config.position == "rotary" and (whole or ".attention" in name):
+        if config.position == "rotary" and (whole or IN_ATTENTION.search(name)):
             expected += self.token_ids.shape[1] * ANGLE_ROUNDOFF
         return ALLOWED * max(theirs, expected)
 

@@ -100,9 +100,7 @@ def random_tokens(config: ModelConfig, length: int) -> Tensor:
     return torch.randint(0, config.vocab_size, (2, length), generator=generator)
 
 
-def backends_here(
-    ours: TransformerLM, device: torch.device, dtype: torch.dtype
-) -> tuple[str, ...]:
+def backends_here(ours: TransformerLM, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """Return the attention backends that this model has and that run on this device."""
     if not all(hasattr(block.attention, "attention_backend") for block in ours.blocks):
         return (OWN,)

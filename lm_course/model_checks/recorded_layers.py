@@ -1,4 +1,4 @@
-"""What each module of a model reads and returns in one forward pass, recorded by hooks; and the same
+"""What each module of a model reads and returns in one forward pass, recorded by hooks. Or the same
 with the values of another model in their place.
 
 With replaced values, every module reads what the other model's module read, so that a mistake in
