@@ -18,7 +18,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lm_core.artifact_paths import RunPaths
 from lm_core.user_error import UserError
 from lm_course.commands import (
     ablation_commands,
@@ -47,12 +46,10 @@ from lm_course.error_lines import (
     shown,
     version,
 )
-from lm_course.implementation_option import Implementation, set_stand_ins
 from lm_course.interrupts import Interrupts
 from lm_course.locations import recipe_file
+from lm_course.model_checks import compare_command
 from lm_course.mutation_testing import prove_command
-from lm_course.locations import in_home, recipe_file
-from lm_course.model_checks import compare_command, doctor_command
 from lm_course.pipeline.step_catalogue import GROUPS, listed_steps
 from lm_course.pipeline.step_failures import StepsFailed
 
@@ -74,16 +71,7 @@ prove_command.register(app)
 drill_command.register(app)
 model_commands.register(app)
 compare_command.register(app)
-doctor_command.register(app)
 
-RecipePath = Annotated[Path, typer.Argument(help="The TOML file with the run's settings.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Run the step even if it is up to date.")]
-Wandb = Annotated[
-    bool, typer.Option("--wandb", help="Also log to wandb (offline if it has no key).")
-]
 CheckpointPath = Annotated[
     Path | None,
     typer.Option("--checkpoint", help="A checkpoint folder; by default the last in runs/demo."),

@@ -1,3 +1,1 @@
-"""Checks of a model and of a machine: layers against those of `transformers`, numbers against
-float64, and what fits into memory.
-"""
+"""`lm compare`: a model layer by layer against the same model in `transformers`."""

@@ -14,7 +14,8 @@ import typer
 from lm_core.artifact_paths import write_json
 from lm_core.stand_ins import stand_in_files
 from lm_core.user_error import UserError
-from lm_course.implementation_option import Implementation, set_stand_ins
+from lm_course.commands.plain_console import plain_console
+from lm_course.commands.step_commands import Implementation, set_stand_ins
 from lm_course.locations import shown
 
 if TYPE_CHECKING:
@@ -85,21 +86,9 @@ def compare(
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: no folder {json_file.parent}; create it first")
     source = model_source(model)
-    from lm_core.device import pick_device
-    from lm_course.commands.plain_console import plain_console
-    from lm_course.model_checks.compared_models import load_both
-    from lm_course.model_checks.model_comparison import comparisons, random_tokens
-
-    chosen = _checked_choices(dtypes, backends)
-    place = pick_device(device)
-    models = load_both(source)
-    length = _length(tokens, models.ours.config)
+    options = {"dtypes": dtypes, "backends": backends, "tokens": tokens, "device": device}
+    models, length, found = _compared(source, gradients, **options)
     console = plain_console()
-    print_header(console, source, models, length)
-    ids = random_tokens(models.ours.config, length)
-    found = []
-    for one in comparisons(models, ids, place, *chosen, with_gradients=gradients):
-        found.append(one)
     print_summary(console, found, gradients)
     shown_one = next((one for one in found if one.first is not None), found[0])
     print_layers(console, shown_one, all_layers)
@@ -110,6 +99,29 @@ def compare(
         write_json(json_file, {"tokens": length, "wrong_weights": wrong, "comparisons": rows})
     if models.wrong_weights or any(one.first is not None for one in found):
         sys.exit(1)
+
+
+def _compared(
+    source: Path,
+    gradients: bool,
+    *,
+    dtypes: list[str] | None,
+    backends: list[str] | None,
+    tokens: int | None,
+    device: str,
+) -> "tuple[ComparedModels, int, list[Comparison]]":
+    """Print the header; return both models, the length of the sequences, and the comparisons."""
+    from lm_core.device import pick_device
+    from lm_course.model_checks.compared_models import load_both
+    from lm_course.model_checks.model_comparison import comparisons, random_tokens
+
+    chosen = _checked_choices(dtypes, backends)
+    place = pick_device(device)
+    models = load_both(source)
+    length = _length(tokens, models.ours.config)
+    print_header(plain_console(), source, models, length)
+    ids = random_tokens(models.ours.config, length)
+    return models, length, list(comparisons(models, ids, place, *chosen, with_gradients=gradients))
 
 
 def model_source(given: Path) -> Path:

@@ -17,8 +17,8 @@ An error is too large above 4 times the larger of two figures:
 
 For the whole run, n is that of the longest sum, times the number of layers.
 
-What this leaves out: values that the type cannot hold. Where `transformers` itself overflows, there
-is no error to compare with.
+What this leaves out: values that the type cannot hold. Where `transformers` itself overflows,
+it gives no error to compare with.
 """
 
 import copy
@@ -128,7 +128,7 @@ def relative_error(found: Tensor | None, exact: Tensor) -> float:
 
 
 class Reference:
-    """What `transformers` computes in one number type, and what would be exact.
+    """The values that `transformers` computes in one number type, and the exact ones.
 
     Args:
         theirs: the model of `transformers`, in float32.

@@ -17,7 +17,7 @@ from lm_core.user_error import UserError
 from transformer_lm.weights.weight_layout import Source
 
 MODEL = ""  # the name of the whole model, which returns the logits
-HEAD = "output_head"  # compared as the logits, because a tied head is no module
+HEAD = "output_head"  # compared as the logits, because a tied head is not a module
 
 
 class Pair(NamedTuple):

@@ -1,5 +1,5 @@
-"""What each module of a model reads and returns in one forward pass, recorded by hooks. Or the same
-with the values of another model in their place.
+"""The values that each module of a model reads and returns in one forward pass, recorded by hooks;
+or the same with the values of another model in their place.
 
 With replaced values, every module reads what the other model's module read, so that a mistake in
 one does not show in those after it.

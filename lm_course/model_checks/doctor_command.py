@@ -1,7 +1,0 @@
-"""`lm doctor`"""
-
-import typer
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `lm`."""
