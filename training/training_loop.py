@@ -118,7 +118,7 @@ def _begin_or_resume(run: TrainingRun, checkpoints: Any) -> tuple[TrainingState,
         seed_everything(
             derived_seed(run.settings.seed, "training loop", *run.parallelism.seed_names)
         )
-        state = run.parallelism.agreed(_choose_precision(run))
+        state = run.parallelism.agreed(choose_precision(run))
     run.parallelism.wrap(run.model, state.precision)
     optimizer = run.settings.optimizer_of(run.model.named_parameters(), run.settings.precision)
     run.parallelism.warm_up(
@@ -378,7 +378,7 @@ def _validate(run: TrainingRun, state: TrainingState) -> dict[str, float]:
     return figures
 
 
-def _choose_precision(run: TrainingRun) -> TrainingState:
+def choose_precision(run: TrainingRun) -> TrainingState:
     """Measure a forward and backward pass of this model, unless the settings name a precision."""
     if run.settings.precision != "auto":
         return TrainingState(run.settings.precision)

@@ -1,0 +1,7 @@
+"""`lm doctor`"""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `lm`."""

@@ -1,0 +1,157 @@
+"""Whether a device computes a fixed forward and backward pass as float64 on the CPU does.
+
+A small model of ours, with fixed weights and tokens, computes its logits and gradients on the
+device as training does: in float32, and in the narrow types by autocast. The error of a tensor is
+the norm of the difference, relative to the norm of the exact tensor.
+
+An error is too large above 4 u sqrt(r): the unit roundoff u of the type, times the square root of
+the number r of roundings in a row, because errors of either sign add up like a random walk (Higham,
+2002, section 2.8). A product that a device rounds to TF32, where float32 was asked for, is off by
+a hundred times as much.
+
+What this leaves out: norms and rotary angles, which the model computes in float32 even in its
+float64 pass; their error, 1e-7, is below every tolerance. Wrong results that occur only at times.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lm_core.random_state import seed_everything
+from training.batching import Batch
+from training.runs.pretraining import language_model_loss
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.model_config import ModelConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHAPE = ModelConfig(
+    vocab_size=257,
+    context_length=64,
+    d_model=128,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    d_ff=352,
+)
+ALLOWED = 4.0
+ROUNDINGS_PER_BLOCK = 14  # two norms, seven products, rotation, softmax, gate, two sums
+BACKWARD = 3  # forward, and twice as many operations backward
+SEED = 20_260
+
+
+class NumberCheck(NamedTuple):
+    """The errors of one number type on the device, relative to the norm of the exact tensor.
+
+    Attributes:
+        dtype: its name.
+        product: error of one product of matrices.
+        logits: error of the model's logits.
+        gradients: the largest error of a parameter's gradient.
+        worst_gradient: the parameter that has it.
+        tolerance: the largest allowed error.
+        repeats: whether a second pass gave the same bits.
+        failure: why the type does not run on the device; None if it does.
+    """
+
+    dtype: str
+    product: float = math.nan
+    logits: float = math.nan
+    gradients: float = math.nan
+    worst_gradient: str = ""
+    tolerance: float = math.nan
+    repeats: bool = True
+    failure: str | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Return whether no error is too large; a type that does not run needs no trust."""
+        found = (self.product, self.logits, self.gradients)
+        return self.failure is not None or all(error <= self.tolerance for error in found)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Return the largest allowed relative error; see the top of the file."""
+    roundings = BACKWARD * ROUNDINGS_PER_BLOCK * SHAPE.num_layers
+    return ALLOWED * torch.finfo(dtype).eps / 2 * math.sqrt(roundings)
+
+
+def number_checks(device: torch.device) -> Iterator[NumberCheck]:
+    """Return the check of each type, one after another; those but float32 may not run there.
+
+    The random generators are left as they are.
+    """
+    with torch.random.fork_rng():
+        seed_everything(SEED)
+        model = TransformerLM(SHAPE)
+        ids = torch.randint(0, SHAPE.vocab_size, (4, SHAPE.context_length + 1))
+        factors = torch.randn(130, 257), torch.randn(257, 65)  # no multiples of a tile
+    exact = logits_and_gradients(model.double(), ids, torch.float32)
+    exact_product = factors[0].double() @ factors[1].double()
+    for name, dtype in DTYPES.items():
+        try:
+            on_device = copy.deepcopy(model).float().to(device)
+            found = logits_and_gradients(on_device, ids.to(device), dtype)
+            again = logits_and_gradients(on_device, ids.to(device), dtype)
+            product = _product(factors, device, dtype)
+        except RuntimeError as error:
+            if name == "float32":
+                raise
+            yield NumberCheck(name, failure=str(error).splitlines()[0][:200])
+            continue
+        errors = {key: relative_error(found[key], exact[key]) for key in exact if key != "logits"}
+        worst = max(errors, key=lambda key: math.inf if math.isnan(errors[key]) else errors[key])
+        yield NumberCheck(
+            name,
+            product=relative_error(product, exact_product),
+            logits=relative_error(found["logits"], exact["logits"]),
+            gradients=errors[worst],
+            worst_gradient=worst,
+            tolerance=tolerance(dtype),
+            repeats=all(torch.equal(found[key], again[key]) for key in found),
+        )
+
+
+def logits_and_gradients(
+    model: TransformerLM, ids: Tensor, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return the logits, and the gradient of each parameter by its name, on the CPU.
+
+    Args:
+        model: on any device; its gradients are cleared first.
+        ids: [batch, seq + 1], on the same device.
+        dtype: of autocast; float32 for none.
+    """
+    model.zero_grad()
+    batch = Batch({"token_ids": ids[:, :-1], "targets": ids[:, 1:]}, ids[:, 1:].numel())
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, logits: Tensor) -> None:
+        kept.append(logits.detach())
+
+    handle = model.register_forward_hook(keep)
+    try:
+        autocast = dtype if dtype != torch.float32 else torch.bfloat16
+        with torch.autocast(ids.device.type, autocast, enabled=dtype != torch.float32):
+            loss = language_model_loss(model, batch)
+        loss.backward()
+    finally:
+        handle.remove()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    named = {"logits": kept[0]} | gradients
+    return {name: tensor.cpu().clone() for name, tensor in named.items() if tensor is not None}
+
+
+def _product(
+    factors: tuple[Tensor, Tensor], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    first, second = (factor.to(device).to(dtype) for factor in factors)
+    return (first @ second).cpu()
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """Return the norm of the difference, divided by the norm of `exact`."""
+    return ((found.double() - exact).norm() / exact.norm()).item()
