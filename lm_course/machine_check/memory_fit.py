@@ -1,4 +1,4 @@
-"""The memory and the disk that a training run needs, predicted from its settings, and what there is.
+"""The memory and disk that a training run needs, predicted from its settings, and what there is.
 
 Weights, gradients and the optimizer's means are counted (`training/collectives/bytes_moved.py`).
 Activations are counted as a careful implementation keeps them (`transformer_lm/model_cost.py`),
@@ -167,5 +167,3 @@ def free_disk(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-

@@ -145,9 +145,7 @@ def logits_and_gradients(
     return {name: tensor.cpu().clone() for name, tensor in named.items() if tensor is not None}
 
 
-def _product(
-    factors: tuple[Tensor, Tensor], device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def _product(factors: tuple[Tensor, Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
     first, second = (factor.to(device).to(dtype) for factor in factors)
     return (first @ second).cpu()
 

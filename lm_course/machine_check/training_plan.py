@@ -1,0 +1,150 @@
+"""What `lm pretrain` will do on this machine with a recipe: precision, attention, memory and disk.
+
+The choices are made by the functions that training calls, on a model of the recipe's shape with
+random tokens.
+
+What this leaves out: `compile = true`, which is not used for the measurement here.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lm_core.formats.metric_log import MetricLog
+from lm_course.machine_check.memory_fit import (
+    Memory,
+    bytes_of_recipe,
+    checkpoint_bytes,
+    device_memory,
+    free_disk,
+)
+from training.activation_checkpointing import checkpoint_blocks
+from training.batching import Batch
+from training.engine.step_statistics import product_flops_per_second
+from training.runs.pretraining import PretrainSettings, language_model_loss
+from training.runs.training_run import TrainingRun
+from training.training_loop import choose_precision
+from transformer_lm.kernels.attention_backend import choose_backend
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.model_config import ModelConfig
+from transformer_lm.model_cost import flops_per_token
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PASSES = 4 + 4 * 3  # of `faster_dtype`, if bfloat16 takes three times as long as float32
+LONGEST_MEASUREMENT = 60.0  # seconds
+
+
+class TrainingPlan(NamedTuple):
+    """What a recipe's pretraining does and needs.
+
+    Attributes:
+        config: shape of the model.
+        precision: "float32" or "bfloat16"; None if it is not measured here.
+        reason: how the precision was chosen, or why it is not known.
+        backend: which code computes attention.
+        bytes_needed, memory: at the peak, and what the device has.
+        disk_needed, disk_free: bytes of the checkpoints, and of their disk.
+    """
+
+    config: ModelConfig
+    precision: str | None
+    reason: str
+    backend: str
+    bytes_needed: int
+    memory: Memory
+    disk_needed: int
+    disk_free: int
+
+    @property
+    def fits_memory(self) -> bool:
+        """Return whether the device has the memory; True if that is unknown."""
+        has = self.memory.free if self.memory.free is not None else self.memory.total
+        return has is None or self.bytes_needed <= has
+
+    @property
+    def fits_disk(self) -> bool:
+        """Return whether the disk has room for the checkpoints."""
+        return self.disk_needed <= self.disk_free
+
+
+def training_plan(
+    settings: PretrainSettings, vocab_size: int, device: torch.device, folder: Path
+) -> TrainingPlan:
+    """Find out what `lm pretrain` would do.
+
+    Args:
+        settings: the recipe's section.
+        vocab_size: of the recipe's tokenizer.
+        device: where to train.
+        folder: where the checkpoints go.
+    """
+    config = ModelConfig(vocab_size=vocab_size, **settings.model.model_dump())
+    needed, memory = bytes_of_recipe(settings, config, "float32"), device_memory(device)
+    plan = TrainingPlan(
+        config=config,
+        precision=None,
+        reason="",
+        backend="",
+        bytes_needed=needed,
+        memory=memory,
+        disk_needed=checkpoint_bytes(config, settings.training),
+        disk_free=free_disk(folder),
+    )
+    precision, reason = _precision(settings, config, device, plan.fits_memory)
+    dtype = PRECISIONS[precision or "float32"]
+    needed = bytes_of_recipe(settings, config, precision or "float32")
+    return plan._replace(
+        precision=precision,
+        reason=reason,
+        backend=attention_backend(config, device, dtype),
+        bytes_needed=needed,
+    )
+
+
+def _precision(
+    settings: PretrainSettings, config: ModelConfig, device: torch.device, fits: bool
+) -> tuple[str | None, str]:
+    if settings.training.precision != "auto":
+        return settings.training.precision, "set in the recipe"
+    if not fits:
+        return None, "not measured, because the recipe does not fit"
+    training = settings.training
+    rows = -(-training.batch_size // training.micro_batches)
+    flops = rows * config.context_length * flops_per_token(config, config.context_length)
+    seconds = PASSES * flops / product_flops_per_second(device, torch.float32)
+    if seconds > LONGEST_MEASUREMENT:
+        return None, f"lm pretrain measures it, in about {seconds / 60:.0f} minutes"
+    state = choose_precision(_run(settings, config, device))
+    return state.precision, f"bfloat16 is {state.bfloat16_advantage:.2f} times as fast"
+
+
+def _run(settings: PretrainSettings, config: ModelConfig, device: torch.device) -> TrainingRun:
+    """Return a run on random tokens, which is never trained and writes nothing."""
+    with torch.random.fork_rng():
+        model = TransformerLM(config).to(device).train()
+        shape = settings.training.batch_size, config.context_length + 1
+        ids = torch.randint(0, config.vocab_size, shape)
+    if settings.training.activation_checkpointing:
+        checkpoint_blocks(model)
+    batch = Batch({"token_ids": ids[:, :-1], "targets": ids[:, 1:]}, ids[:, 1:].numel())
+    return TrainingRun(
+        model=model,
+        loss_of_batch=language_model_loss,
+        batch_at=lambda _: batch,
+        validate=None,
+        settings=settings.training,
+        checkpoint_folder=Path(),
+        metric_log=MetricLog(Path("metrics.jsonl"), "doctor"),
+        fingerprint="",
+        device=device,
+    )
+
+
+def attention_backend(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the code that computes the model's attention in training."""
+    q, k = (
+        torch.empty(1, heads, config.context_length, config.head_dim, device=device, dtype=dtype)
+        for heads in (config.num_heads, config.num_kv_heads)
+    )
+    return choose_backend("auto", q, k)

@@ -1,0 +1,79 @@
+"""`lm doctor`: its tables, its exit status, and wrong input."""
+
+import pytest
+import torch
+
+from lm_course.cli import main
+from lm_course.machine_check.doctor_command import likely_cause
+from lm_course.machine_check.trusted_numbers import NumberCheck
+
+QUICK = ["--set", "pretrain.training.precision=float32"]
+
+
+def status_of(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", *arguments])
+    return stopped.value.code
+
+
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch):
+    """The measured rate of a product is checked elsewhere."""
+    from training.engine import step_statistics
+
+    monkeypatch.setattr(step_statistics, "PRODUCT_SIZES", {"cpu": 64})
+    step_statistics.product_flops_per_second.cache_clear()
+    yield
+    step_statistics.product_flops_per_second.cache_clear()
+
+
+def test_all_is_well(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    main(["doctor", *QUICK])
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith("All is well.")
+    assert max(map(len, printed.splitlines())) <= 60
+    for text in (torch.__version__, "float32 (set in the recipe)", "GFLOP/s", "124,439,808"):
+        assert text in printed
+
+
+def test_a_device_with_a_wrong_product(capsys, monkeypatch):
+    def wrong(first, second):
+        right = torch.matmul(first, second)
+        return right * 1.001 if first.dtype == torch.float32 else right
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", wrong)
+    assert status_of(QUICK) == 1
+    printed = capsys.readouterr().out
+    assert "float32: the product of two matrices is wrong" in printed
+    assert printed.rstrip().endswith("do not trust float32 on this device")
+
+
+def test_a_recipe_that_does_not_fit(capsys):
+    large = ["recipes/demo_cpu.toml", "--set", "pretrain.model.d_ff=40000000"]
+    assert status_of(large) == 1
+    printed = capsys.readouterr().out
+    assert "does NOT fit" in printed
+    assert "demo_cpu.toml does not fit into the memory" in printed
+
+
+def test_wrong_input(capsys):
+    assert status_of(["nothing"]) == 2
+    assert "nothing: no such recipe" in capsys.readouterr().err
+    assert status_of(["--device", "tpu"]) == 2
+    assert "device 'tpu' is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("errors", "device", "words"),
+    [
+        ((5e-4, 1.0, 1.0), "cuda", "rounded to TF32"),
+        ((5e-2, 1.0, 1.0), "cuda", "product of two matrices is wrong"),
+        ((5e-4, 1.0, 1.0), "cpu", "product of two matrices is wrong"),
+        ((0.0, float("nan"), 1.0), "cpu", "the forward pass is not"),
+        ((0.0, 0.0, 1.0), "cpu", "most that of blocks.0.attention.query.weight"),
+    ],
+)
+def test_likely_causes(errors, device, words):
+    check = NumberCheck("float32", *errors, "blocks.0.attention.query.weight", 1e-6)
+    assert words in likely_cause(check, torch.device(device))
