@@ -48,6 +48,7 @@ from lm_course.error_lines import (
 )
 from lm_course.interrupts import Interrupts
 from lm_course.locations import recipe_file
+from lm_course.machine_check import doctor_command
 from lm_course.model_checks import compare_command
 from lm_course.mutation_testing import prove_command
 from lm_course.pipeline.step_catalogue import GROUPS, listed_steps
@@ -71,6 +72,7 @@ prove_command.register(app)
 drill_command.register(app)
 model_commands.register(app)
 compare_command.register(app)
+doctor_command.register(app)
 
 CheckpointPath = Annotated[
     Path | None,

@@ -1,4 +1,4 @@
-"""What `lm pretrain` will do on this machine with a recipe: precision, attention, memory and disk.
+"""The plan of `lm pretrain` with a recipe on this machine: precision, attention, memory and disk.
 
 The choices are made by the functions that training calls, on a model of the recipe's shape with
 random tokens.
@@ -36,7 +36,7 @@ LONGEST_MEASUREMENT = 60.0  # seconds
 
 
 class TrainingPlan(NamedTuple):
-    """What a recipe's pretraining does and needs.
+    """The choices and the needs of a recipe's pretraining.
 
     Attributes:
         config: shape of the model.
