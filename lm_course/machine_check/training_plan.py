@@ -1,4 +1,4 @@
-"""The plan of `lm pretrain` with a recipe on this machine: precision, attention, memory and disk.
+"""Plan of a recipe's pretraining on this machine: precision, attention, memory and disk.
 
 The choices are made by the functions that training calls, on a model of the recipe's shape with
 random tokens.
@@ -36,7 +36,7 @@ LONGEST_MEASUREMENT = 60.0  # seconds
 
 
 class TrainingPlan(NamedTuple):
-    """The choices and the needs of a recipe's pretraining.
+    """Choices and needs of a recipe's pretraining.
 
     Attributes:
         config: shape of the model.

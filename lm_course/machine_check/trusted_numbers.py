@@ -1,4 +1,4 @@
-"""Whether a device computes a fixed forward and backward pass as float64 on the CPU does.
+"""A fixed forward and backward pass on a device, compared with float64 on the CPU.
 
 A small model of ours, with fixed weights and tokens, computes its logits and gradients on the
 device as training does: in float32, and in the narrow types by autocast. The error of a tensor is

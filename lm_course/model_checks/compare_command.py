@@ -14,11 +14,11 @@ import typer
 from lm_core.artifact_paths import write_json
 from lm_core.stand_ins import stand_in_files
 from lm_core.user_error import UserError
-from lm_course.commands.plain_console import plain_console
 from lm_course.commands.step_commands import Implementation, set_stand_ins
 from lm_course.locations import shown
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from lm_course.model_checks.compared_models import ComparedModels
@@ -85,43 +85,56 @@ def compare(
         raise UserError(f"--against {against}: expected {', '.join(AGAINST)}")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: no folder {json_file.parent}; create it first")
-    source = model_source(model)
-    options = {"dtypes": dtypes, "backends": backends, "tokens": tokens, "device": device}
-    models, length, found = _compared(source, gradients, **options)
-    console = plain_console()
-    print_summary(console, found, gradients)
-    shown_one = next((one for one in found if one.first is not None), found[0])
-    print_layers(console, shown_one, all_layers)
-    print_conclusion(console, found, models)
-    if json_file is not None:
-        wrong = models.wrong_weights
-        rows = [one.as_json() for one in found]
-        write_json(json_file, {"tokens": length, "wrong_weights": wrong, "comparisons": rows})
-    if models.wrong_weights or any(one.first is not None for one in found):
+    from lm_core.device import pick_device
+
+    choices = _checked_choices(dtypes, backends)
+    place = pick_device(device)
+    equal = compare_model(
+        model_source(model), tokens, place, choices, gradients, all_layers, json_file
+    )
+    if not equal:
         sys.exit(1)
 
 
-def _compared(
+def compare_model(
     source: Path,
-    gradients: bool,
-    *,
-    dtypes: list[str] | None,
-    backends: list[str] | None,
     tokens: int | None,
-    device: str,
-) -> "tuple[ComparedModels, int, list[Comparison]]":
-    """Print the header; return both models, the length of the sequences, and the comparisons."""
-    from lm_core.device import pick_device
+    device: "torch.device",
+    choices: tuple[list[str], list[str] | None],
+    gradients: bool,
+    all_layers: bool,
+    json_file: Path | None,
+) -> bool:
+    """Compare, print the tables, write the figures, and return whether the models are equal.
+
+    Args:
+        source: from `model_source`.
+        tokens: length of the sequences; None for the default.
+        device: where our model runs.
+        choices: number types and backends; None for all backends that run here.
+        gradients: whether to compare gradients too.
+        all_layers: whether to print all layers.
+        json_file: the file for all figures; None for none.
+    """
+    from lm_course.commands.plain_console import plain_console
     from lm_course.model_checks.compared_models import load_both
     from lm_course.model_checks.model_comparison import comparisons, random_tokens
 
-    chosen = _checked_choices(dtypes, backends)
-    place = pick_device(device)
     models = load_both(source)
     length = _length(tokens, models.ours.config)
-    print_header(plain_console(), source, models, length)
+    console = plain_console()
+    print_header(console, source, models, length)
     ids = random_tokens(models.ours.config, length)
-    return models, length, list(comparisons(models, ids, place, *chosen, with_gradients=gradients))
+    found = list(comparisons(models, ids, device, *choices, with_gradients=gradients))
+    print_summary(console, found)
+    first = next((one for one in found if one.first is not None), found[0])
+    print_layers(console, first, all_layers)
+    print_conclusion(console, found, models)
+    wrong = models.wrong_weights
+    if json_file is not None:
+        rows = [one.as_json() for one in found]
+        write_json(json_file, {"tokens": length, "wrong_weights": wrong, "comparisons": rows})
+    return not wrong and first.first is None
 
 
 def model_source(given: Path) -> Path:
@@ -175,8 +188,7 @@ def print_header(console: "Console", source: Path, models: "ComparedModels", len
         console.print(f"the window of {window:,} is longer: --tokens {window + 8} shows it")
     console.print(
         f"Errors are relative to a tensor's largest value in float64. Allowed: {ALLOWED:g} times "
-        "transformers' own error, or the expected rounding error (unit roundoff x sqrt(roundings "
-        "in a row)) if that is larger.\n"
+        "the larger of transformers' own error and the expected rounding error.\n"
     )
 
 
@@ -189,7 +201,7 @@ def place_of(row: "LayerError") -> str:
     return f"input of {row.name}: {before}"
 
 
-def print_summary(console: "Console", found: "Sequence[Comparison]", gradients: bool) -> None:
+def print_summary(console: "Console", found: "Sequence[Comparison]") -> None:
     """Print one row for each type and backend."""
     from rich.table import Table
 
@@ -203,7 +215,9 @@ def print_summary(console: "Console", found: "Sequence[Comparison]", gradients: 
             where = f"none before {one.overflow}: overflow" if one.overflow else "none"
             if one.gradients:
                 where += ", gradients too"
-            table.add_row(one.dtype, one.backend, where, f"{worst.here:.1e}", _allowed(worst))
+            table.add_row(
+                one.dtype, one.backend, where, f"{worst.here:.1e}", f"{worst.tolerance:.1e}"
+            )
         else:
             error, limit = first.here, first.tolerance
             if first.verdict == "inherited":
@@ -211,10 +225,6 @@ def print_summary(console: "Console", found: "Sequence[Comparison]", gradients: 
             where = ("gradient of " if one.in_gradients else "") + place_of(first)
             table.add_row(one.dtype, one.backend, where, f"{error:.1e}", f"{limit:.1e}")
     console.print(table)
-
-
-def _allowed(row: "LayerError") -> str:
-    return f"{row.tolerance:.1e}"
 
 
 def print_layers(console: "Console", one: "Comparison", all_layers: bool) -> None:

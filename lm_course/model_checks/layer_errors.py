@@ -9,16 +9,17 @@ tensor's scale, its largest value.
 An error is too large above 4 times the larger of two figures:
 
 - the error of `transformers` itself, in the same number type, at the same place;
-- u sqrt(n): the unit roundoff u of the type, times the square root of the number n of roundings in
-  a row, because errors of either sign add up like a random walk (Higham, 2002, section 2.8). It is
-  the number of products in the longest sum, or 4 for norms and sums of two tensors. In an
-  attention with rotary positions, p 2^-24 is added, the error of an angle of p radians in float32,
-  in which `transformers` computes the angles of p positions.
+- the expected rounding error. Errors of either sign add up like a random walk (Higham, 2002,
+  section 2.8), so r roundings in a row, to a type of unit roundoff u, give u sqrt(r). A norm or a
+  sum of two tensors has r = 4, and an attention or a feed-forward layer 16. A layer that sums up to
+  n products, in float32 or wider, adds 2^-24 sqrt(n). An attention with rotary positions adds
+  p 2^-24, the error of an angle of p radians, because `transformers` computes the angles of p
+  positions in float32.
 
-For the whole run, n is that of the longest sum, times the number of layers.
+For the whole run, r = 16 and n are multiplied by the number of layers.
 
 What this leaves out: values that the type cannot hold. Where `transformers` itself overflows,
-it gives no error to compare with.
+errors are not compared.
 """
 
 import copy
@@ -49,8 +50,9 @@ from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
 ALLOWED = 4.0  # times the expected error; see above
-ANGLE_ROUNDOFF = 2.0**-24
+WIDE_ROUNDOFF = 2.0**-24  # of float32
 ROUNDINGS = 4  # of a norm: square, root, and two products
+ROUNDINGS_OF_A_LAYER = 16  # three projections, rotation, scores, softmax, values, output
 IN_ATTENTION = re.compile(r"\.attention(\.|$)")
 # Layers and parts that sum products; the others work on single values, or on a mean of squares.
 SUMS = re.compile(r"\.(attention|feed_forward)(\.(query|key|value|output|gate|up|down))?$|^logits$")
@@ -128,7 +130,7 @@ def relative_error(found: Tensor | None, exact: Tensor) -> float:
 
 
 class Reference:
-    """The values that `transformers` computes in one number type, and the exact ones.
+    """The values of `transformers` in one number type, and the exact ones.
 
     Args:
         theirs: the model of `transformers`, in float32.
@@ -195,14 +197,15 @@ class Reference:
             name: the layer.
             whole: for the whole run, or for the layer alone.
         """
-        config = self.config
+        config, sums = self.config, whole or SUMS.search(name)
         longest = max(config.d_model, config.d_ff, config.num_heads * config.head_dim)
-        roundings = longest if whole or SUMS.search(name) else ROUNDINGS
-        if whole:
-            roundings *= 2 * config.num_layers + 2
-        expected = torch.finfo(self.dtype).eps / 2 * math.sqrt(roundings)
+        layers = 2 * config.num_layers + 2 if whole else 1
+        roundings = ROUNDINGS_OF_A_LAYER if sums else ROUNDINGS
+        expected = torch.finfo(self.dtype).eps / 2 * math.sqrt(roundings * layers)
+        if sums:
+            expected += WIDE_ROUNDOFF * math.sqrt(longest * layers)
         if config.position == "rotary" and (whole or IN_ATTENTION.search(name)):
-            expected += self.token_ids.shape[1] * ANGLE_ROUNDOFF
+            expected += self.token_ids.shape[1] * WIDE_ROUNDOFF
         return ALLOWED * max(theirs, expected)
 
 

@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def in_gradients(self) -> bool:
-        """Whether only the gradients differ."""
+        """Return whether only the gradients differ."""
         return self.first is not None and self.first in self.gradients
 
     @property

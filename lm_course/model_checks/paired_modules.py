@@ -1,4 +1,4 @@
-"""Which module of `transformers` computes what one of ours does, for every family that we convert.
+"""The module of `transformers` that computes the same as one of ours, for every known family.
 
 The pairs follow from the tables that convert the weights (transformer_lm/weights): modules that
 share a weight are a pair, and so are the modules around them. A family with a table therefore needs
@@ -17,7 +17,7 @@ from lm_core.user_error import UserError
 from transformer_lm.weights.weight_layout import Source
 
 MODEL = ""  # the name of the whole model, which returns the logits
-HEAD = "output_head"  # compared as the logits, because a tied head is not a module
+HEAD = "output_head"  # compared as the logits, because a tied head has no module
 
 
 class Pair(NamedTuple):

@@ -1,5 +1,5 @@
-"""The values that each module of a model reads and returns in one forward pass, recorded by hooks;
-or the same with the values of another model in their place.
+"""The inputs and outputs of each module in one forward pass, recorded by hooks; or replaced by the
+values of another model.
 
 With replaced values, every module reads what the other model's module read, so that a mistake in
 one does not show in those after it.

@@ -1,4 +1,4 @@
-"""The plan of pretraining: the choices are those of training, and nothing is written."""
+"""The plan of a pretraining: its choices are those of training, and nothing is written."""
 
 import pytest
 import torch
