@@ -148,7 +148,12 @@ def model_source(given: Path) -> Path:
 
     path = model_path(given)
     if path.is_dir() and not (path / "config.json").is_file() and not list(path.glob("*.gguf")):
-        return chosen_checkpoint(path)
+        try:
+            return chosen_checkpoint(path)
+        except UserError:
+            raise UserError(
+                f"{path}: holds no checkpoint; name one, a Hugging Face folder or a GGUF file"
+            ) from None
     check_source(path)
     return path
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from lm_core.formats.checkpoint_files import write_checkpoint
 from lm_course.cli import main
-from lm_course.model_checks.compare_command import place_of
+from lm_course.model_checks.compare_command import model_source, place_of
 from lm_course.model_checks.compared_models import load_both
 from lm_course.model_checks.layer_errors import LayerError
 from transformer_lm.language_model import TransformerLM
@@ -119,6 +120,21 @@ def test_weights_that_differ_are_named(llama_folder, monkeypatch, capsys):
     assert "weight blocks.1.attention.key.weight differs" in capsys.readouterr().out
 
 
+def test_parameters_by_other_names(llama_folder, monkeypatch, capsys):
+    from lm_course.model_checks import compared_models
+
+    empty = compared_models.empty_model
+
+    def with_another(shape: ModelConfig) -> TransformerLM:
+        model = empty(shape)
+        model.extra = torch.nn.Parameter(torch.zeros(1))
+        return model
+
+    monkeypatch.setattr(compared_models, "empty_model", with_another)
+    assert status_of([str(llama_folder), *ONE]) == 2
+    assert "TransformerLM also has extra: the model needs the" in capsys.readouterr().err
+
+
 def test_a_gguf_file(llama, tmp_path, gguf_writing):
     path = tmp_path / "model.gguf"
     gguf_writing.write_gguf(path, llama.theirs)
@@ -149,6 +165,14 @@ def test_wrong_options(options, llama_folder, capsys):
 def test_no_model(tmp_path, capsys):
     assert status_of([str(tmp_path / "nothing")]) == 2
     assert "no such folder or file" in capsys.readouterr().err
+    assert status_of([str(tmp_path)]) == 2
+    assert f"{tmp_path}: holds no checkpoint; name one" in capsys.readouterr().err
+
+
+def test_a_run_stands_for_its_last_checkpoint(llama_folder, tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "pretrain" / "step_000010"
+    shutil.copytree(llama_folder, checkpoint)
+    assert model_source(tmp_path) == checkpoint
 
 
 def test_a_shape_without_a_family(tmp_path, capsys):

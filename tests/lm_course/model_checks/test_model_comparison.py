@@ -13,6 +13,7 @@ from lm_course.model_checks.model_comparison import (
     default_tokens,
     random_tokens,
 )
+from transformer_lm.kernels.fast_attention import KERNELS
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,13 @@ def test_a_loss_that_is_still_the_stub(llama, monkeypatch):
     monkeypatch.setattr(loss, "cross_entropy", lambda x, y: 1.01 * torch.tensor(5.0))
     (found,) = comparisons(llama, ids, cpu, ["float32"], ["sdpa"])
     assert found.first.name == "loss"
+
+
+def test_each_backend_is_compared_by_itself(llama, monkeypatch):
+    tiles = KERNELS["tiled"]
+    monkeypatch.setitem(KERNELS, "tiled", lambda *arguments: 1.01 * tiles(*arguments))
+    ids, cpu = random_tokens(llama.ours.config, 8), torch.device("cpu")
+    found = comparisons(llama, ids, cpu, ["float32"], ["eager", "matmul", "tiled", "sdpa"])
+    firsts = {one.backend: one.first and one.first.name for one in found}
+    assert firsts.pop("tiled") == "blocks.0.attention"
+    assert set(firsts.values()) == {None}
