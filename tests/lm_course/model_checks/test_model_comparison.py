@@ -1,4 +1,4 @@
-"""The choice of what is compared: how many tokens, which backends, and which difference counts as the first."""
+"""The choice of what is compared: tokens, backends, and which difference counts as the first."""
 
 import math
 
