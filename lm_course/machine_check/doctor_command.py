@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lm_course.machine_check.trusted_numbers import NumberCheck
 
 DEMO = Path("recipes/demo_cpu.toml")
+SMALLER = "try activation_checkpointing = true, or more micro_batches"
+GRADIENTS_SHOWN = 3  # the worst
 TF32_ERROR = 2e-3  # its unit roundoff is 2^-11
 
 
@@ -44,11 +46,14 @@ def doctor(
         str | None, typer.Option(help="auto, cpu, cuda or mps; by default that of the recipe.")
     ] = None,
 ) -> None:
-    """Check this machine: its numbers, its speed, and what fits into its memory."""
+    """Check this machine: its numbers, its speed, and what fits into its memory.
+
+    The exit status is 1 if the numbers cannot be trusted, or if RECIPE does not fit.
+    """
     from lm_core.device import pick_device
     from lm_core.settings import load_settings
     from lm_course.commands.plain_console import plain_console
-    from lm_course.machine_check.training_plan import training_plan
+    from lm_course.machine_check.training_plan import training_plan, vocabulary
     from lm_course.machine_check.trusted_numbers import number_checks
     from lm_course.pipeline.recipe import Recipe
 
@@ -59,16 +64,30 @@ def doctor(
     print_pairs(console, "Machine", machine(place))
     checks = list(number_checks(place))
     print_checks(console, checks, place)
-    folder = RunPaths(in_home(settings.run.folder) / settings.run.name).checkpoints("pretrain")
-    plan = training_plan(settings.pretrain, settings.tokenizer.vocab_size, place, folder)
-    print_pairs(console, f"Pretraining with {shown(path)}", training(plan, place))
-    print_fits(console, plan, place)
     problems = [
         f"do not trust {check.dtype} on this device" for check in checks if not check.trusted
     ]
+    usable = [check.dtype for check in checks if check.failure is None]
+    if "float32" not in usable:
+        _end(console, problems)
+    paths = RunPaths(in_home(settings.run.folder) / settings.run.name)
+    size, remark = vocabulary(settings.tokenizer, paths.shards)
+    folder = paths.checkpoints("pretrain")
+    plan = training_plan(settings.pretrain, size, place, folder, usable)
+    rows = training(plan, place, usable, remark)
+    print_pairs(console, f"Pretraining with {shown(path)}", rows)
+    print_fits(console, plan, place)
+    if "bfloat16" not in usable and settings.pretrain.training.precision != "float32":
+        problems.append("set pretrain.training.precision to float32")
     if recipe is not None:
-        problems += [] if plan.fits_memory else [f"{shown(path)} does not fit into the memory"]
+        if not plan.fits_memory:
+            problems.append(f"{shown(path)} does not fit into the memory; {SMALLER}")
         problems += [] if plan.fits_disk else [f"the checkpoints of {shown(path)} fill the disk"]
+    _end(console, problems)
+
+
+def _end(console: "Console", problems: list[str]) -> None:
+    """Print the last line; if there are problems, end with status 1."""
     console.print("\n" + ("; ".join(problems) or "All is well."), style="bold")
     if problems:
         sys.exit(1)
@@ -128,12 +147,12 @@ def print_checks(
     from rich.table import Table
 
     console.print("\nNumbers: a small model, against float64 on the CPU", style="bold")
-    table = Table(box=None, pad_edge=False)
-    for column in ("  type", "product", "logits", "gradients", "allowed", ""):
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("  type", "product", "logits", "loss", "gradients", "allowed", ""):
         table.add_column(column, justify="left" if column in ("  type", "") else "right")
     for check in checks:
         if check.failure is None:
-            figures = (check.product, check.logits, check.gradients, check.tolerance)
+            figures = (check.product, check.logits, check.loss, check.gradients, check.tolerance)
             verdict = "right" if check.trusted else "WRONG"
             table.add_row(f"  {check.dtype}", *(f"{x:.1e}" for x in figures), verdict)
     console.print(table)
@@ -142,6 +161,13 @@ def print_checks(
             console.print(f"  {check.dtype} does not run here: {check.failure}")
         elif not check.trusted:
             console.print(f"  {check.dtype}: {likely_cause(check, device)}")
+            for name in check.wrong_gradients[:GRADIENTS_SHOWN]:
+                console.print(f"    wrong gradient: {name}")
+            if len(check.wrong_gradients) > GRADIENTS_SHOWN:
+                console.print(f"    and {len(check.wrong_gradients) - GRADIENTS_SHOWN} others")
+    roundings = "the root of the number of roundings in a row"
+    console.print("  errors are relative to the norm of the exact result")
+    console.print(f"  allowed: unit roundoff times {roundings}", soft_wrap=False)
     if all(check.repeats for check in checks):
         console.print("  a second pass gives the same bits")
     else:
@@ -157,20 +183,32 @@ def likely_cause(check: "NumberCheck", device: "torch.device") -> str:
         return "the product of two matrices is wrong; update the driver and PyTorch"
     if not check.logits <= check.tolerance:
         return "products are right, but the forward pass is not"
-    return f"only gradients are wrong, most that of {check.worst_gradient}"
+    if not check.loss <= check.tolerance:
+        return "logits are right, but the loss is not"
+    return "only gradients are wrong"
 
 
-def training(plan: "TrainingPlan", device: "torch.device") -> list[tuple[str, str]]:
-    """Return what pretraining will do here, as labels and texts."""
-    from lm_course.machine_check.training_plan import PRECISIONS
-    from training.engine.step_statistics import product_flops_per_second
+def training(
+    plan: "TrainingPlan", device: "torch.device", usable: Sequence[str], remark: str
+) -> list[tuple[str, str]]:
+    """Return what pretraining will do here, as labels and texts.
+
+    Args:
+        plan: of the recipe.
+        device: where to train.
+        usable: the precisions that run there.
+        remark: about the size of the vocabulary; may be empty.
+    """
+    from training.engine.step_statistics import PRECISIONS, product_flops_per_second
     from transformer_lm.model_cost import count_parameters
 
-    rates = {name: product_flops_per_second(device, dtype) for name, dtype in PRECISIONS.items()}
+    rates = {name: product_flops_per_second(device, PRECISIONS[name]) for name in usable}
     return [
-        ("parameters", f"{count_parameters(plan.config):,}"),
+        ("parameters", f"{count_parameters(plan.config):,}" + (f" {remark}" if remark else "")),
         ("precision", f"{plan.precision or 'unknown'} ({plan.reason})"),
         ("attention", plan.backend),
+        ("Triton kernels", "run here" if plan.triton is None else f"not usable: {plan.triton}"),
+        ("optimizer", plan.optimizer),
         *((f"{name} products", f"{rate / 1e9:,.0f} GFLOP/s") for name, rate in rates.items()),
         ("memory", f"{gigabytes(plan.bytes_needed)} predicted: {_fits(plan.fits_memory)}"),
         (
@@ -194,23 +232,23 @@ def print_fits(console: "Console", plan: "TrainingPlan", device: "torch.device")
         standard_shape,
         training_bytes,
     )
-    from transformer_lm.model_cost import count_parameters
 
     precision = plan.precision or "float32"
-    title = f"GPT-2's sizes, batch 1 of 1,024 tokens, {precision}, AdamW"
+    title = f"Predicted memory: one sequence at once, {precision}, AdamW"
     console.print(f"\n{title}", style="bold")
     table = Table(box=None, pad_edge=False)
-    for column in ("  model", "parameters", "memory", "recomputing", ""):
+    for column in ("  model", "context", "memory", "recomputing", ""):
         table.add_column(column, justify="left" if column in ("  model", "") else "right")
     largest = None
-    for name in STANDARD_SHAPES:
-        config = standard_shape(name)
+    shapes = {"recipe": plan.config} | {name: standard_shape(name) for name in STANDARD_SHAPES}
+    for name, config in shapes.items():
         whole, less = (training_bytes(config, 1, precision, again) for again in (False, True))
         fits = [plan._replace(bytes_needed=needed).fits_memory for needed in (whole, less)]
         verdict = "fits" if fits[0] else "fits if recomputing" if fits[1] else "too large"
-        largest = name if any(fits) else largest
-        parameters = f"{count_parameters(config):,}"
-        table.add_row(f"  {name}", parameters, gigabytes(whole), gigabytes(less), verdict)
+        largest = name if name != "recipe" and any(fits) else largest
+        context = f"{config.context_length:,}"
+        table.add_row(f"  {name}", context, gigabytes(whole), gigabytes(less), verdict)
     console.print(table)
     console.print("  recomputing: with activation_checkpointing = true")
+    console.print("  12M is our benchmark's model; the larger are GPT-2's")
     console.print(f"  the largest that fits on {device}: {largest or 'none'}")

@@ -32,6 +32,15 @@ ACTIVATIONS = {"float32": 2.5, "bfloat16": 4.0}  # measured; see above
 VALUE_BYTES = {"float32": 4, "bfloat16": 2}
 SAVED_BYTES = 12  # of a parameter in a checkpoint of AdamW: the weight and two means, in float32
 MOST_BYTES = 1 << 60  # a cgroup without a limit says a number above it
+MODEL_OF_12M = {  # of benchmarks/model_step.py
+    "vocab_size": 8192,
+    "context_length": 256,
+    "num_layers": 8,
+    "d_model": 320,
+    "num_heads": 5,
+    "num_kv_heads": 5,
+    "d_ff": 864,
+}
 GPT2 = {
     "vocab_size": 50_257,
     "context_length": 1024,
@@ -41,8 +50,9 @@ GPT2 = {
     "biases": True,
 }
 # GPT-2's sizes (Radford et al., 2019, table 2), by layers, width and heads.
-STANDARD_SHAPES = {"124M": (12, 768, 12), "350M": (24, 1024, 16), "774M": (36, 1280, 20)}
-STANDARD_SHAPES |= {"1558M": (48, 1600, 25)}
+GPT2_SIZES = {"124M": (12, 768, 12), "350M": (24, 1024, 16), "774M": (36, 1280, 20)}
+GPT2_SIZES |= {"1558M": (48, 1600, 25)}
+STANDARD_SHAPES = ("12M", *GPT2_SIZES)
 
 
 class Memory(NamedTuple):
@@ -54,7 +64,9 @@ class Memory(NamedTuple):
 
 def standard_shape(name: str) -> ModelConfig:
     """Return one of STANDARD_SHAPES."""
-    layers, width, heads = STANDARD_SHAPES[name]
+    if name not in GPT2_SIZES:
+        return ModelConfig(**MODEL_OF_12M)
+    layers, width, heads = GPT2_SIZES[name]
     return ModelConfig(
         **GPT2,
         num_layers=layers,

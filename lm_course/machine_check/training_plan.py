@@ -6,12 +6,15 @@ random tokens.
 What this leaves out: `compile = true`, which is not used for the measurement here.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from lm_core.formats.metric_log import MetricLog
+from lm_core.formats.token_shards import MANIFEST, TokenShards
+from lm_course.data_steps.tokenizer import TokenizerStepSettings
 from lm_course.machine_check.memory_fit import (
     Memory,
     bytes_of_recipe,
@@ -21,18 +24,21 @@ from lm_course.machine_check.memory_fit import (
 )
 from training.activation_checkpointing import checkpoint_blocks
 from training.batching import Batch
-from training.engine.step_statistics import product_flops_per_second
+from training.engine.fused_optimizer import why_fused_is_unusable
+from training.engine.step_statistics import PRECISIONS, product_flops_per_second
 from training.runs.pretraining import PretrainSettings, language_model_loss
 from training.runs.training_run import TrainingRun
 from training.training_loop import choose_precision
-from transformer_lm.kernels.attention_backend import choose_backend
+from transformer_lm.kernels.attention_backend import choose_backend, why_triton_is_unusable
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import flops_per_token
+from transformer_lm.weights.empty_model import empty_model
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PASSES = 4 + 4 * 3  # of `faster_dtype`, if bfloat16 takes three times as long as float32
-LONGEST_MEASUREMENT = 60.0  # seconds
+PASSES = 4  # of `faster_dtype` in each type
+SLOWER = 2.0  # than its products alone: a pass took 1.7 to 2.3 times as long (2 cores, 4 recipes)
+CHARACTERS = 256  # assumed, if nothing has counted those of the text yet
+LONGEST_MEASUREMENT = 10.0  # seconds
 
 
 class TrainingPlan(NamedTuple):
@@ -43,6 +49,8 @@ class TrainingPlan(NamedTuple):
         precision: "float32" or "bfloat16"; None if it is not measured here.
         reason: how the precision was chosen, or why it is not known.
         backend: which code computes attention.
+        triton: why the Triton kernels do not run here; None if they do.
+        optimizer: which code updates the weights.
         bytes_needed, memory: at the peak, and what the device has.
         disk_needed, disk_free: bytes of the checkpoints, and of their disk.
     """
@@ -51,6 +59,8 @@ class TrainingPlan(NamedTuple):
     precision: str | None
     reason: str
     backend: str
+    triton: str | None
+    optimizer: str
     bytes_needed: int
     memory: Memory
     disk_needed: int
@@ -68,8 +78,26 @@ class TrainingPlan(NamedTuple):
         return self.disk_needed <= self.disk_free
 
 
+def vocabulary(settings: TokenizerStepSettings, shards: Path) -> tuple[int, str]:
+    """Return the size of the vocabulary, and a remark if it is an assumption.
+
+    Args:
+        settings: the recipe's section [tokenizer].
+        shards: the folder of the recipe's shards, which may not exist yet.
+    """
+    if settings.kind == "bpe":
+        return settings.vocab_size, ""
+    if (shards / MANIFEST).is_file():
+        return TokenShards.open(shards, "train").vocab_size, ""
+    return CHARACTERS, f"if the text has {CHARACTERS} different characters"
+
+
 def training_plan(
-    settings: PretrainSettings, vocab_size: int, device: torch.device, folder: Path
+    settings: PretrainSettings,
+    vocab_size: int,
+    device: torch.device,
+    folder: Path,
+    usable: Collection[str] = tuple(PRECISIONS),
 ) -> TrainingPlan:
     """Find out what `lm pretrain` would do.
 
@@ -78,6 +106,7 @@ def training_plan(
         vocab_size: of the recipe's tokenizer.
         device: where to train.
         folder: where the checkpoints go.
+        usable: the precisions that run on the device.
     """
     config = ModelConfig(vocab_size=vocab_size, **settings.model.model_dump())
     needed, memory = bytes_of_recipe(settings, config, "float32"), device_memory(device)
@@ -86,35 +115,45 @@ def training_plan(
         precision=None,
         reason="",
         backend="",
+        triton=None,
+        optimizer=optimizer_code(settings, device),
         bytes_needed=needed,
         memory=memory,
         disk_needed=checkpoint_bytes(config, settings.training),
         disk_free=free_disk(folder),
     )
-    precision, reason = _precision(settings, config, device, plan.fits_memory)
+    precision, reason = _precision(settings, config, device, plan.fits_memory, usable)
     dtype = PRECISIONS[precision or "float32"]
     needed = bytes_of_recipe(settings, config, precision or "float32")
     return plan._replace(
         precision=precision,
         reason=reason,
         backend=attention_backend(config, device, dtype),
+        triton=why_triton_is_unusable(str(device), dtype),
         bytes_needed=needed,
     )
 
 
 def _precision(
-    settings: PretrainSettings, config: ModelConfig, device: torch.device, fits: bool
+    settings: PretrainSettings,
+    config: ModelConfig,
+    device: torch.device,
+    fits: bool,
+    usable: Collection[str],
 ) -> tuple[str | None, str]:
     if settings.training.precision != "auto":
         return settings.training.precision, "set in the recipe"
+    if any(name not in usable for name in PRECISIONS):
+        return None, "not measured, because only one runs here"
     if not fits:
         return None, "not measured, because the recipe does not fit"
     training = settings.training
     rows = -(-training.batch_size // training.micro_batches)
     flops = rows * config.context_length * flops_per_token(config, config.context_length)
-    seconds = PASSES * flops / product_flops_per_second(device, torch.float32)
+    rates = [product_flops_per_second(device, dtype) for dtype in PRECISIONS.values()]
+    seconds = SLOWER * PASSES * sum(flops / rate for rate in rates)
     if seconds > LONGEST_MEASUREMENT:
-        return None, f"lm pretrain measures it, in about {seconds / 60:.0f} minutes"
+        return None, f"lm pretrain measures it, in about {seconds:,.0f} seconds"
     state = choose_precision(_run(settings, config, device))
     return state.precision, f"bfloat16 is {state.bfloat16_advantage:.2f} times as fast"
 
@@ -143,8 +182,16 @@ def _run(settings: PretrainSettings, config: ModelConfig, device: torch.device) 
 
 def attention_backend(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
     """Return the code that computes the model's attention in training."""
+    wanted = empty_model(config).blocks[0].attention.attention_backend
     q, k = (
         torch.empty(1, heads, config.context_length, config.head_dim, device=device, dtype=dtype)
         for heads in (config.num_heads, config.num_kv_heads)
     )
-    return choose_backend("auto", q, k)
+    return choose_backend(wanted, q, k)
+
+
+def optimizer_code(settings: PretrainSettings, device: torch.device) -> str:
+    """Return the code that updates the weights, which are float32 in every precision."""
+    reason = why_fused_is_unusable(device.type, torch.float32)
+    code = "PyTorch's fused kernel" if reason is None else f"the lesson's formula ({reason})"
+    return f"Muon; AdamW by {code}" if settings.training.optimizer == "muon" else f"AdamW by {code}"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lm_course.cli import main
+from lm_course.machine_check import trusted_numbers
 from lm_course.machine_check.doctor_command import likely_cause
 from lm_course.machine_check.trusted_numbers import NumberCheck
 
@@ -33,7 +34,7 @@ def test_all_is_well(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert printed.rstrip().endswith("All is well.")
     assert max(map(len, printed.splitlines())) <= 60
-    for text in (torch.__version__, "float32 (set in the recipe)", "GFLOP/s", "124,439,808"):
+    for text in (torch.__version__, "float32 (set in the recipe)", "GFLOP/s", "fused kernel"):
         assert text in printed
 
 
@@ -46,6 +47,7 @@ def test_a_device_with_a_wrong_product(capsys, monkeypatch):
     assert status_of(QUICK) == 1
     printed = capsys.readouterr().out
     assert "float32: the product of two matrices is wrong" in printed
+    assert "wrong gradient: blocks." in printed
     assert printed.rstrip().endswith("do not trust float32 on this device")
 
 
@@ -67,13 +69,40 @@ def test_wrong_input(capsys):
 @pytest.mark.parametrize(
     ("errors", "device", "words"),
     [
-        ((5e-4, 1.0, 1.0), "cuda", "rounded to TF32"),
-        ((5e-2, 1.0, 1.0), "cuda", "product of two matrices is wrong"),
-        ((5e-4, 1.0, 1.0), "cpu", "product of two matrices is wrong"),
-        ((0.0, float("nan"), 1.0), "cpu", "the forward pass is not"),
-        ((0.0, 0.0, 1.0), "cpu", "most that of blocks.0.attention.query.weight"),
+        ((5e-4, 1.0, 1.0, 1.0), "cuda", "rounded to TF32"),
+        ((5e-2, 1.0, 1.0, 1.0), "cuda", "product of two matrices is wrong"),
+        ((5e-4, 1.0, 1.0, 1.0), "cpu", "product of two matrices is wrong"),
+        ((0.0, float("nan"), 1.0, 1.0), "cpu", "the forward pass is not"),
+        ((0.0, 0.0, 1.0, 1.0), "cpu", "the loss is not"),
+        ((0.0, 0.0, 0.0, 1.0), "cpu", "only gradients are wrong"),
     ],
 )
 def test_likely_causes(errors, device, words):
-    check = NumberCheck("float32", *errors, "blocks.0.attention.query.weight", 1e-6)
+    check = NumberCheck("float32", *errors, ("blocks.0.attention.query.weight",), 1e-6)
     assert words in likely_cause(check, torch.device(device))
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "last"),
+    [
+        ("float32", [], "do not trust float32 on this device"),
+        ("bfloat16", [], "set pretrain.training.precision to float32"),
+        ("bfloat16", QUICK, None),
+    ],
+)
+def test_a_type_that_does_not_run(missing, arguments, last, capsys, monkeypatch):
+    right = NumberCheck("", 0.0, 0.0, 0.0, 0.0, (), 1e-6)
+
+    def checks(_):
+        for name in ("float32", "bfloat16"):
+            failure = "no kernel image" if name == missing else None
+            yield right._replace(dtype=name, failure=failure)
+
+    monkeypatch.setattr(trusted_numbers, "number_checks", checks)
+    if last is None:
+        main(["doctor", *arguments])
+    else:
+        assert status_of(arguments) == 1
+    printed = capsys.readouterr().out
+    assert f"{missing} does not run here: no kernel image" in printed
+    assert printed.rstrip().endswith(last or "All is well.")

@@ -1,11 +1,21 @@
 """The plan of a pretraining: its choices are those of training, and nothing is written."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
+from lm_core.formats.token_shards import ShardWriter
+from lm_course.data_steps.tokenizer import TokenizerStepSettings
 from lm_course.machine_check import training_plan as module
 from lm_course.machine_check.memory_fit import Memory
-from lm_course.machine_check.training_plan import attention_backend, training_plan
+from lm_course.machine_check.training_plan import (
+    attention_backend,
+    optimizer_code,
+    training_plan,
+    vocabulary,
+)
 from training import training_loop
 from training.runs.pretraining import PretrainSettings
 from transformer_lm.model_config import ModelConfig
@@ -57,7 +67,48 @@ def test_a_long_measurement_is_left_to_training(monkeypatch, tmp_path):
     assert plan.precision is None and plan.reason.startswith("lm pretrain measures it")
 
 
+def test_one_precision_that_runs_is_not_measured(tmp_path):
+    plan = training_plan(settings(), 300, CPU, tmp_path, ["float32"])
+    assert plan.precision is None and "only one runs here" in plan.reason
+
+
 @pytest.mark.parametrize(("length", "dtype"), [(16, torch.float32), (1024, torch.bfloat16)])
 def test_attention_is_that_of_the_model(length, dtype):
     config = ModelConfig(**SHAPE | {"context_length": length}, vocab_size=300)
     assert attention_backend(config, CPU, dtype) == "sdpa"
+
+
+def test_an_attention_backend_that_is_not_available(monkeypatch, capsys):
+    from transformer_lm.kernels.attention_backend import say_once, why_triton_is_unusable
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(module, "empty_model", lambda config: model_that_wants("triton"))
+    for cached in (say_once, why_triton_is_unusable):
+        cached.cache_clear()
+    config = ModelConfig(**SHAPE, vocab_size=300)
+    assert attention_backend(config, CPU, torch.float32) == "sdpa"
+    assert "triton is not usable here (no CUDA device); sdpa is used" in capsys.readouterr().err
+    monkeypatch.setattr(module, "empty_model", lambda config: model_that_wants("tiled"))
+    assert attention_backend(config, CPU, torch.float32) == "tiled"
+
+
+def model_that_wants(backend: str) -> SimpleNamespace:
+    attention = SimpleNamespace(attention_backend=backend)
+    return SimpleNamespace(blocks=[SimpleNamespace(attention=attention)])
+
+
+def test_the_optimizer_is_that_of_training(monkeypatch):
+    assert optimizer_code(settings(), CPU) == "AdamW by PyTorch's fused kernel"
+    assert optimizer_code(settings(optimizer="muon"), CPU).startswith("Muon; AdamW by")
+    monkeypatch.setattr(module, "why_fused_is_unusable", lambda *_: "no such kernel")
+    assert optimizer_code(settings(), CPU) == "AdamW by the lesson's formula (no such kernel)"
+
+
+def test_vocabulary(tmp_path):
+    assert vocabulary(TokenizerStepSettings(vocab_size=1000), tmp_path) == (1000, "")
+    characters = TokenizerStepSettings(kind="characters")
+    assert vocabulary(characters, tmp_path) == (256, "if the text has 256 different characters")
+    made = tmp_path / "shards"
+    with ShardWriter(made, "hash", 68, np.ones(68)) as writer:
+        writer.add("train", [1, 2])
+    assert vocabulary(characters, made) == (68, "")

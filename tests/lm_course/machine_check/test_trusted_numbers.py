@@ -12,8 +12,9 @@ CPU = torch.device("cpu")
 def test_this_machine_is_right():
     before = torch.get_rng_state()
     checks = list(number_checks(CPU))
-    assert [check.dtype for check in checks] == ["float32", "bfloat16", "float16"]
+    assert [check.dtype for check in checks] == ["float32", "bfloat16"]
     assert all(check.trusted for check in checks)
+    assert not any(check.wrong_gradients for check in checks)
     assert checks[0].repeats and checks[0].gradients < tolerance(torch.float32) / 2
     assert torch.equal(torch.get_rng_state(), before), "the generators changed"
 
@@ -53,19 +54,60 @@ def test_a_wrong_gradient(monkeypatch):
 
 
 def test_a_type_that_does_not_run(monkeypatch):
-    run = trusted_numbers.logits_and_gradients
+    run = trusted_numbers.computed
 
-    def without_float16(model, ids, dtype):
-        if dtype == torch.float16:
-            raise RuntimeError("not implemented for 'Half'\nand more")
-        return run(model, ids, dtype)
+    def without(missing):
+        def computed(model, ids, dtype):
+            if dtype == missing and model.token_embedding.weight.dtype == torch.float32:
+                raise RuntimeError("not implemented\nand more")
+            return run(model, ids, dtype)
 
-    monkeypatch.setattr(trusted_numbers, "logits_and_gradients", without_float16)
+        return computed
+
+    monkeypatch.setattr(trusted_numbers, "computed", without(torch.bfloat16))
     last = list(number_checks(CPU))[-1]
-    assert last == NumberCheck("float16", failure="not implemented for 'Half'")
-    assert last.trusted
+    assert last == NumberCheck("bfloat16", failure="not implemented")
+    assert last.trusted, "training can do without it"
+    monkeypatch.setattr(trusted_numbers, "computed", without(torch.float32))
+    assert not next(number_checks(CPU)).trusted
 
 
 def test_nan_is_not_trusted():
-    right = NumberCheck("float32", 0.0, 0.0, 0.0, "", 1e-6)
-    assert right.trusted and not right._replace(logits=float("nan")).trusted
+    right = NumberCheck("float32", 0.0, 0.0, 0.0, 0.0, (), 1e-6)
+    assert right.trusted
+    for figure in ("product", "logits", "loss", "gradients"):
+        assert not right._replace(**{figure: float("nan")}).trusted, figure
+
+
+def test_a_wrong_loss(monkeypatch):
+    loss = trusted_numbers.language_model_loss
+
+    def with_a_larger_loss(model, batch):
+        right = loss(model, batch)
+        wide = model.token_embedding.weight.dtype == torch.float64
+        return right if wide else right + 0.01 * right.detach()
+
+    monkeypatch.setattr(trusted_numbers, "language_model_loss", with_a_larger_loss)
+    check = next(number_checks(CPU))
+    assert not check.trusted and not check.wrong_gradients
+    assert check.loss == pytest.approx(0.01, rel=0.01)
+
+
+def test_the_wrong_gradients_are_named_worst_first(monkeypatch):
+    """NaN, and one row that is off by a tenth of the gradient's norm."""
+    run = trusted_numbers.computed
+    worst, other = "blocks.1.feed_forward.up.weight", "blocks.0.attention.query.weight"
+
+    def with_two_wrong(model, ids, dtype):
+        found = run(model, ids, dtype)
+        if model.token_embedding.weight.dtype == torch.float32:
+            found[worst][5] = float("nan")
+            found[other][5] += found[other].norm() / found[other].shape[1] ** 0.5 / 10
+        return found
+
+    monkeypatch.setattr(trusted_numbers, "computed", with_two_wrong)
+    for check in number_checks(CPU):
+        assert check.wrong_gradients == (worst, other), (
+            check.dtype
+        )
+        assert not check.trusted
