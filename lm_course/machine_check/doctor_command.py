@@ -81,7 +81,7 @@ def doctor(
         problems.append("set pretrain.training.precision to float32")
     if recipe is not None:
         if not plan.fits_memory:
-            problems.append(f"{shown(path)} does not fit into the memory; {SMALLER}")
+            problems.append(f"{shown(path)} does not fit into one device's memory; {SMALLER}")
         problems += [] if plan.fits_disk else [f"the checkpoints of {shown(path)} fill the disk"]
     _end(console, problems)
 
@@ -146,6 +146,8 @@ def print_checks(
     """Print the errors of each number type."""
     from rich.table import Table
 
+    from lm_course.machine_check.trusted_numbers import ROUNDINGS
+
     console.print("\nNumbers: a small model, against float64 on the CPU", style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("  type", "product", "logits", "loss", "gradients", "allowed", ""):
@@ -165,9 +167,8 @@ def print_checks(
                 console.print(f"    wrong gradient: {name}")
             if len(check.wrong_gradients) > GRADIENTS_SHOWN:
                 console.print(f"    and {len(check.wrong_gradients) - GRADIENTS_SHOWN} others")
-    roundings = "the root of the number of roundings in a row"
     console.print("  errors are relative to the norm of the exact result")
-    console.print(f"  allowed: unit roundoff times {roundings}", soft_wrap=False)
+    console.print(f"  allowed: unit roundoff x sqrt({ROUNDINGS} roundings), float32 x 4")
     if all(check.repeats for check in checks):
         console.print("  a second pass gives the same bits")
     else:

@@ -42,6 +42,7 @@ SHAPE = ModelConfig(
 ALLOWED = {torch.float32: 4.0, torch.bfloat16: 1.0}  # c; see above
 ROUNDINGS_PER_BLOCK = 14  # two norms, seven products, rotation, softmax, gate, two sums
 BACKWARD = 3  # forward, and twice as many operations backward
+ROUNDINGS = BACKWARD * ROUNDINGS_PER_BLOCK * SHAPE.num_layers
 SEED = 20_260
 
 
@@ -81,8 +82,7 @@ class NumberCheck(NamedTuple):
 
 def tolerance(dtype: torch.dtype) -> float:
     """Return the largest allowed relative error; see the top of the file."""
-    roundings = BACKWARD * ROUNDINGS_PER_BLOCK * SHAPE.num_layers
-    return ALLOWED[dtype] * torch.finfo(dtype).eps / 2 * math.sqrt(roundings)
+    return ALLOWED[dtype] * torch.finfo(dtype).eps / 2 * math.sqrt(ROUNDINGS)
 
 
 def number_checks(device: torch.device) -> Iterator[NumberCheck]:

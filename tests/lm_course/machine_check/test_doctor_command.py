@@ -56,7 +56,7 @@ def test_a_recipe_that_does_not_fit(capsys):
     assert status_of(large) == 1
     printed = capsys.readouterr().out
     assert "does NOT fit" in printed
-    assert "demo_cpu.toml does not fit into the memory" in printed
+    assert "demo_cpu.toml does not fit into one device's memory" in printed
 
 
 def test_wrong_input(capsys):
@@ -106,3 +106,5 @@ def test_a_type_that_does_not_run(missing, arguments, last, capsys, monkeypatch)
     printed = capsys.readouterr().out
     assert f"{missing} does not run here: no kernel image" in printed
     assert printed.rstrip().endswith(last or "All is well.")
+    assert "bfloat16 products" not in printed
+    assert ("Pretraining" in printed) == (missing != "float32"), "nothing more can run"

@@ -107,7 +107,5 @@ def test_the_wrong_gradients_are_named_worst_first(monkeypatch):
 
     monkeypatch.setattr(trusted_numbers, "computed", with_two_wrong)
     for check in number_checks(CPU):
-        assert check.wrong_gradients == (worst, other), (
-            check.dtype
-        )
+        assert check.wrong_gradients == (worst, other), check.dtype
         assert not check.trusted
