@@ -34,6 +34,12 @@ def test_gpt2_sizes():
     assert found == {"124M": 124_439_808, "350M": 354_823_168, "1558M": 1_557_611_200}
 
 
+def test_the_model_of_12m():
+    # 8 blocks: 4 d^2 of attention, 3 d d_ff, 2 norms; the embedding is tied; a last norm
+    block = 4 * 320**2 + 3 * 320 * 864 + 2 * 320
+    assert count_parameters(standard_shape("12M")) == 8192 * 320 + 8 * block + 320
+
+
 def test_training_bytes():
     config = standard_shape("124M")
     held = optimizer_and_weights_bytes(config)
