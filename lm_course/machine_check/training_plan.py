@@ -48,7 +48,7 @@ class TrainingPlan(NamedTuple):
         config: shape of the model.
         precision: "float32" or "bfloat16"; None if it is not measured here.
         reason: how the precision was chosen, or why it is not known.
-        backend: which code computes attention.
+        backend: which code computes attention; for each type, if the precision is not known.
         triton: why the Triton kernels do not run here; None if they do.
         optimizer: which code updates the weights.
         bytes_needed, memory: at the peak, and what the device has.
@@ -128,7 +128,7 @@ def training_plan(
     return plan._replace(
         precision=precision,
         reason=reason,
-        backend=attention_backend(config, device, dtype),
+        backend=_backends(config, device, usable if precision is None else [precision]),
         triton=why_triton_is_unusable(str(device), dtype),
         bytes_needed=needed,
     )
@@ -178,6 +178,13 @@ def _run(settings: PretrainSettings, config: ModelConfig, device: torch.device) 
         fingerprint="",
         device=device,
     )
+
+
+def _backends(config: ModelConfig, device: torch.device, precisions: Collection[str]) -> str:
+    found = {name: attention_backend(config, device, PRECISIONS[name]) for name in precisions}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return ", ".join(f"{backend} in {name}" for name, backend in found.items())
 
 
 def attention_backend(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:

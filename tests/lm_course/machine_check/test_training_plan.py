@@ -65,6 +65,9 @@ def test_a_long_measurement_is_left_to_training(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "product_flops_per_second", lambda *_: 1e3)
     plan = training_plan(settings(), 300, CPU, tmp_path)
     assert plan.precision is None and plan.reason.startswith("lm pretrain measures it")
+    monkeypatch.setattr(module, "choose_backend", lambda wanted, q, k: f"kernel{q.element_size()}")
+    plan = training_plan(settings(), 300, CPU, tmp_path)
+    assert plan.backend == "kernel4 in float32, kernel2 in bfloat16"
 
 
 def test_one_precision_that_runs_is_not_measured(tmp_path):
