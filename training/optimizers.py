@@ -14,8 +14,9 @@ momentum U S V^T by U V^T, so that all directions move equally far. An SVD would
 slow; five steps of Newton-Schulz use matrix products alone, and bfloat16 suffices. That is right
 for the matrices of the hidden layers, which turn one vector into another. A row of an embedding or
 of the output head belongs to one token and has a gradient of its own, and vectors have no
-directions to make equal, so AdamW keeps these (`MuonWithAdamW`). Its decoupled weight decay and the
-scale 0.2 sqrt(max(rows, columns)): Liu et al., 2025, section 2.2.
+directions to make equal, so AdamW keeps these (training/runs/optimizer_settings.py joins the two).
+Muon's decoupled weight decay and the scale 0.2 sqrt(max(rows, columns)): Liu et al., 2025, section
+2.2.
 
 What this leaves out: state split over several processes; in Muon, splitting a matrix that holds
 queries, keys and values in one (it is made orthogonal as a whole), and convolutions.
@@ -293,46 +294,3 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """
     module = name.removesuffix(".weight").rpartition(".")[2]
     return parameter.ndim == 2 and not module.endswith(("embedding", "head"))
-
-
-class MuonWithAdamW:
-    """Muon for some parameters and AdamW for all others, as one optimizer.
-
-    Args:
-        muon: has the hidden matrices; see `is_hidden_matrix`.
-        adamw: has the embeddings, the head and the vectors.
-        rate_ratio: Muon's learning rate divided by AdamW's, so that one schedule serves both.
-    """
-
-    def __init__(self, muon: Muon, adamw: AdamW, rate_ratio: float) -> None:
-        self.parts = {"muon": muon, "adamw": adamw}
-        self.rates = {"muon": rate_ratio, "adamw": 1.0}
-
-    def step(self, learning_rate: float) -> None:
-        """Update every parameter that has a gradient; the learning rate is AdamW's."""
-        for name, part in self.parts.items():
-            part.step(learning_rate * self.rates[name])
-
-    def zero_gradients(self) -> None:
-        """Clear the gradients, so that the next backward pass does not add to them."""
-        for part in self.parts.values():
-            part.zero_gradients()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the states of both, for a checkpoint."""
-        return {
-            f"{name}/{key}": tensor
-            for name, part in self.parts.items()
-            for key, tensor in part.state().items()
-        }
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restore a state that `state` returned.
-
-        Raises:
-            ValueError: it belongs to a model with other parameters.
-        """
-        for name, part in self.parts.items():
-            prefix = f"{name}/"
-            own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            part.load_state({key.removeprefix(prefix): tensor for key, tensor in own.items()})

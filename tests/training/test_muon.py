@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.optimizers import QUINTIC, AdamW, Muon, MuonWithAdamW, is_hidden_matrix, newton_schulz
+from training.optimizers import QUINTIC, AdamW, Muon, is_hidden_matrix, newton_schulz
+from training.runs.optimizer_settings import OptimizerParts
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
@@ -209,11 +210,12 @@ def make_model() -> TransformerLM:
     )
 
 
-def make_both(model: nn.Module, dtype=None) -> MuonWithAdamW:
+def make_both(model: nn.Module, dtype=None) -> OptimizerParts:
     named = list(model.named_parameters())
     hidden = [(name, p) for name, p in named if is_hidden_matrix(name, p)]
     others = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
-    return MuonWithAdamW(Muon(hidden, dtype=dtype), AdamW(others), rate_ratio=7.0)
+    parts = {"muon": Muon(hidden, dtype=dtype), "adamw": AdamW(others)}
+    return OptimizerParts(parts, {"muon": 7.0, "adamw": 1.0})
 
 
 def backward(model: nn.Module, step: int) -> None:

@@ -5,7 +5,7 @@ What this leaves out: the arithmetic (training/optimizers.py and training/schedu
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import pydantic
 import torch
@@ -17,7 +17,6 @@ from lm_core.user_error import UserError
 from training.engine.fused_optimizer import FusedAdamW
 from training.optimizers import (
     Muon,
-    MuonWithAdamW,
     is_hidden_matrix,
     newton_schulz,
 )
@@ -121,37 +120,35 @@ class OptimizerSettings(Settings):
         return makers[self.optimizer](list(parameters))
 
     def _adamw(self, named: Named) -> Optimizer:
-        parts = self._adamw_parts(named)
-        return parts["adamw"].optimizer if "adamw" in parts else OptimizerParts(parts)
+        parts, rates = self._adamw_parts(named)
+        return parts["adamw"] if "adamw" in parts else OptimizerParts(parts, rates)
 
     def _muon(self, named: Named, precision: str) -> Optimizer:
         hidden = [(name, p) for name, p in named if is_hidden_matrix(name, p)]
         others = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
         dtype = faster_for_muon(hidden) if precision == "auto" else DTYPES[precision]
         muon = Muon(hidden, weight_decay=self.weight_decay, dtype=dtype)
+        parts, rates = self._adamw_parts(others)
         rate = self.muon_learning_rate / self.learning_rate
-        parts = self._adamw_parts(others)
-        if "adamw" in parts:
-            return MuonWithAdamW(muon, parts["adamw"].optimizer, rate)
-        return OptimizerParts({"muon": Part(muon, rate), **parts})
+        return OptimizerParts({"muon": muon, **parts}, {"muon": rate, **rates})
 
-    def _adamw_parts(self, named: Named) -> "dict[str, Part]":
+    def _adamw_parts(self, named: Named) -> tuple[dict[str, Optimizer], dict[str, float]]:
         """Return one AdamW, or one for the matrices whose rate is divided by `width_ratio` and one
-        for all else.
+        for all else; and the rate of each divided by that of the settings.
 
         The product of rate and weight decay is the same for both, so weights shrink equally fast.
         """
         make = partial(FusedAdamW, betas=(self.beta1, self.beta2))
         if self.width_ratio == 1:
-            return {"adamw": Part(make(named, weight_decay=self.weight_decay), 1.0)}
+            return {"adamw": make(named, weight_decay=self.weight_decay)}, {"adamw": 1.0}
         summing = matrices_that_sum(named)
         scaled = [(name, p) for name, p in named if name in summing]
         others = [(name, p) for name, p in named if name not in summing]
-        decay = self.weight_decay * self.width_ratio
-        return {
-            "scaled": Part(make(scaled, weight_decay=decay), 1 / self.width_ratio),
-            "others": Part(make(others, weight_decay=self.weight_decay), 1.0),
+        parts = {
+            "scaled": make(scaled, weight_decay=self.weight_decay * self.width_ratio),
+            "others": make(others, weight_decay=self.weight_decay),
         }
+        return parts, {"scaled": 1 / self.width_ratio, "others": 1.0}
 
 
 def matrices_that_sum(named: Named) -> set[str]:
@@ -167,39 +164,35 @@ def matrices_that_sum(named: Named) -> set[str]:
     return hidden | (heads or {"token_embedding.weight"})
 
 
-class Part(NamedTuple):
-    """An optimizer of some parameters, and its learning rate divided by that of the settings."""
-
-    optimizer: Optimizer
-    rate: float
-
-
 class OptimizerParts:
-    """Several optimizers as one, each of other parameters and with a rate of its own.
+    """Several optimizers as one, each of other parameters and with a rate of its own, so that one
+    schedule serves all.
 
     Args:
         parts: by a name, under which a checkpoint has the part's state.
+        rates: by the same name, the part's learning rate divided by that of a step.
     """
 
-    def __init__(self, parts: dict[str, Part]) -> None:
+    def __init__(self, parts: dict[str, Optimizer], rates: dict[str, float]) -> None:
         self.parts = parts
+        self.rates = rates
 
     def step(self, learning_rate: float) -> None:
         """Update every parameter that has a gradient."""
-        for part in self.parts.values():
-            part.optimizer.step(learning_rate * part.rate)
+        for name, part in self.parts.items():
+            part.step(learning_rate * self.rates[name])
 
     def zero_gradients(self) -> None:
         """Clear the gradients, so that the next backward pass does not add to them."""
         for part in self.parts.values():
-            part.optimizer.zero_gradients()
+            part.zero_gradients()
 
     def state(self) -> dict[str, Tensor]:
         """Return the states of all parts, for a checkpoint."""
         return {
             f"{name}/{key}": tensor
             for name, part in self.parts.items()
-            for key, tensor in part.optimizer.state().items()
+            for key, tensor in part.state().items()
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -211,7 +204,7 @@ class OptimizerParts:
         for name, part in self.parts.items():
             prefix = f"{name}/"
             own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            part.optimizer.load_state({key.removeprefix(prefix): own[key] for key in own})
+            part.load_state({key.removeprefix(prefix): own[key] for key in own})
 
 
 def faster_for_muon(hidden: list[tuple[str, nn.Parameter]]) -> torch.dtype | None:

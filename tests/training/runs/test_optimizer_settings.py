@@ -9,9 +9,9 @@ from lm_core.formats.metric_log import MetricLog, read_metrics
 from lm_core.settings import load_settings
 from training.batching import Batch
 from training.engine.fused_optimizer import FusedAdamW
-from training.optimizers import Muon, MuonWithAdamW
+from training.optimizers import Muon
 from training.runs import optimizer_settings
-from training.runs.optimizer_settings import Optimizer, OptimizerSettings
+from training.runs.optimizer_settings import Optimizer, OptimizerParts, OptimizerSettings
 from training.runs.pretraining import PretrainSettings, language_model_loss
 from training.runs.training_settings import TrainingSettings
 from training.schedules import learning_rate_at, linear_decay_at, warmup_stable_decay_at
@@ -101,7 +101,7 @@ def test_muon_computes_in_the_type_that_the_precision_says(monkeypatch, faster):
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": faster}
     for precision, dtype in dtypes.items():
         optimizer = settings.optimizer_of(named, precision)
-        assert isinstance(optimizer, MuonWithAdamW) and isinstance(optimizer, Optimizer)
+        assert isinstance(optimizer, OptimizerParts) and isinstance(optimizer, Optimizer)
         muon = optimizer.parts["muon"]
         assert isinstance(muon, Muon)
         assert (muon.dtype, muon.weight_decay) == (dtype, 0.7)
