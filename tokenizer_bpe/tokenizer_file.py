@@ -34,7 +34,7 @@ from tokenizer_bpe.formats.pattern_dialects import pattern_to_write
 from tokenizer_bpe.formats.unicode_tables import KEY, say_where_tables_differ, unicode_tables
 from tokenizer_bpe.inputs.input_checks import check_merges, check_order_of_merges
 from tokenizer_bpe.pretokenization import GPT2_PATTERN
-from tokenizer_bpe.templates.added_tokens import TextToken
+from tokenizer_bpe.templates.added_tokens import added_token_rows
 from tokenizer_bpe.tokenizer_protocol import AnyTokenizer
 
 MAKE_TOKENIZER = "lm tokenizer train RECIPE"
@@ -121,11 +121,7 @@ def tokenizer_json(tokenizer: AnyTokenizer) -> bytes:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": token_id, "content": text, "single_word": False, "lstrip": False}
-            | {"rstrip": False, "normalized": False, "special": not isinstance(text, TextToken)}
-            for token_id, text in sorted(special_ids.items())
-        ],
+        "added_tokens": added_token_rows({text: i for i, text in special_ids.items()}),
         "normalizer": None,
         "pre_tokenizer": _pre_tokenizer(tokenizer.pattern),
         "post_processor": None,

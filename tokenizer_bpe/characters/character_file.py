@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_core.user_error import UserError
-from tokenizer_bpe.templates.added_tokens import TextToken
+from tokenizer_bpe.templates.added_tokens import TextToken, added_token_rows
 
 ONE_CHARACTER = r"[\s\S]"  # the pattern of words of one character
 NO_UNKNOWN = ""  # `tokenizers` requires a name; no token has this one
@@ -35,11 +35,7 @@ def character_json(vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": token_id, "content": text, "single_word": False, "lstrip": False}
-            | {"rstrip": False, "normalized": False, "special": not isinstance(text, TextToken)}
-            for text, token_id in sorted(special_tokens.items(), key=lambda entry: entry[1])
-        ],
+        "added_tokens": added_token_rows(special_tokens),
         "normalizer": None,
         "pre_tokenizer": PRE_TOKENIZER,
         "post_processor": None,

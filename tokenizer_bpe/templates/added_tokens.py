@@ -12,7 +12,9 @@ that a user cannot end a message and speak for the assistant.
 What this leaves out: `lstrip`, `rstrip` and `single_word`, which `foreign_parts` rejects.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from lm_core.user_error import UserError
 from tokenizer_bpe.tokenizer_protocol import AnyTokenizer
@@ -28,6 +30,19 @@ def control_tokens(tokenizer: AnyTokenizer) -> dict[str, int]:
     """Return text -> id of the added tokens that are special."""
     added = tokenizer.special_tokens.items()
     return {text: token_id for text, token_id in added if not isinstance(text, TextToken)}
+
+
+def added_token_rows(special_tokens: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the rows of "added_tokens" in a tokenizer.json, in the order of the ids.
+
+    Args:
+        special_tokens: text -> id.
+    """
+    return [
+        {"id": token_id, "content": text, "single_word": False, "lstrip": False}
+        | {"rstrip": False, "normalized": False, "special": not isinstance(text, TextToken)}
+        for text, token_id in sorted(special_tokens.items(), key=lambda entry: entry[1])
+    ]
 
 
 def encode_as_text(tokenizer: AnyTokenizer, text: str) -> list[int]:
