@@ -141,6 +141,25 @@ replace = "counts[letter]"
 why = "ties go to the larger letter"
 task = "t1.3"
 """
+# A planted mistake that no check sees, and a generated one that is listed as equal to the reference
+SURVIVOR = """
+[[mutant]]
+name = "given-constant"
+module = "counting"
+find = 'LETTERS = "abc"'
+replace = 'LETTERS = "abcd"'
+why = "nobody checks it"
+task = "t1.2"
+"""
+LISTED = """
+[[survivor]]
+module = "counting"
+function = "count_letters"
+operator = "cast"
+original = "return dict(_counter(text))"
+changed = "return _counter(text)"
+reason = "a Counter is a dict"
+"""
 
 
 class ToyCourse:
@@ -151,6 +170,8 @@ class ToyCourse:
     ASSIGNMENT = ASSIGNMENT
     SUITE = SUITE
     MUTANTS = MUTANTS
+    SURVIVOR = SURVIVOR
+    LISTED = LISTED
     PROJECT = PROJECT
 
     def __init__(self, root: Path) -> None:

@@ -8,15 +8,6 @@ from lm_course.learning.assignment_file import load_assignment
 from lm_course.mutation_testing.mutant_runs import difference, run_mutants
 from lm_course.mutation_testing.mutants import load_mutants
 
-SURVIVOR = """
-[[mutant]]
-name = "given-constant"
-module = "counting"
-find = 'LETTERS = "abc"'
-replace = 'LETTERS = "abcd"'
-why = "nobody checks it"
-task = "t1.2"
-"""
 TOO_LATE = """
 [[mutant]]
 name = "another-task"
@@ -37,7 +28,7 @@ def verdicts_of(course, rows: str):
 
 
 def test_caught_and_survived(course) -> None:
-    verdicts = verdicts_of(course, course.MUTANTS + SURVIVOR + TOO_LATE)
+    verdicts = verdicts_of(course, course.MUTANTS + course.SURVIVOR + TOO_LATE)
     assert [verdict.mutant.name for verdict in verdicts] == [
         *("first-of-equals", "given-constant", "another-task"),
     ]

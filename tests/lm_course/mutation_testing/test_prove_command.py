@@ -7,24 +7,7 @@ import pytest
 from lm_course import cli
 from lm_course.mutation_testing import prove_command
 
-SURVIVOR = """
-[[mutant]]
-name = "given-constant"
-module = "counting"
-find = 'LETTERS = "abc"'
-replace = 'LETTERS = "abcd"'
-why = "nobody checks it"
-task = "t1.2"
-"""
-LISTED = """
-[[survivor]]
-module = "counting"
-function = "count_letters"
-operator = "cast"
-original = "return dict(_counter(text))"
-changed = "return _counter(text)"
-reason = "a Counter is a dict"
-
+ALSO_LISTED = """
 [[survivor]]
 module = "words"
 function = "count_words"
@@ -75,7 +58,7 @@ def test_planted_mistakes(course, lm) -> None:
         ["t1.3   first-of-equals  caught by test_largest", "1 of 1 caught (100.0 %)"],
         "",
     )
-    course.write("assignments/t1/mutants.toml", course.MUTANTS + SURVIVOR)
+    course.write("assignments/t1/mutants.toml", course.MUTANTS + course.SURVIVOR)
     change = ["  toy_stage/counting.py:5"]
     change += ['  - LETTERS = "abc"  # given', '  + LETTERS = "abcd"  # given']
     assert lm("t1", "--only", "given-constant") == (
@@ -115,14 +98,14 @@ def test_generated_mistakes_from_end_to_end(course, lm) -> None:
         "  -     return dict(_counter(text))",
         "  +     return _counter(text)",
     ]
-    course.write("assignments/t1/survivors.toml", LISTED)
+    course.write("assignments/t1/survivors.toml", course.LISTED + ALSO_LISTED)
     status, printed, _ = lm("t1", "--generated")
     assert status == 0
     figures = "3 of 5 caught (60.0 %); 2 survive as listed, and 100.0 % of the others are caught"
     assert printed[5] == figures
     assert printed[7].endswith(": survives, as listed: a Counter is a dict")
     name = printed[7].split()[1].rstrip(":")
-    course.write("assignments/t1/survivors.toml", LISTED + CAUGHT)
+    course.write("assignments/t1/survivors.toml", course.LISTED + ALSO_LISTED + CAUGHT)
     assert lm("t1", "--generated", "--only", name)[0] == 0
     status, printed, _ = lm("t1", "--generated", "--task", "t1.3")
     assert status == 1
@@ -153,7 +136,9 @@ def test_a_bad_file_is_one_line(course, lm) -> None:
     course.write("assignments/t1/mutants.toml", course.MUTANTS.replace('"counts[letter]"', '"("'))
     status, _, told = lm("t1")
     assert (status, told.count("\n")) == (2, 1)
-    course.write("assignments/t1/survivors.toml", LISTED.replace("cast", "casts"))
+    course.write(
+        "assignments/t1/survivors.toml", course.LISTED.replace("cast", "casts") + ALSO_LISTED
+    )
     status, _, told = lm("t1", "--generated")
     assert (status, told.count("\n")) == (2, 1)
     assert "remove it" in told
