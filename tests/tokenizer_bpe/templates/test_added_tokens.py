@@ -15,7 +15,12 @@ from lm_core.user_error import UserError
 from tokenizer_bpe.compiled.tokenizer import Tokenizer as CompiledTokenizer
 from tokenizer_bpe.inspection.token_display import token_pieces
 from tokenizer_bpe.merge_training import train_bpe_from_counts
-from tokenizer_bpe.templates.added_tokens import TextToken, control_tokens, encode_as_text
+from tokenizer_bpe.templates.added_tokens import (
+    TextToken,
+    added_token_rows,
+    control_tokens,
+    encode_as_text,
+)
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import hugging_face_files, tokenizer_hash, tokenizer_json
 
@@ -130,3 +135,11 @@ def test_auto_tokenizer_agrees(tmp_path):
     skipped = other.decode(ours.encode(text), skip_special_tokens=True)
     silent = set(control_tokens(ours).values())
     assert skipped == ours.decode(i for i in ours.encode(text) if i not in silent)
+
+
+def test_rows_of_a_file_are_in_the_order_of_the_ids() -> None:
+    rows = added_token_rows({"<|b|>": 7, TextToken("  "): 2})
+    assert [(row["id"], row["content"], row["special"]) for row in rows] == [
+        (2, "  ", False),
+        (7, "<|b|>", True),
+    ]
