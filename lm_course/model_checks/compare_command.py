@@ -116,16 +116,21 @@ def compare_model(
         all_layers: whether to print all layers.
         json_file: the file for all figures; None for none.
     """
+    from lm_core.progress import progress_bar
     from lm_course.commands.plain_console import plain_console
     from lm_course.model_checks.compared_models import load_both
-    from lm_course.model_checks.model_comparison import comparisons, random_tokens
+    from lm_course.model_checks.model_comparison import BACKENDS, comparisons, random_tokens
 
     models = load_both(source)
     length = _length(tokens, models.ours.config)
     console = plain_console()
     print_header(console, source, models, length)
     ids = random_tokens(models.ours.config, length)
-    found = list(comparisons(models, ids, device, *choices, with_gradients=gradients))
+    found, total = [], len(choices[0]) * len(choices[1] or BACKENDS)
+    with progress_bar("compare", total, "types and backends") as bar:
+        for one in comparisons(models, ids, device, *choices, with_gradients=gradients):
+            found.append(one)
+            bar.advance(1)
     print_summary(console, found)
     first = next((one for one in found if one.first is not None), found[0])
     print_layers(console, first, all_layers)
@@ -211,8 +216,10 @@ def print_summary(console: "Console", found: "Sequence[Comparison]") -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("type", "attention", "first difference", "error", "allowed"):
-        table.add_column(column, justify="right" if column in ("error", "allowed") else "left")
+    for column in ("type", "attention", "first difference"):
+        table.add_column(column, overflow="fold", no_wrap=column != "first difference")
+    for column in ("error", "allowed"):
+        table.add_column(column, justify="right", no_wrap=True)
     for one in found:
         first = one.first
         if first is None:
