@@ -10,6 +10,7 @@ are spawned, not forked, because fork is unsafe once threads run. So a script th
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -141,17 +142,17 @@ def worker_pool(
     pool = WorkerPool(num_processes, context, _start, (initializer, arguments))
     try:
         yield pool
-    except BrokenProcessPool as error:  # which has ended the other workers
+    except BaseException as error:
+        if sys.version_info < (3, 11, 5):  # its thread would write the next job to nobody, forever
+            pool._call_queue._reader.close()
         pool.shutdown(wait=False)
-        if -signal.SIGKILL in context.exit_codes():
+        if not isinstance(error, BrokenProcessPool):  # which has ended the workers
+            for worker in context.workers:
+                worker.kill()
+        elif -signal.SIGKILL in context.exit_codes():
             raise UserError(
                 "the system killed a worker process, most likely for lack of memory; use fewer "
                 "processes (--set STEP.num_processes=1 needs the least memory)"
             ) from error
-        raise
-    except BaseException:
-        pool.shutdown(wait=False)
-        for worker in context.workers:
-            worker.kill()
         raise
     pool.shutdown()

@@ -39,6 +39,25 @@ if __name__ == "__main__":
         print("left")
 """
 
+# Jobs that fill the pipe to the workers: a thread is still writing one when the block is left.
+LARGE = """
+import os, signal, sys, time
+from lm_core.worker_pool import worker_pool
+if __name__ == "__main__":
+    try:
+        with worker_pool(2) as pool:
+            worker = pool.submit(os.getpid).result()
+            jobs = [pool.submit(time.sleep, 600) for _ in range(2)]
+            jobs += [pool.submit(len, bytes(3_000_000)) for _ in range(6)]
+            time.sleep(0.5)
+            if sys.argv[1] == "kill":
+                os.kill(worker, signal.SIGKILL)
+                jobs[0].result()
+            raise ValueError
+    except ValueError as error:
+        print(type(error).__name__)
+"""
+
 
 class TwoArguments(Exception):
     """An exception that cannot be unpickled: its `args` hold only one."""
@@ -84,6 +103,19 @@ def test_an_error_while_much_is_waiting_says_nothing_by_itself(tmp_path: Path) -
         [sys.executable, script], capture_output=True, text=True, env=environment, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+
+
+@pytest.mark.parametrize(("why", "error"), [("leave", "ValueError"), ("kill", "UserError")])
+def test_a_job_that_is_still_being_written_keeps_nobody(tmp_path: Path, why, error) -> None:
+    """Until Python 3.11.4, the program never ended (CPython issue 94777)."""
+    script = tmp_path / "large.py"
+    script.write_text(LARGE)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, script, why]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=100
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{error}\n", "")
 
 
 def test_a_worker_that_the_system_kills_is_reported_and_not_waited_for() -> None:
