@@ -7,8 +7,8 @@ the ranks add up sums of losses and divide once, by the number of counted tokens
 mean of the ranks' means would be wrong where their numbers differ. Gradients are clipped after
 that, by the norm of the whole gradient.
 
-What this leaves out: parts of the validation on different ranks (all ranks do all of it), pipeline
-parallelism, and Muon with sharded weights, since it needs whole matrices.
+What this leaves out: pipeline parallelism, and Muon with sharded weights, since it needs whole
+matrices.
 """
 
 import hashlib
@@ -80,14 +80,10 @@ class ManyRanks:
         axes = ("data", "tensor")
         mesh = init_device_mesh(device.type, (self.size // tensor, tensor), mesh_dim_names=axes)
         self.data, self.tensor = mesh["data"], mesh["tensor"]
-        self.seed_names = (self.data.get_local_rank(),)
+        self.data_rank, self.data_ranks = self.data.get_local_rank(), self.data.size()
+        self.seed_names = (self.data_rank,)
         self.replica: DistributedDataParallel | None = None
         self.heard: Sequence[float] = (0.0, 0.0)
-
-    @property
-    def data_ranks(self) -> int:
-        """The number of parts of a batch."""
-        return self.data.size()
 
     def check(self, batch_size: int, micro_batches: int, optimizer: str) -> None:
         """Raise UserError if these settings do not fit the number of ranks."""
@@ -157,7 +153,7 @@ class ManyRanks:
                 f"the batch of step {step} has {len(parts)} documents, but {self.data_ranks} ranks "
                 "read one each at least; raise batch_size"
             )
-        return parts[self.data.get_local_rank()]
+        return parts[self.data_rank]
 
     def loss_and_gradients(self, model: nn.Module, loss: LossOfBatch, batch: Batch) -> Tensor:
         """Leave the gradient of the global batch's mean loss in the model; return that loss."""
@@ -202,6 +198,12 @@ class ManyRanks:
         total = figure / self.size
         dist.all_reduce(total)
         return total
+
+    def sums(self, figures: list[float]) -> list[float]:
+        """Return the sum of each figure over the ranks that read different parts of a batch."""
+        totals = torch.tensor(figures, dtype=torch.float64, device=self.device)
+        dist.all_reduce(totals, group=self.data.get_group())
+        return totals.tolist()
 
     def votes(self, wants: tuple[bool, bool]) -> tuple[Tensor, ...]:
         """Return how many ranks want to stop, and how many could not save a checkpoint."""

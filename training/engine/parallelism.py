@@ -66,6 +66,8 @@ class Parallelism(Protocol):
 
     is_main: bool
     size: int  # number of ranks
+    data_rank: int  # which part of a batch this rank reads
+    data_ranks: int  # number of parts
     saves_before_validation: bool
     seed_names: tuple[int, ...]  # so that ranks with different parts of a batch draw other numbers
 
@@ -95,6 +97,9 @@ class Parallelism(Protocol):
     def mean(self, figure: Tensor) -> Tensor:
         """Return the mean of a figure over the ranks."""
 
+    def sums(self, figures: list[float]) -> list[float]:
+        """Return the sum of each figure over the ranks that read different parts of a batch."""
+
     def votes(self, wants: tuple[bool, bool]) -> tuple[Tensor, ...]:
         """Return how many ranks want to stop, and how many could not save a checkpoint; nothing in
         one process.
@@ -121,6 +126,8 @@ class OneProcess:
 
     is_main = True
     size = 1
+    data_rank = 0
+    data_ranks = 1
     saves_before_validation = False
     seed_names = ()
 
@@ -158,6 +165,9 @@ class OneProcess:
 
     def mean(self, figure: Tensor) -> Tensor:
         return figure
+
+    def sums(self, figures: list[float]) -> list[float]:
+        return figures
 
     def votes(self, wants: tuple[bool, bool]) -> tuple[Tensor, ...]:
         return ()

@@ -42,6 +42,7 @@ class PretrainSettings(Settings):
         model: shape of the model; the vocabulary is that of the shards.
         training: settings of the training loop.
         batches: "windows" of the whole text, or "documents", packed and kept apart.
+        z_loss: weight of the z-loss (training/loss.py) in training; validation is without it.
         validation_tokens: how much of the validation split to read each time; None for all of it.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
     """
@@ -51,6 +52,7 @@ class PretrainSettings(Settings):
     model: ModelShape
     training: TrainingSettings
     batches: Literal["windows", "documents"] = "windows"
+    z_loss: float = pydantic.Field(default=0.0, ge=0)
     validation_tokens: int | None = pydantic.Field(default=None, gt=1)
     device: str = "auto"
 
@@ -70,28 +72,30 @@ class PretrainSettings(Settings):
 BATCHES = {"windows": WindowBatches, "documents": DocumentBatches}
 
 
-def language_model_loss(model: TransformerLM, batch: Batch) -> Tensor:
+def language_model_loss(model: TransformerLM, batch: Batch, z_loss: float = 0.0) -> Tensor:
     """Return the mean loss per token of a batch from `WindowBatches` or `DocumentBatches`."""
-    return _token_losses(model, batch).mean()
+    return _token_losses(model, batch, z_loss).mean()
 
 
-def language_model_loss_sum(model: TransformerLM, batch: Batch) -> tuple[Tensor, int]:
+def language_model_loss_sum(
+    model: TransformerLM, batch: Batch, z_loss: float = 0.0
+) -> tuple[Tensor, int]:
     """Return the sum of the tokens' losses of such a batch, and the number of tokens."""
-    return _token_losses(model, batch).sum(), batch["targets"].numel()
+    return _token_losses(model, batch, z_loss).sum(), batch["targets"].numel()
 
 
-def _token_losses(model: TransformerLM, batch: Batch) -> Tensor:
+def _token_losses(model: TransformerLM, batch: Batch, z_loss: float) -> Tensor:
     borders = {name: batch[name] for name in ("cu_seqlens",) if name in batch.tensors}
-    return fused_token_losses(model(batch["token_ids"], **borders), batch["targets"])
+    return fused_token_losses(model(batch["token_ids"], **borders), batch["targets"], z_loss)
 
 
 def _validation_figures(
-    shards: TokenShards, settings: PretrainSettings, model: TransformerLM
+    shards: TokenShards, settings: PretrainSettings, parallelism: Parallelism, model: TransformerLM
 ) -> dict[str, float]:
     """Return the validation figures for the log, by name."""
     context_length, batch_size = settings.model.context_length, settings.training.batch_size
     result = evaluate_bits_per_byte(
-        model, shards, context_length, batch_size, settings.validation_tokens
+        model, shards, context_length, batch_size, settings.validation_tokens, parallelism
     )
     return {
         "validation_bits_per_byte": result.bits_per_byte,
@@ -124,15 +128,14 @@ def _fingerprint(
         model=config.model_dump(),
         training=settings.training.deciding(),
         batches=settings.batches,
+        z_loss=settings.z_loss,
         shards=shards,
     )
 
 
-def _print_dial(
-    settings: PretrainSettings, shards: TokenShards, parallelism: Parallelism | None
-) -> None:
+def _print_dial(settings: PretrainSettings, shards: TokenShards, parallelism: Parallelism) -> None:
     """Print what follows from the depth, if there is one, from one rank."""
-    if settings.depth is not None and (parallelism is None or parallelism.is_main):
+    if settings.depth is not None and parallelism.is_main:
         line = dial_line(settings.model, settings.training, shards.num_tokens)
         print(line, flush=True)
 
@@ -176,14 +179,15 @@ def pretrain(
         train_shards, model_config.context_length, training.batch_size, training.seed
     )
 
+    parallelism = parallelism or OneProcess()
     _print_dial(settings, train_shards, parallelism)
     shards_hash = file_sha256(shards_folder)
     run = TrainingRun(
         model=new_model(settings, model_config),
-        loss_of_batch=language_model_loss,
-        loss_sum_of_batch=language_model_loss_sum,
+        loss_of_batch=partial(language_model_loss, z_loss=settings.z_loss),
+        loss_sum_of_batch=partial(language_model_loss_sum, z_loss=settings.z_loss),
         batch_at=batches.batch_at,
-        validate=partial(_validation_figures, validation_shards, settings),
+        validate=partial(_validation_figures, validation_shards, settings, parallelism),
         settings=training,
         checkpoint_folder=checkpoint_folder,
         metric_log=metric_log,
@@ -193,7 +197,7 @@ def pretrain(
         special_token_ids=special_token_ids or {},
         device=pick_device(settings.device),
         description=metric_log.stage,
-        parallelism=parallelism or OneProcess(),
+        parallelism=parallelism,
         name_batch=lambda step: _named(settings.batches, batches.sampler.indices_at(step)),
     )
     return train(run)

@@ -178,8 +178,8 @@ def spoil_at(step: int, spoil) -> None:
         current[0] = number + 1
         return batch_at(self, number)
 
-    def spoiled(model, batch):
-        value, count = loss_sum(model, batch)
+    def spoiled(model, batch, **settings):
+        value, count = loss_sum(model, batch, **settings)
         return (spoil(value) if current[0] == step else value), count
 
     pretraining.BATCHES["windows"].batch_at = remembered
@@ -229,9 +229,9 @@ def test_a_jump_names_step_and_batch_in_one_process_too(tmp_path, monkeypatch):
     loss = pretraining.language_model_loss
     calls = []
 
-    def jumping(model, batch):
+    def jumping(model, batch, **settings):
         calls.append(1)
-        return loss(model, batch) * (100 if len(calls) == 110 else 1)
+        return loss(model, batch, **settings) * (100 if len(calls) == 110 else 1)
 
     monkeypatch.setattr(pretraining, "language_model_loss", jumping)
     with pytest.raises(UserError, match=r"jumped to .* at step 110: .*; the batch was windows \d"):
@@ -338,11 +338,11 @@ def test_a_signal_to_a_process_saves_at_once(tmp_path, monkeypatch):
     loss = pretraining.language_model_loss
     calls = []
 
-    def signalling(model, batch):
+    def signalling(model, batch, **settings):
         calls.append(1)
         if len(calls) == 9:
             signal.raise_signal(signal.SIGTERM)
-        return loss(model, batch)
+        return loss(model, batch, **settings)
 
     monkeypatch.setattr(pretraining, "language_model_loss", signalling)
     before = signal.getsignal(signal.SIGTERM)

@@ -172,8 +172,8 @@ def drawing(rank: int, size: int, root: str) -> list[float]:
     """Train with a loss that draws random numbers, as dropout would: straight, and with a stop."""
     loss_sum, drawn = pretraining.language_model_loss_sum, []
 
-    def noisy(model, batch):
-        value, count = loss_sum(model, batch)
+    def noisy(model, batch, **settings):
+        value, count = loss_sum(model, batch, **settings)
         drawn.append(torch.rand(()))
         return value * (0.5 + drawn[-1]), count
 

@@ -103,6 +103,17 @@ def test_two_runs_give_the_same_numbers_and_another_seed_does_not(tmp_path):
     assert numbers(roots[0]) == numbers(roots[1]) != numbers(roots[2])
 
 
+def test_z_loss_is_in_the_training_loss_alone(tmp_path):
+    roots = [make_root(tmp_path / name) for name in ("without", "with")]
+    for root, weight in zip(roots, (0, 0.1), strict=True):
+        run_pretrain(root, [f"z_loss={weight}", "training.steps=5"])
+    without, with_z_loss = (numbers(root)[0] for root in roots)  # step 0: the validation
+    assert without == with_z_loss
+    added = numbers(roots[1])[1]["loss"] - numbers(roots[0])[1]["loss"]
+    # at the start the logits are small, so that log Z is about ln(vocab_size)
+    assert added == pytest.approx(0.1 * np.log(VOCAB) ** 2, rel=0.1)
+
+
 def test_killed_with_sigkill_and_started_again(tmp_path):
     straight, killed = make_root(tmp_path / "straight"), make_root(tmp_path / "killed")
     run_pretrain(straight)

@@ -9,6 +9,7 @@ from torch import nn
 
 from lm_core.formats.token_shards import ShardWriter, TokenShards
 from lm_core.user_error import UserError
+from training.engine.parallelism import OneProcess
 from training.runs.validation import evaluate_bits_per_byte, validation_windows
 
 VOCAB = 50
@@ -97,3 +98,36 @@ def test_no_random_numbers_are_drawn(tmp_path):
 def test_nothing_to_predict_is_refused(tmp_path):
     with pytest.raises(ValueError, match="1 tokens, at least 2"):
         evaluate_bits_per_byte(Recorder(), make_shards(tmp_path / "s", [3]), 8)
+
+
+class OneOfSeveral(OneProcess):
+    """Stands for a rank that does not wait for the others: it returns its own sums."""
+
+    def __init__(self, data_rank: int, data_ranks: int) -> None:
+        self.data_rank, self.data_ranks = data_rank, data_ranks
+        self.figures: list[float] = []
+
+    def sums(self, figures: list[float]) -> list[float]:
+        self.figures = figures
+        return [figures[0], max(figures[1], 1)]  # a rank without a batch has no bytes
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_ranks_divide_the_batches_and_run_equally_many(tmp_path, ranks):
+    tokens = np.random.default_rng(0).integers(1, VOCAB, 57)
+    shards = make_shards(tmp_path / "s", tokens)
+    whole = Recorder()
+    expected = evaluate_bits_per_byte(whole, shards, 8, batch_size=2)
+    assert len(whole.seen) == 7  # windows, in four batches
+    nats, num_bytes, forwards = 0.0, 0, []
+    for rank in range(ranks):
+        one, model = OneOfSeveral(rank, ranks), Recorder()
+        calls = []
+        model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        result = evaluate_bits_per_byte(model, shards, 8, batch_size=2, parallelism=one)
+        assert result.num_tokens == 56  # of all ranks
+        nats, num_bytes = nats + one.figures[0], num_bytes + one.figures[1]
+        forwards.append(len(calls))
+    assert num_bytes == expected.num_bytes
+    assert nats == pytest.approx(56 * expected.nats_per_token, rel=1e-12)
+    assert forwards == [-(-4 // ranks)] * ranks
