@@ -5,9 +5,10 @@
 SHARDS is a folder of token shards, such as runs/demo/shards. All runs have the settings of
 recipes/ablations/default.toml and change one thing; a seed changes the initial weights and the
 order of the windows. Two of the techniques are no settings of a recipe, because they changed
-nothing here: they are applied to the new model. The results are written to techniques_results.json
-next to this file, and as a table to the terminal: the mean of the validation loss and its standard
-deviation over the seeds, in bits per byte, and tokens per second, the median over the seeds.
+nothing beyond the noise: they are applied to the new model. The results are written to
+techniques_results.json next to this file, and as a table to the terminal: the mean of the
+validation loss and its standard deviation over the seeds, in bits per byte, and tokens per second,
+the median over the seeds.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def train(name: str, seed: int, shards: Path, extra: list[str]) -> dict[str, Any
         pretraining.new_model = plain
     return {
         "bits_per_byte": done.validation_after["validation_bits_per_byte"],
-        "tokens_per_second": done.tokens / done.seconds,
+        "tokens_per_second": done.tokens / done.update_seconds,
         "precision": done.precision,
     }
 
@@ -115,7 +116,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all runs")
     parser.add_argument("--out", type=Path, default=HERE / "techniques_results.json")
     options = parser.parse_args()
-    extra = [f"training.steps={options.steps}", *options.set]
+    steps = (f"training.{name}={options.steps}" for name in ("steps", "validate_every"))
+    extra = [*steps, *options.set]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.only}
     for seed in range(options.seeds):  # a slower hour of the machine slows down all techniques
         for name in options.only:
