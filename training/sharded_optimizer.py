@@ -98,12 +98,15 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return loss
 
     def _exchange(self) -> None:
-        """Send every parameter from its owner to all; no sending waits for the one before."""
+        """Send every parameter from its owner to all; no sending waits for the one before.
+
+        PyTorch's optimizers also update a frozen parameter that still has a gradient.
+        """
         if self._size == 1:
             return
         sent = []
         for parameter, owner in self._owner.items():
-            if parameter.requires_grad:
+            if parameter.requires_grad or parameter.grad is not None:
                 dense = parameter.detach().contiguous()  # a copy only if values are not in a row
                 work = dist.broadcast(dense, group=self._group, group_src=owner, async_op=True)
                 sent.append((parameter, dense, work))

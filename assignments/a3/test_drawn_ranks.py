@@ -96,16 +96,19 @@ def shared_losses(draw):
         "totals": [draw(st.sampled_from([0.0, 1.5, -4.0, 1e4])) for _ in range(2)],
         "counts": [draw(near_constants(st.integers(0, 9), 0, 5000)) for _ in range(2)],
         "dtype": draw(st.sampled_from(["float32", "float64"])),
-        "as_tensor": draw(st.booleans()),
+        "count_type": draw(st.sampled_from(["a number", "int64", "int32", "the type of total"])),
         "group": draw(groups),
     }
 
 
 @on_two_ranks
-def call_mean(module, rank, group, totals, counts, dtype, as_tensor):
+def call_mean(module, rank, group, totals, counts, dtype, count_type):
     total = torch.tensor(totals[rank], dtype=getattr(torch, dtype), requires_grad=True)
-    count = torch.tensor(counts[rank]) if as_tensor else counts[rank]
-    with leaving_alone(total, *([count] if as_tensor else [])):
+    count = counts[rank]
+    if count_type != "a number":
+        kind = dtype if count_type == "the type of total" else count_type
+        count = torch.tensor(count, dtype=getattr(torch, kind))
+    with leaving_alone(total, *([] if count_type == "a number" else [count])):
         loss = module.mean_over_ranks(total, count, *([] if group is None else [group]))
         (3 * loss).backward()
         found = loss.detach().clone()
@@ -113,7 +116,7 @@ def call_mean(module, rank, group, totals, counts, dtype, as_tensor):
     return [found, total.grad]
 
 
-def means(totals, counts, dtype, as_tensor, group):
+def means(totals, counts, dtype, count_type, group):
     found = []
     for rank in range(2):
         ranks, tokens = (1, counts[rank]) if group == "own" else (2, sum(counts))

@@ -195,7 +195,7 @@ def order_of_events(rank: int, size: int) -> tuple[list[str], int, float, float]
         wrapper.finish_gradient_synchronization()
     gradient_bytes = sum(nbytes(p) for p in model.parameters())
     predicted = 2 * (size - 1) / size * gradient_bytes
-    flags = 2 * (size - 1) / size * 4 * (6 + 3)
+    flags = 2 * (size - 1) / size * (6 + 3)
     return during, record.count("all_reduce"), predicted, record.sent["all_reduce"] - flags
 
 

@@ -156,3 +156,19 @@ def test_named_parameters_and_wrong_arguments() -> None:
     assert optimizer.param_groups[0]["betas"] == optimizer.defaults["betas"] == (0.9, 0.999)
     with pytest.raises(ValueError, match="learning rate"):
         ShardedOptimizer(model.parameters(), torch.optim.AdamW, lr=-1.0)
+
+
+def frozen_with_a_gradient(rank: int, size: int) -> list[list[float]]:
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = ShardedOptimizer(parameters, torch.optim.SGD, lr=1.0)
+    for parameter in parameters[:2]:
+        parameter.grad = torch.ones(2)
+    for parameter in parameters[1:]:
+        parameter.requires_grad_(False)
+    optimizer.step()
+    return [parameter.tolist() for parameter in parameters]
+
+
+def test_a_parameter_frozen_with_a_gradient_is_updated_on_all_ranks(ranks: Ranks) -> None:
+    """As by the optimizer without sharding; one without a gradient stays."""
+    assert ranks.call(2, frozen_with_a_gradient) == [[[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]]] * 2

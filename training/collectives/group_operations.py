@@ -63,7 +63,7 @@ def any_rank(flags: list[bool], device: torch.device, group: Group = None) -> li
     """Return for each flag whether it is set on at least one rank; all ranks give as many flags."""
     if rank_and_size(group)[1] == 1 or not flags:
         return flags
-    numbers = torch.tensor(flags, dtype=torch.int32, device=device)
+    numbers = torch.tensor(flags, dtype=torch.uint8, device=device)
     dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=group)
     return [bool(number) for number in numbers.tolist()]
 
