@@ -169,6 +169,33 @@ def test_bytes_of_a_step(implementation, bucket_mb):
     )
 
 
+@pytest.mark.task("a3.13")
+def test_a_bucket_waits_for_each_of_its_gradients(implementation):
+    """The first backward pass reaches one of two matrices in a bucket, the second one both."""
+    module = implementation(MODULE)
+
+    def run(rank, size):
+        model = nn.ParameterList([torch.ones(64, 64), torch.ones(64, 64)])
+        wrapper = module.DataParallel(model, bucket_mb=math.inf)
+        RECORD.clear()
+        model[1].sum().backward()
+        early = [each.nbytes for each in RECORD.started()]
+        (2 * model[0] + 3 * model[1]).sum().backward()
+        wrapper.finish_gradient_synchronization()
+        total = sum(each.nbytes for each in RECORD.started())
+        return early, total, [parameter.grad[0, 0].item() for parameter in model]
+
+    for rank, (early, total, found) in enumerate(on_ranks(2, run)):
+        check_equal(found, [2.0, 4.0], f"a gradient of two backward passes on rank {rank}")
+        check_equal(early, [], "the collectives before a bucket's other gradient is computed")
+        check_true(
+            total <= 2 * 16_384 + 512,
+            "the bucket travels twice: it is complete when *each* of its parameters has a "
+            "gradient, however often one of them is reached",
+            {"expected": "32,768 bytes", "got": f"{total:,} bytes"},
+        )
+
+
 def collectives_of_no_sync(wrapper):
     """Return the numbers of collectives so far: inside, after an inner one, outside of an error."""
     found = []

@@ -96,14 +96,23 @@ def ones(*shape):
     return torch.ones(shape, requires_grad=True)
 
 
+def copies_of(parameters):
+    """Return parameters with the same values, which lie one behind the other in one buffer."""
+    values = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    parts = values.split([parameter.numel() for parameter in parameters])
+    return [
+        nn.Parameter(part.view(parameter.shape), parameter.requires_grad)
+        for part, parameter in zip(parts, parameters, strict=True)
+    ]
+
+
 def owned(module, parameters, later=()):
     """Return the values of momentum on each rank after a step, and the bytes that the state takes
     in memory.
     """
 
     def run(rank, size):
-        own, others = ([nn.Parameter(p.detach().clone(), p.requires_grad) for p in each]
-                       for each in (parameters, later))  # fmt: skip
+        own, others = (copies_of(each) if each else [] for each in (parameters, later))
         optimizer = module.ShardedOptimizer(own, torch.optim.SGD, lr=0.1, momentum=0.9)
         if others:
             optimizer.add_param_group({"params": others})
@@ -146,6 +155,7 @@ def test_the_state_is_balanced(implementation):
             likely = "the frozen parameter counts: it has no state"
     elif max(found) == 112:
         likely = "the parameters are dealt out in turn: give the largest away first"
+        likely += " (they are views of one buffer: a parameter's bytes are not its storage's)"
     check_true(
         sum(found) == 184 and max(found) <= 96,
         "the state of parameters of 8, 16, 16, 32, 48 and 64 values is not balanced: 64 + 16 + 16 "
@@ -192,7 +202,8 @@ def test_a_parameter_is_sent_once(implementation):
         model.blocks[0].requires_grad_(False)
         optimizer = module.ShardedOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
         for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
+            if parameter.requires_grad:
+                parameter.grad = torch.ones_like(parameter)
         RECORD.clear()
         optimizer.step()
         return [(each.kind, each.nbytes) for each in RECORD.started()]
@@ -281,6 +292,38 @@ def test_a_closure(implementation):
         check_tensor(result, torch.tensor(3.0), "what step(closure) returns: the closure's result")
         check_true(nothing is None, "step() without a closure returns None")
         check_tensor(weight, torch.zeros(3), "the weight after a step of half of its gradient")
+
+
+@pytest.mark.task("a3.14")
+def test_a_closure_that_sets_the_learning_rate(implementation):
+    module = implementation(MODULE)
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = module.ShardedOptimizer([weight], torch.optim.SGD, lr=1.0)
+
+    def closure():
+        weight.grad = torch.ones(2)
+        optimizer.param_groups[0]["lr"] = 0.25
+        return 7
+
+    optimizer.step(closure)
+    hint = "call it first: what it changes in param_groups holds for this step"
+    causes = {f"the rate that was set before the closure is used; {hint}": torch.zeros(2)}
+    what = "a weight of 1 after a step of 0.25, which the closure sets in param_groups"
+    check_tensor(weight, torch.full((2,), 0.75), what, causes)
+
+
+@pytest.mark.task("a3.14")
+def test_state_that_the_optimizer_has_at_the_start(implementation):
+    """Adagrad fills its state when it is made."""
+    module = implementation(MODULE)
+
+    def run(rank, size):
+        parameters = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+        return len(module.ShardedOptimizer(parameters, torch.optim.Adagrad, lr=0.1).state)
+
+    for rank, found in enumerate(on_ranks(2, run)):
+        what = f"Adagrad fills its state when it is made: the parameters in `state` on rank {rank}"
+        check_equal(found, 1, f"{what}, which owns one of two")
 
 
 @pytest.mark.task("a3.14")
