@@ -1,11 +1,11 @@
-"""What each technique of recent recipes changes: loss with and without it, over several seeds.
+"""Validation loss with and without each technique of recent recipes, over several seeds.
 
     python benchmarks/techniques.py SHARDS [--seeds 3] [--steps 400] [--only muon qk_norm]
 
 SHARDS is a folder of token shards, such as runs/demo/shards. All runs have the settings of
 recipes/ablations/default.toml and change one thing; a seed changes the initial weights and the
-order of the windows. Two of the techniques are no settings of a recipe, because they changed
-nothing beyond the noise: they are applied to the new model. The results are written to
+order of the windows. Two of the techniques changed nothing beyond the noise, so a recipe has no
+setting for them: they are applied to the new model. The results are written to
 techniques_results.json next to this file, and as a table to the terminal: the mean of the
 validation loss and its standard deviation over the seeds, in bits per byte, and tokens per second,
 the median over the seeds.
