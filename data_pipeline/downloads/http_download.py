@@ -3,7 +3,8 @@
 The bytes go to NAME.part beside the file, and the file gets its name only when it is complete and
 has the expected checksum. A download that broke off continues with a Range request from the end of
 NAME.part. If-Range, with the ETag or date that NAME.part.json remembers, makes a server whose file
-has changed send all of it again.
+has changed send all of it again. If the parts make a file with another checksum, it is downloaded once
+more, from its first byte.
 
 What this leaves out: several connections for one file, servers that ask for a key, and servers that
 send a few bytes a minute.
@@ -80,6 +81,12 @@ class _FailedAttempt(Exception):
         self.wait = wait
 
 
+class _WrongParts(_FailedAttempt):
+    """A complete file with the wrong hash that came in parts, of which each may be the wrong one: a
+    part of another URL's file, or one that a crash has damaged.
+    """
+
+
 def say_on_stderr(line: str) -> None:
     """Print a line on standard error."""
     print(line, file=sys.stderr)
@@ -122,12 +129,18 @@ def download(
 
 def _from_one_url(url: str, part: "_Part", patience: Patience, say: Callable[[str], None]) -> str:
     """Try one URL until it gives the file, and return its hash; _FailedAttempt says why not."""
-    in_vain, most = 0, part.size
+    in_vain, most, started_again = 0, part.size, False
     while True:
         try:
             if part.size == 0 or part.size != part.wanted.size:
                 _one_request(url, part, patience.timeout)
             return part.finish()
+        except _WrongParts as failure:
+            if started_again:
+                raise
+            in_vain, most, started_again = 0, 0, True
+            reason = f"{failure}; it came in parts; starting again from its first byte"
+            say(f"{part.path.name}: {reason}")
         except _FailedAttempt as failure:
             in_vain = 0 if part.size > most else in_vain + 1
             most = max(most, part.size)
@@ -166,9 +179,10 @@ def _receive(answer: requests.Response, url: str, part: "_Part", start: int) -> 
     if answer.status_code in WORTH_A_RETRY:
         raise _FailedAttempt(status, wait=_seconds(answer.headers.get("Retry-After", "")))
     begins, total = _place_of(answer)
-    if answer.status_code == 416 and total == start:  # the part is complete
+    out_of_range = answer.status_code == 416 and start > 0
+    if out_of_range and total == start:  # the part is complete
         return
-    if answer.status_code == 416 or (answer.status_code == 206 and begins != start):
+    if out_of_range or (answer.status_code == 206 and begins != start):
         part.remove()
         raise _FailedAttempt(f"{status}, but not for the bytes from {start:,}")
     if answer.status_code not in (200, 206):
@@ -184,13 +198,16 @@ def _receive(answer: requests.Response, url: str, part: "_Part", start: int) -> 
 
 
 class _Part:
-    """The part of a file that has been downloaded."""
+    """The part of a file that has been downloaded; `resumed` is True if it did not come in one
+    answer.
+    """
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
         self.path = path
         self.wanted = wanted
         self.file = path.with_name(f"{path.name}.part")
         self.origin = path.with_name(f"{path.name}.part.json")
+        self.resumed = self.size > 0
 
     @property
     def size(self) -> int:
@@ -217,6 +234,7 @@ class _Part:
         strong = "" if etag.startswith("W/") else etag  # If-Range takes no weak ones
         validator = strong or answer.headers.get("Last-Modified", "")
         write_json(self.origin, {"url": url, "validator": validator})
+        self.resumed = start > 0
         megabytes = None if total is None else -(-(total - start) // MEGABYTE)
         with (
             self.file.open("ab" if start else "wb") as file,
@@ -240,11 +258,11 @@ class _Part:
         found = file_sha256(self.file)
         if self.wanted.sha256 not in (None, found):
             self.remove()
-            raise _FailedAttempt(
+            reason = (
                 f"expected SHA-256 {self.wanted.sha256}, found {found}: a damaged or another file, "
-                "which was not kept",
-                again=False,
+                "which was not kept"
             )
+            raise (_WrongParts if self.resumed else _FailedAttempt)(reason, again=False)
         self.file.replace(self.path)
         self.origin.unlink(missing_ok=True)
         return found

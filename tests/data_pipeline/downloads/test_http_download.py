@@ -181,13 +181,14 @@ def test_the_server_s_wish_to_wait_is_heard_up_to_a_limit(
         (announcing(7, b"x" * 7), RIGHT, r"expected 40,960 bytes, the server has 7$"),
         (announcing(7, b"x" * 7), Wanted("0" * 64), "expected SHA-256 0{64}, found .*not kept$"),
         (honest, Wanted(SHA256, 9), "expected 9 bytes, the server has 40,960$"),
+        (status(416, Content_Range="bytes */0"), RIGHT, "/it: status 416 Requested Range.*$"),
         (
             lambda handler: handler.head(200, Content_Encoding="gzip", Content_Length=0),
             RIGHT,
             r"the server packs the file \(gzip\), unasked$",
         ),
     ],
-    ids=["404", "short", "checksum", "long", "packed"],
+    ids=["404", "short", "checksum", "long", "416", "packed"],
 )
 def test_what_no_attempt_can_mend_ends_at_once(
     tmp_path: Path,
@@ -201,6 +202,44 @@ def test_what_no_attempt_can_mend_ends_at_once(
     assert len(server.asked) == 1
     assert waits == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_part_of_one_url_does_not_spoil_the_next(
+    tmp_path: Path, waits: list[float]
+) -> None:
+    path = tmp_path / "file"
+    with (
+        serving(CONTENT[::-1], upto(HALF), status(404)) as wrong,
+        serving(CONTENT, honest) as right,
+    ):
+        lines: list[str] = []
+        download([f"{wrong.url}/a", f"{right.url}/b"], path, RIGHT, PATIENCE, lines.append)
+    assert path.read_bytes() == CONTENT
+    assert [asked.get("Range") for asked in right.asked] == [f"bytes={HALF}-", None]
+    assert "it came in parts; starting again from its first byte" in lines[-1]
+
+
+@pytest.mark.parametrize("kept", [HALF, len(CONTENT)], ids=["half", "complete"])
+def test_a_damaged_part_is_downloaded_once_more(
+    tmp_path: Path, waits: list[float], kept: int
+) -> None:
+    (tmp_path / "file.part").write_bytes(bytes(kept))
+    with serving(CONTENT, honest) as server:
+        fetch(server, tmp_path)
+    assert "Range" not in server.asked[-1]
+
+
+def test_wrong_bytes_that_come_in_parts_are_downloaded_twice_and_no_more(
+    tmp_path: Path, waits: list[float]
+) -> None:
+    script = [upto(HALF), honest, upto(HALF), honest]
+    with (
+        serving(CONTENT, *script) as server,
+        pytest.raises(UserError, match="expected SHA-256 0{64}, found .*, which was not kept$"),
+    ):
+        fetch(server, tmp_path, Wanted("0" * 64))
+    assert [asked.get("Range") for asked in server.asked] == [None, f"bytes={HALF}-"] * 2
+    assert waits == [1.0, 1.0], "the second time, bytes that came are worth the first wait again"
 
 
 def test_a_length_that_is_too_large_ends_after_some_attempts(
