@@ -16,6 +16,7 @@ from data_pipeline.downloads.http_download import (
     Patience,
     Wanted,
     download,
+    hash_of_first_download,
     say_on_stderr,
 )
 from data_pipeline.downloads.registered_sets import DataSet, RegisteredFile
@@ -65,30 +66,41 @@ def fetch_data_set(
 def _fetch(
     file: RegisteredFile, path: Path, patience: Patience, say: Callable[[str], None]
 ) -> FetchedFile:
-    recorded = read_sums(path.with_name(SUMS))
+    sums = path.with_name(SUMS)
+    recorded = read_sums(sums)
     wanted = file.sha256 or recorded.get(file.name)
+    recorded_in = sums if file.sha256 is None and wanted is not None else None
+    if path.is_dir():
+        raise UserError(f"{path}: expected a file, found a folder; move it")
     was_there = path.exists()
     if was_there:
         found = file_sha256(path)
         if wanted not in (None, found):
-            raise UserError(
+            reason = (
                 f"{path}: expected SHA-256 {wanted}, found {found}; delete the file, and the same "
                 "command downloads it again"
             )
+            if recorded_in is not None:
+                reason += f"; {hash_of_first_download(recorded_in)}"
+            raise UserError(reason)
     else:
-        found = download(file.urls, path, Wanted(wanted, file.size), patience, say)
+        found = download(file.urls, path, Wanted(wanted, file.size, recorded_in), patience, say)
     if recorded.get(file.name) != found:
-        write_sums(path.with_name(SUMS), recorded | {file.name: found})
+        write_sums(sums, recorded | {file.name: found})
     return FetchedFile(path, was_there, wanted is not None)
 
 
 def read_sums(path: Path) -> dict[str, str]:
     """Return name -> SHA-256 of a SHA256SUMS file; nothing if there is none.
 
-    Raises UserError for a line that is not "hash  name".
+    Raises UserError for a line that is not "hash  name", and for bytes that are not UTF-8.
     """
     sums = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text in UTF-8, from byte {error.start}; delete it") from None
+    for line in text.splitlines():
         digest, separator, name = line.partition("  ")
         if len(digest) != 64 or not separator or not name:
             raise UserError(f"{path}: {line!r}, expected a hash, two spaces and a name; delete it")

@@ -3,8 +3,9 @@
 The bytes go to NAME.part beside the file, and the file gets its name only when it is complete and
 has the expected checksum. A download that broke off continues with a Range request from the end of
 NAME.part. If-Range, with the ETag or date that NAME.part.json remembers, makes a server whose file
-has changed send all of it again. If the parts make a file with another checksum, it is downloaded once
-more, from its first byte.
+has changed send all of it again. If the parts together have another checksum, the file is
+downloaded once more, from its first byte. If no checksum is known, an answer is refused that has no
+length, is empty, or is a web page.
 
 What this leaves out: several connections for one file, servers that ask for a key, and servers that
 send a few bytes a minute.
@@ -36,6 +37,7 @@ from lm_core.user_error import UserError
 BLOCK_BYTES = 1 << 13  # a block that breaks off is lost
 MEGABYTE = 1_000_000
 WORTH_A_RETRY = (408, 425, 429, 500, 502, 503, 504)  # statuses
+WEB_PAGES = ("text/html", "application/xhtml+xml")
 NOT_WORTH_A_RETRY = (InvalidSchema, InvalidURL, MissingSchema, TooManyRedirects)
 
 
@@ -45,10 +47,12 @@ class Wanted(NamedTuple):
     Attributes:
         sha256: of its bytes, as 64 hex digits; None if not known.
         size: in bytes; None if not known.
+        recorded_in: the file that holds the checksum, if it is only that of an earlier download.
     """
 
     sha256: str | None = None
     size: int | None = None
+    recorded_in: Path | None = None
 
 
 class Patience(NamedTuple):
@@ -194,7 +198,26 @@ def _receive(answer: requests.Response, url: str, part: "_Part", start: int) -> 
     if wanted is not None and total not in (None, wanted):
         reason = f"expected {wanted:,} bytes, the server has {total:,}"
         raise _FailedAttempt(reason, again=False)
-    part.append(answer, url, begins, total if wanted is None else wanted)
+    expected = total if wanted is None else wanted
+    if part.wanted.sha256 is None:
+        _refuse_what_may_be_another_file(answer, expected)
+    part.append(answer, url, begins, expected)
+
+
+def _refuse_what_may_be_another_file(answer: requests.Response, size: int | None) -> None:
+    """Raise _FailedAttempt for an answer that only a checksum could tell from the file; `size` is
+    that of the whole file, None if not known.
+    """
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    reason = ""
+    if kind in WEB_PAGES:
+        reason = f"the server sends a web page ({kind})"
+    elif size is None:
+        reason = "the server does not say how long the file is"
+    elif size == 0:
+        reason = "the server sends an empty file"
+    if reason:
+        raise _FailedAttempt(f"{reason}, and no checksum is known", again=False)
 
 
 class _Part:
@@ -262,6 +285,8 @@ class _Part:
                 f"expected SHA-256 {self.wanted.sha256}, found {found}: a damaged or another file, "
                 "which was not kept"
             )
+            if self.wanted.recorded_in is not None:
+                reason += f"; {hash_of_first_download(self.wanted.recorded_in)}"
             raise (_WrongParts if self.resumed else _FailedAttempt)(reason, again=False)
         self.file.replace(self.path)
         self.origin.unlink(missing_ok=True)
@@ -271,6 +296,11 @@ class _Part:
         """Forget what has been downloaded."""
         self.file.unlink(missing_ok=True)
         self.origin.unlink(missing_ok=True)
+
+
+def hash_of_first_download(sums: Path) -> str:
+    """Return where an expected hash comes from, and what to do if it is the wrong one."""
+    return f"{sums} has the expected hash, of the first download: delete it to accept another file"
 
 
 def _place_of(answer: requests.Response) -> tuple[int, int | None]:

@@ -1,7 +1,7 @@
 """The data sets that have a name: their files, where to download them, and what they must contain.
 
 A checksum is given only if somebody has computed it from the file. Where none is given,
-`lm data get` keeps that of the first download beside the file (see `file_lock.py`).
+`lm data get` keeps that of the first download beside the file (see `data_set_files.py`).
 
 What this leaves out: data sets in formats other than plain text.
 """

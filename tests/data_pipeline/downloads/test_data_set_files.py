@@ -29,9 +29,24 @@ def test_an_unknown_checksum_is_recorded_and_holds_from_then_on(tmp_path: Path) 
         assert len(server.asked) == 1
         first.path.unlink()
         server.content = b"something else"
-        with pytest.raises(UserError, match=f"expected SHA-256 {SHA256}"):
+        message = (
+            f"expected SHA-256 {SHA256}.*not kept; .*set/{SUMS} has the expected hash, of the "
+            "first download: delete it to accept another file$"
+        )
+        with pytest.raises(UserError, match=message):
             fetch_data_set(data_set(server), tmp_path)
-    assert not first.path.exists()
+        assert not first.path.exists()
+        first.path.write_bytes(b"something else")
+        with pytest.raises(UserError, match=rf"delete the file, and .*again; .*{SUMS} has the"):
+            fetch_data_set(data_set(server), tmp_path)
+        first.path.with_name(SUMS).unlink()
+        [third] = fetch_data_set(data_set(server), tmp_path)
+        assert third == (first.path, True, False)
+
+
+def test_a_registered_checksum_is_not_blamed_on_the_sums(tmp_path: Path) -> None:
+    with serving(CONTENT, honest) as server, pytest.raises(UserError, match=r"not kept$"):
+        fetch_data_set(data_set(server, "0" * 64), tmp_path)
 
 
 def test_a_registered_checksum_is_above_the_recorded_one(tmp_path: Path) -> None:
@@ -55,7 +70,22 @@ def test_a_file_of_the_user_s_is_refused_not_replaced(tmp_path: Path) -> None:
     assert server.asked == []
 
 
-def test_damaged_sums_are_named(tmp_path: Path) -> None:
-    (tmp_path / SUMS).write_text("abc  a.txt\n")
-    with pytest.raises(UserError, match=r"'abc  a.txt', expected a hash, two spaces and a name"):
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "set" / "a.txt").mkdir(parents=True)
+    message = r"set/a.txt: expected a file, found a folder; move it"
+    with serving(CONTENT, honest) as server, pytest.raises(UserError, match=message):
+        fetch_data_set(data_set(server), tmp_path)
+    assert not (tmp_path / "set" / SUMS).exists()
+
+
+@pytest.mark.parametrize(
+    ("sums", "message"),
+    [
+        (b"abc  a.txt\n", r"SHA256SUMS: 'abc  a.txt', expected a hash, two spaces and a name; del"),
+        (b"\xff\xfe\n", r"SHA256SUMS: not text in UTF-8, .*; delete it"),
+    ],
+)
+def test_damaged_sums_are_named(tmp_path: Path, sums: bytes, message: str) -> None:
+    (tmp_path / SUMS).write_bytes(sums)
+    with pytest.raises(UserError, match=message):
         read_sums(tmp_path / SUMS)

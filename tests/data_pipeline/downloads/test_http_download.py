@@ -204,6 +204,42 @@ def test_what_no_attempt_can_mend_ends_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+def without_length(handler: Handler) -> None:
+    handler.head(200)
+    handler.wfile.write(CONTENT)
+
+
+def web_page(handler: Handler) -> None:
+    handler.head(200, Content_Type="Text/HTML; charset=utf-8", Content_Length=len(CONTENT))
+    handler.wfile.write(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (without_length, "/it: the server does not say how long the file is, and no checksum is "),
+        (web_page, r"/it: the server sends a web page \(text/html\), and no checksum is known"),
+        (announcing(0, b""), "/it: the server sends an empty file, and no checksum is known"),
+    ],
+    ids=["without length", "web page", "empty"],
+)
+def test_what_could_be_another_file_is_refused_if_no_checksum_is_known(
+    tmp_path: Path, waits: list[float], answer: Callable[[Handler], None], message: str
+) -> None:
+    with serving(CONTENT, answer) as server, pytest.raises(UserError, match=message):
+        fetch(server, tmp_path, Wanted())
+    assert len(server.asked) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", [without_length, web_page])
+def test_a_checksum_says_enough(
+    tmp_path: Path, waits: list[float], answer: Callable[[Handler], None]
+) -> None:
+    with serving(CONTENT, answer) as server:
+        assert fetch(server, tmp_path, Wanted(SHA256)) == []
+
+
 def test_a_wrong_part_of_one_url_does_not_spoil_the_next(
     tmp_path: Path, waits: list[float]
 ) -> None:
@@ -232,14 +268,17 @@ def test_a_damaged_part_is_downloaded_once_more(
 def test_wrong_bytes_that_come_in_parts_are_downloaded_twice_and_no_more(
     tmp_path: Path, waits: list[float]
 ) -> None:
-    script = [upto(HALF), honest, upto(HALF), honest]
+    script = [upto(HALF), honest, upto(HALF), upto(2 * HALF), honest]
     with (
         serving(CONTENT, *script) as server,
-        pytest.raises(UserError, match="expected SHA-256 0{64}, found .*, which was not kept$"),
+        pytest.raises(UserError, match=r"expected SHA-256 0{64}, found .*, which was not kept$"),
     ):
         fetch(server, tmp_path, Wanted("0" * 64))
-    assert [asked.get("Range") for asked in server.asked] == [None, f"bytes={HALF}-"] * 2
-    assert waits == [1.0, 1.0], "the second time, bytes that came are worth the first wait again"
+    got = [asked.get("Range") for asked in server.asked]
+    assert got == [None, f"bytes={HALF}-", None, f"bytes={HALF}-", f"bytes={2 * HALF}-"]
+    assert waits == [1.0, 1.0, 1.0], (
+        "the second time, bytes that came are worth the first wait again"
+    )
 
 
 def test_a_length_that_is_too_large_ends_after_some_attempts(
