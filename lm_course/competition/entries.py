@@ -2,9 +2,10 @@
 
 An entry is a recipe, or a folder with a learner's files, which replace the project's as `--impl`
 does. Of a recipe, only [pretrain] and `shards.training_share` count; the folder's own
-`best_verse.toml`, if there is one, counts likewise. Everything else is that of
-recipes/shakespeare_best_verse.toml: all entries read the same tokens and are validated on the same
-text.
+`best_verse.toml`, if there is one, counts likewise. Everything else, and of [pretrain] the device
+and `validation_tokens`, is that of recipes/shakespeare_best_verse.toml: all entries have the text as
+the same tokens, of which `training_share` may leave out some for training, and are validated on the
+same ones.
 
 What this leaves out: entries with other tokenizers, which would have to be compared by their bits
 per byte alone.
@@ -39,6 +40,7 @@ ENTRIES = Path(RECIPES) / "best_verse"
 OWN_RECIPE = "best_verse.toml"  # in a learner's folder
 DATA_SECTIONS = ("text", "tokenizer", "shards")
 OWN_SECTIONS = ("pretrain", *DATA_SECTIONS)
+SHARED_OF_PRETRAIN = {"validation_tokens", "device"}
 # A recipe of which only these sections count; an unknown one is still an error.
 EntryRecipe = pydantic.create_model(
     "EntryRecipe",
@@ -200,14 +202,21 @@ def _sections_of(recipe: Path | None, base: Any, overrides: list[str]) -> dict[s
                 raise
             shared = f"the text and the tokenizer of every entry are those of {BASE}"
             raise UserError(f"{error} ({shared})") from None
-    for name in DATA_SECTIONS:
-        ours, theirs = base.sections[name].model_dump(), getattr(merged, name).model_dump()
-        if name == "shards":
-            theirs["training_share"] = ours["training_share"]
-        for key in (key for key in ours if ours[key] != theirs[key]):
-            raise UserError(
-                f"{recipe}: {name}.{key} is {theirs[key]!r}, but {ours[key]!r} in "
-                f"{shown(below_recipes(BASE))}; all entries have the same text and tokenizer: "
-                f"remove it, or change it for all with --set {name}.{key}=VALUE"
-            )
+    ours, theirs = _shared(base), _shared(merged)
+    for key in (key for key in ours if ours[key] != theirs[key]):
+        raise UserError(
+            f"{recipe}: {key} is {theirs[key]!r}, but {ours[key]!r} in "
+            f"{shown(below_recipes(BASE))}; it is the same for all entries: remove it, or change "
+            f"it for all with --set {key}=VALUE"
+        )
     return {name: getattr(merged, name) for name in OWN_SECTIONS} | {"samples": base.samples}
+
+
+def _shared(recipe: Any) -> dict[str, Any]:
+    """Return "section.key" -> value of what must be the same for all entries."""
+    sections = {name: getattr(recipe, name).model_dump() for name in DATA_SECTIONS}
+    del sections["shards"]["training_share"]
+    sections["pretrain"] = recipe.pretrain.model_dump(include=SHARED_OF_PRETRAIN)
+    return {
+        f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
+    }

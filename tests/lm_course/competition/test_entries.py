@@ -50,6 +50,11 @@ def test_a_folder_replaces_files_and_may_have_settings(tmp_path: Path) -> None:
         ("[tokenizer]\nvocab_size = 4096", "the tokenizer of every entry are those of recipes/"),
         ('[text]\ndataset = "other"', "text.dataset is 'other'"),
         ("[shards]\nvalidation_share = 0.2", "shards.validation_share is 0.2"),
+        ('[pretrain]\ndevice = "auto"', "pretrain.device is 'auto', but 'cpu' in recipes/"),
+        (
+            "[pretrain]\nvalidation_tokens = 1000",
+            "pretrain.validation_tokens is 1000, but 32768 in",
+        ),
         ('[pretrain.training]\nprecision = "auto"', "precision is auto"),
         ("[pretrian]\nx = 1", "unknown setting pretrian"),
         ("[pretrain.training]\nstep = 1", "did you mean steps"),
@@ -62,6 +67,13 @@ def test_an_entry_that_does_not_fit(tmp_path: Path, text: str, message: str) -> 
         load_entries(["muon", path])
     assert path in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_the_same_for_all_may_be_changed_for_all(tmp_path: Path) -> None:
+    path = file(tmp_path / "other.toml", "[pretrain]\nvalidation_tokens = 1000")
+    both = load_entries(["muon", path], ["pretrain.validation_tokens=512", "pretrain.device=auto"])
+    settings = [entry.sections["pretrain"] for entry in both]
+    assert [(each.validation_tokens, each.device) for each in settings] == [(512, "auto")] * 2
 
 
 def test_entries_that_are_not_there(tmp_path: Path) -> None:
