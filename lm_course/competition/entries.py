@@ -3,9 +3,9 @@
 An entry is a recipe, or a folder with a learner's files, which replace the project's as `--impl`
 does. Of a recipe, only [pretrain] and `shards.training_share` count; the folder's own
 `best_verse.toml`, if there is one, counts likewise. Everything else, and of [pretrain] the device
-and `validation_tokens`, is that of recipes/shakespeare_best_verse.toml: all entries have the text as
-the same tokens, of which `training_share` may leave out some for training, and are validated on the
-same ones.
+and `validation_tokens`, is that of recipes/shakespeare_best_verse.toml: all entries have the same
+tokens of the text, of which `training_share` may leave out some for training, and are validated on
+the same ones.
 
 What this leaves out: entries with other tokenizers, which would have to be compared by their bits
 per byte alone.

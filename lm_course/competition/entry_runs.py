@@ -12,6 +12,7 @@ import hashlib
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -76,7 +77,6 @@ class EntryResult:
         summary: its "parameters", and the "train_tokens" of its shards.
         verses: one for each round, without the prompt.
         hashes: SHA-256 of its "shards" and of its "weights".
-        hashes: SHA-256 of its "shards" and its "weights".
     """
 
     entry: Entry
@@ -141,14 +141,9 @@ def train_entries(entries: Sequence[Entry], competition: Competition, lm: Run) -
     results: list[EntryResult] = []
     for number, entry in enumerate(entries, start=1):
         print(f"entry {number} of {len(entries)}: {entry.name}", flush=True)
-        result = _trained(entry, competition, number_of_rounds(len(entries)), lm)
-        reference = next((r for r in results if not r.failure), None)
-        if reference is not None and not result.failure:
-            result = _with_same_data(result, reference)
-        if result.failure:
-            print(f"{entry.name} has no result: {result.failure}", flush=True)
-        results.append(result)
-    return results
+        results.append(_trained(entry, competition, number_of_rounds(len(entries)), lm))
+        _say_failure(results[-1])
+    return _with_same_data(results)
 
 
 def _trained(entry: Entry, competition: Competition, rounds: int, lm: Run) -> EntryResult:
@@ -204,15 +199,37 @@ def _summary(paths: RunPaths, step: str) -> dict[str, Any]:
     return record["summary"]
 
 
-def _with_same_data(result: EntryResult, reference: EntryResult) -> EntryResult:
-    """Return the result, or a failure if a learner's files have made other tokens of the text."""
-    if _validation_hash(result.root) == _validation_hash(reference.root):
-        return result
+def _with_same_data(results: Sequence[EntryResult]) -> list[EntryResult]:
+    """Return the results, with a failure in place of those for which a learner's files have made
+    other tokens of the text than a recipe, or, if no recipe has a result, than most entries.
+    """
+    finished = [result for result in results if not result.failure]
+    if not finished:
+        return list(results)
+    hashes = {result.entry.name: _validation_hash(result.root) for result in finished}
+    numbers = Counter(hashes.values())
+    recipes = [result for result in finished if result.entry.stand_ins is None]
+    right = max(recipes or finished, key=lambda result: numbers[hashes[result.entry.name]])
+    name = right.entry.name
+    files = "its files" if recipes else f"its files, or those of {name},"
     reason = (
-        f"its tokens of the validation text are not those of {reference.entry.name}: its files "
-        "split or encode the text differently; run their assignment's checks"
+        f"its tokens of the validation text are not those of {name}: {files} split or encode "
+        "the text differently; run their assignment's checks"
     )
-    return EntryResult(result.entry, result.root, result.recipe, result.steps, failure=reason)
+    judged = []
+    for result in results:
+        if not result.failure and hashes[result.entry.name] != hashes[name]:
+            result = EntryResult(
+                result.entry, result.root, result.recipe, result.steps, failure=reason
+            )
+            _say_failure(result)
+        judged.append(result)
+    return judged
+
+
+def _say_failure(result: EntryResult) -> None:
+    if result.failure:
+        print(f"{result.entry.name} has no result: {result.failure}", flush=True)
 
 
 def _validation_hash(root: Path) -> str:

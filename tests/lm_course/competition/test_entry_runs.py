@@ -22,6 +22,7 @@ from lm_course.competition.entry_runs import Competition, train_entries
 from lm_course.interrupts import Interrupts
 
 SECONDS_OF_A_STEP = {"adamw": 0.02, "muon": 0.05, "many_epochs": 0.02}
+LEARNERS = ("mine", "yours", "hers")
 
 
 class WrittenRuns:
@@ -56,7 +57,7 @@ class WrittenRuns:
         rows = [{"stage": "pretrain", "step": 0, "seconds": 0.0, "validation_loss": 4.0}]
         for step in range(1, steps + 1):
             slow = 1.0 if step <= entry_runs.UNTIMED_STEPS else 0.0  # the first ones take longer
-            seconds = rows[-1]["seconds"] + SECONDS_OF_A_STEP[name] + slow
+            seconds = rows[-1]["seconds"] + SECONDS_OF_A_STEP.get(name, 0.02) + slow
             rows.append({"stage": "pretrain", "step": step, "seconds": seconds, "loss": 3.0})
         rows[-1]["validation_loss"] = 2.0
         root.mkdir(parents=True, exist_ok=True)
@@ -162,6 +163,40 @@ def test_other_tokens_are_not_compared(entries, lm, tmp_path: Path) -> None:
     results = train_entries(entries, competition(tmp_path, tokens=10_240), lm)
     assert [bool(result.failure) for result in results] == [False, False, True]
     assert "are not those of adamw" in results[2].failure
+
+
+@pytest.fixture
+def learners(tmp_path: Path) -> list[str]:
+    """Folders of learners."""
+    folders = [tmp_path / name for name in LEARNERS]
+    for folder in folders:
+        (folder / "tokenizer_bpe").mkdir(parents=True)
+        (folder / "tokenizer_bpe/encoding.py").touch()
+    return list(map(str, folders))
+
+
+def test_the_tokens_of_a_recipe_are_right_even_if_learners_agree(
+    lm, learners, tmp_path: Path, capsys
+) -> None:
+    lm.validation |= dict.fromkeys(LEARNERS, b"others")
+    four = load_entries([*learners, "muon"])
+    results = train_entries(four, competition(tmp_path, tokens=10_240), lm)
+    assert [bool(result.failure) for result in results] == [True, True, True, False]
+    assert "are not those of muon: its files split" in results[0].failure
+    assert "mine has no result: its tokens" in capsys.readouterr().out
+
+
+def test_without_a_recipe_the_tokens_of_most_entries_are_right(
+    lm, learners, tmp_path: Path
+) -> None:
+    lm.validation["mine"] = b"others"
+    results = train_entries(load_entries(learners), competition(tmp_path, tokens=10_240), lm)
+    assert [bool(result.failure) for result in results] == [True, False, False]
+    assert "are not those of yours: its files, or those of yours, split" in results[0].failure
+    lm.fails["yours"] = lambda root: -9
+    results = train_entries(load_entries(learners), competition(tmp_path, tokens=10_240), lm)
+    assert [bool(result.failure) for result in results] == [False, True, True]
+    assert "are not those of mine: its files, or those of mine, split" in results[2].failure
 
 
 def test_ctrl_c_stops_all(entries, lm, tmp_path: Path) -> None:
