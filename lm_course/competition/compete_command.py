@@ -136,13 +136,13 @@ def _print_table(results: Sequence["EntryResult"]) -> None:
     from lm_course.competition.curves import turn_of
 
     table = Table(box=None, pad_edge=False)
-    for column in ("entry", "steps", "least validation loss", "at step", "at the end"):
+    for column in ("entry", "steps", "lowest validation loss", "at step", "at the end"):
         table.add_column(column, justify="left" if column == "entry" else "right")
     for result in results:
         if not result.failure:
             turn = turn_of(result.rows)
-            least, end = f"{turn.least:.3f}", f"{turn.end:.3f}"
-            table.add_row(result.entry.name, f"{result.steps:,}", least, f"{turn.step:,}", end)
+            lowest, end = f"{turn.lowest:.3f}", f"{turn.end:.3f}"
+            table.add_row(result.entry.name, f"{result.steps:,}", lowest, f"{turn.step:,}", end)
     Console().print(table)
 
 

@@ -24,24 +24,24 @@ Rows = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Turn:
-    """Where the validation loss was least, among the steps at which it was measured.
+    """Where the validation loss was lowest, among the steps at which it was measured.
 
     Attributes:
         step: that step.
-        least: the loss there, in nats per token.
+        lowest: the loss there, in nats per token.
         last_step: the last step.
         end: the loss there.
     """
 
     step: int
-    least: float
+    lowest: float
     last_step: int
     end: float
 
     @property
     def turned(self) -> bool:
-        """Return True if the loss rose again before the end."""
-        return self.step < self.last_step
+        """Return True if the loss at the end is above the lowest one."""
+        return self.end > self.lowest
 
 
 def validated(rows: Rows) -> Rows:
@@ -50,11 +50,11 @@ def validated(rows: Rows) -> Rows:
 
 
 def turn_of(rows: Rows) -> Turn:
-    """Return where the validation loss of a run was least; of equal ones, the first."""
+    """Return where the validation loss of a run was lowest; of equal ones, the first."""
     measured = validated(rows)
-    least = min(measured, key=lambda row: row["validation_loss"])
+    lowest = min(measured, key=lambda row: row["validation_loss"])
     last = measured[-1]
-    return Turn(least["step"], least["validation_loss"], last["step"], last["validation_loss"])
+    return Turn(lowest["step"], lowest["validation_loss"], last["step"], last["validation_loss"])
 
 
 def validation_curves(named: Sequence[tuple[str, Rows]]) -> str:
@@ -73,7 +73,7 @@ def validation_curves(named: Sequence[tuple[str, Rows]]) -> str:
 
 def training_and_validation(name: str, rows: Rows) -> str:
     """Plot an entry's training and validation loss against its steps, with the place where the
-    latter was least.
+    latter was lowest.
     """
     trained = [row for row in rows if "loss" in row]
     points, turn = validated(rows)[1:], turn_of(rows)
@@ -87,7 +87,7 @@ def training_and_validation(name: str, rows: Rows) -> str:
             label="validation",
         )
         if turn.turned:
-            axes.plot([turn.step], [turn.least], "o", color=ORANGE, markersize=6)
+            axes.plot([turn.step], [turn.lowest], "o", color=ORANGE, markersize=6)
         axes.set(title=name, xlabel="step")
         _thousands(axes)
         axes.legend()

@@ -63,16 +63,16 @@ def test_what_it_says_of_the_entries(page) -> None:
     assert "adamw 803,456 30 30,720 10.0 3.0 s 1.500 2.000 3.000" in words
     assert "muon has no result: NaN &amp; more" in words
     assert (
-        "many_epochs , 10.0 epochs: the validation loss was least at step 10, 2.250, and was "
+        "many_epochs , 10.0 epochs: the validation loss was lowest at step 10, 2.250, and was "
         "3.500 at the end (step 30)." in words
     )
     assert (
-        "adamw , 10.0 epochs: the validation loss was least at the end (step 30), 2.000: it has "
+        "adamw , 10.0 epochs: the validation loss was lowest at the end (step 30), 2.000: it has "
         "not turned." in words
     )
     by_name = {entry["name"]: entry for entry in figures["entries"]}
     assert by_name["many_epochs"]["turn"] == {
-        "step": 10, "least": 2.25, "last_step": 30, "end": 3.5, "turned": True,
+        "step": 10, "lowest": 2.25, "last_step": 30, "end": 3.5, "turned": True,
     }  # fmt: skip
     assert by_name["adamw"]["training_loss"] == pytest.approx(1.5)
 
@@ -117,6 +117,17 @@ def test_an_argument_with_a_line_end(tmp_path: Path) -> None:
     assert _quoted("it's \\ a\nb") == r"$'it\'s \\ a\nb'"
 
 
-def test_of_equal_losses_the_first_is_the_turn() -> None:
-    turn = turn_of(rows_of([4.0, 2.0, 2.0, 2.0]))
-    assert (turn.step, turn.least, turn.turned) == (10, 2.0, True)
+@pytest.mark.parametrize(
+    ("losses", "step", "turned"),
+    [
+        ([4.0, 2.0, 2.0, 2.0], 10, False),  # the first of equal ones, and none above it later
+        ([4.0, 2.0, 3.0, 2.0], 10, False),
+        ([4.0, 2.0, 2.0, 2.25], 10, True),
+        ([4.0, 4.0, 4.0, 4.0], 0, False),
+    ],
+)
+def test_the_loss_has_turned_only_if_it_ends_higher(
+    losses: list[float], step: int, turned: bool
+) -> None:
+    turn = turn_of(rows_of(losses))
+    assert (turn.step, turn.lowest, turn.turned) == (step, min(losses), turned)
