@@ -45,7 +45,10 @@ def best_verse(
     ] = None,
     votes: Annotated[
         Path | None,
-        typer.Option(help="A file with a line for each match: 1 or 2, the better verse."),
+        typer.Option(
+            help="A file with a line for each match: 1 or 2, the better verse; for use without a "
+            "terminal."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Of weights, data order, verses and bracket.", min=0)
@@ -104,7 +107,7 @@ def _vote_and_write(
     num_matches = len(by_name) - 1
     if given is not None and len(given) != num_matches:
         raise UserError(
-            f"{votes_file}: {len(given)} votes, but {num_matches} matches, because "
+            f"{votes_file}: votes: {len(given)}, matches: {num_matches}, because "
             f"{_names_without_result(results)} has no result; vote again without --votes"
         )
     kept = KeptVotes.read(competition.root / KEPT_VOTES)

@@ -9,6 +9,7 @@ What this leaves out: several people who vote on one match.
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +45,8 @@ def read_votes_file(path: Path, num_matches: int) -> list[int]:
         votes += [int(vote)] if vote else []
     if len(votes) != num_matches:
         raise UserError(
-            f"{path}: {len(votes)} votes, but there are {num_matches} matches; give one vote for "
-            "each, in their order"
+            f"{path}: votes: {len(votes)}, matches: {num_matches}; give one vote for each match, "
+            "in their order"
         )
     return votes
 
@@ -96,7 +97,8 @@ def ask_at_terminal(place: str, first: str, second: str, read: Callable[[str], s
         read: asks a question, and returns the line that was typed.
 
     Raises:
-        VotingStopped: the answer is q, or the input has ended.
+        VotingStopped: the answer is q, or the end of input (Ctrl-D) at a terminal.
+        UserError: the input has ended, and is no terminal.
     """
     shows = True
     while True:
@@ -105,7 +107,12 @@ def ask_at_terminal(place: str, first: str, second: str, read: Callable[[str], s
         try:
             answer = read(QUESTION).strip().lower()
         except EOFError:
-            raise VotingStopped from None
+            if sys.stdin.isatty():
+                raise VotingStopped from None
+            raise UserError(
+                f"{place}: the input is no terminal and has ended without a vote; repeat the "
+                "command at a terminal, or give votes with --votes FILE"
+            ) from None
         if answer == "q":
             raise VotingStopped
         if answer in ("1", "2"):

@@ -159,6 +159,10 @@ def test_voting_stops_and_resumes(workshop: Workshop, monkeypatch: pytest.Monkey
     assert not page.exists()
     for name in ("plain", "epochs", "mine"):  # nobody knows whose verses they are
         assert name not in stopped.output.partition("match 1 of 2")[2]
+    ended = workshop.compete("--tokens", "2000", typed="")
+    assert isinstance(ended.exception, UserError), "without a terminal, status 2"
+    assert "match 2 of 2: " in str(ended.exception)
+    assert not page.exists()
     resumed = workshop.compete("--tokens", "2000", typed="1\n")
     assert resumed.exception is None
     assert "match 1 of 2, verse" not in resumed.output
@@ -176,7 +180,7 @@ def test_a_file_of_votes_after_a_failure(
     votes = str(workshop.root / "votes.txt")
     done = workshop.compete("--tokens", "2000", "--votes", votes)
     assert isinstance(done.exception, UserError)
-    assert "2 votes, but 1 matches, because mine has no result" in str(done.exception)
+    assert "votes: 2, matches: 1, because mine has no result" in str(done.exception)
     others = workshop.compete("--tokens", "2000", typed="1\n")
     assert isinstance(others.exception, StepsFailed)  # status 1, and the page is written
     assert "1 of 3 entries have no result: mine" in str(others.exception)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,8 +37,8 @@ def test_a_file_of_votes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1\n", "1 votes, but there are 2 matches"),
-        ("1\n2\n1\n", "3 votes, but there are 2 matches"),
+        ("1\n", "votes: 1, matches: 2; give one vote for each match"),
+        ("1\n2\n1\n", "votes: 3, matches: 2; give one vote for each match"),
         ("1\n3\n", "line 2 is '3'; expected 1 or 2"),
         ("1 2\n", "line 1 is '1 2'"),
         (b"\xff\n", "expected a text file"),
@@ -66,9 +67,23 @@ def test_another_answer_is_asked_again(capsys: pytest.CaptureFixture[str]) -> No
     assert printed.count("expected one of 1, 2, b, q") == 2
 
 
-@pytest.mark.parametrize("lines", [("q",), (), ("b", "Q")])
-def test_stopping(lines: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("lines", "is_terminal"), [(("q",), False), (("b", "Q"), True), ((), True)]
+)
+def test_stopping(
+    lines: tuple[str, ...], is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: is_terminal))
     with pytest.raises(VotingStopped):
+        ask_at_terminal("match 1 of 1", "O sun", "O moon", typed(*lines))
+
+
+@pytest.mark.parametrize("lines", [(), ("b",)])
+def test_an_input_that_ends_without_a_terminal(
+    lines: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+    with pytest.raises(UserError, match=r"match 1 of 1: .* ended without a vote.* --votes FILE"):
         ask_at_terminal("match 1 of 1", "O sun", "O moon", typed(*lines))
 
 
