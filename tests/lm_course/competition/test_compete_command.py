@@ -2,9 +2,12 @@
 epochs, and a learner's folder whose file is really used.
 """
 
+import html
 import json
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import preloaded_python
 import pytest
 from typer.testing import CliRunner, Result
 
+from lm_core.artifact_paths import file_sha256
 from lm_core.formats.metric_log import read_metrics
 from lm_core.user_error import UserError
 from lm_course.cli import app
@@ -68,6 +72,13 @@ class Workshop:
         return CliRunner().invoke(app, [*arguments, *more], input=typed)
 
 
+def arguments_in_bash(line: str) -> list[str]:
+    """Return the words of a command as bash reads them; nothing is started."""
+    shows = "lm() { printf '%s\\0' lm \"$@\"; }; sha256sum() { printf '%s\\0' sha256sum \"$@\"; }\n"
+    done = subprocess.run(["bash", "-c", shows + line], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """One competition, with votes from a file."""
@@ -119,14 +130,23 @@ def test_the_learners_file_is_used(workshop: Workshop) -> None:
 
 
 def test_the_same_verse_again_to_the_letter(workshop: Workshop, figures: dict[str, Any]) -> None:
-    again, name = figures["again"], figures["winner"]
-    assert workshop.lm(again["train"]) == 0, workshop.said
-    weights = Path(again["weights"])
-    first = weights.parents[4] / name / weights.relative_to(weights.parents[3])
-    assert first != weights
-    assert weights.read_bytes() == first.read_bytes()
+    """With the lines of the page, as bash reads them."""
+    again = figures["again"]
+    page = (workshop.root / "best/best_verse.html").read_text()
+    lines = list(map(html.unescape, re.findall('<pre class="command">(.*?)</pre>', page)))
+    assert lines == again["lines"]
+    train, draw, check = (arguments_in_bash(line) for line in lines)
+    assert [train, draw] == [["lm", *again["train"]], ["lm", *map(str, again["draw"])]]
+    assert workshop.lm(train[1:]) == 0, workshop.said
+    [winner] = (each for each in figures["entries"] if each["name"] == figures["winner"])
+    assert check[0] == "sha256sum"
+    assert file_sha256(Path(check[1])) == winner["weights_sha256"]
+    first = workshop.root / f"best/entries/{winner['name']}/checkpoints/pretrain"
+    weights = first / Path(check[1]).relative_to(Path(check[1]).parents[1])
+    assert not weights.samefile(check[1])
+    assert weights.read_bytes() == Path(check[1]).read_bytes()
     workshop.said = ""
-    assert workshop.lm(again["draw"]) == 0
+    assert workshop.lm(draw[1:]) == 0
     assert workshop.said == figures["verse"] + "\n"
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from pathlib import Path
+import subprocess
 from typing import Any
 
 import pytest
@@ -112,9 +112,16 @@ def test_how_to_repeat_it(page) -> None:
     assert "title = &#34;adamw&#34;" in text
 
 
-def test_an_argument_with_a_line_end(tmp_path: Path) -> None:
+def test_an_argument_with_a_line_end() -> None:
     assert _quoted("a b") == "'a b'"
     assert _quoted("it's \\ a\nb") == r"$'it\'s \\ a\nb'"
+
+
+def test_bash_reads_the_quoted_arguments() -> None:
+    arguments = ["it's \\ a\nb", "\\n\n\\", '$HOME `x` "!"\n', "it's $HOME", "", "é\n\t\x07", "*"]
+    line = f"printf '%s\\0' {' '.join(map(_quoted, arguments))}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\0")[:-1] == arguments
 
 
 @pytest.mark.parametrize(
