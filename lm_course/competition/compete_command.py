@@ -37,7 +37,12 @@ def best_verse(
         ),
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Each entry reads this many tokens.", min=1)
+        int | None,
+        typer.Option(
+            help="Each entry reads this many tokens; by default as many as the recipe "
+            "shakespeare_best_verse, 1,536,000.",
+            min=1,
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
@@ -51,7 +56,7 @@ def best_verse(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of weights, data order, verses and bracket.", min=0)
+        int, typer.Option(help="The seed of weights, data order, verses and bracket.", min=0)
     ] = 0,
     overrides: Annotated[
         list[str] | None,

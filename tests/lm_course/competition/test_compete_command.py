@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import preloaded_python
 import pytest
@@ -21,6 +21,8 @@ from lm_core.formats.metric_log import read_metrics
 from lm_core.user_error import UserError
 from lm_course.cli import app
 from lm_course.competition import entry_runs
+from lm_course.competition.compete_command import best_verse
+from lm_course.competition.entries import load_base
 from lm_course.pipeline.step_failures import StepsFailed
 
 PROJECT = Path(__file__).parents[3]
@@ -231,6 +233,14 @@ def test_wrong_input_starts_nothing(
     done = workshop.compete(*more)
     assert isinstance(done.exception, UserError), done.exception
     assert message in str(done.exception)
+
+
+def test_the_help_names_the_budget_of_the_shipped_recipe() -> None:
+    shared = load_base().pretrain
+    tokens = shared.training.steps * shared.training.batch_size * shared.model.context_length
+    options = get_type_hints(best_verse, include_extras=True)
+    [option] = get_args(options["tokens"])[1:]
+    assert f"shakespeare_best_verse, {tokens:,}." in option.help
 
 
 def test_one_entry_only(workshop: Workshop, no_runs: object) -> None:

@@ -61,6 +61,7 @@ def test_what_it_says_of_the_entries(page) -> None:
     )
     assert "3 entries · 30,720 tokens each · seed 0" in words
     assert "adamw 803,456 30 30,720 10.0 3.0 s 1.500 2.000 3.000" in words
+    assert "of a person who read the two verses without names, or of a file of votes" in words
     assert "muon has no result: NaN &amp; more" in words
     assert (
         "many_epochs , 10.0 epochs: the validation loss was lowest at step 10, 2.250, and was "
