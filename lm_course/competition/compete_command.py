@@ -14,6 +14,7 @@ from lm_core.user_error import UserError
 if TYPE_CHECKING:
     from lm_course.competition.bracket import Match
     from lm_course.competition.entry_runs import Competition, EntryResult
+    from training.runs.pretraining import PretrainSettings
 
 FOLDER = Path("runs/best-verse")
 KEPT_VOTES = "votes.json"
@@ -78,13 +79,7 @@ def best_verse(
     loaded = load_entries(entries or default_entries(), overrides)
     base = load_base(overrides)
     check_text(base, number_of_rounds(len(loaded)))
-    if tokens is not None and seconds is not None:
-        raise UserError("--tokens and --seconds are both given; a competition has one budget")
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise UserError(f"--seconds {seconds:g}: expected a number above 0")
-    if tokens is None and seconds is None:
-        shared = base.pretrain
-        tokens = shared.training.steps * shared.training.batch_size * shared.model.context_length
+    tokens = _checked_budget(tokens, seconds, base.pretrain)
     given = None if votes is None else read_votes_file(votes, len(loaded) - 1)
     competition = Competition(folder, seed, tokens, seconds)
     with run_lock(competition.root, "--folder FOLDER"):
@@ -93,6 +88,19 @@ def best_verse(
     if page is not None:
         print(f"page: {shown(page)}")
     _raise_for_failures(results)
+
+
+def _checked_budget(
+    tokens: int | None, seconds: float | None, shared: "PretrainSettings"
+) -> int | None:
+    """Return the budget of tokens; None if there is one of seconds."""
+    if tokens is not None and seconds is not None:
+        raise UserError("--tokens and --seconds are both given; a competition has one budget")
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise UserError(f"--seconds {seconds:g}: expected a number above 0")
+    if tokens is None and seconds is None:
+        return shared.training.steps * shared.training.batch_size * shared.model.context_length
+    return tokens
 
 
 def _vote_and_write(

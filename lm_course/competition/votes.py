@@ -98,7 +98,7 @@ def ask_at_terminal(place: str, first: str, second: str, read: Callable[[str], s
 
     Raises:
         VotingStopped: the answer is q, or the end of input (Ctrl-D) at a terminal.
-        UserError: the input has ended, and is no terminal.
+        UserError: the input has ended, and is not a terminal.
     """
     shows = True
     while True:
@@ -107,10 +107,11 @@ def ask_at_terminal(place: str, first: str, second: str, read: Callable[[str], s
         try:
             answer = read(QUESTION).strip().lower()
         except EOFError:
+            print()  # the line of the question ends
             if sys.stdin.isatty():
                 raise VotingStopped from None
             raise UserError(
-                f"{place}: the input is no terminal and has ended without a vote; repeat the "
+                f"{place}: the input is not a terminal and has ended without a vote; repeat the "
                 "command at a terminal, or give votes with --votes FILE"
             ) from None
         if answer == "q":
