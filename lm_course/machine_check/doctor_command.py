@@ -48,10 +48,11 @@ def doctor(
 ) -> None:
     """Check this machine: its numbers, its speed, and what fits into its memory.
 
-    The exit status is 1 if the numbers cannot be trusted, or if RECIPE does not fit.
+    The exit status is 1 if the numbers of float32 or bfloat16 cannot be trusted, if RECIPE needs a
+    type that does not run here, or if it does not fit into memory or its checkpoints onto the disk.
     """
-    from lm_core.device import pick_device
     from lm_core.settings import load_settings
+    from lm_core.user_error import UserError
     from lm_course.commands.plain_console import plain_console
     from lm_course.machine_check.training_plan import training_plan, vocabulary
     from lm_course.machine_check.trusted_numbers import number_checks
@@ -59,38 +60,61 @@ def doctor(
 
     path = recipe_file(recipe or DEMO)
     settings: Any = load_settings(Recipe, path, overrides)
-    place = pick_device(device or settings.pretrain.device)
+    if settings.pretrain is None:
+        raise UserError(f"{shown(path)} has no [pretrain]; lm doctor checks recipes that train")
+    place, other = device_here(device, settings.pretrain.device)
     console = plain_console()
-    print_pairs(console, "Machine", machine(place))
+    print_pairs(console, "Machine", [*machine(place), *other])
     checks = list(number_checks(place))
     print_checks(console, checks, place)
     problems = [
         f"do not trust {check.dtype} on this device" for check in checks if not check.trusted
     ]
-    usable = [check.dtype for check in checks if check.failure is None]
+    usable = [check.dtype for check in checks if check.failure is None and check.trusted]
     if "float32" not in usable:
         _end(console, problems)
     paths = RunPaths(in_home(settings.run.folder) / settings.run.name)
     size, remark = vocabulary(settings.tokenizer, paths.shards)
     folder = paths.checkpoints("pretrain")
     plan = training_plan(settings.pretrain, size, place, folder, usable)
-    rows = training(plan, place, usable, remark)
+    ranks = "parallel" in settings.model_fields_set
+    rows = training(plan, place, usable, remark, ranks)
     print_pairs(console, f"Pretraining with {shown(path)}", rows)
     print_fits(console, plan, place)
-    if "bfloat16" not in usable and settings.pretrain.training.precision != "float32":
+    in_float32 = "" if "bfloat16" in usable else " in float32"
+    needs_more = settings.pretrain.training.precision != "float32"
+    if in_float32 and needs_more and (problems or recipe is not None):
         problems.append("set pretrain.training.precision to float32")
     if recipe is not None:
-        if not plan.fits_memory:
+        if not plan.fits_memory and not ranks:
             problems.append(f"{shown(path)} does not fit into one device's memory; {SMALLER}")
         problems += [] if plan.fits_disk else [f"the checkpoints of {shown(path)} fill the disk"]
-    _end(console, problems)
+    _end(console, problems, f"All is well{in_float32}.")
 
 
-def _end(console: "Console", problems: list[str]) -> None:
+def _end(console: "Console", problems: list[str], well: str = "") -> None:
     """Print the last line; if there are problems, end with status 1."""
-    console.print("\n" + ("; ".join(problems) or "All is well."), style="bold")
+    console.print("\n" + ("; ".join(problems) or well), style="bold")
     if problems:
         sys.exit(1)
+
+
+def device_here(named: str | None, of_recipe: str) -> tuple["torch.device", list[tuple[str, str]]]:
+    """Return the device to check, and a row that says so if it is not that of the recipe.
+
+    Raises:
+        UserError: the device named on the command line does not exist here.
+    """
+    from lm_core.device import pick_device
+    from lm_core.user_error import UserError
+
+    if named is not None:
+        return pick_device(named), []
+    try:
+        return pick_device(of_recipe), []
+    except UserError:
+        here = pick_device("auto")
+        return here, [("the recipe's", f"{of_recipe}, which is not here; {here} is checked")]
 
 
 def machine(device: "torch.device") -> list[tuple[str, str]]:
@@ -190,7 +214,11 @@ def likely_cause(check: "NumberCheck", device: "torch.device") -> str:
 
 
 def training(
-    plan: "TrainingPlan", device: "torch.device", usable: Sequence[str], remark: str
+    plan: "TrainingPlan",
+    device: "torch.device",
+    usable: Sequence[str],
+    remark: str,
+    ranks: bool = False,
 ) -> list[tuple[str, str]]:
     """Return what pretraining will do here, as labels and texts.
 
@@ -199,11 +227,13 @@ def training(
         device: where to train.
         usable: the precisions that run there.
         remark: about the size of the vocabulary; may be empty.
+        ranks: whether the recipe is for many ranks, of which each needs a part of the memory.
     """
     from training.engine.step_statistics import PRECISIONS, product_flops_per_second
     from transformer_lm.model_cost import count_parameters
 
     rates = {name: product_flops_per_second(device, PRECISIONS[name]) for name in usable}
+    memory = " for all ranks together" if ranks else f": {_fits(plan.fits_memory)}"
     return [
         ("parameters", f"{count_parameters(plan.config):,}" + (f" {remark}" if remark else "")),
         ("precision", f"{plan.precision or 'unknown'} ({plan.reason})"),
@@ -211,7 +241,7 @@ def training(
         ("Triton kernels", "run here" if plan.triton is None else f"not usable: {plan.triton}"),
         ("optimizer", plan.optimizer),
         *((f"{name} products", f"{rate / 1e9:,.0f} GFLOP/s") for name, rate in rates.items()),
-        ("memory", f"{gigabytes(plan.bytes_needed)} predicted: {_fits(plan.fits_memory)}"),
+        ("memory", f"{gigabytes(plan.bytes_needed)} predicted{memory}"),
         (
             "checkpoints",
             f"{gigabytes(plan.disk_needed)}, {gigabytes(plan.disk_free)} free: "
@@ -225,7 +255,7 @@ def _fits(fits: bool) -> str:
 
 
 def print_fits(console: "Console", plan: "TrainingPlan", device: "torch.device") -> None:
-    """Print which of the standard shapes can be trained here, with one sequence at once."""
+    """Print which of the standard shapes can be trained here, with one sequence at a time."""
     from rich.table import Table
 
     from lm_course.machine_check.memory_fit import (
@@ -235,7 +265,7 @@ def print_fits(console: "Console", plan: "TrainingPlan", device: "torch.device")
     )
 
     precision = plan.precision or "float32"
-    title = f"Predicted memory: one sequence at once, {precision}, AdamW"
+    title = f"Predicted memory: one sequence at a time, {precision}, AdamW"
     console.print(f"\n{title}", style="bold")
     table = Table(box=None, pad_edge=False)
     for column in ("  model", "context", "memory", "recomputing", ""):

@@ -153,10 +153,18 @@ def computer_memory(system: Path = Path("/")) -> Memory:
 
 
 def _container(system: Path) -> tuple[int | None, int]:
-    """Return the limit of a container in bytes, None without one, and what is in use."""
-    for folder, limit, used in (
-        ("sys/fs/cgroup", "memory.max", "memory.current"),
-        ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    """Return the limit of a container in bytes, None without one, and what is in use.
+
+    Pages of files that were read earlier count as in use, but are given up when memory is needed.
+    """
+    for folder, limit, used, files in (
+        ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        (
+            "sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
     ):
         try:
             most = (system / folder / limit).read_text().strip()
@@ -164,8 +172,17 @@ def _container(system: Path) -> tuple[int | None, int]:
         except (OSError, ValueError):
             continue
         if most.isdigit() and int(most) < MOST_BYTES:
-            return int(most), now
+            return int(most), max(0, now - _statistic(system / folder / "memory.stat", files))
     return None, 0
+
+
+def _statistic(path: Path, name: str) -> int:
+    """Return a figure of a file with a name and a number in each line; 0 if it has none."""
+    try:
+        pairs = (line.split() for line in path.read_text().splitlines())
+        return int(dict(pairs).get(name, 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def _physical_memory() -> int | None:

@@ -66,6 +66,29 @@ def test_wrong_input(capsys):
     assert "device 'tpu' is unknown" in capsys.readouterr().err
 
 
+def test_a_recipe_that_trains_nothing(tmp_path, capsys):
+    path = tmp_path / "pages.toml"
+    path.write_text('[run]\nname = "pages"\nsteps = ["collect", "documents"]\n')
+    assert status_of([str(path)]) == 2
+    assert "pages.toml has no [pretrain]" in capsys.readouterr().err
+
+
+def test_a_recipe_for_another_device(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    main(["doctor", "recipes/demo_cpu.toml", "--set", "pretrain.device=cuda", *QUICK])
+    assert "cuda, which is not here; cpu is checked" in " ".join(capsys.readouterr().out.split())
+    assert status_of(["--device", "cuda"]) == 2
+
+
+def test_a_recipe_for_many_ranks(capsys):
+    """Its memory is that of all ranks, so it may be more than this device has."""
+    large = ["recipes/demo_cpu.toml", "--set", "pretrain.model.d_ff=40000000"]
+    status_of([*large, "--set", "parallel.data=fsdp", *QUICK])
+    printed = capsys.readouterr().out
+    assert "predicted for all ranks together" in printed
+    assert "does not fit into one device's memory" not in printed
+
+
 @pytest.mark.parametrize(
     ("errors", "device", "words"),
     [
@@ -82,15 +105,19 @@ def test_likely_causes(errors, device, words):
     assert words in likely_cause(check, torch.device(device))
 
 
+DEMO = ["recipes/demo_cpu.toml"]
+
+
 @pytest.mark.parametrize(
-    ("missing", "arguments", "last"),
+    ("missing", "arguments", "last", "status"),
     [
-        ("float32", [], "do not trust float32 on this device"),
-        ("bfloat16", [], "set pretrain.training.precision to float32"),
-        ("bfloat16", QUICK, None),
+        ("float32", [], "do not trust float32 on this device", 1),
+        ("bfloat16", [], "All is well in float32.", 0),
+        ("bfloat16", DEMO, "set pretrain.training.precision to float32", 1),
+        ("bfloat16", [*DEMO, *QUICK], "All is well in float32.", 0),
     ],
 )
-def test_a_type_that_does_not_run(missing, arguments, last, capsys, monkeypatch):
+def test_a_type_that_does_not_run(missing, arguments, last, status, capsys, monkeypatch):
     right = NumberCheck("", 0.0, 0.0, 0.0, 0.0, (), 1e-6)
 
     def checks(_):
@@ -99,12 +126,25 @@ def test_a_type_that_does_not_run(missing, arguments, last, capsys, monkeypatch)
             yield right._replace(dtype=name, failure=failure)
 
     monkeypatch.setattr(trusted_numbers, "number_checks", checks)
-    if last is None:
+    if status == 0:
         main(["doctor", *arguments])
     else:
-        assert status_of(arguments) == 1
+        assert status_of(arguments) == status
     printed = capsys.readouterr().out
     assert f"{missing} does not run here: no kernel image" in printed
-    assert printed.rstrip().endswith(last or "All is well.")
+    assert printed.rstrip().endswith(last)
     assert "bfloat16 products" not in printed
     assert ("Pretraining" in printed) == (missing != "float32"), "nothing more can run"
+
+
+def test_a_wrong_type_is_not_used(capsys, monkeypatch):
+    def checks(_):
+        yield NumberCheck("float32", 0.0, 0.0, 0.0, 0.0, (), 1e-6)
+        yield NumberCheck("bfloat16", 1.0, 1.0, 1.0, 1.0, (), 1e-2)
+
+    monkeypatch.setattr(trusted_numbers, "number_checks", checks)
+    assert status_of([]) == 1
+    printed = capsys.readouterr().out
+    assert "bfloat16 products" not in printed
+    last = "do not trust bfloat16 on this device; set pretrain.training.precision to float32"
+    assert " ".join(printed.split()).endswith(last)

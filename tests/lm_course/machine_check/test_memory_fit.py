@@ -84,6 +84,8 @@ def test_memory_of_the_computer(system, tmp_path):
     assert computer_memory(system) == Memory(8_192_000, 6_144_000)
     (group / "memory.max").write_text("3000000\n")
     assert computer_memory(system) == Memory(3_000_000, 2_000_000)
+    (group / "memory.stat").write_text("anon 300000\ninactive_file 600000\n")  # files read earlier
+    assert computer_memory(system) == Memory(3_000_000, 2_600_000)
     assert computer_memory(tmp_path / "other").free is None
 
 
