@@ -45,7 +45,7 @@ FindLearningRate = Annotated[
     bool,
     typer.Option(
         "--find-learning-rate",
-        help="Suggest a rate, after some steps with rising rates; keep no model.",
+        help="Try rising rates for up to 200 steps, and suggest one; no model is kept.",
     ),
 ]
 

@@ -52,7 +52,7 @@ def compare(
         ),
     ],
     against: Annotated[
-        str, typer.Option(help="Whose layers are right: transformers.")
+        str, typer.Option(help="What to compare with; only transformers so far.")
     ] = "transformers",
     dtypes: Annotated[
         list[str] | None,
@@ -287,6 +287,18 @@ def important(rows: "Sequence[LayerError]", first: "LayerError | None") -> "list
     return [row for row in rows if row in worst.values()]
 
 
+def agreement(found: "Sequence[Comparison]") -> str:
+    """Return the conclusion for comparisons without a difference; some may have ended early."""
+    ended = [one for one in found if one.overflow is not None]
+    if not ended:
+        return "Every layer computes what transformers computes."
+    types = ", ".join(dict.fromkeys(one.dtype for one in ended))
+    return (
+        f"No difference was found. But transformers' numbers overflow in {types}, at "
+        f"{ended[0].overflow}, and nothing after it was compared."
+    )
+
+
 def print_conclusion(
     console: "Console", found: "Sequence[Comparison]", models: "ComparedModels"
 ) -> None:
@@ -295,7 +307,8 @@ def print_conclusion(
         console.print(f"weight {name} differs from transformers' by {difference:.1e}")
     wrong = [one for one in found if one.first is not None]
     if not wrong:
-        console.print("\nEvery layer computes what transformers computes.")
+        if not models.wrong_weights:
+            console.print(f"\n{agreement(found)}")
         return
     first = wrong[0].first
     assert first is not None, "chosen by it"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lm_core.user_error import UserError
 from lm_course.model_checks.compared_models import ComparedModels
 from lm_course.model_checks.gradient_errors import gradient_errors, loss_error
 from lm_course.model_checks.layer_errors import (
@@ -129,6 +130,10 @@ def comparisons(
     config, sources = models.ours.config, models.family.sources(models.ours.config)
     pairs = paired_modules(sources)
     check_names(pairs, models.ours, models.theirs)
+    for dtype_name in dtypes if backends and "triton" in backends else ():
+        why = why_triton_is_unusable(str(device), DTYPES[dtype_name])
+        if why is not None:
+            raise UserError(f"--backend triton: not usable on {device} ({why}); name another")
     for dtype_name in dtypes:
         dtype = DTYPES[dtype_name]
         reference = Reference(models.theirs, pairs, config, dtype, token_ids)

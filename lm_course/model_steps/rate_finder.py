@@ -86,7 +86,13 @@ def in_words(found: RangeTest, training: Any) -> list[str]:
     if training.optimizer == "muon":
         ratio = training.muon_learning_rate / training.learning_rate
         suggested += f", muon_learning_rate = {found.suggested * ratio:.2g}"
-    return [*lines, f"{suggested} (the geometric mean, right within a factor of 2 or 3)"]
+    if found.steepest is None:
+        rule = "a tenth of the divergence, which is often ten times too high"
+    elif found.diverged_at is None:
+        rule = "the steepest fall, which is often too low"
+    else:
+        rule = "the geometric mean of both, right within a factor of 2 or 3"
+    return [*lines, f"{suggested} ({rule})"]
 
 
 def draw(found: RangeTest, path: Path) -> None:

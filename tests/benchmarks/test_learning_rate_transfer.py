@@ -53,6 +53,9 @@ def test_the_rules_differ_in_the_rates_alone():
     ratio = muon.training.muon_learning_rate / muon.training.learning_rate
     assert (muon.training.optimizer, ratio) == ("muon", 2.5)
     assert standard.training.weight_decay == muon.training.weight_decay == 0.1
+    rates = {"width_ratio", "learning_rate", "muon_learning_rate", "optimizer", "weight_decay"}
+    others = [each.training.model_dump(exclude=rates) for each in (standard, dial, muon)]
+    assert others[0] == others[1] == others[2]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +78,10 @@ def test_a_whole_benchmark_in_two_steps(name, options, shards, tmp_path, monkeyp
     rules = json.loads(results.read_text())["rules"]
     assert {"standard", "dial", "muon"} <= set(rules)
     assert picture.read_bytes().startswith(b"\x89PNG")
+    if name == "learning_rate_transfer":
+        assert "depth" in rules
+        losses = [loss for models in rules.values() for each in models for loss in each["losses"]]
+        assert len(losses) == 4 and all(0 < loss < 10 for loss in losses)
     if name == "coordinate_check":
         for figures in rules.values():
             assert all(size > 0 for sizes in figures["change"].values() for size in sizes)

@@ -34,8 +34,7 @@ from training.engine.parallelism import LossOfBatch, OneProcess
 from training.runs.pretraining import (
     BATCHES,
     PretrainSettings,
-    language_model_loss,
-    language_model_loss_sum,
+    losses_of,
     new_model,
 )
 from transformer_lm.model_config import ModelConfig
@@ -142,9 +141,7 @@ def find_learning_rate(
     autocast = partial(
         torch.autocast, device.type, torch.bfloat16, enabled=is_narrow[training.precision]
     )
-    loss_of = LossOfBatch(
-        language_model_loss, language_model_loss_sum, training.micro_batches, autocast
-    )
+    loss_of = LossOfBatch(*losses_of(settings).values(), training.micro_batches, autocast)
     process, rates, losses, smoothed, mean = OneProcess(), [], [], [], 0.0
     with progress_bar("find the learning rate", steps, "steps") as bar:
         for step, rate in enumerate(rates_between(lowest, highest, steps)):

@@ -89,6 +89,11 @@ def shape_of(depth: int, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     width = _number(given, "d_model", WIDTH_PER_LAYER * depth)
     head_dim = _number(given, "head_dim", HEAD_DIM)
+    if "num_heads" not in given and width % head_dim and width > head_dim:
+        raise UserError(
+            f"model.d_model = {width} is not a multiple of {head_dim}, the width of a head; give "
+            "model.num_heads too, or another d_model"
+        )
     num_heads = _number(given, "num_heads", max(1, width // head_dim))
     derived = {
         "context_length": CONTEXT_LENGTH,
@@ -167,12 +172,17 @@ def dial_line(model: ModelShape, training: TrainingSettings, shard_tokens: int) 
         f"{training.learning_rate / training.width_ratio:.3g}, of Muon "
         f"{training.muon_learning_rate:.3g}",
     }
+    decay = training.weight_decay
+    decays = {
+        "adamw": f"{decay:.3g}, of matrices {decay * training.width_ratio:.3g}",
+        "muon": f"{decay:.3g}, of the head {decay * training.width_ratio:.3g}",
+    }
     return (
         f"depth {model.num_layers}: width {model.d_model}, {model.num_heads} heads, d_ff "
         f"{model.d_ff}, {parameters:,} parameters in blocks; {tokens:,} tokens "
         f"({tokens / parameters:.3g} per parameter, {tokens / shard_tokens:.3g} times the training "
         f"text) in {training.steps:,} steps of {training.batch_size} x {model.context_length}; "
-        f"{rates[training.optimizer]}, weight decay {training.weight_decay:.3g}"
+        f"{rates[training.optimizer]}, weight decay {decays[training.optimizer]}"
     )
 
 

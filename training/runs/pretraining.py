@@ -4,6 +4,7 @@ What this leaves out: the recipe and its paths (lm_course), and the tokenizer it
 needs only its hash, its size and the files to store next to the weights.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +85,14 @@ def language_model_loss_sum(
     return _token_losses(model, batch, z_loss).sum(), batch["targets"].numel()
 
 
+def losses_of(settings: PretrainSettings) -> dict[str, Callable[[Any, Batch], Any]]:
+    """Return both forms of the loss to train with, by their names in `TrainingRun`."""
+    return {
+        "loss_of_batch": partial(language_model_loss, z_loss=settings.z_loss),
+        "loss_sum_of_batch": partial(language_model_loss_sum, z_loss=settings.z_loss),
+    }
+
+
 def _token_losses(model: TransformerLM, batch: Batch, z_loss: float) -> Tensor:
     borders = {name: batch[name] for name in ("cu_seqlens",) if name in batch.tensors}
     return fused_token_losses(model(batch["token_ids"], **borders), batch["targets"], z_loss)
@@ -133,13 +142,6 @@ def _fingerprint(
     )
 
 
-def _print_dial(settings: PretrainSettings, shards: TokenShards, parallelism: Parallelism) -> None:
-    """Print what follows from the depth, if there is one, from one rank."""
-    if settings.depth is not None and parallelism.is_main:
-        line = dial_line(settings.model, settings.training, shards.num_tokens)
-        print(line, flush=True)
-
-
 def pretrain(
     settings: PretrainSettings,
     shards_folder: Path,
@@ -178,14 +180,13 @@ def pretrain(
     batches = BATCHES[settings.batches](
         train_shards, model_config.context_length, training.batch_size, training.seed
     )
-
     parallelism = parallelism or OneProcess()
-    _print_dial(settings, train_shards, parallelism)
+    if settings.depth is not None and parallelism.is_main:
+        print(dial_line(settings.model, training, train_shards.num_tokens), flush=True)
     shards_hash = file_sha256(shards_folder)
     run = TrainingRun(
         model=new_model(settings, model_config),
-        loss_of_batch=partial(language_model_loss, z_loss=settings.z_loss),
-        loss_sum_of_batch=partial(language_model_loss_sum, z_loss=settings.z_loss),
+        **losses_of(settings),
         batch_at=batches.batch_at,
         validate=partial(_validation_figures, validation_shards, settings, parallelism),
         settings=training,

@@ -101,7 +101,17 @@ def test_float16_overflow_is_not_a_difference(llama, tmp_path, capsys):
     ours.blocks[1].feed_forward.down.weight.data.mul_(3e5)
     write_checkpoint(tmp_path / "large", *to_hugging_face(ours), {}, None)
     main(["compare", str(tmp_path / "large"), "--type", "float16", "--backend", "sdpa"])
-    assert "none before blocks.1.feed_forward" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "none before blocks.1.feed_forward" in printed
+    assert "numbers overflow in float16, at blocks.1.feed_forward, and nothing after it" in printed
+    assert "Every layer computes" not in printed
+
+
+def test_triton_is_not_replaced_by_another_backend(llama_folder, monkeypatch, capsys):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert status_of([str(llama_folder), "--type", "float32", "--backend", "triton"]) == 2
+    expected = "--backend triton: not usable on cpu (no CUDA device); name another"
+    assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_weights_that_differ_are_named(llama_folder, monkeypatch, capsys):
@@ -117,7 +127,9 @@ def test_weights_that_differ_are_named(llama_folder, monkeypatch, capsys):
     monkeypatch.setattr(compared_models, "load_model", with_a_mistake)
     assert list(load_both(llama_folder).wrong_weights) == ["blocks.1.attention.key.weight"]
     assert status_of([str(llama_folder), *ONE]) == 1
-    assert "weight blocks.1.attention.key.weight differs" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "weight blocks.1.attention.key.weight differs" in printed
+    assert "Every layer computes" not in printed
 
 
 def test_parameters_by_other_names(llama_folder, monkeypatch, capsys):

@@ -89,6 +89,13 @@ def test_the_words_say_what_was_not_found_and_the_rate_of_muon():
     muon = OptimizerSettings(steps=9, learning_rate=0.01, optimizer="muon", muon_learning_rate=0.05)
     assert in_words(RangeTest(rates, flat, flat, 0.2), muon)[1:] == [
         "it diverged at 0.2, a tenth of which is 0.02",
-        "suggested: learning_rate = 0.02, muon_learning_rate = 0.1 (the geometric mean, right "
-        "within a factor of 2 or 3)",
+        "suggested: learning_rate = 0.02, muon_learning_rate = 0.1 (a tenth of the divergence, "
+        "which is often ten times too high)",
     ]
+    falling = [4.0 - 0.1 * step for step in range(20)]
+    for diverged_at, rule in (
+        (None, "the steepest fall, which is often too low"),
+        (0.2, "the geometric mean of both, right within a factor of 2 or 3"),
+    ):
+        last = in_words(RangeTest(rates, falling, falling, diverged_at), adamw)[-1]
+        assert last.endswith(f"({rule})")

@@ -7,7 +7,7 @@ import pytest
 
 from lm_core.formats.token_shards import ShardWriter
 from lm_core.user_error import UserError
-from training.runs import learning_rate_finder
+from training.runs import pretraining
 from training.runs.learning_rate_finder import (
     RangeTest,
     find_learning_rate,
@@ -103,30 +103,46 @@ def test_micro_batches_give_the_same_losses(shards):
 
 
 def test_a_loss_that_is_not_finite_ends_the_test(shards, monkeypatch):
-    real, calls = learning_rate_finder.language_model_loss, []
+    real, calls = pretraining.language_model_loss, []
 
     def breaks_at(number: int):
-        def loss(model, batch):
+        def loss(model, batch, **settings):
             calls.append(1)
-            return real(model, batch) * (math.nan if len(calls) == number else 1.0)
+            return real(model, batch, **settings) * (math.nan if len(calls) == number else 1.0)
 
         return loss
 
-    monkeypatch.setattr(learning_rate_finder, "language_model_loss", breaks_at(6))
+    monkeypatch.setattr(pretraining, "language_model_loss", breaks_at(6))
     found = find_learning_rate(settings_with(), shards, lowest=1e-3, highest=1e-2, steps=10)
     assert len(found.losses) == 5 and all(map(math.isfinite, found.losses))
     assert found.diverged_at == pytest.approx(1e-3 * 10 ** (5 / 9))
     calls.clear()
-    monkeypatch.setattr(learning_rate_finder, "language_model_loss", breaks_at(1))
+    monkeypatch.setattr(pretraining, "language_model_loss", breaks_at(1))
     with pytest.raises(UserError, match="not finite before the first update; set precision"):
         find_learning_rate(settings_with(), shards)
 
 
-def test_muon_and_the_width_are_moved_together(shards):
-    given = {"optimizer": "muon", "muon_learning_rate": 0.02, "learning_rate": 0.01}
-    slow = find_learning_rate(settings_with(**given), shards, steps=12, highest=1e-2)
-    fast = find_learning_rate(
-        settings_with(**given | {"muon_learning_rate": 0.2}), shards, steps=12, highest=1e-2
-    )
-    assert slow.rates == fast.rates and slow.losses[0] == fast.losses[0]
-    assert slow.losses[2] != fast.losses[2]
+def test_the_rates_of_all_parts_keep_their_ratio(shards):
+    """Muon's rate, and that of the matrices which AdamW divides by the width."""
+
+    def found(**given):
+        training = {"learning_rate": 0.01, **given}
+        return find_learning_rate(settings_with(**training), shards, steps=12, highest=1e-2)
+
+    muon = {"optimizer": "muon", "muon_learning_rate": 0.02}
+    for one, other in (
+        (muon, muon | {"muon_learning_rate": 0.2}),
+        ({"width_ratio": 1.0}, {"width_ratio": 0.1}),
+    ):
+        slow, fast = found(**one), found(**other)
+        assert slow.rates == fast.rates and slow.losses[0] == fast.losses[0]
+        assert slow.losses[-1] > fast.losses[-1]
+    twice = found(**muon | {"learning_rate": 0.02, "muon_learning_rate": 0.04})
+    assert twice.losses == found(**muon).losses
+
+
+def test_the_z_loss_of_the_settings_is_in_the_loss(shards):
+    settings = settings_with()
+    plain = find_learning_rate(settings, shards, steps=3)
+    with_z_loss = find_learning_rate(settings.model_copy(update={"z_loss": 0.1}), shards, steps=3)
+    assert with_z_loss.losses[0] > plain.losses[0] + 0.1

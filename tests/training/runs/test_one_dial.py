@@ -115,7 +115,10 @@ def test_a_section_that_is_an_object_already_counts_as_given():
         ),
         ("depth = 2\n[model]\nd_modle = 64", "unknown setting d_modle; did you mean d_model?"),
         ("depth = 2\n[model]\nd_ff = 0", "d_ff: input should be greater than 0; found 0"),
-        ("depth = 2\n[model]\nd_model = 200", "num_heads = 3 does not divide d_model = 200"),
+        (
+            "depth = 2\n[model]\nd_model = 200",
+            "model.d_model = 200 is not a multiple of 64, the width of a head",
+        ),
         ("depth = 2\n[training]\nsteps = 0", "training.steps: input should be greater than 0"),
         (
             "depth = 2\n[training]\nlerning_rate = 1",
