@@ -35,6 +35,7 @@ def run_pretrain(context: StepContext) -> dict[str, Any]:
     return {
         "parameters": count_parameters(config),
         "multiplied_parameters": multiplied_parameters(config),
+        "optimizer": context.settings.training.optimizer,
         **training_figures(summary),
     }
 

@@ -83,6 +83,7 @@ def _main_run(summary: dict[str, Any], surface: LossSurface | None) -> dict[str,
         "parameters": parameters,
         "tokens": summary["tokens"],
         "loss": summary["validation_loss_after"],
+        "optimizer": summary.get("optimizer", "adamw"),  # older records have none
         "predicted": None if surface is None else predict_loss(surface, *size),
         "interval": None if surface is None else surface.prediction_interval(*size),
     }

@@ -281,7 +281,10 @@ def test_small_runs_without_a_surface_are_still_plotted(run: RunPaths) -> None:
     text = plain(part)
     assert "got 2 runs" in text
     assert "there is no prediction of it" in text
-    assert "E =" not in text
+    assert "E =" not in text and "by Muon" not in text
+    main = FIT["main_run"] | {"optimizer": "muon"}
+    write_json(run.scaling / "fit.json", FIT | {"main_run": main})
+    assert "trained by Muon and the small runs by AdamW" in plain(section(page_of(run), "scaling"))
     write_json(run.scaling / "fit.json", FIT | {"doubts": []})
     assert "determine" not in plain(section(page_of(run), "scaling"))
 
