@@ -168,11 +168,11 @@ def test_a_run_that_its_last_update_ruins_is_left_out(context_of, monkeypatch) -
 
     measured, seen = pretraining._validation_figures, []
 
-    def ruined(shards, planned, model):
+    def ruined(shards, planned, parallelism, model):
         seen.append(model)
         if planned.training.steps == 10 and seen.count(model) == 2:
             next(model.parameters()).fill_(float("nan"))
-        return measured(shards, planned, model)
+        return measured(shards, planned, parallelism, model)
 
     monkeypatch.setattr(pretraining, "_validation_figures", ruined)
     _, fit, section = result_of(context_of())
