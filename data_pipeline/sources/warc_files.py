@@ -1,13 +1,15 @@
 """Reading and writing pages in WARC files (ISO 28500), the format of web crawls.
 
 `write_warc` writes the same bytes for the same pages. `read_warc` reads real crawls, and
-`read_answers` also reports the pages that it could not read.
+`read_answers` also reports the pages that it could not read. Both also read ARC files, the format
+before WARC, and WET files: text that was extracted before, in records of the type `conversion`.
 
-What this leaves out: revisit records (they have no body), request and metadata records, responses
-with a status other than 200, and WET files (text that was extracted before).
+What this leaves out: revisit records (they have no body), request and metadata records (WAT files),
+resource records, and responses with a status other than 200.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,12 +25,14 @@ from data_pipeline.sources.http_responses import (
     split_content_type,
     unpacked_body,
 )
-from data_pipeline.sources.warc_records import Record, read_records
+from data_pipeline.sources.warc_records import ODD_RECORD, Record, read_records
 from lm_core.artifact_paths import atomic_file
 from lm_core.user_error import UserError
 
 HTTP_MESSAGE = "application/http"  # dns: records are responses too
-ODD_RECORD = "odd WARC record"
+CONVERSION = "conversion"
+PAGE_TYPES = {"response": HTTP_MESSAGE, CONVERSION: "text/plain"}  # of the records that are pages
+KINDS_NAMED = 5
 MAX_BODY_BYTES = 64_000_000
 MAX_HTTP_HEADER_BYTES = 1_000_000
 FIXED_DATE = (
@@ -39,7 +43,7 @@ FIXED_DATE = (
 @dataclass(frozen=True)
 class Page:
     """A server's response: `payload` is the body as sent, `charset` the one in the HTTP header (""
-    if none).
+    if none). Or the text of a WET file, in UTF-8.
     """
 
     url: str
@@ -80,7 +84,7 @@ def write_warc(path: Path, pages: Iterable[Page]) -> int:
 
 @dataclass(frozen=True)
 class LostPage:
-    """A response with status 200 that could not be read, or a malformed record.
+    """A response with status 200 that could not be read, a malformed record, or damage to the file.
 
     `reason` is one of a few fixed phrases to count by; `detail` names the record.
     """
@@ -92,25 +96,32 @@ class LostPage:
 
 
 def _read_answer(record: Record, max_bytes: int) -> Page | LostPage | None:
-    """Return the page in a record, None if the record is not a response with status 200."""
+    """Return the page in a record, None if the record is neither a response with status 200 nor
+    extracted text.
+    """
     headers = record.headers
     url = headers.get("warc-target-uri", "").strip("<> ")
-    kind = headers.get("warc-type", "").lower()
+    kind = _kind(record)
 
     def lost(reason: str, detail: str) -> LostPage:
         return LostPage(url, reason, f"record {record.number} {detail}", record.length)
 
     if record.odd:
-        return lost(ODD_RECORD, record.odd) if kind in ("", "response") else None
+        is_page = record.reason != ODD_RECORD or kind in ("", *PAGE_TYPES)
+        return lost(record.reason, record.odd) if is_page else None
     if not kind:
         return lost(ODD_RECORD, "has no WARC-Type")
-    is_http = headers.get("content-type", HTTP_MESSAGE).lower().startswith(HTTP_MESSAGE)
-    if kind != "response" or not is_http:
+    media_type, _ = split_content_type(headers.get("content-type", PAGE_TYPES.get(kind, "")))
+    if media_type != PAGE_TYPES.get(kind):
         return None
     if not url:
         return lost(ODD_RECORD, "has no WARC-Target-URI")
     if record.length > len(record.block):
         return lost(TOO_LARGE, f"has {record.length:,} bytes")
+    if kind == CONVERSION:
+        if record.length > max_bytes:
+            return lost(TOO_LARGE, f"({url}): more than {max_bytes:,} bytes")
+        return Page(url, media_type, record.block, "utf-8")
     try:
         answer = parse_answer(record.block)
         if answer.status != 200:
@@ -122,31 +133,39 @@ def _read_answer(record: Record, max_bytes: int) -> Page | LostPage | None:
     return Page(url, media_type, body, charset)
 
 
+def _kind(record: Record) -> str:
+    return record.headers.get("warc-type", "").lower()
+
+
 def read_answers(path: Path, max_bytes: int = MAX_BODY_BYTES) -> Iterator[Page | LostPage]:
-    """Yield every response record with status 200 in file order, one in memory at a time.
+    """Yield every response record with status 200, and every text of a WET file, in the order of
+    the file, one in memory at a time.
 
     A LostPage stands for a record that could not be read: a body of more than `max_bytes`, damaged,
-    or packed in an unknown way, or a malformed record.
+    or packed in an unknown way, a malformed record, or the place where the file is damaged or cut
+    off. All other records are kept.
 
-    Raises UserError, one line that names the file, when it is missing, empty, cut off, damaged, not
-    a WARC file, or has no response with status 200. A caller that must not keep the first half of a
-    broken file has to write its output atomically, as lm_core.formats.documents does.
+    Raises UserError, one line that names the file, when it is missing, empty, not a WARC or ARC
+    file, or has no page, as is known at its end.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such WARC file; run `lm data collect`, or check the path")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the WARC file is empty; run `lm data collect`, or fetch it again")
-    num_records = num_found = 0
+    found_one = False
+    kinds: Counter[str] = Counter()
     for record in read_records(path, max_bytes + MAX_HTTP_HEADER_BYTES):
-        num_records = record.number
+        kinds[_kind(record)[:20]] += 1
         answer = _read_answer(record, max_bytes)
         if answer is not None:
-            num_found += 1
+            found_one = True
             yield answer
-    if num_found == 0:
+    if not found_one:
+        listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(KINDS_NAMED))
         raise UserError(
-            f"{path}: none of its {num_records} records is a page (a response with status 200); "
-            "expected a WARC file of a crawl, not a WAT, WET or index file"
+            f"{path}: none of its {kinds.total()} records ({listed}) is a page (a response with "
+            "status 200, or the text of a WET file); expected a WARC file of a crawl, not a WAT "
+            "or index file"
         )
 
 

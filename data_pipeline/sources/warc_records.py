@@ -1,47 +1,52 @@
-"""A reader for the records of a WARC file (ISO 28500) that tolerates malformed records.
+"""A reader for the records of a WARC file (ISO 28500) or an ARC file that tolerates damage.
 
-A crawl of millions of records contains malformed ones. The reader skips only that record and
-continues with the next gzip member or, in an uncompressed file, at the next line that begins a
-record. It rejects only a file that is cut off, damaged, or has no record at all. The package
-warcio, which this project uses for writing, stops at the first malformed record.
+A crawl of millions of records contains malformed ones, and files that were cut off or damaged on
+their way. The reader loses only what is broken: a malformed record, a damaged gzip member or zstd
+frame, the record in which a file ends. It continues with the next member or, within a member and in
+an uncompressed file, at the next line that begins a record. The package warcio, which this project
+uses for writing, stops at the first malformed record.
 
-What this leaves out: ARC files, WARC files compressed with zstd, records in several segments.
+What this leaves out: records in several segments; dictionaries of .warc.zst files.
 """
 
-import os
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from data_pipeline.compressed.file_members import CUT_OFF, DAMAGED
+from data_pipeline.compressed.member_stream import MemberStream
+from data_pipeline.compressed.zstd_frames import DICTIONARY_MAGIC
+from data_pipeline.sources.arc_records import arc_headers, may_follow
 from lm_core.user_error import UserError
 
-RECORD_START = re.compile(rb"(?m)^WARC/\d")
+RECORD_START = re.compile(rb"WARC/\d{1,3}\.\d{1,3}[ \t]*+\r?\n")
+ODD_RECORD = "odd WARC record"
 NO_VERSION = "does not begin with a WARC version"
 NO_END = "has a header that does not end"
 TOO_SHORT = "is shorter than its Content-Length"
+WRONG_END = "does not end where its Content-Length says"
 MAX_HEADER_BYTES = 1 << 18
-BLOCK_BYTES = 1 << 16
-GZIP_MAGIC = b"\x1f\x8b"
+BLANK = b" \t\r\n\0"  # two blank lines end a record; zeros fill up the blocks of disks and tapes
 
 Headers = dict[str, str]  # names in lower case; values of a repeated one are joined by commas
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record of a WARC file.
+    """A record of a WARC or ARC file, or something else in its place.
 
-    `odd` describes the record's fault in words ("" if it has none). `block` is cut off at the
-    reader's limit; `length` is the length of the whole block.
+    `odd` describes the record's fault in words ("" if it has none), and `reason` is a phrase to
+    count it by: ODD_RECORD, CUT_OFF or DAMAGED. `block` is cut off at the reader's limit; `length`
+    is the length of the whole block, of an odd record what there is of it.
     """
 
-    number: int  # from 1, malformed ones included
+    number: int  # from 1, odd ones included
     headers: Headers
     block: bytes
     length: int
     odd: str = ""
+    reason: str = ""
 
 
 def parse_headers(lines: list[bytes]) -> Headers:
@@ -60,183 +65,192 @@ def parse_headers(lines: list[bytes]) -> Headers:
     return headers
 
 
-class MemberStream:
-    """The decompressed bytes of a file.
-
-    Reading stops at the end of each gzip member; `next_member` moves to the next one and skips any
-    unread bytes.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.packed = file.read(BLOCK_BYTES)
-        self.is_gzip = self.packed.startswith(GZIP_MAGIC)
-        self.decompressor = zlib.decompressobj(wbits=31)  # 31: a gzip header is expected
-        self.member_ended = False
-        self.buffer = bytearray()
-
-    def _fill(self) -> bool:
-        """Add to the buffer; return False at the end of the member.
-
-        Raises EOFError or zlib.error if the file ends in the middle of a member or is damaged.
-        """
-        if self.member_ended:
-            return False
-        packed = self.packed or self.file.read(BLOCK_BYTES)
-        if self.is_gzip:
-            data = self.decompressor.decompress(packed, BLOCK_BYTES)
-            self.member_ended = self.decompressor.eof
-            self.packed = self.decompressor.unused_data or self.decompressor.unconsumed_tail
-            if not (packed or data or self.member_ended):
-                raise EOFError
-        else:
-            data, self.packed = packed, b""
-            self.member_ended = not data
-        self.buffer += data
-        return bool(data) or not self.member_ended
-
-    def peek(self, size: int) -> bytes:
-        """Return up to `size` bytes, with which the next read will begin."""
-        while len(self.buffer) < size and self._fill():
-            pass
-        return bytes(self.buffer[:size])
-
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, fewer only at the end of the member."""
-        data = self.peek(size)
-        del self.buffer[: len(data)]
-        return data
-
-    def read_line(self) -> bytes:
-        """Return a line with its end; a line longer than MAX_HEADER_BYTES comes in pieces."""
-        start = 0
-        while (end := self.buffer.find(b"\n", start) + 1) == 0:
-            start = len(self.buffer)
-            if start >= MAX_HEADER_BYTES or not self._fill():
-                end = len(self.buffer)
-                break
-        return self.read(end)
-
-    def go_to(self, position: int) -> None:
-        """Continue reading from there, in an uncompressed file."""
-        self.file.seek(position)
-        self.packed, self.member_ended = b"", False
-        self.buffer.clear()
-
-    def position(self) -> int:
-        """Return where the next read begins, in an uncompressed file."""
-        return self.file.tell() - len(self.packed) - len(self.buffer)
-
-    def next_member(self) -> bool:
-        """Move to the next gzip member; return False at the end of the file."""
-        while self.peek(1):
-            self.buffer.clear()
-        if not self.is_gzip:
-            return False
-        self.packed = self.packed or self.file.read(BLOCK_BYTES)
-        self.packed = self.packed.lstrip(b"\0") or self.file.read(BLOCK_BYTES)  # padding of disks
-        if not self.packed:
-            return False
-        self.decompressor, self.member_ended = zlib.decompressobj(wbits=31), False
-        return True
-
-
 def read_records(path: Path, max_block_bytes: int) -> Iterator[Record]:
-    """Yield the records of a file in order.
+    """Yield the records of a file in order; what is broken comes as a record with `odd`.
 
-    Raises UserError, one line that names the file, if it has no record, ends in the middle of one,
-    or is damaged.
+    Memory: one record, or `max_block_bytes` of it, twice.
+
+    Raises UserError, one line that names the file, if not one record begins in it, or it needs a
+    dictionary.
     """
-    number = 0
-    found_one = False
     with path.open("rb") as file:
-        stream = MemberStream(file)
-        try:
-            more = True
-            while more:
-                for record in _records_of_member(stream, number, max_block_bytes):
-                    number = record.number
-                    found_one = found_one or record.odd != NO_VERSION
-                    yield record
-                more = stream.next_member()
-        except zlib.error as error:
-            raise broken_file(path, number + 1, f"is damaged ({error})") from None
-        except EOFError:
-            raise broken_file(path, number + 1, "is cut off") from None
-    if not found_one:
+        if file.read(4) == DICTIONARY_MAGIC:
+            raise UserError(
+                f"{path}: is compressed with a zstd dictionary, which is not supported; unpack it, "
+                "or pack it again without a dictionary"
+            )
+        reader = _RecordReader(MemberStream(file, begins_record), max_block_bytes)
+        last = None
+        for last in reader.records():
+            yield last
+    if not reader.found_one:
+        damage = f" (it is {last.reason})" if last and last.reason in (CUT_OFF, DAMAGED) else ""
         raise UserError(
-            f"{path}: contains no WARC record; expected a WARC file of a crawl, plain or gzipped"
+            f"{path}: contains no WARC record{damage}; expected a WARC or ARC file of a crawl, "
+            "plain or packed by gzip or zstd"
         )
 
 
-def broken_file(path: Path, record_number: int, what: str) -> UserError:
-    """Return the error for a file that cannot be read to its end."""
-    return UserError(
-        f"{path}: record {record_number} {what}; fetch the file again, or keep "
-        f"its whole records with `warcio recompress {path} whole.warc.gz`"
-    )
-
-
-def _records_of_member(stream: MemberStream, number: int, limit: int) -> Iterator[Record]:
-    """Yield the records up to the end of a gzip member, or of an uncompressed file."""
-    first_number = number
-    line = last_line = b""
-    while line := stream.read_line():
-        if RECORD_START.match(line):
-            number += 1
-            yield _read_record(stream, number, limit)
-            last_line = b""
-        elif line.strip():  # two blank lines end a record
-            last_line = line
-    if last_line and stream.is_gzip and number == first_number:
-        yield Record(number + 1, {}, b"", 0, NO_VERSION)
-    if last_line and not stream.is_gzip and number and b"WARC/".startswith(last_line):
-        raise EOFError
-
-
-def _read_record(stream: MemberStream, number: int, limit: int) -> Record:
-    """Return the record whose version line has been read."""
-    lines: list[bytes] = []
-    header_bytes = 0
-    while (line := stream.read_line()).strip():
-        lines.append(line)
-        header_bytes += len(line)
-        if header_bytes > MAX_HEADER_BYTES:
-            return Record(number, {}, b"", 0, NO_END)
-    if not line:
-        if stream.is_gzip:
-            return Record(number, {}, b"", 0, NO_END)
-        raise EOFError
-    headers = parse_headers(lines)
-    given = headers.get("content-length", "")
-    if not (given.isascii() and given.isdigit() and len(given) < 19):
-        return Record(number, headers, b"", 0, f"has the Content-Length {given[:40]!r}")
-    length = int(given)
-    if not stream.is_gzip and not _is_in_file(stream, length):
-        return Record(number, headers, b"", length, TOO_SHORT)
-    block = stream.read(min(length, limit))
-    left = length - len(block)
-    while left and (piece := stream.read(min(left, BLOCK_BYTES))):
-        left -= len(piece)
-    following = stream.peek(8).lstrip(b"\r\n")[:5]
-    if left or not b"WARC/".startswith(following):
-        if length <= limit or left:  # the block may contain the start of the next record
-            stream.buffer[:0] = block
-        odd = TOO_SHORT if left else "does not end where its Content-Length says"
-        return Record(number, headers, b"", length, odd)
-    return Record(number, headers, block, length)
-
-
-def _is_in_file(stream: MemberStream, length: int) -> bool:
-    """Return whether a block of that length is there; if it is not, move to the next record.
-
-    Raises EOFError if there is no next record: the file is cut off.
-    """
-    start = stream.position()
-    if start + length <= os.fstat(stream.file.fileno()).st_size:
+def begins_record(data: bytes) -> bool:
+    """Return whether these bytes are the start of a WARC or ARC record."""
+    data = data.lstrip(BLANK)
+    if RECORD_START.match(data):
         return True
-    while line := stream.read_line():
-        if RECORD_START.match(line):
-            stream.go_to(stream.position() - len(line))
-            return False
-    raise EOFError
+    line, end, _ = data.partition(b"\n")
+    return bool(end) and arc_headers(line) is not None
+
+
+class _RecordReader:
+    """The records of a stream. `number` is that of the last one."""
+
+    def __init__(self, stream: MemberStream, limit: int) -> None:
+        self.stream = stream
+        self.limit = limit
+        self.number = 0
+        self.found_one = False
+        self.is_arc: bool | None = None  # the first record decides
+        self.fault_is_told = False
+
+    def records(self) -> Iterator[Record]:
+        stream = self.stream
+        more = True
+        while more:
+            yield from self._gap()
+            self.fault_is_told = False
+            yield from self._records_of_member()
+            stream.drain()
+            if stream.fault and not self.fault_is_told:
+                self.number += 1
+                yield self._faulty({}, 0)
+            more = stream.next_member()
+        yield from self._gap()
+
+    def _gap(self) -> Iterator[Record]:
+        """Yield a record in place of the bytes between two members."""
+        if self.stream.gap is not None:
+            start, end = self.stream.gap
+            self.number += 1
+            what = f"is {end - start:,} bytes at byte {start:,} that are no {self.stream.kind.name}"
+            yield Record(self.number, {}, b"", end - start, what, DAMAGED)
+
+    def _faulty(self, headers: Headers, length: int) -> Record:
+        """Return the record in which the member's damage was noticed."""
+        fault, member = self.stream.fault, self.stream.member
+        assert fault is not None, "the member is not damaged"
+        self.fault_is_told = True
+        said = f" ({fault.detail})" if fault.detail else ""
+        what = f"is {fault.reason}: the {member.name} at byte {member.start:,}{said}"
+        return Record(self.number, headers, b"", length, what, fault.reason)
+
+    def _odd(self, headers: Headers, what: str, length: int = 0) -> Record:
+        return Record(self.number, headers, b"", length, what, ODD_RECORD)
+
+    def _records_of_member(self) -> Iterator[Record]:
+        """Yield the records up to the end of a member."""
+        stray = b""  # the last line that belongs to no record
+        stray_length = 0
+        in_odd_record = False  # its lines may follow
+        stream = self.stream
+        while line := stream.read_line():
+            headers = self._start_of_record(line)
+            if headers is None:
+                if line.strip(BLANK) and not in_odd_record:
+                    stray = line
+                    stray_length += len(line)
+                continue
+            if stray:
+                yield self._stray(stray, stray_length)
+            self.number += 1
+            self.found_one = True
+            record = self._read_record(headers)
+            yield record
+            stray, stray_length, in_odd_record = b"", 0, bool(record.odd)
+        if stray and not stream.fault:
+            yield self._stray(stray, stray_length)
+
+    def _stray(self, last_line: bytes, length: int) -> Record:
+        """Return a record in place of lines that belong to none."""
+        self.number += 1
+        is_start = b"WARC/".startswith(last_line[:5]) and not last_line.endswith(b"\n")
+        if self.stream.is_plain and is_start:
+            return self._cut_off({}, length)
+        return self._odd({}, NO_VERSION, length)
+
+    def _cut_off(self, headers: Headers, length: int) -> Record:
+        what = f"is cut off: the file ends at byte {self.stream.size:,}"
+        return Record(self.number, headers, b"", length, what, CUT_OFF)
+
+    def _start_of_record(self, line: bytes) -> Headers | None:
+        """Return the headers that a record's first line holds (none in WARC), or None."""
+        if self.is_arc is not True and RECORD_START.match(line):
+            self.is_arc = False
+            return {}
+        if self.is_arc is not False and (headers := arc_headers(line)):
+            self.is_arc = True
+            return headers
+        return None
+
+    def _read_record(self, headers: Headers) -> Record:
+        """Return the record whose first line has been read."""
+        stream = self.stream
+        start = stream.position()
+        lines: list[bytes] = []
+        while not self.is_arc:
+            line = stream.peek_line()
+            if not line and stream.fault:
+                return self._faulty({}, 0)
+            if not line and stream.is_plain:
+                return self._cut_off({}, stream.position() - start)
+            if not line or RECORD_START.match(line):
+                return self._odd({}, NO_END)
+            stream.skip(len(line))
+            if stream.position() - start > MAX_HEADER_BYTES:
+                return self._odd({}, NO_END)
+            if not line.strip():
+                break
+            lines.append(line)
+        headers |= parse_headers(lines)
+        given = headers.get("content-length", "")
+        if not (given.isascii() and given.isdigit() and len(given) < 19):
+            return self._odd(headers, f"has the Content-Length {given[:40]!r}")
+        return self._read_block(headers, int(given))
+
+    def _read_block(self, headers: Headers, length: int) -> Record:
+        """Return the record whose block begins here."""
+        stream = self.stream
+        start = stream.position()
+        if stream.is_plain or length <= self.limit:
+            following = stream.look(length, 64)
+        else:  # too long to be held: it is unpacked, and once more if its length is wrong
+            kept = stream.read(self.limit)
+            left = length - len(kept)
+            following = stream.peek(64) if stream.skip(left) == left else None
+        if following is not None and self._ends_record(following):
+            if stream.fault and len(following) < 8:  # damage in the checksum, or just after
+                return self._faulty(headers, length)
+            if stream.is_plain or length <= self.limit:
+                kept = stream.read(min(length, self.limit))
+                stream.skip(length - len(kept))
+            return Record(self.number, headers, kept, length)
+        if stream.position() != start:
+            stream.go_to(start)
+        return self._wrong_length(headers, start, is_short=following is None)
+
+    def _ends_record(self, following: bytes) -> bool:
+        """Return whether a record may end before these bytes."""
+        if self.is_arc:
+            return may_follow(following)
+        rest = following.lstrip(BLANK)[:5]
+        return b"WARC/".startswith(rest) or following.startswith(b"\r\n\r\n")
+
+    def _wrong_length(self, headers: Headers, start: int, is_short: bool) -> Record:
+        """Return the record, and move to the next one in this member."""
+        stream = self.stream
+        while (line := stream.peek_line()) and self._start_of_record(line) is None:
+            stream.skip(len(line))
+        length = stream.position() - start
+        if not line and stream.fault:
+            return self._faulty(headers, length)
+        if not line and stream.is_plain and is_short:
+            return self._cut_off(headers, length)
+        return self._odd(headers, TOO_SHORT if is_short else WRONG_END, length)
