@@ -117,21 +117,17 @@ class MemberStream:
             left -= passed
         return size - left
 
-    def peek_line(self) -> bytes:
-        """Return the line that comes next, with its end; a line longer than MAX_LINE_BYTES comes
-        in pieces.
-        """
+    def read_line(self) -> bytes:
+        """Return a line with its end; a line longer than MAX_LINE_BYTES comes in pieces."""
         start = 0
         while (end := self.buffer.find(b"\n", start) + 1) == 0:
             start = len(self.buffer)
             if start >= MAX_LINE_BYTES or not self._fill():
                 end = len(self.buffer)
                 break
-        return self.peek(end)
-
-    def read_line(self) -> bytes:
-        """Return the line of `peek_line`, and go on behind it."""
-        return self.read(len(self.peek_line()))
+        line = bytes(self.buffer[:end])
+        del self.buffer[:end]
+        return line
 
     def position(self) -> int:
         """Return where the next read begins: in the unpacked bytes of the member."""
@@ -189,11 +185,9 @@ class MemberStream:
 
     def _after_padding(self, position: int) -> int:
         """Return the position after the zeros there, with which disks and tapes are filled up."""
-        while block := read_at(self.file, position, BLOCK_BYTES):
-            left = block.lstrip(b"\0")
-            position += len(block) - len(left)
-            if left:
-                break
+        while read_at(self.file, position, 1) == b"\0":
+            block = read_at(self.file, position, BLOCK_BYTES)
+            position += len(block) - len(block.lstrip(b"\0"))
         return position
 
     def _search(self, kind: type[GzipMember] | type[ZstdFrame], start: int) -> int | None:

@@ -110,6 +110,7 @@ class _RecordReader:
         self.found_one = False
         self.is_arc: bool | None = None  # the first record decides
         self.fault_is_told = False
+        self.line_of_next = b""  # the first line of a record, read with the one before it
 
     def records(self) -> Iterator[Record]:
         stream = self.stream
@@ -151,7 +152,8 @@ class _RecordReader:
         stray_length = 0
         in_odd_record = False  # its lines may follow
         stream = self.stream
-        while line := stream.read_line():
+        while line := self.line_of_next or stream.read_line():
+            self.line_of_next = b""
             headers = self._start_of_record(line)
             if headers is None:
                 if line.strip(BLANK) and not in_odd_record:
@@ -193,22 +195,23 @@ class _RecordReader:
     def _read_record(self, headers: Headers) -> Record:
         """Return the record whose first line has been read."""
         stream = self.stream
-        start = stream.position()
+        header_bytes = 0
         lines: list[bytes] = []
         while not self.is_arc:
-            line = stream.peek_line()
+            line = stream.read_line()
             if not line and stream.fault:
                 return self._faulty({}, 0)
             if not line and stream.is_plain:
-                return self._cut_off({}, stream.position() - start)
-            if not line or RECORD_START.match(line):
+                return self._cut_off({}, header_bytes)
+            if RECORD_START.match(line):
+                self.line_of_next = line
                 return self._odd({}, NO_END)
-            stream.skip(len(line))
-            if stream.position() - start > MAX_HEADER_BYTES:
+            if not line or header_bytes > MAX_HEADER_BYTES:
                 return self._odd({}, NO_END)
             if not line.strip():
                 break
             lines.append(line)
+            header_bytes += len(line)
         headers |= parse_headers(lines)
         given = headers.get("content-length", "")
         if not (given.isascii() and given.isdigit() and len(given) < 19):
@@ -246,9 +249,10 @@ class _RecordReader:
     def _wrong_length(self, headers: Headers, start: int, is_short: bool) -> Record:
         """Return the record, and move to the next one in this member."""
         stream = self.stream
-        while (line := stream.peek_line()) and self._start_of_record(line) is None:
-            stream.skip(len(line))
-        length = stream.position() - start
+        while (line := stream.read_line()) and self._start_of_record(line) is None:
+            pass
+        self.line_of_next = line
+        length = stream.position() - len(line) - start
         if not line and stream.fault:
             return self._faulty(headers, length)
         if not line and stream.is_plain and is_short:
