@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
 BLOCK_BYTES = 1 << 16  # read from the file, and unpacked, at a time
+FIRST_BYTES = 1 << 13  # of a member: most are short, and what is read beyond them is read again
 PROBE_BYTES = 1 << 12  # of a member, to see what it holds
 GZIP = 31  # zlib's number for a stream with gzip's header and checksum
 CUT_OFF, DAMAGED = "cut off", "damaged"
@@ -96,7 +97,8 @@ class GzipMember:
         while not (data or self.decompressor.eof):
             if self.fault:
                 raise self.fault
-            packed = self.packed or read_at(self.file, self.end, BLOCK_BYTES)
+            size = FIRST_BYTES if self.end == self.start else BLOCK_BYTES
+            packed = self.packed or read_at(self.file, self.end, size)
             before = self.decompressor.copy()
             try:
                 data = self.decompressor.decompress(packed, BLOCK_BYTES)
@@ -124,11 +126,18 @@ class GzipMember:
 
 
 def _unpack_up_to_the_error(decompressor: "zlib._Decompress", packed: bytes) -> tuple[bytes, int]:
-    """Return what unpacks before the error, and the number of bytes used for it."""
+    """Return what unpacks before the error, and the number of bytes used for it.
+
+    The piece that is tried is halved at each error, until it is the byte in which the error is.
+    """
     pieces: list[bytes] = []
-    for used in range(len(packed)):
+    used, size = 0, len(packed)
+    while size and used < len(packed):
+        before = decompressor.copy()
         try:
-            pieces.append(decompressor.decompress(packed[used : used + 1]))
+            pieces.append(decompressor.decompress(packed[used : used + size]))
+            used += size
         except zlib.error:
-            return b"".join(pieces), used
-    return b"".join(pieces), len(packed)
+            decompressor = before
+            size //= 2
+    return b"".join(pieces), min(used, len(packed))

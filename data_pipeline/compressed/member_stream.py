@@ -16,6 +16,8 @@ from typing import BinaryIO
 
 from data_pipeline.compressed.file_members import (
     BLOCK_BYTES,
+    CUT_OFF,
+    DAMAGED,
     PROBE_BYTES,
     Fault,
     GzipMember,
@@ -45,7 +47,7 @@ class MemberStream:
         """`begins_record` says whether the first bytes of a member are the start of a record."""
         self.file = file
         self.begins_record = begins_record
-        self.size = os.fstat(file.fileno()).st_size
+        self.size = file.seek(0, os.SEEK_END)
         self.spare_bytes = RE_READ_SHARE * self.size + RE_READ_BYTES
         self.gap: tuple[int, int] | None = None
         self.kind, start = self._first_member()
@@ -64,6 +66,7 @@ class MemberStream:
         self.unpacked = 0  # bytes of this member, those in the buffer included
         self.ended = False
         self.fault: Fault | None = None
+        self.after_fault: int | None = None  # where the next member begins
 
     def _fill(self) -> bool:
         """Add to the buffer; return False at the end of the member, or where it is damaged."""
@@ -73,6 +76,10 @@ class MemberStream:
             data = self.member.read_some()
         except Fault as fault:
             self.fault, data = fault, b""
+            self.spare_bytes -= self.member.end - self.member.start
+            self.after_fault = self._search(self.kind, self.member.start + 1)
+            if self.after_fault is not None and fault.reason == CUT_OFF:
+                self.fault = Fault(DAMAGED, "it has no end")
         self.ended = not data
         self.unpacked += len(data)
         self.buffer += data
@@ -163,25 +170,35 @@ class MemberStream:
         if self.is_plain:
             return False
         if self.fault:
-            self.spare_bytes -= self.member.end - self.member.start
-            found = self._search(self.kind, self.member.start + 1)
+            found = self.after_fault
         else:
-            start = self._after_padding(self.member.end)
-            if start == self.size:
-                return False
-            found = start if self._kind_at(start) is self.kind else self._search(self.kind, start)
-            if found != start:
-                self.gap = (start, self.size if found is None else found)
+            end = self._after_padding(self.member.end)
+            found = self._after_whole_member(end) if end < self.size else None
+            if end < self.size and (found is None or found > end):
+                self.gap = (end, self.size if found is None else found)
         if found is not None:
             self._open(found)
         return found is not None
 
+    def _after_whole_member(self, end: int) -> int | None:
+        """Return where the next member begins, if there is one."""
+        if self._kind_at(end) is self.kind:
+            return end
+        if self.kind is GzipMember:
+            return self._search(self.kind, end)
+        # A zstd frame without a checksum can look whole and hold the start of the next one.
+        self.spare_bytes -= self.member.end - self.member.start
+        return self._search(self.kind, self.member.start + 1)
+
     def _kind_at(self, position: int) -> type[GzipMember] | type[ZstdFrame] | None:
-        """Return the kind of member that begins there, by its first bytes."""
+        """Return the kind of member that begins there, by its first bytes; the file may end in
+        them.
+        """
         head = read_at(self.file, position, 4)
         if is_skippable(head):
             return ZstdFrame
-        return next((kind for kind in PACKED_KINDS if head.startswith(kind.magic)), None)
+        fitting = (kind for kind in PACKED_KINDS if kind.magic.startswith(head[: len(kind.magic)]))
+        return next(fitting, None) if head else None
 
     def _after_padding(self, position: int) -> int:
         """Return the position after the zeros there, with which disks and tapes are filled up."""

@@ -150,23 +150,20 @@ class _RecordReader:
         """Yield the records up to the end of a member."""
         stray = b""  # the last line that belongs to no record
         stray_length = 0
-        in_odd_record = False  # its lines may follow
         stream = self.stream
         while line := self.line_of_next or stream.read_line():
             self.line_of_next = b""
             headers = self._start_of_record(line)
-            if headers is None:
-                if line.strip(BLANK) and not in_odd_record:
-                    stray = line
-                    stray_length += len(line)
-                continue
-            if stray:
-                yield self._stray(stray, stray_length)
-            self.number += 1
-            self.found_one = True
-            record = self._read_record(headers)
-            yield record
-            stray, stray_length, in_odd_record = b"", 0, bool(record.odd)
+            if headers is not None:
+                if stray:
+                    yield self._stray(stray, stray_length)
+                self.number += 1
+                self.found_one = True
+                yield self._read_record(headers)
+                stray, stray_length = b"", 0
+            elif line.strip(BLANK):
+                stray = line
+                stray_length += len(line)
         if stray and not stream.fault:
             yield self._stray(stray, stray_length)
 
@@ -184,6 +181,7 @@ class _RecordReader:
 
     def _start_of_record(self, line: bytes) -> Headers | None:
         """Return the headers that a record's first line holds (none in WARC), or None."""
+        line = line.lstrip(b"\0")
         if self.is_arc is not True and RECORD_START.match(line):
             self.is_arc = False
             return {}
@@ -199,15 +197,11 @@ class _RecordReader:
         lines: list[bytes] = []
         while not self.is_arc:
             line = stream.read_line()
-            if not line and stream.fault:
-                return self._faulty({}, 0)
-            if not line and stream.is_plain:
-                return self._cut_off({}, header_bytes)
             if RECORD_START.match(line):
                 self.line_of_next = line
-                return self._odd({}, NO_END)
+                return self._odd({}, NO_END, header_bytes)
             if not line or header_bytes > MAX_HEADER_BYTES:
-                return self._odd({}, NO_END)
+                return self._broken({}, header_bytes, NO_END, is_cut=not line)
             if not line.strip():
                 break
             lines.append(line)
@@ -215,7 +209,7 @@ class _RecordReader:
         headers |= parse_headers(lines)
         given = headers.get("content-length", "")
         if not (given.isascii() and given.isdigit() and len(given) < 19):
-            return self._odd(headers, f"has the Content-Length {given[:40]!r}")
+            return self._broken(headers, 0, f"has the Content-Length {given[:40]!r}")
         return self._read_block(headers, int(given))
 
     def _read_block(self, headers: Headers, length: int) -> Record:
@@ -237,7 +231,9 @@ class _RecordReader:
             return Record(self.number, headers, kept, length)
         if stream.position() != start:
             stream.go_to(start)
-        return self._wrong_length(headers, start, is_short=following is None)
+        if following is None:
+            return self._broken(headers, 0, TOO_SHORT, is_cut=True)
+        return self._broken(headers, 0, WRONG_END)
 
     def _ends_record(self, following: bytes) -> bool:
         """Return whether a record may end before these bytes."""
@@ -246,15 +242,16 @@ class _RecordReader:
         rest = following.lstrip(BLANK)[:5]
         return b"WARC/".startswith(rest) or following.startswith(b"\r\n\r\n")
 
-    def _wrong_length(self, headers: Headers, start: int, is_short: bool) -> Record:
-        """Return the record, and move to the next one in this member."""
+    def _broken(self, headers: Headers, length: int, what: str, is_cut: bool = False) -> Record:
+        """Return an odd record, and move to the next one in this member. `length` bytes of it have
+        been read. `is_cut`: it would be whole if the file or the member went on.
+        """
         stream = self.stream
         while (line := stream.read_line()) and self._start_of_record(line) is None:
-            pass
+            length += len(line)
         self.line_of_next = line
-        length = stream.position() - len(line) - start
         if not line and stream.fault:
             return self._faulty(headers, length)
-        if not line and stream.is_plain and is_short:
+        if not line and stream.is_plain and is_cut:
             return self._cut_off(headers, length)
-        return self._odd(headers, TOO_SHORT if is_short else WRONG_END, length)
+        return self._odd(headers, what, length)

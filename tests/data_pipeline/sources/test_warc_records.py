@@ -1,17 +1,22 @@
-"""Records compared with warcio on whole files, and malformed records, of which no other record is
-lost.
+"""Records compared with warcio on whole files; malformed records and damaged files, of which no
+other record is lost.
 """
 
 import gzip
+import random
+import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from shared_data import CRAWLS
 from warcio.archiveiterator import ArchiveIterator
 
 from data_pipeline.sources.warc_files import LostPage, Page, read_answers, read_warc
 from data_pipeline.sources.warc_records import parse_headers, read_records
+from lm_core.user_error import UserError
 
 BODY = b"<p>" + b"A sentence of the page that was stored. " * 3 + b"</p>"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + BODY
@@ -36,18 +41,39 @@ def record(
     return version + b"\r\n" + b"\r\n".join(lines) + b"\r\n" + more + b"\r\n" + http + b"\r\n\r\n"
 
 
+def zstd(data: bytes) -> bytes:
+    return pa.Codec("zstd").compress(data, asbytes=True)
+
+
+PACK: dict[str, Callable[[list[bytes]], bytes]] = {
+    "members": lambda records: b"".join(map(gzip.compress, records)),
+    "one member": lambda records: gzip.compress(b"".join(records)),
+    "plain": b"".join,
+    "frames": lambda records: b"".join(map(zstd, records)),
+    "one frame": lambda records: zstd(b"".join(records)),
+}
+FORMS = list(PACK)
+
+
 def write(path: Path, records: list[bytes], form: str) -> Path:
-    """Write records as single gzip members, as one member, or without compression."""
-    members = {
-        "members": lambda: b"".join(map(gzip.compress, records)),
-        "one member": lambda: gzip.compress(b"".join(records)),
-        "plain": lambda: b"".join(records),
-    }
-    path.write_bytes(members[form]())
+    """Write records as single gzip members or zstd frames, as one, or without compression."""
+    path.write_bytes(PACK[form](records))
     return path
 
 
-FORMS = ["members", "one member", "plain"]
+def numbered(count: int) -> list[bytes]:
+    """Return records of different pages, some 500 bytes each, that do not shrink to nothing."""
+    words = random.Random(13)
+    texts = [b" ".join(b"%x" % words.getrandbits(24) for _ in range(50)) for _ in range(count)]
+    return [record(OK + text, b"http://e.org/%d" % n) for n, text in enumerate(texts)]
+
+
+def told(path: Path) -> list[int | str]:
+    """Return the number in each page's URL, and for a lost one the reason."""
+    return [
+        int(a.url.rpartition("/")[2]) if isinstance(a, Page) else a.reason
+        for a in read_answers(path)
+    ]
 
 
 @pytest.mark.parametrize("path", CRAWLS, ids=lambda path: path.name)
@@ -152,18 +178,178 @@ def test_records_that_are_unusual_but_whole(tmp_path):
         assert all(page.payload == BODY for page in pages)
 
 
-@pytest.mark.parametrize("form", ["members", "one member"])
-def test_every_cut_of_a_compressed_file_is_noticed(tmp_path, form):
-    records = [record(url=b"http://e.org/%d" % n) for n in range(3)]
-    data = write(tmp_path / "a", records, form).read_bytes()
-    ends = {sum(len(gzip.compress(r)) for r in records[: n + 1]) for n in range(3)}
-    for length in set(range(2, len(data))) - ends:
+@pytest.mark.parametrize("form", ["members", "plain", "frames"])
+def test_every_cut_keeps_the_records_before_it(tmp_path, form):
+    records = numbered(3)
+    ends = [len(PACK[form](records[:n])) for n in range(1, 4)]
+    begun = 40 if form == "plain" else 120  # the version line can be read
+    data = PACK[form](records)
+    for length in {*range(1, len(data), 7), *(end + n for end in ends[:2] for n in range(-9, 9))}:
         (tmp_path / "a").write_bytes(data[:length])
-        with pytest.raises(ValueError, match=r"a: record \d is cut off; fetch") as caught:
-            list(read_warc([tmp_path / "a"]))
-        if form == "members":
-            number = sum(length > end for end in ends) + 1
-            assert f"record {number} " in str(caught.value)
+        whole = sum(length >= end for end in ends)
+        if whole or (length > begun and form != "frames"):
+            expected = [*range(whole), *([] if length in ends else ["cut off"])]
+            if form == "plain" and length + 4 in [end + n for end in ends for n in range(4)]:
+                expected[-1] = whole  # only its blank lines are cut off
+            assert told(tmp_path / "a") == expected, length
+        elif length < 10:
+            with pytest.raises(UserError, match="contains no WARC record"):
+                told(tmp_path / "a")
+
+
+def test_a_cut_in_one_member_keeps_the_records_before_it(tmp_path):
+    data = write(tmp_path / "a", numbered(9), "one member").read_bytes()
+    for length in (len(data) // 2, len(data) - 9, len(data) - 1):
+        (tmp_path / "a").write_bytes(data[:length])
+        *pages, last = told(tmp_path / "a")
+        assert pages == list(range(len(pages)))
+        assert len(pages) > 2
+        assert last == "cut off"
+    assert len(pages) == 8
+
+
+DAMAGE = {  # of the second of three members, each on a file of its own
+    "cut off in the middle": lambda m: m[: len(m) // 2],
+    "without its checksum": lambda m: m[:-8],
+    "wrong checksum": lambda m: m[:-8] + bytes([m[-8] ^ 1]) + m[-7:],
+    "wrong length": lambda m: m[:-1] + bytes([m[-1] ^ 1]),
+    "flipped in the middle": lambda m: m[: len(m) // 2] + b"\xff\0" + m[len(m) // 2 + 2 :],
+    "not deflate": lambda m: m[:10] + b"\xff" * 50 + m[60:],
+    "reserved flags": lambda m: m[:3] + b"\xe0" + m[4:],
+    "an extra field that has no end": lambda m: m[:3] + b"\x04" + m[4:10] + b"\xff" + m[11:],
+    "no magic": lambda m: b"\x1f\x8c" + m[2:],
+    "garbage": lambda m: random.Random(1).randbytes(100_000),
+    "garbage with gzip's first bytes": lambda m: b"\x1f\x8b\x08\0garbage" * 20,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_member_costs_itself_alone(tmp_path, name):
+    one, two, three = map(gzip.compress, numbered(3))
+    (tmp_path / "a").write_bytes(one + DAMAGE[name](two) + three)
+    first, lost, last = read_answers(tmp_path / "a")
+    assert [first.url, last.url] == ["http://e.org/0", "http://e.org/2"]
+    assert isinstance(lost, LostPage)
+    assert lost.reason == "damaged"
+    assert lost.detail.startswith("record 2 is ")
+    assert f"at byte {len(one):,}" in lost.detail
+    (tmp_path / "a").write_bytes(one + three + DAMAGE[name](two))
+    assert told(tmp_path / "a")[:2] == [0, 2]
+    assert told(tmp_path / "a")[2] in ("damaged", "cut off")
+
+
+def test_damage_in_one_member_keeps_the_records_before_it(tmp_path):
+    data = bytearray(write(tmp_path / "a", numbered(9), "one member").read_bytes())
+    data[-5] ^= 1  # the checksum
+    (tmp_path / "a").write_bytes(data + gzip.compress(record(url=b"http://e.org/9")))
+    assert told(tmp_path / "a") == [*range(8), "damaged", 9]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_padding_is_no_damage(tmp_path, form):
+    records = numbered(4)
+    data = [PACK[form](records[:2]), PACK[form](records[2:])]
+    (tmp_path / "a").write_bytes(data[0] + b"\0" * 70_000 + data[1] + b"\0" * 9)
+    assert told(tmp_path / "a") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_garbage_between_records_is_told(tmp_path, form):
+    records = numbered(3)
+    parts = [PACK[form]([one]) for one in records]
+    (tmp_path / "a").write_bytes(b"some garbage\n".join(parts) + b"more\n")
+    reason = "odd WARC record" if form == "plain" else "damaged"
+    assert told(tmp_path / "a") == [0, reason, 1, reason, 2, reason]
+
+
+def test_garbage_before_the_first_member(tmp_path):
+    data = PACK["members"](numbered(3))
+    (tmp_path / "a").write_bytes(b"\x1e" + data[1:])
+    assert told(tmp_path / "a") == ["damaged", 1, 2]
+    first = next(iter(read_answers(tmp_path / "a")))
+    assert "at byte 0 that are no gzip member" in first.detail
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_damaged_version_line_costs_one_record(tmp_path, form):
+    records = numbered(3)
+    records[1] = records[1].replace(b"WARC/1.0", b"VARC/1.0")
+    path = write(tmp_path / "a", records, form)
+    assert told(path) == [0, "odd WARC record", 2]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_header_without_end_costs_one_record(tmp_path, form):
+    records = numbered(4)
+    records[1] = records[1].partition(b"Content-Type")[0]
+    records[2] = b"WARC/1.0\r\n" + b"X-Long: " + b"x" * 400_000 + b"\r\n"
+    path = write(tmp_path / "a", records, form)
+    assert told(path) == [0, "odd WARC record", "odd WARC record", 3]
+    records[3] = records[3].partition(b"Content-Type")[0]
+    last = told(write(tmp_path / "a", records, form))[-1]
+    assert last == ("cut off" if form == "plain" else "odd WARC record")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("limit", [1_000, 10_000_000])
+def test_ten_gigabytes_that_are_not_there(tmp_path, form, limit):
+    records = numbered(3)
+    records[1] = record(url=b"http://e.org/1", length=b"10000000000")
+    path = write(tmp_path / "a", records, form)
+    tracemalloc.start()
+    found = [(r.number, r.length, bool(r.odd)) for r in read_records(path, limit)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [(number, odd) for number, _, odd in found] == [(1, False), (2, True), (3, False)]
+    assert found[1][1] < 1000, "the report counts bytes that are not there"
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_memory_does_not_grow_with_the_file(tmp_path, form):
+    peaks = []
+    page = record(OK + random.Random(4).randbytes(30_000))
+    for count in (20, 200):
+        path = write(tmp_path / "a", [page] * count, form)
+        tracemalloc.start()
+        assert sum(1 for _ in read_answers(path)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_flips_and_cuts(tmp_path):
+    """One flipped bit, or one cut, of members of one record each: one record is lost."""
+    chance = random.Random(17)
+    records = numbered(12)
+    whole = {a.payload for a in read_answers(write(tmp_path / "a", records, "members"))}
+    data = (tmp_path / "a").read_bytes()
+    assert len(whole) == len(records)
+    for _ in range(60):
+        flipped = bytearray(data)
+        flipped[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        (tmp_path / "a").write_bytes(flipped)
+        answers = list(read_answers(tmp_path / "a"))
+        pages = [a.payload for a in answers if isinstance(a, Page)]
+        assert whole.issuperset(pages)
+        assert len(pages) >= len(records) - 1
+        assert len(answers) == len(records)
+        start, end = sorted(chance.choices(range(200, len(data)), k=2))
+        (tmp_path / "a").write_bytes(data[:start] + data[end:])
+        answers = list(read_answers(tmp_path / "a"))
+        assert whole.issuperset(a.payload for a in answers if isinstance(a, Page))
+        gone = b"".join(map(gzip.compress, records))[start:end]
+        assert len(records) - len(answers) <= gone.count(b"\x1f\x8b\x08")
+
+
+def test_a_dictionary_is_refused_in_one_line(tmp_path):
+    dictionary = b"\x5d\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"
+    (tmp_path / "a").write_bytes(dictionary + PACK["frames"](numbered(2)))
+    with pytest.raises(
+        UserError, match="compressed with a zstd dictionary, which is not"
+    ) as caught:
+        told(tmp_path / "a")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_record_that_unpacks_to_gigabytes_is_not_held(tmp_path):
