@@ -1,6 +1,9 @@
-"""Reading and writing WARC files: round trip, same bytes, and files broken in every way."""
+"""Reading and writing WARC files: round trip, same bytes, WET and WAT files, and files broken in
+every way.
+"""
 
 import gzip
+import tracemalloc
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +12,15 @@ from shared_data import REAL_CRAWL, needs_shared_data
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from data_pipeline.sources.warc_files import Page, read_warc, write_warc
+from data_pipeline.sources.warc_files import (
+    MAX_HTTP_HEADER_BYTES,
+    LostPage,
+    Page,
+    read_answers,
+    read_warc,
+    write_warc,
+)
+from lm_core.user_error import UserError
 
 PAGES = [
     Page("pydoc://json", "text/html", b"<p>one</p>" * 50, "utf-8"),
@@ -63,45 +74,49 @@ def test_only_answers_with_status_200_are_pages(tmp_path):
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_a_file_cut_anywhere_raises_or_gives_whole_pages_only(tmp_path, compressed):
+def test_a_file_cut_anywhere_gives_whole_pages_and_names_the_cut(tmp_path, compressed):
     whole, cut = tmp_path / "whole.warc.gz", tmp_path / "cut.warc.gz"
     write_warc(whole, PAGES)
     data = whole.read_bytes() if compressed else gzip.decompress(whole.read_bytes())
-    whole_prefixes = 0
-    for length in range(1, len(data), 5):
+    unnoticed = 0
+    for length in range(300 if compressed else 40, len(data), 5):
         cut.write_bytes(data[:length])
-        try:
-            pages = list(read_warc([cut]))
-        except ValueError as error:
-            assert str(cut) in str(error)
-            assert "\n" not in str(error)
+        *pages, last = read_answers(cut)
+        if isinstance(last, LostPage):
+            assert last.reason == "cut off"
+            assert f"record {len(pages) + 1} is cut off" in last.detail
         else:  # cut between two records, or inside the blank lines that end one
-            assert pages == PAGES[: len(pages)]
-            whole_prefixes += 1
-    assert whole_prefixes <= 4, "cuts inside a record went unnoticed"
+            pages.append(last)
+            unnoticed += 1
+        assert pages == PAGES[: len(pages)]
+    assert unnoticed <= 4, "cuts inside a record went unnoticed"
 
 
-def test_a_cut_file_is_reported_with_file_record_and_remedy(tmp_path):
-    path = tmp_path / "a.warc.gz"
-    write_warc(path, PAGES)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"a\.warc\.gz: record 3 is cut off; fetch"):
-        list(read_warc([path]))
-
-
-def test_a_damaged_byte_is_reported(tmp_path):
+def test_damage_is_named_by_record_and_place(tmp_path):
     path = tmp_path / "a.warc.gz"
     write_warc(path, PAGES)
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match=r"record \d is (damaged|cut off)"):
-        list(read_warc([path]))
+    second = data.index(b"\x1f\x8b\x08", 10)
+    data[second + 100] ^= 0xFF
+    path.write_bytes(data[:-20])
+    page, damaged, cut = read_answers(path)
+    assert page == PAGES[0]
+    assert damaged.reason == "damaged"
+    assert damaged.detail.startswith(
+        f"record 2 is damaged: the gzip member at byte {second} (Error -3 while decompressing"
+    )
+    assert cut.detail.startswith("record 3 is cut off: the gzip member at byte ")
+    assert list(read_warc([path])) == [page]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such WARC file"), (b"", "is empty"), (b"hello, this is text\n", "no WARC record")],
+    [
+        (None, "no such WARC file"),
+        (b"", "is empty"),
+        (b"hello, this is text\n", "no WARC record"),
+        (b"\x1f\x8b\x08", "off"),
+    ],
 )
 def test_a_file_that_is_no_warc_is_refused_in_one_line(tmp_path, content, message):
     path = tmp_path / "a.warc.gz"
@@ -116,8 +131,87 @@ def test_a_file_that_is_no_warc_is_refused_in_one_line(tmp_path, content, messag
 def test_a_file_without_pages_is_refused(tmp_path):
     path = tmp_path / "a.warc.gz"
     write_records(path, [("response", "404 Not Found", "text/html")])
-    with pytest.raises(ValueError, match="none of its 1 records is a page"):
+    with pytest.raises(ValueError, match=r"none of its 1 records \(1 response\) is a page"):
         list(read_warc([path]))
+
+
+def warc(kind: bytes, content_type: bytes, block: bytes, url: bytes = b"http://e.org/") -> bytes:
+    """Return a record as text, with one line for each header."""
+    head = b"WARC/1.0\r\nWARC-Type: %s\r\nWARC-Target-URI: %s\r\n" % (kind, url)
+    more = b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n" % (content_type, len(block))
+    return (head + more).replace(b"WARC-Target-URI: \r\n", b"") + block + b"\r\n\r\n"
+
+
+TEXT = "Zwei Zeilen.\n다음 줄.\n".encode()
+WET = [
+    warc(b"warcinfo", b"application/warc-fields", b"Software-Info: x", b""),
+    warc(b"conversion", b"text/plain", TEXT),
+]
+WAT = [WET[0], warc(b"metadata", b"application/json", b"{}"), warc(b"metadata", b"a/b", b"{}")]
+HTTP = b"application/http; msgtype=response"
+
+
+def response(head: bytes, body: bytes) -> bytes:
+    return warc(b"response", HTTP, b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + body)
+
+
+def found(path: Path, records: list[bytes], max_bytes: int = 1000) -> list[Page | LostPage]:
+    path.write_bytes(b"".join(map(gzip.compress, records)))
+    return list(read_answers(path, max_bytes))
+
+
+def test_the_text_of_a_wet_file_is_a_page(tmp_path):
+    text = Page("http://e.org/", "text/plain", TEXT, "utf-8")
+    assert found(tmp_path / "a", WET) == [text]
+    with_charset = warc(b"conversion", b"text/plain; charset=utf-8", TEXT)
+    html = response(b"Content-Type: text/html\r\n", b"<p>")
+    page = Page("http://e.org/", "text/html", b"<p>", "")
+    assert found(tmp_path / "a", [*WET, html, with_charset, *WAT]) == [text, page, text]
+    pdf = warc(b"conversion", b"application/pdf", b"%PDF")
+    nameless = warc(b"conversion", b"text/plain", TEXT, b"")
+    large = warc(b"conversion", b"text/plain", b"x" * 1001)
+    no_url, too_large = found(tmp_path / "a", [pdf, nameless, large])
+    assert (no_url.reason, too_large.reason) == ("odd WARC record", "too large")
+
+
+def test_a_wat_file_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"its 3 records \(2 metadata, 1 warcinfo\)") as caught:
+        found(tmp_path / "a", WAT)
+    assert "not a WAT or index file" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_responses_that_are_odd(tmp_path):
+    chunked = b"Content-Type: text/html\r\nTransfer-Encoding: chunked\r\n"
+    good = response(b"Content-Type: text/html\r\n", b"<p>good")
+    bomb = gzip.compress(b"x" * 100_000)
+    nameless = warc(b"response", HTTP, b"HTTP/1.1 200 OK\r\n\r\n", b"")
+    cases = [
+        (response(b"", b"no type"), b"no type"),
+        (response(chunked, b"2\r\nabcdefgh\r\n0\r\n\r\n"), "damaged body"),
+        (response(chunked, b"FFFFFFFFFFFF\r\nabc"), b"abc"),
+        (response(chunked, b"3\r\nabc\r\n9\r\nde"), b"abcde"),
+        (response(b"Content-Encoding: gzip\r\n", bomb), "too large"),
+        (nameless, "odd WARC record"),
+        (good.replace(b"\r\n", b"\n"), "odd WARC record"),  # its length counts the \r
+        (warc(b"response", HTTP, b"HTTP/1.1 200 OK\n\nab").replace(b"\r\n", b"\n"), b"ab"),
+    ]
+    answers = found(tmp_path / "a", [record for case, _ in cases for record in (case, good)])
+    assert [a.payload for a in answers[1::2]] == [b"<p>good"] * len(cases)
+    told = [a.payload if isinstance(a, Page) else a.reason for a in answers[::2]]
+    assert told == [expected for _, expected in cases]
+
+
+def test_a_bomb_in_a_member_costs_itself_alone(tmp_path):
+    bomb = response(b"", b"0" * 30_000_000)
+    good = response(b"", b"good")
+    lost, page = found(tmp_path / "a", [bomb, good])
+    assert (lost.reason, page.payload) == ("too large", b"good")
+    tracemalloc.start()
+    assert len(list(read_answers(tmp_path / "a", 1000))) == 2
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000 + MAX_HTTP_HEADER_BYTES
 
 
 @needs_shared_data
