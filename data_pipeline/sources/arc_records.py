@@ -43,6 +43,7 @@ def arc_headers(line: bytes) -> dict[str, str] | None:
         "warc-type": "warcinfo" if url.startswith(DESCRIPTION) else "response",
         "warc-target-uri": url,
         "content-type": "application/http" if is_page else scheme,
+        "warc-identified-payload-type": fields[place + 1].decode("ascii", "replace"),
         "content-length": fields[-1].decode("ascii"),
     }
 

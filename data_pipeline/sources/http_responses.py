@@ -26,6 +26,10 @@ MEDIA_TYPE = re.compile(r"\s*+([^\s;,]++)")
 CHARSET_PARAMETER = re.compile(r"(?<![\w-])charset\s*+=\s*+[\"']?([\w.:-]++)", re.IGNORECASE)
 BINARY_BYTES = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 CHUNK_SIZE = re.compile(rb"[ \t]*+([0-9a-fA-F]{1,16})[ \t]*+(?:;[^\n]*+)?\r?\n")
+HTML_START = re.compile(  # MIME Sniffing, section 7.1
+    rb"(?i)[\t\n\f\r ]*+<(?:!--|(?:!doctype html|html|head|script|iframe|h1|div|font|table|a|style"
+    rb"|title|b|body|br|p)[ >])"
+)
 PIECE_BYTES = 1 << 18  # unpacked at a time, to detect a decompression bomb before memory is full
 MAX_CODINGS = 4
 
@@ -85,6 +89,13 @@ def split_content_type(header: str) -> tuple[str, str]:
     found = MEDIA_TYPE.match(header)
     charset = CHARSET_PARAMETER.search(header, found.end() if found else 0)
     return found.group(1).lower() if found else "", charset.group(1) if charset else ""
+
+
+def type_without_header(body: bytes, identified: str) -> str:
+    """Return the media type of a body whose message has no Content-Type: HTML if it begins like
+    it, as in browsers, and else what the crawler says (`identified`, "" if nothing).
+    """
+    return "text/html" if HTML_START.match(body) else split_content_type(identified)[0]
 
 
 def unpacked_body(answer: Answer, max_bytes: int) -> bytes:

@@ -23,6 +23,7 @@ from data_pipeline.sources.http_responses import (
     UnreadableAnswer,
     parse_answer,
     split_content_type,
+    type_without_header,
     unpacked_body,
 )
 from data_pipeline.sources.warc_records import ODD_RECORD, Record, read_records
@@ -30,6 +31,7 @@ from lm_core.artifact_paths import atomic_file
 from lm_core.user_error import UserError
 
 HTTP_MESSAGE = "application/http"  # dns: records are responses too
+IDENTIFIED_TYPE = "warc-identified-payload-type"
 CONVERSION = "conversion"
 PAGE_TYPES = {"response": HTTP_MESSAGE, CONVERSION: "text/plain"}  # of the records that are pages
 KINDS_NAMED = 5
@@ -130,6 +132,7 @@ def _read_answer(record: Record, max_bytes: int) -> Page | LostPage | None:
     except UnreadableAnswer as error:
         return lost(error.reason, f"({url}): {error.detail}")
     media_type, charset = split_content_type(answer.headers.get("content-type", ""))
+    media_type = media_type or type_without_header(body, headers.get(IDENTIFIED_TYPE, ""))
     return Page(url, media_type, body, charset)
 
 

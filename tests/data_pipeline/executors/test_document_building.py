@@ -124,13 +124,22 @@ def test_an_empty_result_names_the_step_and_writes_nothing(warc, tmp_path, secti
     assert not (tmp_path / "documents").exists()
 
 
-def test_a_cut_file_leaves_the_old_documents_as_they_were(warc, tmp_path):
+def test_a_file_without_a_record_leaves_the_old_documents_as_they_were(warc, tmp_path):
     build_documents([warc], tmp_path / "documents", SETTINGS)
     before = {p.name: p.read_bytes() for p in (tmp_path / "documents").iterdir()}
-    warc.write_bytes(warc.read_bytes()[:-30])
-    with pytest.raises(ValueError, match="is cut off"):
+    warc.write_bytes(warc.read_bytes()[:30])
+    with pytest.raises(ValueError, match=r"contains no WARC record \(it is cut off\)"):
         build_documents([warc], tmp_path / "documents", SETTINGS)
     assert {p.name: p.read_bytes() for p in (tmp_path / "documents").iterdir()} == before
+
+
+def test_a_cut_file_gives_the_pages_before_the_cut(warc, tmp_path):
+    warc.write_bytes(warc.read_bytes()[:-30])
+    counts = build_documents([warc], tmp_path / "documents", SETTINGS)
+    assert counts[0]["documents_in"] == 18
+    assert counts[0]["dropped"] == {"not a text format": 1, "cut off": 1}
+    assert counts[0]["named"][0].startswith("pages.warc.gz: record 18 is cut off: the gzip member")
+    assert counts[-1]["documents_out"] == 12
 
 
 def test_a_page_after_another_does_not_change_its_language():

@@ -49,6 +49,7 @@ def test_header_lines_by_hand():
         "warc-type": "response",
         "warc-target-uri": "http://e.org/a b",
         "content-type": "application/http",
+        "warc-identified-payload-type": "text/html;",
         "content-length": "68",
     }
     assert arc_headers(b"dns:e.org 2001:db8::1 20080430204825 text/dns 56\n")["content-type"] == (
@@ -102,6 +103,12 @@ def test_a_wrong_length_costs_one_document(tmp_path, form, wrong):
     path = write(tmp_path / "a", [description(), good[0], odd, good[2]], form)
     found = [a.reason if isinstance(a, LostPage) else a.url for a in read_answers(path)]
     assert found == ["http://e.org/0", "odd WARC record", "http://e.org/2"]
+
+
+def test_the_content_type_of_the_header_line_counts_if_the_answer_has_none(tmp_path):
+    bare = document(b"HTTP/1.0 200 OK\n\nno markup")
+    path = write(tmp_path / "a", [description(), bare, document()], "plain")
+    assert [a.content_type for a in read_answers(path)] == ["text/html", "text/html"]
 
 
 def test_documents_without_an_http_header_are_lost(tmp_path):

@@ -13,6 +13,7 @@ from data_pipeline.sources.http_responses import (
     join_chunks,
     parse_answer,
     split_content_type,
+    type_without_header,
     unpacked_body,
 )
 
@@ -187,6 +188,23 @@ def test_chunks_are_joined_before_the_coding_is_undone():
 )
 def test_content_types(header, expected):
     assert split_content_type(header) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "identified", "expected"),
+    [
+        (b" \r\n<!DOCTYPE html>", "", "text/html"),
+        (b"<HTML lang=ko>", "text/plain", "text/html"),
+        (b"<!--", "", "text/html"),
+        (b"<p>", "", "text/html"),
+        (b"<picture>", "", ""),
+        (b"%PDF-1.4 <html>", "", ""),
+        (b"words", "Text/Plain; charset=x", "text/plain"),
+        (b"", "", ""),
+    ],
+)
+def test_types_without_a_header(body, identified, expected):
+    assert type_without_header(body, identified) == expected
 
 
 def test_what_comes_before_the_answer_is_passed_over():

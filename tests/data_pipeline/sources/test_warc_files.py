@@ -187,7 +187,7 @@ def test_responses_that_are_odd(tmp_path):
     bomb = gzip.compress(b"x" * 100_000)
     nameless = warc(b"response", HTTP, b"HTTP/1.1 200 OK\r\n\r\n", b"")
     cases = [
-        (response(b"", b"no type"), b"no type"),
+        (response(b"", b"<p>no type"), b"<p>no type"),
         (response(chunked, b"2\r\nabcdefgh\r\n0\r\n\r\n"), "damaged body"),
         (response(chunked, b"FFFFFFFFFFFF\r\nabc"), b"abc"),
         (response(chunked, b"3\r\nabc\r\n9\r\nde"), b"abcde"),
@@ -198,6 +198,7 @@ def test_responses_that_are_odd(tmp_path):
     ]
     answers = found(tmp_path / "a", [record for case, _ in cases for record in (case, good)])
     assert [a.payload for a in answers[1::2]] == [b"<p>good"] * len(cases)
+    assert answers[0].content_type == "text/html"
     told = [a.payload if isinstance(a, Page) else a.reason for a in answers[::2]]
     assert told == [expected for _, expected in cases]
 
