@@ -1,4 +1,4 @@
-"""The unpacked bytes of a file, member by member, with a way on after damage.
+"""The unpacked bytes of a file, member by member; after damage, reading continues.
 
 After a damaged gzip member or zstd frame, reading continues at the next place in the file that
 begins like a member and really unpacks to the start of a record. The search begins one byte after
@@ -40,7 +40,7 @@ class MemberStream:
 
     Reading stops at the end of each member, or where it is damaged; `fault` then says why.
     `next_member` moves on, and `gap` then holds the positions (start, end) of bytes of the file
-    between two members that are none (None if there are no such bytes).
+    between two members that belong to neither (None if there are no such bytes).
     """
 
     def __init__(self, file: BinaryIO, begins_record: Callable[[bytes], bool]) -> None:

@@ -18,8 +18,7 @@ MAGIC = b"\x28\xb5\x2f\xfd"
 SKIPPABLE_MAGIC = b"\x2a\x4d\x18"  # after a byte 0x50 to 0x5f
 DICTIONARY_MAGIC = b"\x5d" + SKIPPABLE_MAGIC  # IIPC, Zstandard Compression for WARC Files 1.0
 PIECE_BYTES = 1 << 13  # unpacked at a time; lost if the next block is damaged
-LARGEST_BLOCK = 1 << 17
-RUN, RESERVED = 1, 3  # types of blocks; a run is one byte, repeated `size` times
+RUN = 1  # type of a block: one byte, repeated `size` times; pyarrow checks the types
 DICTIONARY_ID_BYTES = (0, 1, 2, 4)
 CONTENT_SIZE_BYTES = (0, 2, 4, 8)
 
@@ -29,51 +28,18 @@ def is_skippable(start: bytes) -> bool:
     return len(start) >= 4 and start[0] >> 4 == 5 and start[1:4] == SKIPPABLE_MAGIC
 
 
-def frame_parts(file: BinaryIO, position: int) -> Iterator[bytes]:
-    """Yield the bytes of the frame at `position`: its header, each block, its checksum.
-
-    Raises Fault.
-    """
-
-    def take(size: int) -> bytes:
-        nonlocal position
-        part = read_at(file, position, size)
-        position += len(part)
-        if len(part) < size:
-            raise Fault(CUT_OFF)
-        return part
-
-    start = take(5)
-    if start[:4] != MAGIC:
-        raise Fault(DAMAGED, "no zstd frame begins here")
-    flags = start[4]  # RFC 8878, section 3.1.1.1.1
-    single_segment, has_checksum = flags >> 5 & 1, flags >> 2 & 1
-    window = take(1 - single_segment)
-    dictionary = take(DICTIONARY_ID_BYTES[flags & 3])
-    if number := int.from_bytes(dictionary, "little"):
-        raise Fault(DAMAGED, f"the frame needs the dictionary {number}, which is not supported")
-    content_size = take(CONTENT_SIZE_BYTES[flags >> 6] or single_segment)
-    yield start + window + dictionary + content_size
-    is_last = 0
-    while not is_last:
-        head = take(3)
-        fields = int.from_bytes(head, "little")
-        is_last, kind, size = fields & 1, fields >> 1 & 3, fields >> 3
-        if kind == RESERVED or (kind != RUN and size > LARGEST_BLOCK):
-            raise Fault(DAMAGED, "a block of the zstd frame is not valid")
-        yield head + take(1 if kind == RUN else size)
-    if has_checksum:
-        yield take(4)
-
-
 class FrameBytes(io.RawIOBase):
-    """The packed bytes of one frame as a file that ends where the frame ends or is broken."""
+    """The packed bytes of one frame as a file that ends where the frame ends or is broken.
+
+    The bytes before `position` have been read from the real file; `fault` says what is broken.
+    """
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         super().__init__()
-        self.parts = frame_parts(file, start)
+        self.file = file
+        self.position = start
+        self.parts = self._parts()
         self.waiting = b""
-        self.used = 0
         self.fault: Fault | None = None
 
     def readable(self) -> bool:
@@ -87,8 +53,36 @@ class FrameBytes(io.RawIOBase):
             self.fault = fault
         data = self.waiting[:size] if size >= 0 else self.waiting
         self.waiting = self.waiting[len(data) :]
-        self.used += len(data)
         return data
+
+    def _parts(self) -> Iterator[bytes]:
+        """Yield the frame's header, each block, and the checksum. Raises Fault."""
+        start = self._take(5)
+        if start[:4] != MAGIC:
+            raise Fault(DAMAGED, "no zstd frame begins here")
+        flags = start[4]  # RFC 8878, section 3.1.1.1.1
+        single_segment, has_checksum = flags >> 5 & 1, flags >> 2 & 1
+        window = self._take(1 - single_segment)
+        dictionary = self._take(DICTIONARY_ID_BYTES[flags & 3])
+        if number := int.from_bytes(dictionary, "little"):
+            raise Fault(DAMAGED, f"it needs the dictionary {number}, which is not supported")
+        content_size = self._take(CONTENT_SIZE_BYTES[flags >> 6] or single_segment)
+        yield start + window + dictionary + content_size
+        is_last = 0
+        while not is_last:
+            head = self._take(3)
+            fields = int.from_bytes(head, "little")
+            is_last, kind, size = fields & 1, fields >> 1 & 3, fields >> 3
+            yield head + self._take(1 if kind == RUN else size)
+        if has_checksum:
+            yield self._take(4)
+
+    def _take(self, size: int) -> bytes:
+        part = read_at(self.file, self.position, size)
+        self.position += len(part)
+        if len(part) < size:
+            raise Fault(CUT_OFF)
+        return part
 
 
 class ZstdFrame:
@@ -122,7 +116,7 @@ class ZstdFrame:
             fault = Fault(DAMAGED, " ".join(str(error).split())[:80])
             raise self.packed.fault or fault from None
         finally:
-            self.end = self.start + self.packed.used
+            self.end = self.packed.position
         if not data and self.packed.fault:
             raise self.packed.fault
         return data

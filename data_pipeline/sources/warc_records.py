@@ -131,7 +131,9 @@ class _RecordReader:
         if self.stream.gap is not None:
             start, end = self.stream.gap
             self.number += 1
-            what = f"is {end - start:,} bytes at byte {start:,} that are no {self.stream.kind.name}"
+            what = (
+                f"is {end - start:,} bytes at byte {start:,} that are not a {self.stream.kind.name}"
+            )
             yield Record(self.number, {}, b"", end - start, what, DAMAGED)
 
     def _faulty(self, headers: Headers, length: int) -> Record:
@@ -244,7 +246,7 @@ class _RecordReader:
 
     def _broken(self, headers: Headers, length: int, what: str, is_cut: bool = False) -> Record:
         """Return an odd record, and move to the next one in this member. `length` bytes of it have
-        been read. `is_cut`: it would be whole if the file or the member went on.
+        been read. `is_cut`: it would be whole if the file or the member continued.
         """
         stream = self.stream
         while (line := stream.read_line()) and self._start_of_record(line) is None:

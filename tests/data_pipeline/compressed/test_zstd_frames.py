@@ -9,13 +9,12 @@ import pytest
 from data_pipeline.compressed.file_members import CUT_OFF, DAMAGED, Fault
 from data_pipeline.compressed.zstd_frames import (
     DICTIONARY_MAGIC,
-    LARGEST_BLOCK,
     MAGIC,
-    RESERVED,
     ZstdFrame,
     is_skippable,
 )
 
+BLOCK_BYTES = 1 << 17  # the largest
 WORDS = random.Random(3).randbytes(300_000)
 
 
@@ -80,8 +79,8 @@ def test_damage():
         assert read_all(packed)[1] == DAMAGED
     assert read_all(MAGIC + b"\x01\x00\x07" + block(0, 5, b"hello"))[1] == DAMAGED
     packed = bytearray(pack(WORDS))  # random bytes stay as they are, in blocks of 128 KiB
-    packed[len(packed) - (len(WORDS) - 2 * LARGEST_BLOCK) - 3] |= RESERVED << 1
-    assert read_all(bytes(packed))[:2] == (WORDS[: 2 * LARGEST_BLOCK], DAMAGED)
+    packed[len(packed) - (len(WORDS) - 2 * BLOCK_BYTES) - 3] |= 3 << 1  # no such type
+    assert read_all(bytes(packed))[:2] == (WORDS[: 2 * BLOCK_BYTES], DAMAGED)
 
 
 def test_frames_to_skip():
