@@ -97,7 +97,7 @@ def test_members_after_damage(form):
     broken = bytearray(two)
     broken[len(two) // 2 :] = bytes(len(two) - len(two) // 2)
     magic = two[:4] + b"\x5a" * 40  # begins like a member, and is none
-    other = pack(b"a member whose first bytes are no record's")
+    other = pack(b"a member whose first bytes are not a record")
     zeros = bytes(70_000)
     ends = len(one), len(one) + 70_000
     cases = {
