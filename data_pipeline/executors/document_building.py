@@ -1,4 +1,4 @@
-"""The funnel: WARC pages -> text -> language -> quality -> personal data -> duplicates -> the
+"""The funnel: pages -> text -> language -> quality -> personal data -> duplicates -> the
 documents artifact.
 
 Each step counts the documents in, the documents out and the reasons for dropping the rest, so that
@@ -40,7 +40,9 @@ from data_pipeline.minhash_dedup import MinHashSettings, first_of_each_component
 from data_pipeline.personal_data import mask_personal_data
 from data_pipeline.quality_rules import QualitySettings, first_failed_rule
 from data_pipeline.sources.http_responses import TOO_LARGE
-from data_pipeline.sources.warc_files import LostPage, Page, read_answers
+from data_pipeline.sources.page_files import read_every_page
+from data_pipeline.sources.page_rows import RowKeys
+from data_pipeline.sources.warc_files import LostPage, Page
 from data_pipeline.text_extraction import extract_text
 from lm_core.formats.documents import Document, document_id, write_documents
 from lm_core.progress import ProgressBar, progress_bar
@@ -163,22 +165,17 @@ def _process_in_worker(page_and_source: tuple[Page | LostPage, str]) -> PageOutc
     return _processor.process(*page_and_source)
 
 
-def _pages_with_source(
-    warc_paths: Sequence[Path], max_bytes: int
-) -> Iterator[tuple[Page | LostPage, str]]:
-    for path in warc_paths:
-        for page in read_answers(Path(path), max_bytes):
-            yield page, Path(path).name
-
-
 def process_pages(
-    warc_paths: Sequence[Path], settings: DocumentSettings, num_pages: int | None = None
+    paths: Sequence[Path],
+    settings: DocumentSettings,
+    num_pages: int | None = None,
+    keys: RowKeys | None = None,
 ) -> Iterator[PageOutcome]:
     """Yield the outcomes in the order of the pages.
 
-    A broken WARC file raises here, in the process that reads it.
+    Files without any page raise here, in the process that reads them.
     """
-    pages = _pages_with_source(warc_paths, settings.max_page_bytes)
+    pages = read_every_page(paths, settings.max_page_bytes, keys or RowKeys())
     with progress_bar("extract and filter", num_pages, "pages") as bar:
         if settings.num_processes == 1:
             processor = PageProcessor(settings)
@@ -278,27 +275,35 @@ def check_not_empty(counts: list[dict[str, Any]]) -> None:
             failures = sum(n for reason, n in row["dropped"].items() if reason.startswith(FAILED))
             if failures == row["documents_in"]:
                 raise RuntimeError(f"the code fails on all {failures} pages; the first is {named}")
+            advice = f"the first of them is {named}" if named else "relax its settings"
             raise UserError(
                 f"no document is left: the step '{row['step']}' dropped all "
-                f"{row['documents_in']} that reached it ({listed}); relax its settings"
+                f"{row['documents_in']} that reached it ({listed}); {advice}"
             )
 
 
 def build_documents(
-    warc_paths: Sequence[Path],
+    paths: Sequence[Path],
     out_folder: Path,
     settings: DocumentSettings,
     num_pages: int | None = None,
+    keys: RowKeys | None = None,
 ) -> list[dict[str, Any]]:
-    """Read WARC files, write the documents artifact, and return its rows of counts (one per step,
-    in order).
+    """Read pages, write the documents artifact, and return its rows of counts (one per step, in
+    order). The folder is written whole or not at all.
 
-    If `num_pages` is known, it is used to estimate the remaining time.
+    Args:
+        paths: files and folders, see `page_files`.
+        out_folder: where to write.
+        settings: every threshold.
+        num_pages: if known, it is used to estimate the remaining time.
+        keys: of the rows of JSON lines and parquet files.
 
-    Raises ValueError for a missing, empty or broken WARC file, a missing language model, or an
-    empty result. The folder is written whole or not at all.
+    Raises:
+        ValueError: a file is missing, no file has a page, the language model is missing, or no
+            document is left.
     """
-    documents, counts = _counts_of_page_steps(process_pages(warc_paths, settings, num_pages))
+    documents, counts = _counts_of_page_steps(process_pages(paths, settings, num_pages, keys))
     check_not_empty(counts)
     documents = deduplicate(documents, settings, counts)
     check_not_empty(counts)

@@ -5,6 +5,7 @@ What this leaves out: the steps themselves, which are imported inside the functi
 has set LM_STAND_INS.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +40,15 @@ Depth = Annotated[
     int | None,
     typer.Option(
         "--depth", metavar="N", help="Derive what the recipe does not give from N layers."
+    ),
+]
+Sources = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--from",
+        metavar="PATH",
+        help="Read the pages of this file or folder (WARC, HTML, parquet, JSON lines, text), and "
+        "of no other. May be repeated.",
     ),
 ]
 FindLearningRate = Annotated[
@@ -100,11 +110,11 @@ def _run_one(
 
 
 def add_step_command(group: typer.Typer, command: str, step: str, explanation: str) -> None:
-    """Add a command that runs one step. They differ in name and help, but `lm pretrain` has options
-    of its own.
+    """Add a command that runs one step. They differ in name and help, but some have options of
+    their own.
     """
-    if step == "pretrain":
-        group.command(command, help=explanation)(pretrain)
+    if step in OWN_OPTIONS:
+        group.command(command, help=explanation)(OWN_OPTIONS[step])
         return
 
     def step_command(
@@ -117,6 +127,22 @@ def add_step_command(group: typer.Typer, command: str, step: str, explanation: s
         _run_one(step, recipe, overrides, force, wandb, implementation)
 
     group.command(command, help=explanation)(step_command)
+
+
+def documents(
+    recipe: RecipePath = DEMO,
+    sources: Sources = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    wandb: Wandb = False,
+    implementation: Implementation = None,
+) -> None:
+    """Run the step `documents`, on the recipe's pages or on those of `sources`."""
+    changes = list(overrides or [])
+    if sources:  # in place of those of the recipe, under whichever name it gives them
+        paths = json.dumps([str(path) for path in sources], ensure_ascii=False)
+        changes += ["pages.warc_files=[]", f"pages.paths={paths}"]
+    _run_one("documents", recipe, changes, force, wandb, implementation)
 
 
 def pretrain(
@@ -140,3 +166,6 @@ def pretrain(
     from lm_course.model_steps.rate_finder import find_rate
 
     find_rate(recipe_file(recipe), changes)
+
+
+OWN_OPTIONS = {"documents": documents, "pretrain": pretrain}

@@ -1,49 +1,46 @@
-"""The step `collect`: write this machine's Python documentation as a WARC file, or check that your
-own WARC files exist.
+"""The step `collect`: write this machine's Python documentation as a WARC file, or look for your
+own pages.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
 from data_pipeline.sources.page_collection import CollectSettings, write_python_documentation
-from lm_core.settings import Settings
+from data_pipeline.sources.page_files import PagesSettings, page_files
 from lm_core.user_error import UserError
 from lm_course.pipeline.step import Step, StepContext
 
 
-class PagesSettings(Settings):
-    """The `[pages]` section: the pages that the documents are made from.
-
-    Attributes:
-        warc_files: your own WARC files; if empty, this machine's Python documentation is used.
-    """
-
-    warc_files: list[str] = pydantic.Field(default_factory=list)
-
-
-def own_warc_files(sections: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
-    """Return the recipe's own files, which replace those that would be collected."""
-    given = sections["pages"].warc_files
-    return {"pages": tuple(Path(name) for name in given)} if given else {}
+def own_pages(sections: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
+    """Return the recipe's own files and folders, which replace what would be collected."""
+    paths = sections["pages"].own_paths
+    return {"pages": paths} if paths else {}
 
 
 def collect(context: StepContext) -> dict[str, Any]:
-    """Render this machine's Python documentation, or check that the recipe's own WARC files
-    exist.
-    """
-    own = own_warc_files({"pages": context.section("pages")})
-    for path in own.get("pages", ()):
-        if not path.is_file():
-            raise UserError(f"{path}: no such WARC file; correct pages.warc_files in the recipe")
-    if own:
-        size = sum(path.stat().st_size for path in own["pages"])
-        return {"what": "WARC files given", "bytes": size}
+    """Render this machine's Python documentation, or check that the recipe's own files exist."""
+    paths = context.section("pages").own_paths
+    if paths:
+        return _found(paths, context.root)
     summary = write_python_documentation(context.output("pages"), context.settings)
     pages = f"{summary['pages']:,} pages and {summary['readmes']} READMEs"
     return {"what": pages, "bytes": summary["payload_bytes"], **summary}
+
+
+def _found(paths: tuple[Path, ...], root: Path) -> dict[str, Any]:
+    for path in paths:
+        if root.resolve().is_relative_to(path.resolve()):
+            raise UserError(
+                f"{path}: contains the run's own folder {root}, whose files are not pages; give "
+                "a folder that does not"
+            )
+    files = page_files(paths)
+    size = sum(file.path.stat().st_size for file in files if file.path.is_file())
+    return {
+        "what": "1 file given" if len(files) == 1 else f"{len(files):,} files given",
+        "bytes": size,
+    }
 
 
 STEP = Step(
@@ -54,5 +51,5 @@ STEP = Step(
     describe=lambda s: f"{s['what']}, {s['bytes'] / 1e6:.1f} MB",
     settings={"collect": CollectSettings, "pages": PagesSettings},
     writes=("pages",),
-    users_own=own_warc_files,
+    users_own=own_pages,
 )

@@ -15,6 +15,7 @@ def documents(context: StepContext) -> dict[str, Any]:
         context.output("documents"),
         context.settings,
         num_pages,
+        context.section("pages"),
     )
     return {
         "pages": counts[0]["documents_in"],
@@ -26,12 +27,13 @@ def documents(context: StepContext) -> dict[str, Any]:
 STEP = Step(
     name="documents",
     command="lm data build",
-    help="Turn a WARC file into cleaned, deduplicated documents.",
+    help="Turn pages into cleaned, deduplicated documents.",
     run=documents,
     describe=lambda s: (
         f"{s['documents']:,} of {s['pages']:,} pages kept, {s['bytes'] / 1e6:.1f} MB of text"
     ),
     settings={"documents": DocumentSettings},
+    reads_sections=("pages",),  # says which keys hold the text
     reads=("pages",),
     writes=("documents",),
 )

@@ -381,8 +381,17 @@ def _stat_signature(outputs: list[Path], paths: RunPaths) -> list[list[Any]]:
 def _outputs_sha256(outputs: list[Path], paths: RunPaths) -> str:
     digest = hashlib.sha256()
     for path in _all_files(outputs):
-        digest.update(f"{_name(path, paths)}\0{file_sha256(path)}\n".encode())
+        name = _name(path, paths).encode("utf-8", "surrogateescape")
+        digest.update(name + f"\0{_file_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    """Return the hash of a file; a file of the user's folder that may not be read has none."""
+    try:
+        return file_sha256(path)
+    except PermissionError:
+        return "not readable"
 
 
 def _name(path: Path, paths: RunPaths) -> str:

@@ -25,15 +25,14 @@ def refused(done, status: int = 2) -> str:
     return last
 
 
-def test_pages_that_are_missing_empty_or_cut_off(shrunk_run, tmp_path: Path) -> None:
+def test_pages_that_are_missing_empty_or_of_no_known_kind(shrunk_run, tmp_path: Path) -> None:
     run = shrunk_run.copy(tmp_path)
-    whole = (run.folder / "pages.warc.gz").read_bytes()
     (tmp_path / "empty.warc.gz").write_bytes(b"")
-    (tmp_path / "cut.warc.gz").write_bytes(whole[:30])
+    (tmp_path / "other.pdf").write_bytes(b"%PDF-1.4\n\0")
     expected = {
-        "none.warc.gz": "none.warc.gz: no such WARC file; correct pages.warc_files",
+        "none.warc.gz": "none.warc.gz: no such file or folder; correct pages.paths",
         "empty.warc.gz": "empty.warc.gz: the WARC file is empty",
-        "cut.warc.gz": "cut.warc.gz: contains no WARC record (it is cut off)",
+        "other.pdf": "other.pdf: begins with b'%PDF-1.4'; expected files whose names end in .warc",
     }
     # What tells of the run is written anew; no artifact is touched.
     told = "settings.json", "report.html", "steps/report.json", "steps/collect.json"

@@ -94,6 +94,7 @@ def test_a_step_on_the_users_own_pages_looks_at_them_first() -> None:
     assert names(own, "tokenizer") == ["tokenizer"], "it does not read them"
     assert names([], "documents") == ["documents"], "collecting takes work: it must be asked for"
     assert demo(own)[0].outputs == {"pages": (Path("mine.warc.gz"),)}
+    assert demo(['pages.paths="crawl/"'])[0].outputs == {"pages": (Path("crawl"),)}
 
 
 def test_an_unknown_step_is_named_with_those_there_are() -> None:

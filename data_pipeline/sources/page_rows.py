@@ -1,0 +1,259 @@
+"""Rows of JSON lines and parquet files -> pages.
+
+Such files hold text that somebody else extracted (FineWeb, C4, Dolma), or HTML. A row becomes a
+page whose payload is its text in UTF-8, so that every filter sees it like the text of a crawl. One
+bad row costs that row, and one bad row group of a parquet file costs that row group.
+
+What this leaves out: JSON files that are one array, keys inside other objects, and damage that
+changes a value without making it unreadable (parquet files seldom have checksums of their pages).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from data_pipeline.sources.http_responses import TOO_LARGE
+from data_pipeline.sources.plain_text import unpacked_blocks
+from data_pipeline.sources.warc_files import LostPage, Page
+from lm_core.settings import Settings
+from lm_core.user_error import UserError
+
+NOT_JSON, NOT_UTF8, NO_TEXT, DAMAGED_ROWS = (
+    "line is not a JSON object",
+    "row is not UTF-8",
+    "row has no text",
+    "damaged rows",
+)
+ROWS_TO_JUDGE = 100  # a file with no text in that many rows has none
+BATCH_ROWS = 64
+KEYS_SHOWN = 20
+PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class RowKeys(Settings):
+    """The keys of JSON lines, or columns of parquet files, that are read.
+
+    Attributes:
+        text_keys: text that was extracted before. The first that a row has is used, and no other.
+        html_keys: HTML, for rows without any of text_keys.
+        url_keys: what names the page; without any, the file and the number of the row do.
+    """
+
+    text_keys: list[str] = Field(default=["text", "content"])
+    html_keys: list[str] = Field(default=["html"])
+    url_keys: list[str] = Field(default=["url", "source", "id"])
+
+    @property
+    def of_texts(self) -> list[str]:
+        """The keys of what becomes a page, in the order in which they are looked for."""
+        return self.text_keys + self.html_keys
+
+    def refusal(self, path: Path, found: Sequence[str]) -> UserError:
+        """Return the error for a file without any of the keys of a text."""
+        more = f" and {len(found) - KEYS_SHOWN} more" if len(found) > KEYS_SHOWN else ""
+        listed = ", ".join(found[:KEYS_SHOWN]) + more
+        return UserError(
+            f"{path}: no text there: expected a key or column named "
+            f"{' or '.join(self.of_texts)}, found {listed or 'none'}; set "
+            "pages.text_keys or pages.html_keys, as in --set 'pages.text_keys=[\"NAME\"]'"
+        )
+
+
+def json_line_pages(
+    path: Path, name: str, max_bytes: int, keys: RowKeys
+) -> Iterator[Page | LostPage]:
+    """Yield the pages of a file with one JSON object in each line; empty lines are passed over.
+
+    Args:
+        path: the file; it may be packed.
+        name: what pages without a URL are named after.
+        max_bytes: a longer line is lost, and it is never whole in memory.
+        keys: see RowKeys.
+
+    Raises:
+        UserError: the file cannot be read to its end, or its rows have no text.
+    """
+    num_texts = num_without = 0
+    found: dict[str, None] = {}
+    for number, (line, size) in enumerate(_lines(path, max_bytes), start=1):
+        url = f"{name}:{number}"
+        row = _row_of_line(line, size, url, f"line {number}")
+        if not isinstance(row, dict):
+            if row is not None:
+                yield row
+            continue
+        key = next((key for key in keys.of_texts if isinstance(row.get(key), str)), None)
+        if key is not None:
+            num_texts += 1
+            url = _url((row.get(key) for key in keys.url_keys), url)
+            yield _page(url, row[key], key in keys.text_keys)
+            continue
+        listed = ", ".join(row)[:200] or "none"
+        yield LostPage(url, NO_TEXT, f"line {number} has the keys {listed}", size)
+        num_without += 1
+        if not num_texts:
+            found |= dict.fromkeys(row)
+            if num_without == ROWS_TO_JUDGE:
+                break
+    if num_without and not num_texts:
+        raise keys.refusal(path, list(found))
+
+
+def _lines(path: Path, max_bytes: int) -> Iterator[tuple[bytes | None, int]]:
+    """Yield every line and its number of bytes; None for a line of more than `max_bytes`."""
+    held: list[bytes] = []
+    size = 0
+    for block in unpacked_blocks(path):
+        *ended, rest = block.split(b"\n")
+        for piece in ended:
+            size += len(piece)
+            yield (b"".join([*held, piece]) if size <= max_bytes else None), size
+            held, size = [], 0
+        size += len(rest)
+        held = [*held, rest] if size <= max_bytes else []
+    if size:
+        yield (b"".join(held) if size <= max_bytes else None), size
+
+
+def _row_of_line(
+    line: bytes | None, size: int, url: str, place: str
+) -> dict[str, Any] | LostPage | None:
+    """Return the object in a line, None for an empty line."""
+    if line is None:
+        return LostPage(url, TOO_LARGE, f"{place} has {size:,} bytes", size)
+    line = line.removeprefix(b"\xef\xbb\xbf")
+    if not line.strip():
+        return None
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return LostPage(url, NOT_UTF8, f"{place}, byte {error.start + 1}", size)
+    except (ValueError, RecursionError) as error:
+        return LostPage(url, NOT_JSON, f"{place}: {error}", size)
+    if not isinstance(row, dict):
+        return LostPage(url, NOT_JSON, f"{place} is a {type(row).__name__}", size)
+    return row
+
+
+def _page(url: str, text: str, is_text: bool) -> Page:
+    try:
+        payload = text.encode("utf-8")
+    except UnicodeEncodeError:  # JSON can write half of a pair of surrogates
+        payload = LONE_SURROGATE.sub("\ufffd", text).encode("utf-8")
+    return Page(url, "text/plain" if is_text else "text/html", payload, "utf-8")
+
+
+def _url(values: Iterable[Any], otherwise: str) -> str:
+    """Return the first value that is a text or a number."""
+    for value in values:
+        if isinstance(value, str | int) and value != "":
+            return LONE_SURROGATE.sub("\ufffd", str(value))
+    return otherwise
+
+
+def parquet_pages(
+    path: Path, name: str, max_bytes: int, keys: RowKeys
+) -> Iterator[Page | LostPage]:
+    """Yield the pages of a parquet file, with one batch of rows in memory at a time.
+
+    Args:
+        path: the file.
+        name: what pages without a URL are named after.
+        max_bytes: a longer text is lost.
+        keys: see RowKeys. The text's column holds strings or bytes.
+
+    Raises:
+        UserError: the file's footer cannot be read, or it has no column of text.
+    """
+    try:
+        file = pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True)
+    except PARQUET_ERRORS as error:
+        raise UserError(
+            f"{path}: cannot be read as parquet ({_first_line(error)}); fetch the file again"
+        ) from None
+    with file:
+        columns = _chosen_columns(path, file.schema_arrow, keys)
+        wanted = list(filter(None, (columns.text, columns.url)))
+        start = 1  # the first row of the row group
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            row = start
+            try:
+                for batch in file.iter_batches(BATCH_ROWS, [group], wanted):
+                    yield from _pages_of_batch(batch, columns, name, row, max_bytes)
+                    row += len(batch)
+            except PARQUET_ERRORS as error:
+                detail = f"rows {row:,} to {end - 1:,} (row group {group + 1}): "
+                size = file.metadata.row_group(group).total_byte_size
+                yield LostPage(name, DAMAGED_ROWS, detail + _first_line(error), size)
+            start = end
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+class _Columns(NamedTuple):
+    text: str
+    url: str | None
+    is_html: bool
+    is_string: bool  # and not bytes
+
+
+def _chosen_columns(path: Path, schema: pa.Schema, keys: RowKeys) -> _Columns:
+    fields = dict(zip(schema.names, schema, strict=True))
+    for key in keys.of_texts:
+        kind = _value_type(fields[key].type) if key in fields else None
+        if kind is not None and any(test(kind) for test in (*STRINGS, *BYTES)):
+            url = next((url for url in keys.url_keys if url in fields and url != key), None)
+            is_string = any(test(kind) for test in STRINGS)
+            return _Columns(key, url, key not in keys.text_keys, is_string)
+    raise keys.refusal(path, [f"{name} ({str(f.type)[:40]})" for name, f in fields.items()])
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _pages_of_batch(
+    batch: pa.RecordBatch, columns: _Columns, name: str, first_row: int, max_bytes: int
+) -> Iterator[Page | LostPage]:
+    texts = _column(batch, columns.text)
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_decode()
+    texts = texts.cast(pa.large_binary())
+    urls = _column(batch, columns.url).to_pylist() if columns.url else [None] * len(batch)
+    sizes = pc.binary_length(texts).to_pylist()
+    for index, (size, given) in enumerate(zip(sizes, urls, strict=True)):
+        number = first_row + index
+        url = _url([given], f"{name}:{number}")
+        if size is None:
+            yield LostPage(url, NO_TEXT, f"row {number} is null", 0)
+        elif size > max_bytes:
+            yield LostPage(url, TOO_LARGE, f"row {number} has {size:,} bytes", size)
+        else:
+            yield _page_of_bytes(texts[index].as_py(), url, f"row {number}", columns)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return batch.column(batch.schema.names.index(name))
+
+
+def _page_of_bytes(payload: bytes, url: str, place: str, columns: _Columns) -> Page | LostPage:
+    if columns.is_html:  # of bytes, the extraction finds the charset
+        return Page(url, "text/html", payload, "utf-8" if columns.is_string else "")
+    try:
+        payload.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return LostPage(url, NOT_UTF8, f"{place}, byte {error.start + 1}", len(payload))
+    return Page(url, "text/plain", payload, "utf-8")
