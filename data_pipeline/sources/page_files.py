@@ -142,8 +142,9 @@ def read_every_page(
         reason = UNREADABLE
         try:
             for page in read_pages(file, max_bytes, keys):
-                found_page = found_page or isinstance(page, Page)
-                found_any, reason = True, REST_LOST
+                found_any = True
+                if isinstance(page, Page):
+                    found_page, reason = True, REST_LOST
                 yield page, file.name
         except UserError as error:
             errors.append(error)
@@ -190,7 +191,10 @@ def read_pages(file: PageFile, max_bytes: int, keys: RowKeys) -> Iterator[Page |
 
 
 def _read_crawl(file: PageFile, max_bytes: int, keys: RowKeys) -> Iterator[Page | LostPage]:
-    yield from read_answers(file.path, max_bytes)
+    try:
+        yield from read_answers(file.path, max_bytes)
+    except OSError as error:
+        raise UserError(f"{file.path}: cannot be read ({error.strerror})") from None
 
 
 def _read_html(file: PageFile, max_bytes: int, keys: RowKeys) -> Iterator[Page | LostPage]:

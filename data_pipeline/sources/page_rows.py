@@ -33,7 +33,7 @@ NOT_JSON, NOT_UTF8, NO_TEXT, DAMAGED_ROWS = (
 )
 ROWS_TO_JUDGE = 100  # a file with no text in that many rows has none
 BATCH_ROWS = 64
-KEYS_SHOWN = 20
+KEYS_SHOWN, KEY_CHARACTERS = 20, 40
 PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
@@ -60,13 +60,23 @@ class RowKeys(Settings):
 
     def refusal(self, path: Path, found: Sequence[str]) -> UserError:
         """Return the error for a file without any of the keys of a text."""
-        more = f" and {len(found) - KEYS_SHOWN} more" if len(found) > KEYS_SHOWN else ""
-        listed = ", ".join(found[:KEYS_SHOWN]) + more
         return UserError(
             f"{path}: no text there: expected a key or column named "
-            f"{' or '.join(self.of_texts)}, found {listed or 'none'}; set "
+            f"{' or '.join(self.of_texts)}, found {_listed(found)}; set "
             "pages.text_keys or pages.html_keys, as in --set 'pages.text_keys=[\"NAME\"]'"
         )
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """Return names that a file gives, in one line."""
+    more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
+    shown = (" ".join(_encodable(key).split())[:KEY_CHARACTERS] for key in keys[:KEYS_SHOWN])
+    return (", ".join(shown) + more) or "none"
+
+
+def _encodable(text: str) -> str:
+    """Return the text as UTF-8 can write it: JSON may have half of a pair of surrogates."""
+    return LONE_SURROGATE.sub("\ufffd", text)
 
 
 def json_line_pages(
@@ -83,8 +93,9 @@ def json_line_pages(
     Raises:
         UserError: the file cannot be read to its end, or its rows have no text.
     """
-    num_texts = num_without = 0
-    found: dict[str, None] = {}
+    found_text = False
+    without: list[LostPage] = []  # before the first text
+    found: dict[str, None] = {}  # the keys of these rows
     for number, (line, size) in enumerate(_lines(path, max_bytes), start=1):
         url = f"{name}:{number}"
         row = _row_of_line(line, size, url, f"line {number}")
@@ -94,18 +105,21 @@ def json_line_pages(
             continue
         key = next((key for key in keys.of_texts if isinstance(row.get(key), str)), None)
         if key is not None:
-            num_texts += 1
+            yield from without
+            found_text, without = True, []
             url = _url((row.get(key) for key in keys.url_keys), url)
             yield _page(url, row[key], key in keys.text_keys)
             continue
-        listed = ", ".join(row)[:200] or "none"
-        yield LostPage(url, NO_TEXT, f"line {number} has the keys {listed}", size)
-        num_without += 1
-        if not num_texts:
-            found |= dict.fromkeys(row)
-            if num_without == ROWS_TO_JUDGE:
-                break
-    if num_without and not num_texts:
+        detail = f"line {number} has the keys {_listed(list(row))}"
+        lost = LostPage(url, NO_TEXT, detail, size)
+        if found_text:
+            yield lost
+            continue
+        without.append(lost)
+        found |= dict.fromkeys(row)
+        if len(without) == ROWS_TO_JUDGE:
+            break
+    if without:
         raise keys.refusal(path, list(found))
 
 
@@ -120,7 +134,9 @@ def _lines(path: Path, max_bytes: int) -> Iterator[tuple[bytes | None, int]]:
             yield (b"".join([*held, piece]) if size <= max_bytes else None), size
             held, size = [], 0
         size += len(rest)
-        held = [*held, rest] if size <= max_bytes else []
+        held.append(rest)
+        if size > max_bytes:
+            held = []
     if size:
         yield (b"".join(held) if size <= max_bytes else None), size
 
@@ -148,8 +164,8 @@ def _row_of_line(
 def _page(url: str, text: str, is_text: bool) -> Page:
     try:
         payload = text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can write half of a pair of surrogates
-        payload = LONE_SURROGATE.sub("\ufffd", text).encode("utf-8")
+    except UnicodeEncodeError:
+        payload = _encodable(text).encode("utf-8")
     return Page(url, "text/plain" if is_text else "text/html", payload, "utf-8")
 
 
@@ -157,7 +173,7 @@ def _url(values: Iterable[Any], otherwise: str) -> str:
     """Return the first value that is a text or a number."""
     for value in values:
         if isinstance(value, str | int) and value != "":
-            return LONE_SURROGATE.sub("\ufffd", str(value))
+            return _encodable(str(value))
     return otherwise
 
 
@@ -218,7 +234,7 @@ def _chosen_columns(path: Path, schema: pa.Schema, keys: RowKeys) -> _Columns:
             url = next((url for url in keys.url_keys if url in fields and url != key), None)
             is_string = any(test(kind) for test in STRINGS)
             return _Columns(key, url, key not in keys.text_keys, is_string)
-    raise keys.refusal(path, [f"{name} ({str(f.type)[:40]})" for name, f in fields.items()])
+    raise keys.refusal(path, [f"{name} ({f.type})" for name, f in fields.items()])
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:

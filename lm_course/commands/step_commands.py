@@ -47,6 +47,7 @@ Sources = Annotated[
     typer.Option(
         "--from",
         metavar="PATH",
+        exists=True,
         help="Read the pages of this file or folder (WARC, HTML, parquet, JSON lines, text), and "
         "of no other. May be repeated.",
     ),

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lm_core.settings import load_settings
 from lm_core.user_error import UserError
 from lm_course.cli import app
 from lm_course.commands import step_commands
 from lm_course.locations import recipe_file
 from lm_course.model_steps import rate_finder
+from lm_course.pipeline.recipe import Recipe
 
 DEMO = Path("recipes/demo_cpu.toml")
 
@@ -60,3 +62,18 @@ def test_other_steps_have_no_depth(calls):
     assert CliRunner().invoke(app, ["sft", "--depth", "3"]).exit_code == 2
     CliRunner().invoke(app, ["sft"])
     assert calls == [(DEMO, ["sft"], None, [], False, None)]
+
+
+def test_pages_from_a_path_replace_those_of_the_recipe(calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("crawl").mkdir()
+    Path('c:\\é "b".jsonl').touch()
+    given = ["--from", "crawl/", "--from", 'c:\\é "b".jsonl', "--set", "pages.paths=x"]
+    done = CliRunner().invoke(app, ["data", "build", *given])
+    assert done.exit_code == 0, done.output
+    [(recipe, steps, changes, *rest)] = calls
+    assert (recipe, steps, rest) == (DEMO, ["documents"], [[], False, None])
+    pages = load_settings(Recipe, recipe_file(DEMO), ['pages.warc_files=["y"]', *changes[1:]]).pages
+    assert pages.paths == ["crawl", 'c:\\é "b".jsonl']
+    CliRunner().invoke(app, ["data", "build", "mine.toml"])
+    assert calls[1:] == [(Path("mine.toml"), ["documents"], [], [], False, None)]
