@@ -244,10 +244,7 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 def _pages_of_batch(
     batch: pa.RecordBatch, columns: _Columns, name: str, first_row: int, max_bytes: int
 ) -> Iterator[Page | LostPage]:
-    texts = _column(batch, columns.text)
-    if pa.types.is_dictionary(texts.type):
-        texts = texts.dictionary_decode()
-    texts = texts.cast(pa.large_binary())
+    texts = _column(batch, columns.text).cast(pa.large_binary())
     urls = _column(batch, columns.url).to_pylist() if columns.url else [None] * len(batch)
     sizes = pc.binary_length(texts).to_pylist()
     for index, (size, given) in enumerate(zip(sizes, urls, strict=True)):

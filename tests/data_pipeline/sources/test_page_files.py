@@ -24,6 +24,7 @@ LIMIT = 1000
 WORDS = "words of a page"
 JSON = b'{"text": "words of a page"}\n'
 HTML = b"<!DOCTYPE html><p>words of a page"
+PART = b"<p>words of a page"  # nothing to recognize it by
 
 
 def made(folder: Path, name: str, content: bytes) -> Path:
@@ -43,7 +44,7 @@ def contents() -> dict[str, bytes]:
     pq.write_table(pa.table({"text": [WORDS]}), sink)
     packed = pa.compress(JSON, codec="zstd", asbytes=True)
     return {
-        "page.html": HTML, "PAGE.HTM": HTML, "page.xhtml": HTML,
+        "page.html": HTML, "PAGE.HTM": PART, "page.xhtml": PART,
         "page.html.gz": gzip.compress(HTML),
         "rows.jsonl": JSON, "rows.ndjson": JSON, "rows.json.gz": gzip.compress(JSON),
         "rows.jsonl.zst": packed, "rows.parquet": sink.getvalue().to_pybytes(),
@@ -118,6 +119,7 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_kept(tmp_path: Path) -> 
     made(tmp_path, "large.txt", b"b" * (LIMIT + 1) + b"<|endoftext|>good")
     made(tmp_path, "cut.jsonl.gz", gzip.compress(JSON + os.urandom(9999))[:-99])
     made(tmp_path, "keys.jsonl", b'{"a": 1}\n')
+    made(tmp_path, "start.json.gz", b"\x1f\x8bno")
     made(tmp_path, "foot.parquet", b"PAR1")
     made(tmp_path, "not.warc.gz", b"no record")
     (tmp_path / "link.html").symlink_to(tmp_path / "nowhere")
@@ -135,6 +137,7 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_kept(tmp_path: Path) -> 
         "large.txt": (TOO_LARGE, "document 1 has 1,001 bytes"),
         "cut.jsonl.gz": (REST_LOST, "cannot be read (Compressed file ended before"),
         "keys.jsonl": (UNREADABLE, "no text there: expected a key or column named text or"),
+        "start.json.gz": (UNREADABLE, "cannot be read ("),
         "foot.parquet": (UNREADABLE, "cannot be read as parquet (Parquet file size is 4 bytes"),
         "not.warc.gz": (UNREADABLE, "contains no WARC record"),
         "link.html": (UNREADABLE, "cannot be read (a symbolic link that leads to no file)"),

@@ -165,8 +165,10 @@ def test_rows_before_a_cut_are_kept(tmp_path: Path, packing: str) -> None:
 def test_a_parquet_file_is_read_in_batches(tmp_path: Path) -> None:
     numbers = range(200)
     columns = {"id": list(numbers), "other": ["o"] * 200, "text": [f"t{n}" for n in numbers]}
-    pages = rows_of(written(tmp_path / "a.parquet", columns, row_group_size=70))
-    assert pages == [Page(str(n), "text/plain", b"t%d" % n, "utf-8") for n in numbers]
+    path = written(tmp_path / "a.parquet", columns, row_group_size=70)
+    assert rows_of(path) == [Page(str(n), "text/plain", b"t%d" % n, "utf-8") for n in numbers]
+    without_id = [page.url for page in rows_of(path, RowKeys(url_keys=["url"]))]
+    assert without_id == [f"a.parquet:{n + 1}" for n in numbers]
 
 
 @pytest.mark.parametrize(
