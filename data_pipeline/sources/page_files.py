@@ -245,16 +245,14 @@ def _recognized(path: Path) -> Reader | None:
     name = Path(whole.stem) if whole.suffix in OPENERS else whole
     if name.suffix in READERS:
         return READERS[name.suffix]
-    if name.suffix == ".json" and name != whole:  # how C4 names its JSON lines
-        return _read_json_lines
-    return _recognized_by_contents(path)
+    try:
+        return _recognized_by_contents(path)
+    except UserError:  # C4 names its JSON lines so
+        return _read_json_lines if name.suffix == ".json" else None
 
 
 def _recognized_by_contents(path: Path) -> Reader | None:
-    try:
-        start = _first_bytes(path)
-    except UserError:
-        return None
+    start = _first_bytes(path)
     if CRAWL_START.match(start):
         return _read_crawl
     if start.startswith(b"PAR1"):

@@ -31,7 +31,7 @@ NOT_JSON, NOT_UTF8, NO_TEXT, DAMAGED_ROWS = (
     "row has no text",
     "damaged rows",
 )
-ROWS_TO_JUDGE = 100  # a file with no text in that many rows has none
+ROWS_TO_JUDGE = 100  # a file whose first lines, that many, have no text is refused
 BATCH_ROWS = 64
 KEYS_SHOWN, KEY_CHARACTERS = 20, 40
 PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -70,13 +70,16 @@ class RowKeys(Settings):
 def _listed(keys: Sequence[str]) -> str:
     """Return names that a file gives, in one line."""
     more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
-    shown = (" ".join(_encodable(key).split())[:KEY_CHARACTERS] for key in keys[:KEYS_SHOWN])
+    shown = (" ".join(_utf8(key).decode().split())[:KEY_CHARACTERS] for key in keys[:KEYS_SHOWN])
     return (", ".join(shown) + more) or "none"
 
 
-def _encodable(text: str) -> str:
-    """Return the text as UTF-8 can write it: JSON may have half of a pair of surrogates."""
-    return LONE_SURROGATE.sub("\ufffd", text)
+def _utf8(text: str) -> bytes:
+    """Return the text in UTF-8, which cannot write half of a pair of surrogates, as JSON can."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        return LONE_SURROGATE.sub("\ufffd", text).encode("utf-8")
 
 
 def json_line_pages(
@@ -93,34 +96,31 @@ def json_line_pages(
     Raises:
         UserError: the file cannot be read to its end, or its rows have no text.
     """
-    found_text = False
-    without: list[LostPage] = []  # before the first text
-    found: dict[str, None] = {}  # the keys of these rows
+    waiting: list[LostPage] | None = []  # until the first text; None after it
+    found: dict[str, None] = {}  # the keys of these lines
     for number, (line, size) in enumerate(_lines(path, max_bytes), start=1):
-        url = f"{name}:{number}"
-        row = _row_of_line(line, size, url, f"line {number}")
-        if not isinstance(row, dict):
-            if row is not None:
-                yield row
+        row = _row_of_line(line, size, f"{name}:{number}", f"line {number}")
+        page = _page_of_row(row, size, name, number, keys) if isinstance(row, dict) else row
+        if page is None:
             continue
-        key = next((key for key in keys.of_texts if isinstance(row.get(key), str)), None)
-        if key is not None:
-            yield from without
-            found_text, without = True, []
-            url = _url((row.get(key) for key in keys.url_keys), url)
-            yield _page(url, row[key], key in keys.text_keys)
-            continue
-        detail = f"line {number} has the keys {_listed(list(row))}"
-        lost = LostPage(url, NO_TEXT, detail, size)
-        if found_text:
-            yield lost
-            continue
-        without.append(lost)
-        found |= dict.fromkeys(row)
-        if len(without) == ROWS_TO_JUDGE:
-            break
-    if without:
+        if waiting is None:
+            yield page
+        elif isinstance(page, Page):
+            yield from waiting
+            waiting = None
+            yield page
+        else:
+            waiting.append(page)
+            found |= dict.fromkeys(row if isinstance(row, dict) else ())
+            if len(waiting) == ROWS_TO_JUDGE:
+                break
+    if waiting and found:
         raise keys.refusal(path, list(found))
+    if waiting:
+        raise UserError(
+            f"{path}: not JSON lines: no object in the first {len(waiting)} ({waiting[0].detail}); "
+            "expected a JSON object in each line"
+        )
 
 
 def _lines(path: Path, max_bytes: int) -> Iterator[tuple[bytes | None, int]]:
@@ -161,19 +161,22 @@ def _row_of_line(
     return row
 
 
-def _page(url: str, text: str, is_text: bool) -> Page:
-    try:
-        payload = text.encode("utf-8")
-    except UnicodeEncodeError:
-        payload = _encodable(text).encode("utf-8")
-    return Page(url, "text/plain" if is_text else "text/html", payload, "utf-8")
+def _page_of_row(
+    row: dict[str, Any], size: int, name: str, number: int, keys: RowKeys
+) -> Page | LostPage:
+    url = _url((row.get(key) for key in keys.url_keys), f"{name}:{number}")
+    for key in keys.of_texts:
+        if isinstance(text := row.get(key), str):
+            kind = "text/plain" if key in keys.text_keys else "text/html"
+            return Page(url, kind, _utf8(text), "utf-8")
+    return LostPage(url, NO_TEXT, f"line {number} has the keys {_listed(list(row))}", size)
 
 
 def _url(values: Iterable[Any], otherwise: str) -> str:
     """Return the first value that is a text or a number."""
     for value in values:
         if isinstance(value, str | int) and value != "":
-            return _encodable(str(value))
+            return _utf8(str(value)).decode()
     return otherwise
 
 

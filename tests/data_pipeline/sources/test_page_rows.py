@@ -131,6 +131,17 @@ def test_blocks_of_any_size_give_the_same_lines(
     assert found == expected
 
 
+def test_a_file_that_is_not_json_lines_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_rows, "ROWS_TO_JUDGE", 3)
+    good = b'{"text": "t"}\n'
+    assert reasons(lines_of(tmp_path, b"no\n" * 2 + good + b"no\n" * 9)) == [NOT_JSON] * 11
+    message = r"a.jsonl: not JSON lines: no object in the first 3 \(line 1: Expecting"
+    with pytest.raises(UserError, match=message):
+        lines_of(tmp_path, b'{\n"text":\n"t"\n}\n' + good)
+
+
 def test_rows_without_text_are_counted_but_a_file_of_them_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
