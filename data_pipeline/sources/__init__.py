@@ -1,3 +1,3 @@
-"""Sources of pages and texts: WARC, WET and ARC files, the HTTP responses in them, the
-documentation of the Python installation, and plain text files.
+"""Sources of pages and texts: files and folders of crawls, HTML, parquet, JSON lines and text, and
+the documentation of the Python installation.
 """

@@ -1,8 +1,6 @@
 """The source of the pages: this machine's Python documentation, written once into a WARC file.
 
-Other inputs are WARC files, which the recipe names and `warc_files.read_warc` reads.
-
-What this leaves out: WET, parquet, plain text and folders of HTML.
+What this leaves out: all other inputs, which `page_files.py` reads.
 """
 
 import time

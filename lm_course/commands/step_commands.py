@@ -47,7 +47,6 @@ Sources = Annotated[
     typer.Option(
         "--from",
         metavar="PATH",
-        exists=True,
         help="Read the pages of this file or folder (WARC, HTML, parquet, JSON lines, text), and "
         "of no other. May be repeated.",
     ),
@@ -139,6 +138,9 @@ def documents(
     implementation: Implementation = None,
 ) -> None:
     """Run the step `documents`, on the recipe's pages or on those of `sources`."""
+    for path in sources or []:
+        if not os.path.lexists(path):
+            raise UserError(f"--from {path}: no such file or folder")
     changes = list(overrides or [])
     if sources:  # in place of those of the recipe, under whichever name it gives them
         paths = json.dumps([str(path) for path in sources], ensure_ascii=False)

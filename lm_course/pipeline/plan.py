@@ -123,7 +123,7 @@ def _refuse_new_versions_that_nobody_reads(planned: Sequence[PlannedStep]) -> No
 
 def steps_to_run(planned: Sequence[PlannedStep], names: Sequence[str]) -> list[PlannedStep]:
     """Return the named steps in their order, and the steps they need that only check the user's own
-    files: with your own WARC files, `lm data build` does not need `lm data collect` first.
+    files: with your own pages, `lm data build` does not need `lm data collect` first.
 
     Raises UserError if the recipe has no such step.
     """
