@@ -83,12 +83,14 @@ def test_a_crawl_is_recognized_and_read(tmp_path: Path) -> None:
 
 def test_other_files_are_text_only_if_they_are_named_themselves(tmp_path: Path) -> None:
     notes = made(tmp_path, "NOTES", b"one<|endoftext|>two")
-    for name, content in {
+    others = {
         "style.css": b"p {}",
         "a.json": b'{\n"a": 1}',
         "b.json": b"[1]",
-        "c.json.gz": gzip.compress(b'{\n"a": 1}'),
-    }.items():
+        "c.json.gz": gzip.compress(b'{"a": 1,\n"text": "b"}'),
+        "damaged.gz": b"\x1f\x8bno",
+    }
+    for name, content in others.items():
         made(tmp_path, name, content)
     assert [(page.url, page.payload) for page, _ in found(notes)] == [
         ("NOTES:1", b"one"),

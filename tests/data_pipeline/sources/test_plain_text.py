@@ -2,14 +2,21 @@
 
 import gzip
 import lzma
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.sources import plain_text
-from data_pipeline.sources.plain_text import file_texts, text_files, write_text_documents
+from data_pipeline.sources.plain_text import (
+    bounded_texts,
+    file_texts,
+    text_files,
+    write_text_documents,
+)
 from lm_core.formats.documents import document_id, read_counts, read_documents
 from lm_core.special_tokens import END_OF_TEXT
 from lm_core.user_error import UserError
@@ -100,6 +107,25 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     with pytest.raises(UserError, match=message):
         write_text_documents([path], tmp_path / "documents")
     assert [p.name for p in tmp_path.iterdir()] == ([] if content is None else [name])
+
+
+def test_a_text_that_is_too_long_is_passed_over_and_never_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    parts = [b"first", b"a" * 30_000_000, "é".encode() * 50, "é".encode() * 51]
+    path.write_bytes(gzip.compress(END_OF_TEXT.encode().join(parts), 1))
+    tracemalloc.start()
+    found = list(bounded_texts(path, 100))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == ["first", 30_000_000, "é" * 50, 102]
+    assert peak < 3_000_000
+
+
+def test_zstd_is_read_and_a_packed_file_of_any_name(tmp_path: Path) -> None:
+    packed = pa.compress("é".encode() * 9, codec="zstd", asbytes=True)
+    (tmp_path / "a.txt.zst").write_bytes(packed)
+    (tmp_path / "b").write_bytes(packed)
+    assert documents_of(tmp_path, tmp_path / "a.txt.zst", tmp_path / "b") == ["é" * 9] * 2
 
 
 def test_a_folder_without_text_and_a_document_that_parquet_cannot_hold(
