@@ -142,20 +142,28 @@ def test_a_mask_that_leaves_nothing_gives_nan(implementation, a3):
 @pytest.mark.task("a3.1")
 @pytest.mark.parametrize("target", [-100, -1, 3])
 def test_ids_outside_the_vocabulary_are_refused(implementation, target):
+    """Also where the mask is False: it says what counts, and does not make an id right."""
     module = implementation(MODULE)
     logits, targets = torch.zeros(2, 3), torch.tensor([0, target])
+    hint = "logits.gather does; an index such as logits[i, -1] counts from the end"
+    refused(
+        lambda: module.token_losses(logits, targets), f"token_losses with the id {target}", hint
+    )
+    mask = torch.tensor([True, False])
+    hint = "look at all targets before the mask is used, so that a wrong batch is noticed"
+    what = f"cross_entropy with the id {target} where the mask is False"
+    refused(lambda: module.cross_entropy(logits, targets, mask), what, hint)
+
+
+def refused(call, what, hint):
     try:
-        got = module.token_losses(logits, targets)
+        got = call()
     except NotImplementedError:
         raise
     except (RuntimeError, IndexError, ValueError):
         return
-    check_true(
-        False,
-        f"token_losses with the id {target}, of a vocabulary of 3, should raise an error "
-        "(logits.gather does; an index such as logits[i, -1] counts from the end)",
-        {"got": got},
-    )
+    sentence = f"{what}, of a vocabulary of 3, should raise an error ({hint})"
+    check_true(False, sentence, {"got": got})
 
 
 @pytest.mark.task("a3.1")

@@ -54,6 +54,20 @@ def test_clipping_by_hand(implementation, a3):
 
 
 @pytest.mark.task("a3.3")
+def test_a_gradient_counts_though_its_parameter_is_frozen(implementation, a3):
+    """A layer that was frozen after the backward pass."""
+    parameters = with_gradients([3.0], [4.0])
+    parameters[1].requires_grad_(False)
+    norm = implementation(MODULE).clip_gradients(parameters, 1.0)
+    likely = "a parameter with requires_grad=False is left out: ask whether .grad is None"
+    what = "the norm of the gradients 3 and 4, if the second parameter is frozen"
+    a3.check(norm, torch.tensor(5.0), what, {likely: torch.tensor(3.0)})
+    what = "the gradients 3 and 4 clipped to 1, if the second parameter is frozen"
+    causes = {likely: lambda got: bool(got[1] == 4)}
+    a3.check(gradients_of(parameters), torch.tensor([0.6, 0.8]), what, causes)
+
+
+@pytest.mark.task("a3.3")
 @pytest.mark.parametrize("max_norm", [5.0, 7.5, math.inf])
 def test_small_gradients_stay(implementation, a3, max_norm):
     parameters = with_gradients([3.0], [4.0])

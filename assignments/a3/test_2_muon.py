@@ -127,6 +127,16 @@ def test_matrices_of_a_batch_are_independent(implementation, a3, shape):
     }
     what = f"newton_schulz of a {list(shape)} batch, one part 100 times as large"
     a3.check(got, expected, what, causes, dtype=torch.float64, rtol=1e-8)
+    batch[(0,) * len(shape)] = torch.nan
+    got = implementation(MODULE).newton_schulz(batch).flatten(0, -3)
+    check_true(bool(got[0].isnan().all()), "newton_schulz of a matrix with a NaN must be NaN")
+    causes = {
+        "a NaN in one matrix reaches the others: each is computed alone, with no test of the whole "
+        "batch": lambda got: bool(got.isnan().any())
+    }
+    what = f"newton_schulz of a {list(shape)} batch whose first matrix has a NaN: the others"
+    expected = expected.view_as(got)[1:]
+    a3.check(got[1:], expected, what, causes, dtype=torch.float64, rtol=1e-8)
 
 
 @pytest.mark.task("a3.4")
@@ -310,6 +320,35 @@ def test_equal_shapes_keep_their_own_updates(implementation, a3, shape_scale):
         }
         what = f"the matrix {name} of four that are updated together"
         a3.check(weights[name], right, what, causes, dtype=torch.float64, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.task("a3.5")
+@pytest.mark.parametrize("types", ["bfloat16 float32", "float32 bfloat16"])
+def test_equal_shapes_of_two_types(implementation, a3, types):
+    """And the gradient of a third one is NaN."""
+    Muon = implementation(MODULE).Muon
+    types = [getattr(torch, name) for name in [*types.split(), "float32"]]
+
+    def weights():
+        made = [nn.Parameter(torch.zeros(3, 3, dtype=dtype)) for dtype in types]
+        for seed, weight in enumerate(made):
+            weight.grad = a3.random(3, 3, seed=seed, dtype=weight.dtype)
+        made[2].grad[1, 1] = torch.nan
+        return made
+
+    together, alone = weights(), weights()
+    Muon([(str(i), weight) for i, weight in enumerate(together)]).step(1.0)
+    for got, right in zip(together[:2], alone, strict=False):
+        Muon([("w", right)]).step(1.0)
+        half = right.dtype == torch.bfloat16
+        causes = {
+            "the NaN of another matrix reaches it": lambda got: bool(got.isnan().any()),
+            "the direction was rounded to bfloat16, the type of another matrix of this shape: "
+            "convert each to the type of its own weight": lambda got, half=half: not half,
+        }
+        what = f"a {right.dtype} matrix beside one of another type, against its step alone,"
+        close = 2**-7 if half else 1e-4
+        a3.check(got, right.detach(), what, causes, dtype=right.dtype, rtol=close, atol=close)
 
 
 @pytest.mark.task("a3.5")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lm_course.grading.comparisons import check_true
+from lm_course.grading.comparisons import check_raises, check_true
 
 pytestmark = pytest.mark.usefixtures("own_optimizers")
 MODULE = "training.optimizers"
@@ -251,6 +251,21 @@ def test_the_means_are_as_large_as_the_parameters(implementation, a3):
         "for each parameter that needs a gradient there are two running means, of its shape and "
         "its type",
         {"expected": expected, "got": found},
+    )
+
+
+@pytest.mark.task("a3.2")
+def test_autograd_notices_a_step(implementation):
+    """A backward pass through the weight as it was must fail, and not use the new weight."""
+    weight = parameter([[3.0]])
+    square = (weight * weight).sum()
+    weight.grad = torch.ones_like(weight)
+    implementation(MODULE).AdamW([("w", weight)]).step(0.1)
+    check_raises(
+        RuntimeError,
+        square.backward,
+        "backward through a weight that AdamW.step has changed since (.data hides the change from "
+        "autograd: change the parameter itself, under torch.no_grad())",
     )
 
 

@@ -119,6 +119,26 @@ def test_of_a_memory_map_only_the_windows_are_read(implementation, tmp_path):
 
 
 @pytest.mark.task("a3.7")
+def test_more_tokens_than_32_bits_can_count(implementation):
+    """An array of one token that is repeated takes no memory."""
+    random_windows = implementation(BATCHING).random_windows
+    hint = ": slice the array, and convert only the window"
+    short = np.broadcast_to(np.uint16(7), 1 << 22)
+    random_windows(short[:100], 2, 3, CPU, seeded(0))  # loads what it needs
+    what = "random_windows of 2^22 tokens"
+    with watched(what, largest_tensor=5000, largest_outside=1 << 18, hint=hint):
+        random_windows(short, 2, 3, CPU, seeded(0))
+    tokens, what = np.broadcast_to(np.uint16(7), (1 << 31) + 100), "random_windows of 2^31 + 100"
+    try:
+        x, y = random_windows(tokens, 2, 3, CPU, seeded(0))
+    except (RuntimeError, ValueError, OverflowError, IndexError) as error:
+        cause = "a start of 32 bits ends at 2^31 - 1: draw starts of 64 bits (torch.int64)"
+        text = str(error).splitlines()[0]
+        check_true(False, f"{what} tokens fails: {text}", {"likely": Words(cause)})
+    check_equal([x.tolist(), y.tolist()], [[[7] * 3] * 2] * 2, f"x and y of {what} tokens 7")
+
+
+@pytest.mark.task("a3.7")
 def test_windows_come_from_the_generator(implementation):
     random_windows = implementation(BATCHING).random_windows
     tokens, what = np.arange(1000), "random_windows of 1,000 tokens"
@@ -241,6 +261,32 @@ def test_every_order_has_the_same_chance(implementation):
         "epoch_order: each of the 24 orders of 4 items should come up about 50 times in 1,200 "
         "epochs; use a permutation, not a rotation or single swaps",
         {"different orders": len(counts), "rarest": min(counts.values())},
+    )
+
+
+@pytest.mark.task("a3.7")
+def test_every_item_comes_equally_often_at_every_place(implementation):
+    """A shuffle that is nearly fair: chi-square of how often each item is at each place."""
+    epoch_order, size, epochs = implementation(BATCHING).epoch_order, 10, 3000
+    counts = np.zeros((size, size))  # [place, item]
+    for epoch in range(epochs):
+        counts[np.arange(size), epoch_order(size, 0, epoch)] += 1
+    expected = epochs / size
+    chi_square = ((counts - expected) ** 2).sum() / expected * (size - 1) / size
+    place, item = np.unravel_index(np.abs(counts - expected).argmax(), counts.shape)
+    cause = (
+        "swap each place with one of those that are left, not with any place: n^n equally likely "
+        "runs cannot give n! orders the same chance (generator.permutation does it right)"
+    )
+    check_true(
+        chi_square < 180,  # 81 on average, 13 the standard deviation; a fair one: 1 in 10^9
+        f"epoch_order: in {epochs:,} epochs each of {size} items should come about {expected:.0f} "
+        "times at each place",
+        {
+            "got": Words(f"item {item} is {counts[place, item]:.0f} times at place {place}"),
+            "chi-square": round(chi_square),
+            "likely": Words(cause),
+        },
     )
 
 

@@ -26,15 +26,20 @@ PACKED = "training.packed_documents"
 
 @pytest.mark.task("a3.8")
 @pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [([3, 7, 4, 5], [[1, 0], [3, 2]]), ([6, 3, 2, 2], [[0, 2, 3], [1]])],
-    ids=["two rows", "the best is not the longest"],
+    ("lengths", "width", "expected"),
+    [
+        ([3, 7, 4, 5], 10, [[1, 0], [3, 2]]),
+        ([6, 3, 2, 2], 10, [[0, 2, 3], [1]]),
+        ([600, 399, 200, 200], 1000, [[0, 2, 3], [1]]),
+        ([6000, 3999, 2000, 2000], 10_000, [[0, 2, 3], [1]]),
+    ],
+    ids=["two rows", "the best is not the longest", "1 left", "1 left of 10,000"],
 )
-def test_rows_by_hand(implementation, lengths, expected):
-    """The handout's examples: in a row of 10, 7 + 3 and 5 + 4; 6 + 2 + 2 and 3."""
-    rows = implementation(PACKED).best_fit_rows(lengths, 10)
-    what = f"best_fit_rows({lengths}, 10)"
-    check_rows(rows, lengths, 10, what)
+def test_rows_by_hand(implementation, lengths, width, expected):
+    """The handout's examples: in a row of 10, 7 + 3 and 5 + 4; 6 + 2 + 2 and 3. And long rows."""
+    rows = implementation(PACKED).best_fit_rows(lengths, width)
+    what = f"best_fit_rows({lengths}, {width})"
+    check_rows(rows, lengths, width, what)
     got = [[row[0], *sorted(row[1:])] for row in rows]
     check_equal(got, expected, f"{what}, the others of a row sorted")
 

@@ -214,11 +214,22 @@ def test_parameters_of_a_function_without_such_inputs(implementation):
 
 
 def with_other_arguments(way, layers, x):
+    given = {"power": 2}
+
     def function(fixed, number, x, options, nothing, name):
-        assert options == {"power": 2} and nothing is None and name == "x"
+        assert nothing is None and name == "x"
+        check_true(
+            options is given,
+            "the function gets a copy of an argument that is no tensor: pass it on as it is, both "
+            "times",
+        )
         return layers(fixed) * number + x ** options["power"]
 
-    return way(function, x.detach() + 1, 3, x, {"power": 2}, None, "x")
+    return way(function, x.detach() + 1, 3, x, given, None, "x")
+
+
+def of_a_module_and_its_input(way, layers, x):
+    return way(lambda module, x: module(x), layers, x)
 
 
 def with_several_results(way, layers, x):
@@ -259,6 +270,7 @@ def out_of_order(way, layers, x):
 
 CASES = [
     with_other_arguments,
+    of_a_module_and_its_input,
     with_several_results,
     with_an_unused_result,
     with_a_tuple_of_one,

@@ -1,6 +1,7 @@
 """a3.15: which collectives a step starts, and when."""
 
 import pytest
+import torch
 from rank_models import Blocks, batch_of, loss_sum, model_of
 from ranks import RECORD, on_ranks
 
@@ -36,7 +37,7 @@ def one_pass(sharded, losses):
     loss.backward()
 
 
-def after_an_interrupt(sharded, losses):
+def interrupted(sharded, losses):
     """Ctrl-C in a notebook: not an `Exception`, and the session continues."""
 
     def interrupt(*_):
@@ -47,7 +48,27 @@ def after_an_interrupt(sharded, losses):
     with pytest.raises(KeyboardInterrupt):
         losses(0)
     RECORD.clear()
+
+
+def after_an_interrupt(sharded, losses):
+    interrupted(sharded, losses)
     one_pass(sharded, losses)
+
+
+def a_block_less_after_an_interrupt(sharded, losses):
+    """The forward pass that was interrupted has used this block."""
+    interrupted(sharded, losses)
+    sharded.module.left_out = 1
+    one_pass(sharded, losses)
+
+
+def evaluation_between(sharded, losses):
+    """Between a forward pass and its backward pass, one without gradients."""
+    loss = losses(0)
+    with torch.no_grad():
+        losses(1)
+    note("backward")
+    loss.backward()
 
 
 def two_forward_passes(sharded, losses):
@@ -74,11 +95,25 @@ def partly_frozen(*indices):
     return make
 
 
+class Leaving(Blocks):
+    """Blocks, one of which may be left out."""
+
+    left_out = None
+
+    def forward(self, ids):
+        x = self.embedding(ids)
+        for index, block in enumerate(self.blocks):
+            x = x if index == self.left_out else block(x)
+        return self.head(x)
+
+
 # name: (model, what a step does)
 STEPS = {
     "one": (Blocks, one_pass),
     "after an interrupt": (Blocks, after_an_interrupt),
+    "after an interrupt, a block is left out": (Leaving, a_block_less_after_an_interrupt),
     "two forward passes": (Blocks, two_forward_passes),
+    "an evaluation between": (Blocks, evaluation_between),
     "second backward": (Blocks, second_backward_pass),
     "last block partly frozen": (partly_frozen(2), one_pass),
     "others partly frozen": (partly_frozen(0, 1), one_pass),

@@ -24,9 +24,11 @@ def test_copy_and_sum(implementation):
         before = y.detach().clone()
         total = module.sum_over_ranks(y)
         (total * torch.tensor([2.0, 3])).sum().backward()
-        return copied, x.grad, total, y.grad, y - before
+        square = torch.tensor([[0.0, 1], [2, 3]])
+        other = square if rank == 0 else square.t().contiguous().t()  # equal, with other strides
+        return copied, x.grad, total, y.grad, y - before, module.sum_over_ranks(other)
 
-    for copied, copied_grad, total, total_grad, change in on_ranks(2, run):
+    for copied, copied_grad, total, total_grad, change, twice in on_ranks(2, run):
         check_tensor(copied, torch.tensor([1.0, 2]), "copy_to_ranks of [1, 2]")
         causes = {
             "the gradient is that of this rank alone: add those of all ranks in backward": (
@@ -40,6 +42,14 @@ def test_copy_and_sum(implementation):
         what = "the gradient of sum_over_ranks' input, if its result has the gradient [2, 3]"
         check_tensor(total_grad, torch.tensor([2.0, 3]), what, causes)
         check_tensor(change, torch.zeros(2), "the change of sum_over_ranks' input")
+        causes = {
+            "a collective adds the ranks' memory, and clone() keeps the order in it: use "
+            "contiguous() first, or clone(memory_format=torch.contiguous_format)": (
+                torch.tensor([[0.0, 3], [3, 6]])
+            )
+        }
+        what = "sum_over_ranks of [[0, 1], [2, 3]], which lies column by column on rank 1"
+        check_tensor(twice, torch.tensor([[0.0, 2], [4, 6]]), what, causes)
 
 
 @pytest.mark.task("a3.16")

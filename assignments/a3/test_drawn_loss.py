@@ -39,9 +39,10 @@ def predictions(draw, masked):
     if draw(st.integers(0, 5)) == 3:
         batch, vocab_size = (draw(many),), draw(st.integers(1, 3))
     sizes, offsets = (1.0, 1.0, 1e-3, 30.0, 1e4), (0.0, 0.0, -2e4)
+    unknown = draw(st.sampled_from([0] * 9 + [1]))  # an id that does not exist, masked or not
     drawn = {
         "logits": tensor(draw, (*batch, vocab_size), sizes=sizes, offsets=offsets),
-        "targets": integers(draw, batch, vocab_size),
+        "targets": integers(draw, batch, vocab_size + unknown),
         "z_loss": draw(z_losses),
         "with_gradient": draw(st.booleans()),
     }

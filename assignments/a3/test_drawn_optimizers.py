@@ -22,6 +22,7 @@ from lm_course.drawn_inputs.drawn_tensors import (
 )
 from lm_course.drawn_inputs.input_spaces import Space
 from lm_course.drawn_inputs.result_comparison import Within
+from lm_course.grading.comparisons import check_true
 
 pytestmark = pytest.mark.usefixtures("a3", "own_optimizers")
 
@@ -70,7 +71,7 @@ def optimizer_runs(draw, settings, shape, dtypes, rates, gradient_sizes):
     """
     optimizers = []
     for _ in range(2):
-        dtype = draw(st.sampled_from(dtypes))
+        types = draw(st.lists(st.sampled_from(dtypes), min_size=1, max_size=3))  # in turn
         few = near_constants(st.integers(1, 4), 1, 20)
         sizes = [draw(shape)]
         for _ in range(draw(few) - 1):  # often that of another one, or its transpose
@@ -85,7 +86,7 @@ def optimizer_runs(draw, settings, shape, dtypes, rates, gradient_sizes):
                     draw(st.sampled_from([False, False, False, True])),
                 ),
             )
-            for size in sizes
+            for size, dtype in zip(sizes, cycle(types), strict=False)
         ]
         named = tuple((f"{number}.{name}", each) for number, (name, each) in enumerate(own))
         optimizers.append((draw(settings), named))
@@ -137,7 +138,9 @@ def call_optimizer(name):
                 made[which].load_state(kept)
             for (key, each), size in zip(named, cycle(sizes), strict=False):
                 each.set_gradient(weights[key], size, 1000 * (count + 1))
+            before = {key: (x.detach().clone(), x._version) for key, x in weights.items()}
             made[which].step(rate)
+            check_counted(name, before, weights)
         found, gradients = {}, {}
         for which, weights in enumerate(all_weights):
             wide = optimizers[which][0].get("dtype") == torch.float64
@@ -149,6 +152,19 @@ def call_optimizer(name):
         return {"weights": found, "gradients": gradients}
 
     return call
+
+
+def check_counted(name, before, weights):
+    """Fail if a weight has changed, and PyTorch has not counted a change in place."""
+    for key, weight in weights.items():
+        values, version = before[key]
+        check_true(
+            weight._version > version or torch.equal(weight, values),
+            f"{name}.step changes a weight so that autograd does not notice it (.data does): a "
+            "backward pass through the earlier weight would use the new one in place of an error. "
+            "Change the parameter itself, under torch.no_grad()",
+            {"parameter": key},
+        )
 
 
 def view_weights(tolerances, rough=None):
@@ -235,12 +251,15 @@ def clippings(draw):
         "gradients": tuple(gradient() for _ in range(number)),
         "max_norm": draw(st.sampled_from([1.0, 0.5, 3.0, 100.0, 1e-3, 1e-7, 0.0, math.inf])),
         "bad": draw(st.sampled_from(["", "", "", "", "nan", "inf", "-inf"])),
+        "frozen": draw(st.sampled_from(["none", "none", "the first", "all"])),
         "is_generator": draw(booleans),
     }
 
 
-def call_clip(module, gradients, max_norm, bad, is_generator):
-    """Clip the gradients. If the norm is not finite, the handout leaves open what they become."""
+def call_clip(module, gradients, max_norm, bad, frozen, is_generator):
+    """Clip the gradients, also of parameters that were frozen after the backward pass. If the norm
+    is not finite, the handout leaves open what they become.
+    """
     built = [None if isinstance(each, NoGradient) else each.build() for each in gradients]
     parameters = [
         nn.Parameter(torch.zeros(2, dtype=getattr(torch, each.dtype)) if x is None else x * 0)
@@ -248,6 +267,8 @@ def call_clip(module, gradients, max_norm, bad, is_generator):
     ]
     for each, x in zip(parameters, built, strict=True):
         each.grad = x
+    for each in parameters[: {"none": 0, "the first": 1}.get(frozen)]:
+        each.requires_grad_(False)
     present = [x for x in built if x is not None]
     if bad and present:
         present[-1][(-1,) * present[-1].ndim] = float(bad)
