@@ -213,23 +213,26 @@ def test_parameters_of_a_function_without_such_inputs(implementation):
     check_tensor(table.weight.grad, right, "the gradient of the weight of an embedding")
 
 
+COPIED = "the function gets a copy of what is no tensor: pass it on as it is, both times"
+
+
 def with_other_arguments(way, layers, x):
     given = {"power": 2}
 
     def function(fixed, number, x, options, nothing, name):
         assert nothing is None and name == "x"
-        check_true(
-            options is given,
-            "the function gets a copy of an argument that is no tensor: pass it on as it is, both "
-            "times",
-        )
+        check_true(options is given, COPIED)
         return layers(fixed) * number + x ** options["power"]
 
     return way(function, x.detach() + 1, 3, x, given, None, "x")
 
 
 def of_a_module_and_its_input(way, layers, x):
-    return way(lambda module, x: module(x), layers, x)
+    def function(module, x):
+        check_true(module is layers, COPIED)
+        return module(x)
+
+    return way(function, layers, x)
 
 
 def with_several_results(way, layers, x):
