@@ -231,7 +231,7 @@ def vocabularies(draw):
     vocab_size = draw(near_constants(st.integers(1, 9), 1, 300))
     shape = draw(tensor_shapes(0, 3, 4))
     types = ("float32", "float64", "bfloat16", "float16")
-    sizes = (1.0, 1.0, 30.0, 1e4)
+    sizes = (1.0, 3.0, 30.0, 1e4)
     logits = tensor(draw, (*shape, vocab_size), types, sizes, (0.0, 0.0, -2e4))
     hidden = TensorInput(logits.shape, "bool", seed=draw(SEEDS))
     return {

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 
+def _check_ids(targets: Tensor, vocab_size: int) -> None:
+    if targets.numel() and (targets.min() < 0 or targets.max() >= vocab_size):
+        raise IndexError(f"a target lies outside the vocabulary of {vocab_size}")
+
+
 def token_losses(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
     """The negative log-probability of each target, in nats, plus z_loss times log Z squared."""
     vocab_size = logits.shape[-1]
-    if targets.numel() and (targets.min() < 0 or targets.max() >= vocab_size):
-        raise IndexError(f"a target lies outside the vocabulary of {vocab_size}")
+    _check_ids(targets, vocab_size)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     largest = wide.detach().amax(-1, keepdim=True)
     shifted = wide - largest
@@ -25,6 +29,7 @@ def cross_entropy(
     logits: Tensor, targets: Tensor, mask: Tensor | None = None, z_loss: float = 0.0
 ) -> Tensor:
     """The mean loss of the tokens that count."""
+    _check_ids(targets, logits.shape[-1])
     if mask is not None:
         logits, targets = logits[mask], targets[mask]
     if targets.numel() == 0:

@@ -31,7 +31,7 @@ class _NamedParameters:
         """Yield the name, weight and gradient of every parameter that has a gradient."""
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
-                yield name, parameter.data, parameter.grad
+                yield name, parameter, parameter.grad
 
     def zero_gradients(self):
         for parameter in self.parameters.values():
@@ -62,6 +62,7 @@ class AdamW(_NamedParameters):
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.steps = 0
 
+    @torch.no_grad()
     def step(self, learning_rate):
         self.steps += 1
         beta1, beta2 = self.betas
@@ -138,6 +139,7 @@ class Muon(_NamedParameters):
         self.momentum, self.weight_decay = momentum, weight_decay
         self.shape_scale, self.dtype = shape_scale, dtype or torch.float32
 
+    @torch.no_grad()
     def step(self, learning_rate):
         for name, weight, gradient in self.present():
             mean = self.means[name]
