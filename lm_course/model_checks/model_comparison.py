@@ -103,10 +103,31 @@ def random_tokens(config: ModelConfig, length: int) -> Tensor:
 
 def backends_here(ours: TransformerLM, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """Return the attention backends that this model has and that run on this device."""
-    if not all(hasattr(block.attention, "attention_backend") for block in ours.blocks):
+    if not _has_backends(ours):
         return (OWN,)
     triton = why_triton_is_unusable(str(device), dtype) is None
     return tuple(name for name in BACKENDS if name != "triton" or triton)
+
+
+def _has_backends(ours: TransformerLM) -> bool:
+    return all(hasattr(block.attention, "attention_backend") for block in ours.blocks)
+
+
+def _check_backends(
+    ours: TransformerLM, device: torch.device, dtypes: Sequence[str], named: Sequence[str]
+) -> None:
+    """Raise UserError if another code than that of a named backend would compute attention."""
+    if named and not _has_backends(ours):
+        raise UserError(
+            f"--backend {named[0]}: the model's attention has no backends (no attribute "
+            "attention_backend), so it computes in one way; remove the option"
+        )
+    for name in dtypes if "triton" in named else ():
+        why = why_triton_is_unusable(str(device), DTYPES[name])
+        if why is not None:
+            raise UserError(
+                f"--backend triton: not usable on {device} in {name} ({why}); name another"
+            )
 
 
 def comparisons(
@@ -126,14 +147,14 @@ def comparisons(
         dtypes: names in DTYPES.
         backends: names in BACKENDS; None for all that run here.
         with_gradients: whether to compare gradients too, in float32 and if the layers are equal.
+
+    Raises:
+        UserError: a named backend does not run here, or the model's attention has none.
     """
     config, sources = models.ours.config, models.family.sources(models.ours.config)
     pairs = paired_modules(sources)
     check_names(pairs, models.ours, models.theirs)
-    for dtype_name in dtypes if backends and "triton" in backends else ():
-        why = why_triton_is_unusable(str(device), DTYPES[dtype_name])
-        if why is not None:
-            raise UserError(f"--backend triton: not usable on {device} ({why}); name another")
+    _check_backends(models.ours, device, dtypes, backends or ())
     for dtype_name in dtypes:
         dtype = DTYPES[dtype_name]
         reference = Reference(models.theirs, pairs, config, dtype, token_ids)

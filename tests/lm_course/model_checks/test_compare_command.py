@@ -110,7 +110,7 @@ def test_float16_overflow_is_not_a_difference(llama, tmp_path, capsys):
 def test_triton_is_not_replaced_by_another_backend(llama_folder, monkeypatch, capsys):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert status_of([str(llama_folder), "--type", "float32", "--backend", "triton"]) == 2
-    expected = "--backend triton: not usable on cpu (no CUDA device); name another"
+    expected = "--backend triton: not usable on cpu in float32 (no CUDA device); name another"
     assert expected in " ".join(capsys.readouterr().err.split())
 
 

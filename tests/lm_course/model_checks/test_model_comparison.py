@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lm_core.user_error import UserError
 from lm_course.model_checks.layer_errors import LayerError, with_weights_in
 from lm_course.model_checks.model_comparison import (
     Comparison,
@@ -75,3 +76,12 @@ def test_each_backend_is_compared_by_itself(llama, monkeypatch):
     firsts = {one.backend: one.first and one.first.name for one in found}
     assert firsts.pop("tiled") == "blocks.0.attention"
     assert set(firsts.values()) == {None}
+
+
+def test_a_named_backend_of_an_attention_without_backends(llama):
+    """It would be compared under a name of which the model knows nothing."""
+    model = with_weights_in(llama.ours, torch.float32, torch.float32)
+    del model.blocks[1].attention.attention_backend
+    ids, cpu = random_tokens(llama.ours.config, 8), torch.device("cpu")
+    with pytest.raises(UserError, match="--backend sdpa: the model's attention has no backends"):
+        next(comparisons(llama._replace(ours=model), ids, cpu, ["float32"], ["sdpa"]))
