@@ -78,7 +78,7 @@ def settings_of(
 
 
 def interpolated_best(rates: list[float], losses: list[float | None]) -> float | None:
-    """Return the rate with the least loss, by a parabola through the best one and its neighbours.
+    """Return the rate with the lowest loss, by a parabola through the best one and its neighbours.
 
     Args:
         rates: increasing by equal factors.
@@ -191,8 +191,8 @@ def main() -> None:
     for rule, rows in results["rules"].items():
         for row in rows:
             best = "at an end" if row["best"] is None else f"{row['best']:.2e}"
-            least = min(loss for loss in row["losses"] if loss is not None)
-            print(f"{rule:9} {row['model']:>6}  best rate {best}  loss {least:.3f}")
+            lowest = min(loss for loss in row["losses"] if loss is not None)
+            print(f"{rule:9} {row['model']:>6}  best rate {best}  loss {lowest:.3f}")
 
 
 if __name__ == "__main__":

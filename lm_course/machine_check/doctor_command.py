@@ -77,8 +77,8 @@ def doctor(
     size, remark = vocabulary(settings.tokenizer, paths.shards)
     folder = paths.checkpoints("pretrain")
     plan = training_plan(settings.pretrain, size, place, folder, usable)
-    ranks = "parallel" in settings.model_fields_set
-    rows = training(plan, place, usable, remark, ranks)
+    ranks = settings.parallel.data if "parallel" in settings.model_fields_set else None
+    rows = training(plan, place, usable, remark, memory_of(plan, settings.pretrain, ranks))
     print_pairs(console, f"Pretraining with {shown(path)}", rows)
     print_fits(console, plan, place)
     in_float32 = "" if "bfloat16" in usable else " in float32"
@@ -86,7 +86,7 @@ def doctor(
     if in_float32 and needs_more and (problems or recipe is not None):
         problems.append("set pretrain.training.precision to float32")
     if recipe is not None:
-        if not plan.fits_memory and not ranks:
+        if not plan.fits_memory and ranks is None:
             problems.append(f"{shown(path)} does not fit into one device's memory; {SMALLER}")
         problems += [] if plan.fits_disk else [f"the checkpoints of {shown(path)} fill the disk"]
     _end(console, problems, f"All is well{in_float32}.")
@@ -103,7 +103,7 @@ def device_here(named: str | None, of_recipe: str) -> tuple["torch.device", list
     """Return the device to check, and a row that says so if it is not that of the recipe.
 
     Raises:
-        UserError: the device named on the command line does not exist here.
+        UserError: the device named on the command line does not exist here, or nowhere.
     """
     from lm_core.device import pick_device
     from lm_core.user_error import UserError
@@ -113,6 +113,8 @@ def device_here(named: str | None, of_recipe: str) -> tuple["torch.device", list
     try:
         return pick_device(of_recipe), []
     except UserError:
+        if of_recipe.partition(":")[0] not in ("cuda", "mps"):
+            raise
         here = pick_device("auto")
         return here, [("the recipe's", f"{of_recipe}, which is not here; {here} is checked")]
 
@@ -218,7 +220,7 @@ def training(
     device: "torch.device",
     usable: Sequence[str],
     remark: str,
-    ranks: bool = False,
+    memory: str,
 ) -> list[tuple[str, str]]:
     """Return what pretraining will do here, as labels and texts.
 
@@ -227,13 +229,12 @@ def training(
         device: where to train.
         usable: the precisions that run there.
         remark: about the size of the vocabulary; may be empty.
-        ranks: whether the recipe is for many ranks, of which each needs a part of the memory.
+        memory: from `memory_of`.
     """
     from training.engine.step_statistics import PRECISIONS, product_flops_per_second
     from transformer_lm.model_cost import count_parameters
 
     rates = {name: product_flops_per_second(device, PRECISIONS[name]) for name in usable}
-    memory = " for all ranks together" if ranks else f": {_fits(plan.fits_memory)}"
     return [
         ("parameters", f"{count_parameters(plan.config):,}" + (f" {remark}" if remark else "")),
         ("precision", f"{plan.precision or 'unknown'} ({plan.reason})"),
@@ -241,13 +242,32 @@ def training(
         ("Triton kernels", "run here" if plan.triton is None else f"not usable: {plan.triton}"),
         ("optimizer", plan.optimizer),
         *((f"{name} products", f"{rate / 1e9:,.0f} GFLOP/s") for name, rate in rates.items()),
-        ("memory", f"{gigabytes(plan.bytes_needed)} predicted{memory}"),
+        ("memory", memory),
         (
             "checkpoints",
             f"{gigabytes(plan.disk_needed)}, {gigabytes(plan.disk_free)} free: "
             f"{_fits(plan.fits_disk)}",
         ),
     ]
+
+
+def memory_of(plan: "TrainingPlan", settings: Any, ranks: str | None) -> str:
+    """Return the predicted memory in words, and whether it fits.
+
+    Args:
+        plan: of the recipe.
+        settings: the recipe's section [pretrain].
+        ranks: `[parallel] data` of a recipe for many ranks: what each of them needs depends on
+            their number; None for one device.
+    """
+    from lm_course.machine_check.memory_fit import optimizer_and_weights_bytes
+
+    found = f"{gigabytes(plan.bytes_needed)} predicted"
+    if ranks is None:
+        return f"{found}: {_fits(plan.fits_memory)}"
+    held = gigabytes(optimizer_and_weights_bytes(plan.config, settings.training.optimizer))
+    shares = {"fsdp": "about 1/N", "ddp": f"{held} and 1/N of the rest"}
+    return f"{found} without other ranks; each of N needs {shares[ranks]}"
 
 
 def _fits(fits: bool) -> str:

@@ -26,7 +26,7 @@ from training.activation_checkpointing import checkpoint_blocks
 from training.batching import Batch
 from training.engine.fused_optimizer import why_fused_is_unusable
 from training.engine.step_statistics import PRECISIONS, product_flops_per_second
-from training.runs.pretraining import PretrainSettings, language_model_loss
+from training.runs.pretraining import PretrainSettings, losses_of
 from training.runs.training_run import TrainingRun
 from training.training_loop import choose_precision
 from transformer_lm.kernels.attention_backend import choose_backend, why_triton_is_unusable
@@ -106,7 +106,7 @@ def training_plan(
         vocab_size: of the recipe's tokenizer.
         device: where to train.
         folder: where the checkpoints go.
-        usable: the precisions that run on the device.
+        usable: the precisions that run on the device and can be trusted there.
     """
     config = ModelConfig(vocab_size=vocab_size, **settings.model.model_dump())
     needed, memory = bytes_of_recipe(settings, config, "float32"), device_memory(device)
@@ -143,8 +143,9 @@ def _precision(
 ) -> tuple[str | None, str]:
     if settings.training.precision != "auto":
         return settings.training.precision, "set in the recipe"
-    if any(name not in usable for name in PRECISIONS):
-        return None, "not measured, because only one runs here"
+    missing = [name for name in PRECISIONS if name not in usable]
+    if missing:
+        return None, f"not measured, because {' and '.join(missing)} cannot be used here"
     if not fits:
         return None, "not measured, because the recipe does not fit"
     training = settings.training
@@ -169,7 +170,7 @@ def _run(settings: PretrainSettings, config: ModelConfig, device: torch.device) 
     batch = Batch({"token_ids": ids[:, :-1], "targets": ids[:, 1:]}, ids[:, 1:].numel())
     return TrainingRun(
         model=model,
-        loss_of_batch=language_model_loss,
+        loss_of_batch=losses_of(settings)["loss_of_batch"],
         batch_at=lambda _: batch,
         validate=None,
         settings=settings.training,

@@ -1,5 +1,7 @@
 """`lm doctor`: its tables, its exit status, and wrong input."""
 
+import re
+
 import pytest
 import torch
 
@@ -64,6 +66,8 @@ def test_wrong_input(capsys):
     assert "nothing: no such recipe" in capsys.readouterr().err
     assert status_of(["--device", "tpu"]) == 2
     assert "device 'tpu' is unknown" in capsys.readouterr().err
+    assert status_of(["--set", "pretrain.device=tpu"]) == 2
+    assert "device 'tpu' is unknown" in capsys.readouterr().err
 
 
 def test_a_recipe_that_trains_nothing(tmp_path, capsys):
@@ -80,12 +84,19 @@ def test_a_recipe_for_another_device(capsys, monkeypatch):
     assert status_of(["--device", "cuda"]) == 2
 
 
-def test_a_recipe_for_many_ranks(capsys):
-    """Its memory is that of all ranks, so it may be more than this device has."""
+@pytest.mark.parametrize(
+    ("data", "share"),
+    [
+        ("fsdp", "each of N needs about 1/N"),
+        ("ddp", r"each of N needs [\d,.]+ GB and 1/N of the rest"),
+    ],
+)
+def test_a_recipe_for_many_ranks(data, share, capsys):
+    """What a rank needs depends on their number, so the memory of this device decides nothing."""
     large = ["recipes/demo_cpu.toml", "--set", "pretrain.model.d_ff=40000000"]
-    status_of([*large, "--set", "parallel.data=fsdp", *QUICK])
-    printed = capsys.readouterr().out
-    assert "predicted for all ranks together" in printed
+    status_of([*large, "--set", f"parallel.data={data}", *QUICK])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"GB predicted without other ranks; {share}", printed)
     assert "does not fit into one device's memory" not in printed
 
 

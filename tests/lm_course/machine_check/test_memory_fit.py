@@ -89,6 +89,17 @@ def test_memory_of_the_computer(system, tmp_path):
     assert computer_memory(tmp_path / "other").free is None
 
 
+def test_memory_of_an_older_container(system):
+    group = system / "sys" / "fs" / "cgroup" / "memory"
+    group.mkdir()
+    (group / "memory.usage_in_bytes").write_text("1000000\n")
+    (group / "memory.limit_in_bytes").write_text("3000000\n")
+    (group / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 600000\n")
+    assert computer_memory(system) == Memory(3_000_000, 2_600_000)
+    (group / "memory.stat").write_bytes(b"\xff")
+    assert computer_memory(system) == Memory(3_000_000, 2_000_000)
+
+
 def test_what_this_machine_has(tmp_path):
     memory = device_memory(torch.device("cpu"))
     assert memory.total is None or memory.total > 1e8
@@ -124,8 +135,8 @@ print((held("VmHWM") - before) / training_bytes(config, 16, "float32"))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_the_prediction_is_near_the_peak():
+def test_the_peak_is_near_the_prediction_and_not_above_it():
     done = subprocess.run(
         [sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True
     )
-    assert 0.6 < float(done.stdout) < 1.2
+    assert 0.6 < float(done.stdout) <= 1  # 0.72, measured on 2 cores
