@@ -10,11 +10,12 @@ Two rates are read off the smoothed loss:
 - a tenth of the divergence: where it has risen by half of what it had fallen, and by at least a
   tenth of the first loss, divided by 10.
 
-The suggestion is their geometric mean, or the only one that was found. The rate just before the divergence is far too high for a
-whole run, which stays at it for hundreds of steps and not for one.
+The suggestion is their geometric mean, or the only one that was found. The rate just before the
+divergence is far too high for a whole run, which stays at it for hundreds of steps and not for one.
 
 What this leaves out: momentum, the length of the run (a longer one needs a lower rate), and noise:
-read a mean of both rates as correct within a factor of 2 or 3. A sweep of short runs is more reliable.
+read a mean of both rates as correct within a factor of 2 or 3. A sweep of short runs is more
+reliable.
 """
 
 import math

@@ -198,6 +198,8 @@ def test_a_run_with_a_depth_says_so_once_and_resumes_exactly(root, capsys):
     assert line.startswith("depth 1: width 32, 2 heads, d_ff 128, 16,384 parameters in blocks; 768")
     assert "0.0469 per parameter, 1.92 times the training text) in 12 steps of 4 x 16" in line
     assert "learning rate 0.004, of matrices 0.032" in line
+    decay = settings.training.weight_decay
+    assert line.endswith(f"weight decay {decay:.3g}, of matrices {decay / 8:.3g}\n")
 
     assert run(root, "killed", settings, rows=8) is None
     # The fingerprint is that of the derived values: a recipe that spells them out is the same run.
@@ -211,5 +213,8 @@ def test_a_run_with_a_depth_says_so_once_and_resumes_exactly(root, capsys):
 
 def test_the_line_names_the_rates_of_muon(root, capsys):
     changes = ["training.optimizer=muon", "training.steps=1"]
-    run(root, "muon", load_settings(PretrainSettings, root / "recipe.toml", changes))
-    assert "learning rate 0.008, of the head 0.064, of Muon 0.02," in capsys.readouterr().out
+    settings = load_settings(PretrainSettings, root / "recipe.toml", changes)
+    run(root, "muon", settings)
+    line, decay = capsys.readouterr().out, settings.training.weight_decay
+    assert "learning rate 0.008, of the head 0.064, of Muon 0.02," in line
+    assert f"weight decay {decay:.3g}, of the head {decay / 8:.3g}\n" in line
