@@ -92,7 +92,7 @@ def test_a_recipe_for_another_device(capsys, monkeypatch):
     ],
 )
 def test_a_recipe_for_many_ranks(data, share, capsys):
-    """What a rank needs depends on their number, so the memory of this device decides nothing."""
+    """The memory of a rank depends on their number, so that of this device decides nothing."""
     large = ["recipes/demo_cpu.toml", "--set", "pretrain.model.d_ff=40000000"]
     status_of([*large, "--set", f"parallel.data={data}", *QUICK])
     printed = " ".join(capsys.readouterr().out.split())
