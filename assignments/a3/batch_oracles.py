@@ -213,7 +213,7 @@ def check_rows(rows: Any, lengths: Sequence[int], context_length: int, what: str
             "the longest that fits is not always part of the fullest row: 2 + 2 fill 4, 3 does not"
         )
         if 100 * (best - total) <= best:
-            cause = "a row that is nearly full is not full: go on while a larger sum is possible"
+            cause = "a row that is nearly full is not full: continue while a larger sum is possible"
         check_true(
             total == best,
             f"{what}: other documents would fill row {number} better",

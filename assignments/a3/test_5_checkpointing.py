@@ -213,7 +213,7 @@ def test_parameters_of_a_function_without_such_inputs(implementation):
     check_tensor(table.weight.grad, right, "the gradient of the weight of an embedding")
 
 
-COPIED = "the function gets a copy of what is no tensor: pass it on as it is, both times"
+COPIED = "the function gets a copy of what is not a tensor: pass it on as it is, both times"
 
 
 def with_other_arguments(way, layers, x):

@@ -249,7 +249,7 @@ def run(way, a, b, function, needs, from_leaves, same_input, more, calls, draws_
             check_true(
                 list(map(id, each)) == list(map(id, more)),
                 "the function gets other arguments than checkpointed got, or copies of them: pass "
-                "on what is no tensor as it is, both times",
+                "on what is not a tensor as it is, both times",
             )
         last = torch.rand(2)
     named = {"a": leaves[0], "b": leaves[1], **dict(own.named_parameters())}
