@@ -7,7 +7,9 @@ A step is everything that a trainer does with a batch: forward, loss, backward, 
 Ours is TransformerLM, fused_token_losses, clip_gradients and FusedAdamW of this repository. Theirs
 is LlamaForCausalLM with its own loss, clip_grad_norm_ and torch's fused AdamW. Both use SDPA for
 attention. bf16 is autocast over float32 weights. `compiled` wraps each model in torch.compile; the
-compilation is not timed with the steps but reported separately.
+compilation is not timed with the steps but reported separately. `default` is what each does if
+nobody chooses: ours measures whether bfloat16 is faster, as `lm pretrain` does; theirs is float32
+with torch.optim.AdamW as it is made without options. Both are eager.
 
 Both models run in one process and alternate: A B B A ... Figures are medians of wall seconds with
 two threads each or, on a busy machine, of processor seconds on one thread (`--clock processor`).
@@ -31,6 +33,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lm_core.device import faster_dtype
 from training.engine.fused_loss import fused_token_losses
 from training.engine.fused_optimizer import FusedAdamW
 from training.optimizers import clip_gradients
@@ -48,6 +51,7 @@ SHAPES = {  # d_model, layers, heads, key heads, d_ff
     "124M": (768, 12, 12, 12, 2048),
     "350M": (1024, 24, 16, 16, 2752),
 }
+MODES = ("eager", "compiled", "default")
 Step = Callable[[], float]
 
 
@@ -89,9 +93,10 @@ def our_model(theirs: Any) -> TransformerLM:
     return from_hugging_face(tensors, theirs.config.to_dict()).train()
 
 
-def their_step(model: Any, compiled: bool, ids: torch.Tensor, dtype: str) -> Step:
-    run = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+def their_step(model: Any, mode: str, ids: torch.Tensor, dtype: str) -> Step:
+    run = torch.compile(model) if mode == "compiled" else model
+    fused = None if mode == "default" else True
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=fused)
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def step() -> float:
@@ -106,8 +111,8 @@ def their_step(model: Any, compiled: bool, ids: torch.Tensor, dtype: str) -> Ste
     return step
 
 
-def our_step(model: TransformerLM, compiled: bool, ids: torch.Tensor, dtype: str) -> Step:
-    run = torch.compile(model) if compiled else model
+def our_step(model: TransformerLM, mode: str, ids: torch.Tensor, dtype: str) -> Step:
+    run = torch.compile(model) if mode == "compiled" else model
     optimizer = FusedAdamW(model.named_parameters())
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
@@ -138,8 +143,21 @@ def timed(
     return clock() - started, loss
 
 
+def faster_type(model: TransformerLM, ids: torch.Tensor) -> str:
+    """Return the type that `lm pretrain` chooses for this model on this machine."""
+
+    def forward_and_backward(dtype: torch.dtype) -> None:
+        with torch.autocast(ids.device.type, dtype, enabled=dtype == torch.bfloat16):
+            loss = fused_token_losses(model(ids[:, :-1]), ids[:, 1:]).mean()
+        loss.backward()
+        model.zero_grad()
+
+    dtype, _ = faster_dtype(forward_and_backward, ids.device, repeats=3)
+    return "bfloat16" if dtype == torch.bfloat16 else "float32"
+
+
 def cell(
-    name: str, length: int, dtype: str, compiled: bool, repeats: int, clock_name: str
+    name: str, length: int, dtype: str, mode: str, repeats: int, clock_name: str
 ) -> dict[str, Any]:
     """Measure both contestants at one size, length, type and mode."""
     clock, threads = CLOCKS[clock_name]
@@ -149,9 +167,13 @@ def cell(
     ids = torch.randint(0, VOCAB, (TOKENS // length, length + 1), generator=generator)
     torch.compiler.reset()
     theirs = their_model(config)
+    ours = our_model(theirs)
+    dtypes = {"ours": dtype, "transformers": dtype}
+    if mode == "default":
+        dtypes = {"ours": faster_type(ours, ids), "transformers": "float32"}
     steps = {
-        "ours": our_step(our_model(theirs), compiled, ids, dtype),
-        "transformers": their_step(theirs, compiled, ids, dtype),
+        "ours": our_step(ours, mode, ids, dtypes["ours"]),
+        "transformers": their_step(theirs, mode, ids, dtypes["transformers"]),
     }
     first = {who: timed(step, clock=clock) for who, step in steps.items()}
     losses = [loss for _, loss in first.values()]
@@ -165,8 +187,8 @@ def cell(
         "model": name,
         "parameters": count_parameters(config),
         "length": length,
-        "dtype": dtype,
-        "mode": "compiled" if compiled else "eager",
+        "dtype": dtypes["ours"] if len(set(dtypes.values())) == 1 else dtypes,
+        "mode": mode,
         "ours_ms": round(1e3 * medians["ours"], 1),
         "transformers_ms": round(1e3 * medians["transformers"], 1),
         "ratio": round(medians["transformers"] / medians["ours"], 2),
@@ -189,7 +211,7 @@ def on_gpu(repeats: int) -> list[dict[str, Any]]:
         config = shape(name, 1024, vocab=50304)
         ids = torch.randint(0, config.vocab_size, (batch, 1025), device="cuda")
         model = TransformerLM(config).cuda().train()
-        step = our_step(model, True, ids, "bfloat16")
+        step = our_step(model, "compiled", ids, "bfloat16")
         timed(step, torch.cuda.synchronize)
         seconds = statistics.median(
             timed(step, torch.cuda.synchronize)[0] for _ in range(max(repeats, 10))
@@ -222,7 +244,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sizes", nargs="+", default=["12M", "60M"], choices=list(SHAPES))
     parser.add_argument("--lengths", nargs="+", type=int, default=[256, 1024])
-    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"])
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--gpu", action="store_true")
@@ -233,11 +255,11 @@ def main() -> None:
         machine = torch.cuda.get_device_name()
     else:
         rows = [
-            cell(name, length, dtype, mode == "compiled", options.repeats, options.clock)
+            cell(name, length, dtype, mode, options.repeats, options.clock)
             for mode in options.modes
             for name in options.sizes
             for length in options.lengths
-            for dtype in options.dtypes
+            for dtype in (["float32"] if mode == "default" else options.dtypes)
         ]
         machine = f"{platform.machine()}, {os.cpu_count()} cores"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
