@@ -117,6 +117,7 @@ def test_damage_is_named_by_record_and_place(tmp_path):
         (b"hello, this is text\n", "no WARC record"),
         (b"\x1f\x8b\x08", "off"),
     ],
+    ids=["missing", "empty", "text", "cut"],
 )
 def test_a_file_that_is_no_warc_is_refused_in_one_line(tmp_path, content, message):
     path = tmp_path / "a.warc.gz"

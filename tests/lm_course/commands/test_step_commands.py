@@ -54,7 +54,7 @@ def test_a_depth_beside_the_layers_of_a_recipe_is_refused_before_anything_is_wri
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["pretrain", "--depth", "6"])
     assert isinstance(done.exception, UserError)
-    assert "depth = 6 is the number of layers, but model.num_layers = 4" in str(done.exception)
+    assert "depth = 6 is the number of layers, but model.num_layers = 3" in str(done.exception)
     assert list(tmp_path.iterdir()) == []
 
 
