@@ -80,6 +80,8 @@ def check_source(source: Path) -> None:
         what = (
             f"the GGUF file in it: {held[0]}"
             if held
+            else f"one of the checkpoints in it: {max(steps)}"
+            if (steps := list(source.glob("step_*")))
             else "a Hugging Face model folder or a GGUF file"
         )
         raise UserError(f"{source}: has no config.json; name {what}")

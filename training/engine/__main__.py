@@ -79,7 +79,7 @@ class EngineRecipe(Settings):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, and return the exit status of this rank."""
     parser = argparse.ArgumentParser(prog="python -m training.engine", description=__doc__)
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, help="a file, or the name of one in recipes/")
     parser.add_argument(
         "--set", action="append", dest="overrides", metavar="SECTION.KEY=VALUE", default=[]
     )
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(given: argparse.Namespace) -> None:
-    recipe = load_settings(EngineRecipe, given.recipe, given.overrides)
+    recipe = load_settings(EngineRecipe, _recipe_file(given.recipe), given.overrides)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         _train_in_group(given, recipe, OneProcess(), recipe.pretrain)
@@ -117,6 +117,13 @@ def _train(given: argparse.Namespace) -> None:
     settings = recipe.pretrain.model_copy(update={"device": str(device)})
     _train_in_group(given, recipe, ranks, settings)
     dist.destroy_process_group()
+
+
+def _recipe_file(given: Path) -> Path:
+    """Return the file in ./recipes for a name without a folder and an ending."""
+    named = Path("recipes") / f"{given}.toml"
+    is_name = not given.suffix and given.parent == Path()
+    return named if is_name and named.is_file() and not given.exists() else given
 
 
 def _train_in_group(

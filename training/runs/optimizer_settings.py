@@ -87,7 +87,8 @@ class OptimizerSettings(Settings):
         if self.warmup_steps >= self.steps:
             raise UserError(
                 f"warmup_steps = {self.warmup_steps} leaves none of the {self.steps} steps for "
-                "training after the warm-up; a tenth of the steps is enough"
+                "training after the warm-up; a tenth of the steps is enough: warmup_steps = "
+                f"{self.steps // 10}"
             )
         self.learning_rate_at(1)  # phases that do not fit are an error
         return self

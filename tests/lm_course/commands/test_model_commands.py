@@ -194,7 +194,14 @@ def with_a_gguf_in_it(folder: Path) -> Path:
     return folder
 
 
+def with_checkpoints_in_it(folder: Path) -> Path:
+    for name in ("step_000000", "step_000020"):
+        (folder / name).mkdir(parents=True)
+    return folder
+
+
 BAD_SOURCES = {
+    "name one of the checkpoints in it: ": with_checkpoints_in_it,
     "model.safetensors: this is one file of a model's folder": one_file("model.safetensors"),
     "weights are all needed; name the folder: ": one_file("config.json"),
     "has no config.json; name the GGUF file in it: ": with_a_gguf_in_it,

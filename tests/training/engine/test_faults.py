@@ -18,6 +18,7 @@ import torch
 
 from lm_core.formats.checkpoint_files import list_checkpoints
 from lm_core.user_error import UserError
+from training.engine.__main__ import _recipe_file
 from training.runs import pretraining
 from transformer_lm.weights.pretrained import load_model
 
@@ -201,6 +202,15 @@ def with_a_bad_batch(rank: int, size: int, root: str, overrides: tuple[str, ...]
 
 
 @pytest.mark.slow
+def test_a_recipe_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "small.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert _recipe_file(Path("small")) == Path("recipes/small.toml")
+    assert _recipe_file(Path("other")) == Path("other")
+    assert _recipe_file(Path("small.toml")) == Path("small.toml")
+
+
 @pytest.mark.parametrize("data", ["ddp", "fsdp"])
 def test_a_nan_on_one_rank_stops_all_and_keeps_the_last_good_checkpoint(tmp_path, data):
     root, pool = make_run(tmp_path), Ranks()
