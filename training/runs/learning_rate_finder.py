@@ -142,7 +142,13 @@ def find_learning_rate(
     autocast = partial(
         torch.autocast, device.type, torch.bfloat16, enabled=is_narrow[training.precision]
     )
-    loss_of = LossOfBatch(*losses_of(settings).values(), training.micro_batches, autocast)
+    losses_by_name = losses_of(settings)
+    loss_of = LossOfBatch(
+        losses_by_name["loss_of_batch"],
+        losses_by_name["loss_sum_of_batch"],
+        training.micro_batches,
+        autocast,
+    )
     process, rates, losses, smoothed, mean = OneProcess(), [], [], [], 0.0
     with progress_bar("find the learning rate", steps, "steps") as bar:
         for step, rate in enumerate(rates_between(lowest, highest, steps)):

@@ -203,12 +203,13 @@ def with_a_bad_batch(rank: int, size: int, root: str, overrides: tuple[str, ...]
 
 @pytest.mark.slow
 def test_a_recipe_by_its_name(tmp_path, monkeypatch):
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "small.toml").touch()
+    (tmp_path / "recipes" / "sub").mkdir(parents=True)
+    for name in ("small", "sub/small"):
+        (tmp_path / "recipes" / f"{name}.toml").touch()
     monkeypatch.chdir(tmp_path)
     assert _recipe_file(Path("small")) == Path("recipes/small.toml")
     assert _recipe_file(Path("other")) == Path("other")
-    assert _recipe_file(Path("small.toml")) == Path("small.toml")
+    assert _recipe_file(Path("sub/small")) == Path("sub/small")
 
 
 @pytest.mark.parametrize("data", ["ddp", "fsdp"])
