@@ -281,3 +281,16 @@ def all_alike(results: Sequence[Any]) -> bool:
 
 
 __all__ = ["RECORD", "Ranks", "all_alike", "kept_ranks", "on_kept_ranks", "on_ranks", "shown"]
+
+
+def bytes_at_rest(counter: Any, limit: int) -> int:
+    """Return the bytes of the tensors alive, once they are within the limit, or after a second.
+
+    A thread of gloo lets go of what it has sent a moment later, and on a busy machine later still.
+    """
+    for _ in range(20):
+        gc.collect()
+        if counter.alive_bytes <= limit:
+            break
+        time.sleep(0.05)
+    return counter.alive_bytes

@@ -1,7 +1,5 @@
 """a3.15: parameters, gradients and state divided among the ranks."""
 
-import gc
-
 import pytest
 import torch
 from rank_models import (
@@ -16,7 +14,7 @@ from rank_models import (
     weights,
     whole_batch_loss,
 )
-from ranks import RECORD, on_ranks
+from ranks import RECORD, bytes_at_rest, on_ranks
 from torch import nn
 
 from lm_course.containment.counted_work import TensorCounter
@@ -156,15 +154,14 @@ def test_the_optimizer_sees_shards(implementation):
         check_named(again, weights(model), "full_parameters() after its copies were overwritten")
 
 
-def bytes_of_a_step(module):
-    """Return the bytes of the tensors on each rank at four moments, over those before."""
+def bytes_of_a_step(module, most):
+    """Return the bytes of the tensors on each rank at the moments of `most`, over those before."""
 
     def run(rank, size):
         found = {}
 
         def note(when):
-            gc.collect()
-            found[when] = counter.alive_bytes
+            found[when] = bytes_at_rest(counter, most[when][0])
 
         def hook(block, arguments):
             arguments[0].register_hook(lambda _: note("when backward has left block 1"))
@@ -193,13 +190,12 @@ def test_bytes_on_each_rank(implementation):
     """Eight blocks and a first unit: the shards are half of all; two blocks and the first unit are
     whole while they are used.
     """
-    results = bytes_of_a_step(implementation(MODULE))
     model = Blocks(32, 64, 8)
     block = sum(4 * p.numel() for p in model.blocks[0].parameters())
     whole = sum(4 * p.numel() for p in model.parameters())
     first = whole - 8 * block
     slack = block // 2
-    most = {
+    limits = {
         "after construction": (whole // 2, "keep only the shards, and no module with its weights"),
         "in the forward pass of block 4": (
             whole // 2 + 2 * block + first,
@@ -216,10 +212,11 @@ def test_bytes_on_each_rank(implementation):
         ),
         "after a step, without gradients": (whole // 2, "something whole stays after the step"),
     }
-    for rank, found in enumerate(results):
+    most = {when: (limit + slack, likely) for when, (limit, likely) in limits.items()}
+    for rank, found in enumerate(bytes_of_a_step(implementation(MODULE), most)):
         for when, (limit, likely) in most.items():
             check_true(
-                found[when] <= limit + slack,
+                found[when] <= limit,
                 f"rank {rank} holds too much {when}: the model has {whole:,} bytes, a block "
                 f"{block:,}",
                 {"expected": f"at most {limit:,} bytes", "got": f"{found[when]:,} bytes",

@@ -1,8 +1,5 @@
 """a3.14: the optimizer's state divided among the ranks."""
 
-import gc
-import time
-
 import pytest
 import torch
 from rank_models import (
@@ -13,7 +10,7 @@ from rank_models import (
     weights,
     whole_batch_loss,
 )
-from ranks import RECORD, on_ranks
+from ranks import RECORD, bytes_at_rest, on_ranks
 from torch import nn
 
 from lm_course.containment.counted_work import TensorCounter
@@ -123,12 +120,7 @@ def owned(module, parameters, later=()):
             optimizer.step()
         states = [optimizer.state.get(parameter) for parameter in [*own, *others]]
         sizes = [state["momentum_buffer"].numel() if state else 0 for state in states]
-        for _ in range(20):  # gloo lets go of what it has sent a moment later
-            gc.collect()
-            if counter.alive_bytes <= 4 * sum(sizes):
-                break
-            time.sleep(0.05)
-        return sizes, counter.alive_bytes, [*own, *others]
+        return sizes, bytes_at_rest(counter, 4 * sum(sizes)), [*own, *others]
 
     results = on_ranks(2, run)
     for rank, (_, _, found) in enumerate(results):
