@@ -39,8 +39,10 @@ class _Stop(BaseException):
 
 
 def draw_inputs(space: Space, times: int, use: Check) -> None:
-    """Call `use` with `times * space.draws` inputs, or fewer if the space is that small."""
-    _search(space, times * space.draws, [Phase.generate], use)
+    """Call `use` with `times * space.draws` inputs, or fewer if the space is that small; at least
+    with one.
+    """
+    _search(space, max(1, times * space.draws), [Phase.generate], use)
 
 
 def smallest_failure(

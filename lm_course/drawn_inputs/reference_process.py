@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -46,13 +46,18 @@ class ReferenceProcess:
     Args:
         spaces: those that it draws from, in the order in which they will be needed.
         times: how many times as many inputs as usual it draws.
+        unwritten: tasks whose functions are still to be written. Nothing is drawn for them ahead
+            of time, because one input is enough to see that.
     """
 
-    def __init__(self, spaces: Iterable[Space], times: int = 1) -> None:
+    def __init__(
+        self, spaces: Iterable[Space], times: int = 1, unwritten: Collection[str] = ()
+    ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="reference-")
         self.address = str(Path(self.folder.name) / "socket")
         self.owner = os.getpid()
         self.times = times
+        self.unwritten = unwritten
         self.received: dict[str, list[Drawn]] = {}
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.address)
@@ -61,7 +66,7 @@ class ReferenceProcess:
         self.child = fork()
         if self.child == 0:
             os.close(self.alive)
-            _serve(listener, ends_with_us, list(spaces), times)
+            _serve(listener, ends_with_us, list(spaces), times, unwritten)
         os.close(ends_with_us)
         listener.close()
 
@@ -77,10 +82,17 @@ class ReferenceProcess:
     def drawn(self, space: Space) -> list[Drawn]:
         """Return the inputs of this space, the examples first."""
         if space.name not in self.received:
-            with self.connect() as connection:
-                connection.send((space.name, None))
-                self.received[space.name] = [Drawn(*pair) for pair in connection.recv()]
+            self.received[space.name] = self._ask_for_inputs(space, all_of_them=True)
         return self.received[space.name]
+
+    def first_drawn(self, space: Space) -> list[Drawn]:
+        """Return the examples and one more input."""
+        return self._ask_for_inputs(space, all_of_them=False)
+
+    def _ask_for_inputs(self, space: Space, all_of_them: bool) -> list[Drawn]:
+        with self.connect() as connection:
+            connection.send((space.name, all_of_them))
+            return [Drawn(*pair) for pair in connection.recv()]
 
     def close(self) -> None:
         """End the process; only in the process that began it."""
@@ -110,18 +122,24 @@ def answer_in(sent: bytes) -> Returned | Raised:
     return answer
 
 
-def _serve(listener: socket.socket, parent: int, spaces: Sequence[Space], times: int) -> NoReturn:
+def _serve(
+    listener: socket.socket,
+    parent: int,
+    spaces: Sequence[Space],
+    times: int,
+    unwritten: Collection[str],
+) -> NoReturn:
     """Answer one connection after another, until the parent ends; draw in the meantime."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends, and then this
         os.environ.pop(STAND_INS_VARIABLE, None)
         by_name = {space.name: space for space in spaces}
-        waiting = list(by_name)
+        waiting = [space.name for space in spaces if space.task not in unwritten]
         drawn: dict[str, list[Drawn]] = {}
 
         def draw(name: str) -> list[Drawn]:
             if name not in drawn:
-                waiting.remove(name)
+                waiting[:] = [other for other in waiting if other != name]
                 drawn[name] = _drawn(by_name[name], times)
             return drawn[name]
 
@@ -132,9 +150,12 @@ def _serve(listener: socket.socket, parent: int, spaces: Sequence[Space], times:
             accepted, _ = listener.accept()
             with suppress(EOFError, ConnectionError), Connection(accepted.detach()) as connection:
                 while True:
-                    name, inputs = connection.recv()
+                    name, asked = connection.recv()
                     space = by_name[name]
-                    connection.send(draw(name) if inputs is None else _answer(space, inputs))
+                    if isinstance(asked, dict):
+                        connection.send(_answer(space, asked))
+                    else:
+                        connection.send(draw(name) if asked else _drawn(space, 0))
     except BaseException:
         traceback.print_exc()  # a mistake of the suite
     finally:

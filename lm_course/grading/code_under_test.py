@@ -107,6 +107,22 @@ def own_constants(
     return found
 
 
+def unwritten_tasks(implementation: Implementation, tasks: Mapping[str, Assignment]) -> set[str]:
+    """Return the tasks whose functions are all still stubs, or whose file does not exist."""
+    found = set()
+    for name, assignment in tasks.items():
+        task = assignment.task(name)
+        if task.module:
+            path = implementation.module_file(assignment, task.module)
+            try:
+                stubs = path.read_text(encoding="utf-8", errors="replace").count(f'"{name}: write ')
+            except OSError:
+                stubs = len(task.functions)
+            if stubs >= len(task.functions):
+                found.add(name)
+    return found
+
+
 def choose_implementation(
     given: str | None, assignments: list[Assignment], root: Path, started_in: Path
 ) -> Implementation:

@@ -42,6 +42,7 @@ from lm_course.grading.code_under_test import (
     choose_implementation,
     import_quiet_modules,
     own_constants,
+    unwritten_tasks,
     use_implementation,
 )
 from lm_course.grading.forked_check import Limits, can_isolate, can_limit_memory, run_check
@@ -140,13 +141,12 @@ class GradedRun:
         self.endless_tasks.clear()
 
     def reference_process(self, items: list[pytest.Item]) -> ReferenceProcess:
-        """Return the process that answers for the reference; begin it at the first call, before any
-        code under test is imported.
-        """
+        """Return the process of the reference, begun before any code under test is imported."""
         if self.reference is None:
             tasks = {self.task_of(item).id: self.assignment_of(item) for item in items}
             note_constants(own_constants(self.implementation, tasks))
-            self.reference = ReferenceProcess(spaces_of(items), self.times)
+            unwritten = unwritten_tasks(self.implementation, tasks)
+            self.reference = ReferenceProcess(spaces_of(items), self.times, unwritten)
         return self.reference
 
     @property

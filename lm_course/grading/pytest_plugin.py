@@ -109,7 +109,9 @@ def drawn_inputs(request: pytest.FixtureRequest) -> "DrawnInputs":
     folder = run.implementation.failed_inputs
     check = request.node.originalname.removeprefix("test_")
     failed = folder / f"{space.name}.{check}.pickle" if folder else None
-    return DrawnInputs(space, reference.drawn(space), reference, failed)
+    is_unwritten = space.task in reference.unwritten
+    drawn = reference.first_drawn(space) if is_unwritten else reference.drawn(space)
+    return DrawnInputs(space, drawn, reference, failed)
 
 
 @pytest.fixture

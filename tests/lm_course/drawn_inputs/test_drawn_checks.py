@@ -64,6 +64,17 @@ def test_the_reference_answers(reference) -> None:
             ask(connection, SPLIT, {"text": 1, "special_tokens": ["|"]})
 
 
+def test_of_what_is_still_to_be_written_one_input_is_drawn_and_all_once_it_passes() -> None:
+    process = ReferenceProcess([MERGE, SPLIT], unwritten={MERGE.task})
+    first = DrawnInputs(MERGE, process.first_drawn(MERGE), process)
+    assert len(first.drawn) == 1
+    assert [inputs.drawn for inputs in first.in_turn()] == [first.drawn, process.drawn(MERGE)]
+    assert len(process.drawn(MERGE)) > 50
+    written = DrawnInputs(SPLIT, process.drawn(SPLIT), process)
+    assert list(written.in_turn()) == [written]
+    process.close()
+
+
 STANDS_IN = """
 from hypothesis import strategies as st
 from lm_course.drawn_inputs.input_spaces import Space

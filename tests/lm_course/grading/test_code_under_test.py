@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
-from lm_course.grading.code_under_test import choose_implementation, use_implementation
+from lm_course.grading.code_under_test import (
+    choose_implementation,
+    unwritten_tasks,
+    use_implementation,
+)
 from lm_course.learning.assignment_file import Assignment, load_assignment
 
 
@@ -72,3 +76,24 @@ def test_a_stage_that_is_loaded_already_is_our_mistake(
     chosen = choose_implementation(None, [assignment], toy_course.root, toy_course.root)
     with pytest.raises(AssertionError, match="toy_stage was imported before"):
         use_implementation(chosen, [assignment])
+
+
+def test_a_task_is_unwritten_while_all_its_functions_are_stubs(
+    toy_course, assignment: Assignment
+) -> None:
+    root = toy_course.root
+    tasks = {task.id: assignment for task in assignment.tasks}
+    chosen = choose_implementation(None, [assignment], root, root)
+    assert unwritten_tasks(chosen, tasks) == set()
+    toy_course.hand_in(toy_course.REFERENCE)
+    chosen = choose_implementation(None, [assignment], root, root)
+    assert unwritten_tasks(chosen, tasks) == set()
+    task = next(task for task in assignment.tasks if task.module)
+    file = chosen.module_file(assignment, task.module)
+    stub = f'    raise NotImplementedError("{task.id}: write it")\n'
+    file.write_text(stub * (len(task.functions) - 1))
+    assert task.id not in unwritten_tasks(chosen, tasks)
+    file.write_text(stub * len(task.functions))
+    assert task.id in unwritten_tasks(chosen, tasks)
+    file.unlink()
+    assert task.id in unwritten_tasks(chosen, tasks)
