@@ -3,7 +3,7 @@
 A checksum is given only if somebody has computed it from the file. Where none is given,
 `lm data get` keeps that of the first download beside the file (see `data_set_files.py`).
 
-What this leaves out: data sets in formats other than plain text.
+What this leaves out: data sets in formats other than text files.
 """
 
 from pathlib import Path
@@ -36,18 +36,21 @@ class DataSet(NamedTuple):
         title: what it is, in one line.
         licence: under which it is published.
         files: in the order in which they are read.
+        is_text: whether it is text for training, which `text.dataset` may name.
     """
 
     name: str
     title: str
     licence: str
     files: tuple[RegisteredFile, ...]
+    is_text: bool = True
 
     def paths(self, folder: Path) -> tuple[Path, ...]:
         """Return where its files are, below the folder of all data sets."""
         return tuple(folder / self.name / file.name for file in self.files)
 
 
+OPENAI = "https://openaipublic.blob.core.windows.net/encodings"
 TINY_STORIES = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main"
 
 DATA_SETS = {
@@ -68,6 +71,26 @@ DATA_SETS = {
                     1_115_394,
                 ),
             ),
+        ),
+        DataSet(
+            "openai_tokenizers",
+            "the vocabularies of GPT-4 (cl100k_base) and GPT-4o (o200k_base), to compare with",
+            "MIT",
+            (
+                RegisteredFile(
+                    "cl100k_base.tiktoken",
+                    (f"{OPENAI}/cl100k_base.tiktoken",),
+                    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+                    1_681_126,
+                ),
+                RegisteredFile(
+                    "o200k_base.tiktoken",
+                    (f"{OPENAI}/o200k_base.tiktoken",),
+                    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+                    3_613_922,
+                ),
+            ),
+            is_text=False,
         ),
         DataSet(
             "tinystories",

@@ -13,7 +13,7 @@ def print_data_sets() -> None:
     from data_pipeline.downloads.registered_sets import DATA_SETS
     from lm_course.locations import data_folder, shown
 
-    table = Table("name", "text", "licence", "where", box=None, pad_edge=False)
+    table = Table("name", "contents", "licence", "where", box=None, pad_edge=False)
     for data_set in DATA_SETS.values():
         is_there = all(path.is_file() for path in data_set.paths(data_folder()))
         where = shown(data_folder() / data_set.name) if is_there else "not downloaded"
@@ -36,7 +36,8 @@ def get_data_set(name: str) -> None:
         sums = shown(path.with_name(SUMS))
         check = "checksum right" if checked else f"no checksum was known; recorded in {sums}"
         print(f"{shown(path)}: {path.stat().st_size / 1e6:,.1f} MB, {how}, {check}")
-    print(f"licence: {data_set.licence}; in a recipe: --set text.dataset={name}")
+    use = f"; in a recipe: --set text.dataset={name}" if data_set.is_text else ""
+    print(f"licence: {data_set.licence}{use}")
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ What this leaves out: reading the formats (`tokenizer_bpe.tokenizer_file`).
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lm_core.artifact_paths import RunPaths
+from lm_core.artifact_paths import RunPaths, read_json
 from lm_core.user_error import UserError
 from lm_course.locations import in_home
 
@@ -50,26 +50,60 @@ def tokenizer_path(given: Path | None, otherwise: str = "with --tokenizer") -> P
     return file
 
 
+def held_out_text(given: Path, num_bytes: int) -> str:
+    """Return the first `num_bytes`, or somewhat more, of the validation documents of a run.
+
+    Args:
+        given: the run's folder or its name.
+        num_bytes: where to stop.
+
+    Raises:
+        ValueError: the run has no documents, or none of them is for validation.
+    """
+    from data_pipeline.shard_writing import VALIDATION, ShardSettings, split_documents
+
+    path = given
+    if len(path.parts) == 1 and not path.exists():
+        path = in_home(RUNS) / path
+    run = RunPaths(path)
+    if not run.documents.is_dir():
+        raise UserError(f"{given}: this run has no documents; `ls {RUNS}` lists the runs")
+    settings = ShardSettings(
+        **read_json(run.settings, "the settings of a run", "`lm run RECIPE`").get("shards", {})
+    )
+    texts: list[str] = []
+    left = num_bytes
+    for split, document, _ in split_documents(run.documents, settings):
+        if split == VALIDATION and left > 0:
+            texts.append(document.text)
+            left -= len(document.text.encode())
+    if not texts:
+        raise UserError(f"{given}: none of its documents is for validation; use --file")
+    return "\n\n".join(texts)
+
+
 def chosen_tokenizer(given: Path | None, pattern: str | None) -> "EitherKind":
     """Read the tokenizer at `tokenizer_path(given)`.
 
     Args:
         given: see `tokenizer_path`.
-        pattern: for a .tiktoken file, which has none: "gpt2" or "gpt4"; None for "gpt2".
+        pattern: for a .tiktoken file, which has none: a key of RANK_PATTERNS; None for that of the
+            encoding after which the file is named, or else "gpt2".
 
     Raises:
         ValueError: there is no tokenizer, the file is not one, or the pattern is unknown or not
             needed.
     """
     from tokenizer_bpe.characters.either_kind import read_tokenizer
-    from tokenizer_bpe.pretokenization import PATTERNS
+    from tokenizer_bpe.formats.tiktoken_patterns import RANK_PATTERNS, name_of_pattern
     from tokenizer_bpe.tokenizer import Tokenizer
 
     path = tokenizer_path(given)
-    if pattern is not None and pattern not in PATTERNS:
-        raise UserError(f"--pattern {pattern}: expected {' or '.join(PATTERNS)}")
+    if pattern is not None and pattern not in RANK_PATTERNS:
+        raise UserError(f"--pattern {pattern}: expected gpt2, gpt4 or o200k")
     if path.suffix == RANKS_SUFFIX:
-        return Tokenizer.from_tiktoken_ranks(path, pattern=PATTERNS[pattern or "gpt2"])
+        name = pattern or name_of_pattern(path)
+        return Tokenizer.from_tiktoken_ranks(path, pattern=RANK_PATTERNS[name])
     if pattern is not None:
         raise UserError(f"--pattern is only for {RANKS_SUFFIX} files; {path} has its own pattern")
     return read_tokenizer(path)

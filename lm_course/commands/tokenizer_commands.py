@@ -28,6 +28,7 @@ from lm_course.commands.tokenizer_choice import (
     RANKS_SUFFIX,
     chosen_bpe,
     chosen_tokenizer,
+    held_out_text,
     tokenizer_path,
 )
 
@@ -68,8 +69,9 @@ PatternName = Annotated[
     str | None,
     typer.Option(
         "--pattern",
-        metavar="gpt2|gpt4",
-        help="The word pattern of a .tiktoken file, which does not name it.",
+        metavar="gpt2|gpt4|o200k",
+        help="The word pattern of a .tiktoken file, which does not name it; by default that of "
+        "the encoding with the file's name, such as o200k_base, or else gpt2.",
     ),
 ]
 
@@ -188,6 +190,10 @@ def compare(
         ),
     ] = None,
     file: TextFile = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Read the validation documents of this run instead."),
+    ] = None,
     pattern: PatternName = None,
 ) -> None:
     """Compare tokenizers: size, bytes per token, tokens per word, and speed."""
@@ -195,14 +201,18 @@ def compare(
 
     files = [tokenizer_path(path, "in its place") for path in paths or [None]]
     # The pattern applies to the .tiktoken files among them, if there are any.
-    patterns = [pattern if each.suffix == RANKS_SUFFIX else None for each in files]
-    if not any(patterns):
-        patterns = [pattern] * len(files)
+    ranks = [each.suffix == RANKS_SUFFIX for each in files]
+    patterns = [pattern if its or not any(ranks) else None for its in ranks]
     tokenizers = [
         (str(given or each.parent), chosen_bpe(each, its_pattern))
         for given, each, its_pattern in zip(paths or [None], files, patterns, strict=True)
     ]
-    if file is None:
+    if file is not None and held_out is not None:
+        raise UserError("give --file or --held-out, not both")
+    if held_out is not None:
+        text = held_out_text(held_out, tokenizer_comparison.TEXT_BYTES)
+        source = f"the validation documents of {held_out}"
+    elif file is None:
         text, source = tokenizer_comparison.standard_library_text(), "Python's standard library"
     else:
         text, source = tokenizer_comparison.beginning_of(file), str(file)
@@ -321,11 +331,12 @@ def _print_comparison(console: Console, figures: Sequence["Figures"], source: st
     from tokenizer_bpe.inspection.tokenizer_comparison import COMPILED, OURS
 
     peers = [name for name in figures[0].speeds if name not in (OURS, COMPILED)]
-    size = _table("tokenizer", "vocabulary", "bytes per token")
+    size = _table("tokenizer", "vocabulary", "bytes per token", "tokens per word")
     words = _table("tokens per word", *figures[0].fertility)
     speed = _table("encoding, MB/s", "lesson", COMPILED, *peers)
     for each in figures:
-        size.add_row(Text(each.name), f"{each.vocab_size:,}", f"{each.bytes_per_token:.2f}")
+        ratios = f"{each.bytes_per_token:.2f}", f"{each.tokens_per_word:.2f}"
+        size.add_row(Text(each.name), f"{each.vocab_size:,}", *ratios)
         words.add_row(Text(each.name), *(f"{value:#.3g}" for value in each.fertility.values()))
         ours, compiled = float(each.speeds[OURS]), each.speeds[COMPILED]
         speed.add_row(
@@ -335,7 +346,7 @@ def _print_comparison(console: Console, figures: Sequence["Figures"], source: st
             *(_peer_speed(ours, each.speeds[name]) for name in peers),
         )
     notes = {
-        f"Bytes per token and speed: {source}.": size,
+        f"Measured on {source}; words are separated by spaces.": size,
         "Tokens per word in six sentences with the same meaning in each language, and in Python "
         "code (py). Words are separated by spaces; Chinese was split into words by hand.": words,
         "Speeds were measured on this machine just now: the median of 5 runs on one thread, taken "

@@ -21,7 +21,13 @@ def own_text_files(sections: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
     if settings.paths:
         return {"text": settings.paths}
     if settings.dataset:
-        return {"text": data_set_named(settings.dataset).paths(data_folder())}
+        data_set = data_set_named(settings.dataset)
+        if not data_set.is_text:
+            raise UserError(
+                f"text.dataset={settings.dataset}: not a text for training, but {data_set.title}; "
+                "`lm data get` lists the others"
+            )
+        return {"text": data_set.paths(data_folder())}
     return {}
 
 

@@ -40,6 +40,7 @@ class Figures:
         name: the caller's name for it.
         vocab_size: the number of its tokens.
         bytes_per_token: on the text of the comparison.
+        tokens_per_word: on the same text, whose words are what whitespace separates.
         fertility: language code -> tokens per word of the sample sentences.
         speeds: encoder -> MB/s (10**6 bytes of UTF-8) on the text, or the reason for no figure:
             NOT_COMPILED (a pattern or a file of your own), NOT_INSTALLED, REFUSES (the vocabulary
@@ -49,6 +50,7 @@ class Figures:
     name: str
     vocab_size: int
     bytes_per_token: float
+    tokens_per_word: float
     fertility: dict[str, float]
     speeds: dict[str, float | str]
 
@@ -73,15 +75,18 @@ def compare_tokenizers(
         raise UserError("the text to compare on is empty; give one that contains text")
     bare = [tokenizer for _, tokenizer in tokenizers]
     speeds = encoding_speeds(bare, text, rounds, clock, on_turn)
+    num_tokens = [len(tokenizer.encode(text)) for tokenizer in bare]
+    num_words = max(len(text.split()), 1)
     return [
         Figures(
             name=name,
             vocab_size=len(tokenizer.vocab),
-            bytes_per_token=len(text.encode()) / len(tokenizer.encode(text)),
+            bytes_per_token=len(text.encode()) / tokens,
+            tokens_per_word=tokens / num_words,
             fertility=fertility(tokenizer),
             speeds=speed,
         )
-        for (name, tokenizer), speed in zip(tokenizers, speeds, strict=True)
+        for (name, tokenizer), tokens, speed in zip(tokenizers, num_tokens, speeds, strict=True)
     ]
 
 

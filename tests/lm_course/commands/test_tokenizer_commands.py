@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 import os
 import re
 import subprocess
@@ -16,12 +17,16 @@ from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner
 
+from data_pipeline.shard_writing import VALIDATION, split_of
 from lm_core import progress
+from lm_core.formats.documents import Document, document_id, write_documents
 from lm_core.special_tokens import END_OF_TEXT
+from lm_core.user_error import UserError
 from lm_course.commands import token_page, tokenizer_commands
 from lm_course.commands.tokenizer_choice import chosen_tokenizer
 from tokenizer_bpe.characters.character_tokenizer import CharacterTokenizer
 from tokenizer_bpe.compiled import lesson_or_compiled
+from tokenizer_bpe.formats.tiktoken_patterns import O200K_PATTERN
 from tokenizer_bpe.inspection import tokenizer_comparison
 from tokenizer_bpe.inspection.sample_sentences import SENTENCES
 from tokenizer_bpe.inspection.token_display import token_pieces
@@ -251,16 +256,49 @@ def test_compare_prints_figures_of_each(lm, folder: Path, monkeypatch) -> None:
         printed = lm("compare", "demo", "ranks.tiktoken", "--file=text.txt", COLUMNS=str(columns))
         assert max(map(cell_len, printed.splitlines())) <= columns
     rows = [line.split() for line in printed.splitlines()]
-    assert ["demo", "262", "3.75"] in rows
-    assert ["ranks.tiktoken", "261", "3.75"] in rows
+    assert ["demo", "262", "3.75", "1.32"] in rows  # 160 tokens, 121 words
+    assert ["ranks.tiktoken", "261", "3.75", "1.32"] in rows
     assert ["tokens", "per", "word", *SENTENCES] in rows
     assert ["encoding,", "MB/s", "lesson", "compiled", "tiktoken", "tokenizers"] in rows
     assert ["demo", "6.00", "60.00", "24.00", "(0.25×)", "not", "installed"] in rows
     own = ["ranks.tiktoken", "6.00", "not", "compiled", "24.00", "(0.25×)", "not", "installed"]
     assert own in rows
     text = " ".join(printed.split())
-    assert "Bytes per token and speed: 600 bytes of text.txt." in text
+    assert "Measured on 600 bytes of text.txt; words are separated by spaces." in text
     assert "Speeds were measured on this machine just now: the median of 5 runs" in text
+
+
+def test_compare_on_the_held_out_documents_of_a_run(lm, folder: Path, monkeypatch) -> None:
+    """And each .tiktoken file is read with the pattern of the encoding that its name names."""
+    texts = [f"the {number} hats" for number in range(60)]
+    held_out = [text for text in texts if split_of(document_id(text), 0.25) == VALIDATION]
+    row = {"documents_out": len(texts)}
+    documents = (Document(document_id(text), text, "", "") for text in texts)
+    write_documents(folder / "runs/demo/documents", documents, [row])
+    settings = {"shards": {"validation_share": 0.25}}
+    (folder / "runs/demo/settings.json").write_text(json.dumps(settings))
+    for name in ("o200k_base", "cl100k_base"):
+        (folder / f"{name}.tiktoken").write_bytes((folder / "ranks.tiktoken").read_bytes())
+    compared = []
+    monkeypatch.setattr(
+        tokenizer_comparison,
+        "compare_tokenizers",
+        lambda tokenizers, text, **_: compared.append((tokenizers, text)) or [],
+    )
+    monkeypatch.setattr(tokenizer_commands, "_print_comparison", lambda *_: None)
+    names = ["demo", "o200k_base.tiktoken", "cl100k_base.tiktoken", "ranks.tiktoken"]
+    lm("compare", *names, "--held-out=demo")
+    ((tokenizers, text),) = compared
+    assert 5 < len(held_out) < 30
+    assert text == "\n\n".join(held_out)
+    patterns = [tokenizer.pattern for _, tokenizer in tokenizers]
+    assert patterns == [GPT2_PATTERN, O200K_PATTERN, GPT4_PATTERN, GPT2_PATTERN]
+    for arguments, message in [
+        (["--held-out=other"], "other: this run has no documents"),
+        (["--held-out=demo", "--file=ranks.tiktoken"], "--file or --held-out, not both"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            lm("compare", *arguments)
 
 
 def test_compare_measures(lm, monkeypatch) -> None:
@@ -268,7 +306,7 @@ def test_compare_measures(lm, monkeypatch) -> None:
     monkeypatch.setattr(tokenizer_comparison, "standard_library_text", lambda: "the cat " * 100)
     printed = lm("compare")
     assert "800 bytes of Python's standard library" in " ".join(printed.split())
-    assert re.search(r"^runs/demo +262 +\d\.\d\d *$", printed, flags=re.MULTILINE)
+    assert re.search(r"^runs/demo +262 +\d\.\d\d +\d\.\d\d *$", printed, flags=re.MULTILINE)
     speeds = r"^runs/demo +[\d.]+ +[\d.]+ +[\d.]+ \([\d.]+×\) +[\d.]+ \([\d.]+×\)$"
     assert re.search(speeds, printed, flags=re.MULTILINE), printed
 
@@ -302,7 +340,7 @@ def test_which_tokenizer_is_meant(folder: Path) -> None:
 def test_the_pattern_of_a_tiktoken_file(folder: Path, lm) -> None:
     assert chosen_tokenizer(Path("ranks.tiktoken"), None).pattern == GPT2_PATTERN
     assert chosen_tokenizer(Path("ranks.tiktoken"), "gpt4").pattern == GPT4_PATTERN
-    with pytest.raises(ValueError, match=r"^--pattern gpt3: expected gpt2 or gpt4$"):
+    with pytest.raises(ValueError, match=r"^--pattern gpt3: expected gpt2, gpt4 or o200k$"):
         chosen_tokenizer(Path("ranks.tiktoken"), "gpt3")
     with pytest.raises(ValueError, match=r"^--pattern is only for \.tiktoken files; .* its own"):
         chosen_tokenizer(None, "gpt4")

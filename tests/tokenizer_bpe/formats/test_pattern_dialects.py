@@ -27,6 +27,7 @@ from tokenizer_bpe.formats.pattern_dialects import (
     pattern_to_write,
     unmatched_character,
 )
+from tokenizer_bpe.formats.tiktoken_patterns import O200K_PATTERN
 from tokenizer_bpe.pretokenization import (
     GPT2_PATTERN,
     GPT4_PATTERN,
@@ -45,12 +46,6 @@ CL100K = (  # tiktoken's own
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
-UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-O200K = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{ENDING}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{ENDING}"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 DEEPSEEK = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -61,7 +56,7 @@ WELL_KNOWN = {
     "GPT-2, as published": GPT2_OF_OLD,
     "GPT-4": GPT4_PATTERN,
     "cl100k_base": CL100K,
-    "o200k_base": O200K,
+    "o200k_base": O200K_PATTERN,
     "Llama 3": LLAMA3,
     "Qwen2": QWEN2,
     "SmolLM2": split_digits_pattern(),
