@@ -8,11 +8,16 @@ from datasketch import MinHash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipeline import minhash_dedup
 from data_pipeline.minhash_dedup import (
     Components,
     MinHashSettings,
+    bands_and_rows,
+    candidate_probability,
     choose_bands,
+    deduplicate_documents,
     duplicate_components,
+    false_negative_rate,
     first_of_each_component,
     hash_functions,
     jaccard,
@@ -228,3 +233,141 @@ def test_components_against_repeated_relabelling(pairs):
         old, new = max(labels[first], labels[second]), min(labels[first], labels[second])
         labels = [new if label == old else label for label in labels]
     assert [components.find(item) for item in range(10)] == labels
+
+
+def test_the_s_curve_by_hand():
+    assert candidate_probability(0.5, bands=1, rows=2) == 0.25
+    assert candidate_probability(0.5, bands=2, rows=1) == 0.75
+    assert candidate_probability(0.5, bands=2, rows=2) == 0.4375  # 1 - 0.75^2
+    assert candidate_probability(0.0, 16, 8) == 0 and candidate_probability(1.0, 16, 8) == 1
+    assert false_negative_rate(bands=2, rows=2, threshold=0.5) == 0.5625
+
+
+@pytest.mark.parametrize(("bands", "rows"), [(16, 4), (4, 16)])
+def test_the_s_curve_is_what_bands_of_real_signatures_do(bands, rows):
+    """Catches bands and rows that are swapped: 0.99 and 0.11 of the pairs share a band."""
+    functions = hash_functions(MinHashSettings(num_hashes=64))
+    sets = near_copies(0.73, 200)
+    signatures = np.stack([signature(shingles, functions) for shingles in sets])
+    buckets = minhash_dedup.band_buckets(signatures, bands, rows)
+    shared = {first for first, *others in buckets if others == [first + 1]}
+    expected = candidate_probability(0.73, bands, rows)
+    tolerance = 4 * np.sqrt(expected * (1 - expected) / 200)
+    assert abs(len(shared) / 200 - expected) <= tolerance + 0.005
+
+
+def test_bands_must_divide_the_hashes():
+    assert bands_and_rows(MinHashSettings(num_hashes=64, num_bands=16)) == (16, 4)
+    assert bands_and_rows(MinHashSettings()) == choose_bands(128, 0.8)
+    with pytest.raises(ValueError, match="divide num_hashes; 20 does not divide 128"):
+        first_of_each_component(["a"], MinHashSettings(num_bands=20))
+
+
+def test_copies_of_one_text_are_not_compared_pair_by_pair(monkeypatch):
+    calls = []
+    monkeypatch.setattr(minhash_dedup, "jaccard", lambda *sets: calls.append(1) or jaccard(*sets))
+    copies = [shingle_hashes(["one", "text"], 2)] * 300
+    assert duplicate_components(copies, MinHashSettings()) == [0] * 300
+    assert len(calls) == 299
+
+
+def test_a_document_in_a_bucket_joins_every_group_that_it_is_similar_to():
+    """The third is similar to both others, which are not similar to each other."""
+    numbers = np.sort(RNG.integers(0, 2**64, 14, dtype=np.uint64))
+    sets = [numbers[:10], numbers[4:], numbers[2:12]]
+    settings = MinHashSettings(threshold=0.6, num_hashes=64, num_bands=64)
+    assert jaccard(sets[0], sets[1]) < 0.6 <= jaccard(sets[0], sets[2])
+    assert duplicate_components(sets, settings) == [0, 0, 0]
+
+
+def test_texts_of_common_letters_are_not_all_one():
+    """By character n-grams, long texts of one language are similar, and chains join them all."""
+    vocabulary = ["the", "then", "there", "ether", "tree", "three", "here", "her"]
+    texts = [" ".join(RNG.choice(vocabulary, 2000)) for _ in range(8)]
+    letters = [{text[i : i + 5] for i in range(len(text) - 4)} for text in texts[:2]]
+    assert len(letters[0] & letters[1]) / len(letters[0] | letters[1]) > 0.8
+    assert first_of_each_component(texts, MinHashSettings()) == list(range(8))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write files, and return their paths."""
+
+    def write(contents):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        for name, content in contents.items():
+            (tmp_path / "in" / name).write_bytes(content)
+        return [tmp_path / "in" / name for name in contents]
+
+    return write
+
+
+def names_kept(paths, folder, num_hashes=128, num_bands=32, ngram_words=3, threshold=0.8):
+    """Return the names of the files that deduplicate_documents writes, and check their bytes."""
+    written = deduplicate_documents(paths, num_hashes, num_bands, ngram_words, threshold, folder)
+    assert sorted(folder.iterdir()) == sorted(written)
+    for path in paths:
+        if folder / path.name in written:
+            assert (folder / path.name).read_bytes() == path.read_bytes()
+    return [path.name for path in written]
+
+
+def test_one_file_of_each_cluster_is_written_as_it_was(write, tmp_path):
+    words = random_words(100)
+    text, other = " ".join(words).encode(), " ".join(random_words(100)).encode()
+    paths = write(
+        {
+            "b.txt": text + b"\r\n\xff\x00 " + "été".encode(),
+            "a.txt": text.upper() + b"!\n",
+            "d.txt": other,
+            "c.txt": text,
+            "e.bin": b"\x80\x81 caf\xe9 \xfe\xff" + other,
+        }
+    )
+    assert names_kept(paths, tmp_path / "out" / "deep") == ["b.txt", "d.txt"]
+    backwards = names_kept(paths[::-1], tmp_path / "other")
+    assert backwards == ["e.bin", "c.txt"], "the first in the order of the paths is kept"
+
+
+def test_candidates_are_verified_and_bands_find_them(write, tmp_path):
+    """With bands of one row, nearly all pairs are candidates; with one band, nearly none is."""
+    words = random_words(300)
+    contents = {f"{start}": " ".join(words[start : start + 200]) for start in (0, 5, 60)}
+    paths = write({name: text.encode() for name, text in contents.items()})
+    assert names_kept(paths, tmp_path / "a", num_bands=128, ngram_words=1) == ["0", "60"]
+    assert names_kept(paths, tmp_path / "b", num_bands=1, ngram_words=1) == ["0", "5", "60"]
+    assert names_kept(paths, tmp_path / "c", num_bands=32, ngram_words=1) == ["0", "60"]
+    assert names_kept(paths, tmp_path / "d", num_bands=128, threshold=0.5, ngram_words=1) == ["0"]
+
+
+def test_clusters_of_files_are_transitive(write, tmp_path):
+    words = random_words(300)
+    starts = (60, 0, 40, 20)
+    paths = write({f"{s}": " ".join(words[s : s + 200]).encode() for s in starts})
+    assert names_kept(paths, tmp_path / "a", ngram_words=1) == ["60"]
+
+
+def test_empty_and_short_files(write, tmp_path):
+    contents = {"1": b"", "2": b" \n", "3": b"", "4": b"...", "5": b"!!!", "6": b"two words"}
+    contents |= {"7": b"Two, words!", "8": b"two", "9": b" \r\n", "10": b"..."}
+    assert names_kept(write(contents), tmp_path / "out", ngram_words=5) == [
+        *("1", "2", "4", "5", "6", "8", "9")
+    ]
+    assert deduplicate_documents([], 128, 32, 5, 0.8, tmp_path / "none") == []
+    assert not list((tmp_path / "none").iterdir())
+
+
+def test_what_deduplicate_documents_refuses(write, tmp_path):
+    path = write({"a.txt": b"text"})[0]
+    (tmp_path / "b").mkdir()
+    twin = tmp_path / "b" / "a.txt"
+    twin.write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"in/a\.txt and .*b/a\.txt have the same file name"):
+        deduplicate_documents([path, twin], 128, 32, 5, 0.8, tmp_path / "out")
+    with pytest.raises(ValueError, match="20 does not divide 128"):
+        deduplicate_documents([path], 128, 20, 5, 0.8, tmp_path / "out")
+    with pytest.raises(ValueError, match="expected another folder"):
+        deduplicate_documents([path], 128, 32, 5, 0.8, tmp_path / "b" / ".." / "in")
+    with pytest.raises(ValueError, match="num_bands"):
+        deduplicate_documents([path], 128, 0, 5, 0.8, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and path.read_bytes() == b"text"
