@@ -1,0 +1,52 @@
+"""The table of counts against a Counter."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data_pipeline.hash_counting import hash_counts
+from data_pipeline.hash_counting.hash_counts import HashCounts
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(hash_counts, "LEAST_WAITING", 10)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_counts_are_those_of_a_counter():
+    generator = np.random.default_rng(0)
+    table, expected = HashCounts(), Counter()
+    for size in [1, 0, 50, 3, 700, 20]:
+        block = generator.integers(0, 300, size).astype(np.uint64) * np.uint64(2**55)
+        table.add(block)
+        expected.update(block.tolist())
+    table.count_waiting()
+    assert dict(zip(table.hashes.tolist(), table.counts.tolist(), strict=True)) == expected
+    assert (np.diff(table.hashes) > 0).all()
+    assert table.hashes.nbytes + table.counts.nbytes == 12 * len(expected)
+
+
+def test_what_is_contained():
+    table = HashCounts()
+    keys = np.array([0, 5, 2**64 - 1], dtype=np.uint64)
+    assert table.contains(keys).tolist() == [False] * 3
+    table.add(keys[[0, 2]])
+    table.count_waiting()
+    assert table.contains(keys).tolist() == [True, False, True]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_table_is_copied_a_few_times_however_long_it_is(monkeypatch):
+    table, copied = HashCounts(), []
+    count_waiting = table.count_waiting
+
+    def counted() -> None:
+        count_waiting()
+        copied.append(len(table.hashes))
+
+    monkeypatch.setattr(table, "count_waiting", counted)
+    for start in range(0, 20_000, 5):
+        table.add(np.arange(start, start + 5, dtype=np.uint64))
+    assert sum(copied) < 8 * 20_000
