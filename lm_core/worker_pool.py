@@ -72,7 +72,35 @@ class WorkerPool(ProcessPoolExecutor):
 
     If a worker's initializer fails, its jobs raise the same exception. Otherwise the executor would
     print a traceback from every worker, and report only that a process had ended.
+
+    Args:
+        num_processes: the number of processes.
+        initializer, arguments: see `worker_pool`.
     """
+
+    def __init__(
+        self,
+        num_processes: int,
+        initializer: Callable[..., None] | None = None,
+        arguments: tuple[Any, ...] = (),
+    ) -> None:
+        self._context = _Context()
+        super().__init__(num_processes, self._context, _start, (initializer, arguments))
+
+    def kill_workers(self) -> None:
+        """End the workers at once; the jobs that are not done raise BrokenProcessPool."""
+        for worker in self._context.workers:
+            worker.kill()
+
+    def abandon(self) -> None:
+        """Take no more jobs, and wait for none. It does not end the workers."""
+        if sys.version_info < (3, 11, 5):  # its thread would write the next job to nobody, forever
+            self._call_queue._reader.close()
+        self.shutdown(wait=False)
+
+    def exit_codes(self) -> list[int | None]:
+        """Return the exit codes of the workers of a broken pool."""
+        return self._context.exit_codes()
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         return super().submit(_call, function, arguments, named)
@@ -138,18 +166,14 @@ def worker_pool(
 
     Raises UserError if the system killed a worker, and BrokenProcessPool if one ended otherwise.
     """
-    context = _Context()
-    pool = WorkerPool(num_processes, context, _start, (initializer, arguments))
+    pool = WorkerPool(num_processes, initializer, arguments)
     try:
         yield pool
     except BaseException as error:
-        if sys.version_info < (3, 11, 5):  # its thread would write the next job to nobody, forever
-            pool._call_queue._reader.close()
-        pool.shutdown(wait=False)
+        pool.abandon()
         if not isinstance(error, BrokenProcessPool):  # which has ended the workers
-            for worker in context.workers:
-                worker.kill()
-        elif -signal.SIGKILL in context.exit_codes():
+            pool.kill_workers()
+        elif -signal.SIGKILL in pool.exit_codes():
             raise UserError(
                 "the system killed a worker process, most likely for lack of memory; use fewer "
                 "processes (--set STEP.num_processes=1 needs the least memory)"

@@ -8,7 +8,7 @@ and "named", a list of pages, if a step could not read some.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,11 @@ def write_documents(
     documents: Iterable[Document],
     counts: list[dict[str, Any]],
     rows_per_file: int = 4096,
+    others: Mapping[str, Any] | None = None,
 ) -> int:
-    """Write `folder` atomically: part-00000.parquet and so on, and counts.json, whose last row is
-    that of the step which writes. Return the number of documents.
+    """Write `folder` atomically: part-00000.parquet and so on, counts.json, whose last row is that
+    of the step which writes, and `others`: file name -> a value to write as JSON. Return the number
+    of documents.
     """
     total = 0
     with atomic_folder(folder) as temporary:
@@ -76,7 +78,8 @@ def write_documents(
             _write_part(temporary, parts, rows)
         said = counts[-1].get("documents_out") if counts else None
         assert said == total, f"{total} documents, {said} in the last row of counts: append a row"
-        write_json(temporary / COUNTS_FILE, counts)
+        for name, value in {COUNTS_FILE: counts, **(others or {})}.items():
+            write_json(temporary / name, value)
     return total
 
 

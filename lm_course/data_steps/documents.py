@@ -10,7 +10,7 @@ def documents(context: StepContext) -> dict[str, Any]:
     """Turn pages into documents."""
     collected = context.summary("collect")
     num_pages = collected["pages"] + collected["readmes"] if "pages" in collected else None
-    counts = build_documents(
+    counts, seconds = build_documents(
         list(context.input_files("pages")),
         context.output("documents"),
         context.settings,
@@ -21,6 +21,7 @@ def documents(context: StepContext) -> dict[str, Any]:
         "pages": counts[0]["documents_in"],
         "documents": counts[-1]["documents_out"],
         "bytes": counts[-1]["bytes_out"],
+        "step_seconds": {step: round(spent, 2) for step, spent in seconds.items()},
     }
 
 

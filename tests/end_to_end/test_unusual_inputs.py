@@ -41,7 +41,7 @@ TINY = {
     "instructions.max_pairs_per_package": 60,
     "instructions.include_installed_packages": "false",
     "instructions.num_processes": 1,
-    "documents.num_processes": 1,
+    "documents.num_processes": 0,
     "tokenizer.vocab_size": 320,
     "shards.validation_share": 0.3,
     "pretrain.model.d_model": 16,

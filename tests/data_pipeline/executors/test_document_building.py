@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from data_pipeline.executors import document_building
+from data_pipeline.executors import document_building, page_steps
 from data_pipeline.executors.document_building import DocumentSettings, build_documents
 from data_pipeline.language_id import LanguageIdentifier
 from data_pipeline.sources.warc_files import Page, write_warc
@@ -14,7 +14,7 @@ from lm_core.formats.documents import document_id, read_counts, read_documents
 from lm_core.user_error import UserError
 
 pytest.importorskip("fasttext")
-SETTINGS = DocumentSettings(num_processes=1)
+SETTINGS = DocumentSettings(num_processes=0)
 SENTENCES = [
     "The {0} walked slowly along the river and thought of the long winter that was to come.",
     "Nobody had told the {0} that the bridge was closed, and so it had to turn back.",
@@ -65,7 +65,7 @@ def warc(tmp_path):
 
 
 def test_counts_add_up_and_name_every_reason(warc, tmp_path):
-    counts = build_documents([warc], tmp_path / "documents", SETTINGS)
+    counts, _ = build_documents([warc], tmp_path / "documents", SETTINGS)
     assert [row["step"] for row in counts] == [
         "extract text",
         "identify language",
@@ -89,7 +89,7 @@ def test_counts_add_up_and_name_every_reason(warc, tmp_path):
 
 
 def test_documents_are_clean_and_in_the_order_of_the_pages(warc, tmp_path):
-    counts = build_documents([warc], tmp_path / "documents", SETTINGS)
+    counts, _ = build_documents([warc], tmp_path / "documents", SETTINGS)
     documents = list(read_documents(tmp_path / "documents"))
     assert [d.url for d in documents] == [f"http://x/{n}" for n in range(12)]
     assert counts[-1]["bytes_out"] == sum(len(d.text.encode()) for d in documents)
@@ -103,10 +103,11 @@ def test_documents_are_clean_and_in_the_order_of_the_pages(warc, tmp_path):
         assert FOOTER not in document.text
 
 
-def test_two_processes_give_the_same_files(warc, tmp_path):
-    for number in (1, 2):
+def test_two_processes_give_the_same_files(warc, tmp_path, monkeypatch):
+    monkeypatch.setattr(document_building, "BATCH_PAGES", 4)
+    for number in (0, 2):
         build_documents([warc], tmp_path / str(number), DocumentSettings(num_processes=number))
-    one, two = (sorted((tmp_path / n).iterdir()) for n in "12")
+    one, two = (sorted((tmp_path / n).iterdir()) for n in "02")
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
 
 
@@ -118,7 +119,7 @@ def test_two_processes_give_the_same_files(warc, tmp_path):
     ],
 )
 def test_an_empty_result_names_the_step_and_writes_nothing(warc, tmp_path, section, step):
-    settings = DocumentSettings.model_validate({"num_processes": 1, **section})
+    settings = DocumentSettings.model_validate({"num_processes": 0, **section})
     with pytest.raises(ValueError, match=f"the step '{step}' dropped all"):
         build_documents([warc], tmp_path / "documents", settings)
     assert not (tmp_path / "documents").exists()
@@ -135,7 +136,7 @@ def test_a_file_without_a_record_leaves_the_old_documents_as_they_were(warc, tmp
 
 def test_a_cut_file_gives_the_pages_before_the_cut(warc, tmp_path):
     warc.write_bytes(warc.read_bytes()[:-30])
-    counts = build_documents([warc], tmp_path / "documents", SETTINGS)
+    counts, _ = build_documents([warc], tmp_path / "documents", SETTINGS)
     assert counts[0]["documents_in"] == 18
     assert counts[0]["dropped"] == {"not a text format": 1, "cut off": 1}
     assert counts[0]["named"][0].startswith("pages.warc.gz: record 18 is cut off: the gzip member")
@@ -156,14 +157,14 @@ def page_with(words: str) -> Page:
     return html(f"http://x/{words}", f"<p>{words}</p>" + story(20))
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("num_processes", [0, 1])
 def test_a_page_that_cannot_be_read_costs_that_page_and_is_named(tmp_path, num_processes):
     pages = [html(f"http://x/{n}", story(n)) for n in range(4)]
     large = Page("http://x/large", "text/html", b"<p>" + b"word " * 4000, "utf-8")
     odd_charset = Page("http://x/undefined", "text/html", pages[0].payload, "undefined")
     write_warc(tmp_path / "a.warc.gz", [*pages[:2], large, *pages[2:], odd_charset])
     settings = DocumentSettings(num_processes=num_processes, max_page_bytes=10_000)
-    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
+    counts, _ = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
     assert counts[0]["documents_in"] == 6
     assert counts[0]["dropped"] == {"too large": 1}
     assert len(counts[0]["named"]) == 1
@@ -179,10 +180,10 @@ def test_a_page_that_takes_too_long_costs_that_page(tmp_path, monkeypatch):
                 re.match(r"(a|a)*b", "a" * 12)
         return extract_text(payload, *rest)
 
-    monkeypatch.setattr(document_building, "extract_text", slow_on_one)
+    monkeypatch.setattr(page_steps, "extract_text", slow_on_one)
     write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), page_with("endless")])
-    settings = DocumentSettings(num_processes=1, max_page_seconds=0.5)
-    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
+    settings = DocumentSettings(num_processes=0, max_page_seconds=0.5)
+    counts, _ = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
     assert counts[0]["dropped"] == {"too slow": 1}
     assert counts[0]["named"] == ["a.warc.gz: http://x/endless"]
 
@@ -194,11 +195,11 @@ def test_an_exception_costs_its_page_unless_every_page_raises_it(tmp_path, monke
                 raise UnicodeError("no such\ncodec")
             return extract_text(payload, *rest)
 
-        monkeypatch.setattr(document_building, "extract_text", extract)
+        monkeypatch.setattr(page_steps, "extract_text", extract)
 
     write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), page_with("unlucky")])
     fails_on(b"unlucky")
-    counts = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", SETTINGS)
+    counts, _ = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", SETTINGS)
     assert counts[0]["dropped"] == {"error (UnicodeError)": 1}
     [named] = counts[0]["named"]
     assert "http://x/unlucky: UnicodeError: no such codec (test_document_building.py, li" in named

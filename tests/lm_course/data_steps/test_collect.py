@@ -40,7 +40,7 @@ def crawl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def build(*arguments: str) -> str:
-    settings = ("--set", "documents.num_processes=1")
+    settings = ("--set", "documents.num_processes=0")
     done = CliRunner().invoke(app, ["data", *arguments, *settings])
     if isinstance(done.exception, StepsFailed):
         return str(done.exception)

@@ -1,0 +1,215 @@
+"""The steps for one page: text, language, quality, personal data.
+
+`PAGE_STEPS` lists them in order. A step is a name, the section of the settings that it reads, and
+`start`, which a worker calls once with the settings: it loads what the step needs, and returns the
+function of a page. That function changes the page's text, adds scores, or returns the reason for
+dropping the page. To add a step, write such a function and add a row.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.executors.page_time_limit import PageTooSlow, time_limit
+from data_pipeline.language_id import (
+    LanguageIdentifier,
+    LanguageSettings,
+    failed_language_rule,
+    language_model_path,
+)
+from data_pipeline.personal_data import mask_personal_data
+from data_pipeline.quality_rules import QualitySettings, first_failed_rule
+from data_pipeline.sources.http_responses import TOO_LARGE
+from data_pipeline.sources.warc_files import LostPage, Page
+from data_pipeline.text_extraction import extract_text
+from lm_core.formats.documents import Document
+from lm_core.settings import Settings
+
+TOO_SLOW = "too slow"
+FAILED = "error"  # followed by the name of the error's class
+EXAMPLE_CHARACTERS = 300
+
+
+@dataclass
+class PageText:
+    """A page on its way through the steps.
+
+    Attributes:
+        page: as it was read.
+        text: "" before the first step.
+        language: ISO 639-1, "" before it is known.
+        scores: what the steps have measured.
+    """
+
+    page: Page
+    text: str = ""
+    language: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+Judge = Callable[[PageText], str | None]  # the reason for dropping the page, or nothing
+
+
+@dataclass(frozen=True)
+class PageStep:
+    """A step that looks at one page.
+
+    Attributes:
+        name: in counts.json.
+        settings_key: the field of DocumentSettings that `start` gets; "" for none.
+        start: called once in each worker; returns the function of a page.
+    """
+
+    name: str
+    settings_key: str
+    start: Callable[[Any], Judge]
+
+
+def _start_extraction(_: None) -> Judge:
+    def extract(page: PageText) -> str | None:
+        given = page.page
+        text = extract_text(given.payload, given.content_type, given.charset)
+        page.text = text or ""
+        if text:
+            return None
+        return "not a text format" if text is None else "no text found"
+
+    return extract
+
+
+def _start_language(settings: LanguageSettings) -> Judge:
+    identifier = LanguageIdentifier(language_model_path())
+
+    def identify(page: PageText) -> str | None:
+        language = identifier.identify(page.text, settings.max_characters)
+        page.language = language.code
+        page.scores["language_confidence"] = language.confidence
+        return failed_language_rule(language, settings)
+
+    return identify
+
+
+def _start_quality(settings: QualitySettings) -> Judge:
+    return lambda page: first_failed_rule(page.text, settings)
+
+
+def _start_masks(_: None) -> Judge:
+    def mask(page: PageText) -> None:
+        page.text, masks = mask_personal_data(page.text)
+        page.scores["masks"] = float(sum(masks.values()))
+
+    return mask
+
+
+PAGE_STEPS = (
+    PageStep("extract text", "", _start_extraction),
+    PageStep("identify language", "language", _start_language),
+    PageStep("quality rules", "quality", _start_quality),
+    PageStep("mask personal data", "", _start_masks),
+)
+
+
+@dataclass(frozen=True)
+class PageOutcome:
+    """Result of PAGE_STEPS for a page.
+
+    Attributes:
+        document: None if the page was dropped.
+        sizes: the number of bytes into each step reached, and out of the last one.
+        dropped_because: "" if it was not.
+        problem: names a page that was lost for a reason other than its text.
+        url: of the page.
+        start: of its text, as the last step left it, for the examples.
+        seconds: of each step reached.
+    """
+
+    document: Document | None
+    sizes: tuple[int, ...]
+    dropped_because: str = ""
+    problem: str = ""
+    url: str = ""
+    start: str = ""
+    seconds: tuple[float, ...] = ()
+
+
+def lost_page(page_and_source: tuple[Page | LostPage, str], reason: str) -> PageOutcome:
+    """Return the outcome of a page that cost its workers."""
+    page, source = page_and_source
+    size = page.stored_bytes if isinstance(page, LostPage) else len(page.payload)
+    return PageOutcome(None, (size,), reason, f"{source}: {page.url}", page.url)
+
+
+class PageProcessor:
+    """The steps for one page. It holds what the steps have loaded, so each process builds its own.
+
+    Args:
+        settings: a DocumentSettings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.max_bytes: int = settings.max_page_bytes
+        self.max_seconds: float = settings.max_page_seconds
+        self.judges = [
+            step.start(getattr(settings, step.settings_key) if step.settings_key else None)
+            for step in PAGE_STEPS
+        ]
+
+    def __call__(self, page_and_source: tuple[Page | LostPage, str]) -> PageOutcome:
+        """Run a page through the steps until one drops it, and catch errors that it causes, except
+        MemoryError.
+        """
+        page, source = page_and_source
+        if isinstance(page, LostPage):
+            problem = f"{source}: {page.detail}"
+            return PageOutcome(None, (page.stored_bytes,), page.reason, problem, page.url)
+        sizes, seconds = [len(page.payload)], []
+        if sizes[0] > self.max_bytes:
+            problem = f"{source}: {page.url} has {sizes[0]:,} bytes"
+            return PageOutcome(None, tuple(sizes), TOO_LARGE, problem, page.url)
+        state = PageText(page)
+        reason = problem = ""
+        try:
+            with time_limit(self.max_seconds):
+                reason = self._run_steps(state, sizes, seconds)
+        except PageTooSlow:
+            reason, problem = TOO_SLOW, f"{source}: {page.url}"
+        except MemoryError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            reason, problem = f"{FAILED} ({kind})", f"{source}: {page.url}: {_described(error)}"
+        start = (state.text or _decoded_start(page.payload))[:EXAMPLE_CHARACTERS]
+        document = None
+        if not reason:
+            scores = dict(state.scores)
+            document = Document("", state.text, source, page.url, state.language, scores)
+        shown = (reason, problem, page.url, start, tuple(seconds))
+        return PageOutcome(document, tuple(sizes), *shown)
+
+    def _run_steps(self, state: PageText, sizes: list[int], seconds: list[float]) -> str:
+        """Run the steps, and append to `sizes` the number of bytes that each step passes on, and to
+        `seconds` what each took. Return the reason for dropping the page, or "".
+        """
+        for judge in self.judges:
+            before, started = state.text, time.perf_counter()
+            reason = judge(state)
+            seconds.append(time.perf_counter() - started)
+            if reason:
+                return reason
+            is_same = before is state.text
+            sizes.append(sizes[-1] if is_same else len(state.text.encode("utf-8")))
+        return ""
+
+
+def _decoded_start(payload: bytes) -> str:
+    return payload[: 4 * EXAMPLE_CHARACTERS].decode("utf-8", "replace")
+
+
+def _described(error: Exception) -> str:
+    """Return class, words and place of an error in one line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    words = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {words} ({Path(place.filename).name}, line {place.lineno})"

@@ -1,0 +1,180 @@
+"""Batches in the workers of a Ray cluster.
+
+`RAY_ADDRESS` names the cluster; without it, Ray starts one on this machine. Each worker is an
+actor. If it ends, its batch is run again, then item by item. A thread of C in the worker
+(`faulthandler`) ends it if an item takes too long.
+
+What this leaves out: reading the pages on the cluster (they are read here, and sent), and copying
+this project to other machines, where it must be installed.
+"""
+
+import faulthandler
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.executors.executor import (
+    KILLED,
+    TOO_MUCH_MEMORY,
+    TOO_SLOW,
+    Function,
+    Job,
+    Jobs,
+    Limits,
+    Lost,
+    Start,
+    run_items,
+    same_process,
+)
+from data_pipeline.executors.worker_memory import limit_memory
+from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_core.user_error import UserError
+
+BATCHES_AHEAD = 8  # per worker: done or not, after the first that is not done
+OBJECT_STORE_BYTES = 200_000_000  # of a cluster that is started here; batches are small
+SENT_VARIABLES = (STAND_INS_VARIABLE, "LM_LANGUAGE_MODEL", "OMP_NUM_THREADS")
+
+
+def import_ray() -> Any:
+    """Return the module. Raises UserError if it is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "executor = \"ray\" needs Ray, which is not installed: run `pip install '.[ray]'`, "
+            'or use executor = "local"'
+        ) from None
+    return ray
+
+
+class _Worker:
+    """The actor: one process of the cluster."""
+
+    def __init__(self, start: Start, limits: Limits) -> None:
+        self.start = start
+        self.limits = limits
+        self.function: Function | None = None
+
+    def run(self, items: Sequence[Any]) -> tuple[list[Any], bool]:
+        """Return the results, and whether the memory was too short for all."""
+        if self.function is None:  # not in __init__, whose errors do not reach the caller
+            self.function = self.start()
+            limit_memory(self.limits.memory)
+        with Path(os.devnull).open("w") as nowhere:
+
+            def begin(_: int) -> None:
+                faulthandler.dump_traceback_later(self.limits.seconds, exit=True, file=nowhere)
+
+            try:
+                return run_items(self.function, items, begin)
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+
+
+class RayExecutor:
+    """An executor whose workers are actors of a Ray cluster.
+
+    Args:
+        num_processes: the number of actors, at most as many as the cluster has processors; 0 runs
+            everything in the calling process.
+        limits: see Limits.
+    """
+
+    def __init__(self, num_processes: int, limits: Limits) -> None:
+        self.num_processes = num_processes
+        self.limits = limits
+
+    def map(
+        self, start: Start, batches: Iterable[Sequence[Any]], lost: Lost
+    ) -> Iterator[list[Any]]:
+        """See Executor.map. Raises also UserError: Ray is not installed, or cannot be reached."""
+        if self.num_processes == 0:
+            yield from same_process(start, batches)
+            return
+        ray = import_ray()
+        was_started = ray.is_initialized()
+        if not was_started:
+            _connect(ray, self.num_processes)
+        try:
+            processors = int(ray.cluster_resources().get("CPU", 1))
+            size = max(1, min(self.num_processes, processors))
+            jobs = Jobs(batches, lost, BATCHES_AHEAD * size)
+            team = _Team(ray, start, self.limits, size, jobs)
+            try:
+                while not jobs.done:
+                    team.hand_out()
+                    team.collect()
+                    yield from jobs.results()
+            finally:
+                team.end()
+        finally:
+            if not was_started:
+                ray.shutdown()
+
+
+def _connect(ray: Any, num_processes: int) -> None:
+    """Connect to the cluster at RAY_ADDRESS, or start one on this machine."""
+    sent = {name: os.environ[name] for name in SENT_VARIABLES if name in os.environ}
+    given: dict[str, Any] = {"runtime_env": {"env_vars": sent}, "log_to_driver": False}
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        given |= {"num_cpus": num_processes, "object_store_memory": OBJECT_STORE_BYTES}
+        given |= {"include_dashboard": False}
+    try:
+        ray.init(configure_logging=False, **given)
+    except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
+        words = " ".join(str(error).split())[:200]
+        where = f"the cluster at RAY_ADDRESS={address}" if address else "a cluster here"
+        raise UserError(f"Ray: cannot use {where} ({words})") from None
+
+
+class _Team:
+    """The actors of a map, each with at most one job, and each replaced when it ends."""
+
+    def __init__(self, ray: Any, start: Start, limits: Limits, size: int, jobs: Jobs) -> None:
+        self.ray = ray
+        self.limits = limits
+        self.jobs = jobs
+        self.size = size
+        kind = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
+        self.new_actor = lambda: kind.remote(start, limits)
+        self.idle: list[Any] = []
+        self.busy: dict[Any, tuple[Any, Job, float]] = {}  # of a reference to a result
+
+    def hand_out(self) -> None:
+        """Give jobs to the actors that have none; start actors while there are too few."""
+        while len(self.busy) < self.size and (job := self.jobs.next()) is not None:
+            actor = self.idle.pop() if self.idle else self.new_actor()
+            self.busy[actor.run.remote(job.items)] = (actor, job, time.monotonic())
+
+    def collect(self) -> None:
+        """Wait until a job ends, and take its results."""
+        if not self.busy:
+            return
+        [reference], _ = self.ray.wait(list(self.busy), num_returns=1)
+        actor, job, since = self.busy.pop(reference)
+        try:
+            results, no_memory = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, MemoryError):
+                raise error.cause from None
+            self.ray.kill(actor)
+            self.jobs.ended_somewhere(job, TOO_MUCH_MEMORY)
+        except self.ray.exceptions.RayError:  # the actor, its machine, or what it sent is gone
+            self.ray.kill(actor)
+            is_slow = time.monotonic() - since >= self.limits.seconds
+            self.jobs.ended_somewhere(job, TOO_SLOW if is_slow else KILLED)
+        else:
+            self.jobs.finished(job, results)
+            if no_memory:
+                self.ray.kill(actor)
+                self.jobs.ended_at(job, len(results), TOO_MUCH_MEMORY)
+            else:
+                self.idle.append(actor)
+
+    def end(self) -> None:
+        """End all actors."""
+        for actor in [*self.idle, *(actor for actor, _, _ in self.busy.values())]:
+            self.ray.kill(actor)
