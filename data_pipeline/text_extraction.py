@@ -20,6 +20,11 @@ from dataclasses import dataclass
 
 from data_pipeline.html.html_tokens import EndTag, StartTag, tokens
 from data_pipeline.html.page_encoding import decode_page
+from data_pipeline.main_content.plain_pages import (
+    clean_plain_text,
+    drop_control_characters,
+    normalize_plain_text,
+)
 
 # fmt: off
 ALWAYS_DROPPED_TAGS = frozenset({
@@ -33,6 +38,8 @@ BLOCK_TAGS = frozenset({
     "title", "tr", "ul",
 })
 # fmt: on
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+MARKUP_TYPES = ("text/markdown", "text/x-markdown", "text/x-rst")
 MAX_LINK_DENSITY = 0.5
 SHORT_BLOCK_CHARACTERS = 40  # shorter: a heading, a menu entry, a cell; the neighbours decide
 MAX_INDENT_DEPTH = 16  # bounds the output of a page of unclosed <dd>, else quadratic in length
@@ -228,54 +235,18 @@ def extract_html_text(html: str) -> str:
     return ""
 
 
-HTML_TAG_IN_MARKDOWN = (
-    r"</?(?:p|div|img|a|br|hr|h[1-6]|b|i|em|sub|sup|span|center|picture|source|table|thead|tbody"
-    r"|tr|td|th|ul|ol|li|details|summary|strong|code|pre|kbd|video)\b[^<>]*+>"
-)
-IN_BRACKETS = r"\[[^\]\[]*+\]"
-IN_PARENTHESES = r"\((?:[^()]|\([^()]*+\))*+\)"  # with one nested pair, as addresses may have
-ADDRESS = r"\((?:[^()\s]|\([^()\s]*+\))*+(?:[ \n]\"[^\"]*+\")?\)"
-MARKUP_PATTERNS = (
-    # badges, which are images inside links; images; the same in reStructuredText
-    (re.compile(rf"\[!{IN_BRACKETS}{IN_PARENTHESES}\]{IN_PARENTHESES}"), ""),
-    (re.compile(rf"!{IN_BRACKETS}(?:{IN_PARENTHESES}|{IN_BRACKETS})"), ""),
-    (re.compile(r"^\.\. (?:\|[^|\n]*+\| )?image::.*\n(?:[ \t]++:.*\n)*", re.MULTILINE), ""),
-    (re.compile(r"^[ \t]*+(?:\|[\w-]++\|[ \t]*+)++$", re.MULTILINE), ""),
-    # lines that only define a link target; links, whose words stay
-    (re.compile(r"^\[[^\]\n]++\]: *\S.*$|^\.\. _[^:\n]++: *\S.*$", re.MULTILINE), ""),
-    (re.compile(rf"(?<!!)\[([^\]\[]++)\]{ADDRESS}"), r"\1"),
-    (re.compile(HTML_TAG_IN_MARKDOWN, re.IGNORECASE), ""),
-    # the remains of the replacements above
-    (re.compile(r"(?<![ \t])[ \t]++$", re.MULTILINE), ""),
-    (re.compile(r"\n{3,}"), "\n\n"),
-)
-
-
-def clean_plain_text(text: str) -> str:
-    """Return Markdown, reStructuredText or plain text without comments, badges, images, link
-    targets and HTML tags; the rest is unchanged.
-    """
-    text = drop_comments(text)
-    for pattern, replacement in MARKUP_PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text.strip("\n")
-
-
-def drop_comments(text: str) -> str:
-    """Return the text without <!-- comments -->; a comment that never ends is text."""
-    kept, position = [], 0
-    while (start := text.find("<!--", position)) >= 0 and (end := text.find("-->", start)) >= 0:
-        kept.append(text[position:start])
-        position = end + 3
-    return "".join(kept) + text[position:]
-
-
 def extract_text(payload: bytes, content_type: str, http_charset: str = "") -> str | None:
     """Return the text of a page, "" if it has none, None if the content type is not readable text
     (an image, a script).
+
+    Plain text is what other programs have extracted already (WET files, rows of parquet files), or
+    never was markup; only its lines are normalized.
     """
-    if content_type in ("text/html", "application/xhtml+xml"):
-        return extract_html_text(decode_page(payload, http_charset))
-    if content_type in ("text/plain", "text/markdown", "text/x-rst", "text/x-markdown"):
+    if content_type in HTML_TYPES:
+        html = decode_page(payload, http_charset)
+        return drop_control_characters(extract_html_text(html))
+    if content_type in MARKUP_TYPES:
         return clean_plain_text(decode_page(payload, http_charset))
+    if content_type == "text/plain":
+        return normalize_plain_text(decode_page(payload, http_charset))
     return None

@@ -36,6 +36,7 @@ from data_pipeline.executors.ray_executor import RayExecutor
 from data_pipeline.executors.scratch_documents import ScratchDocuments, scratch_folder
 from data_pipeline.executors.step_counts import StepCount
 from data_pipeline.language_id import LanguageSettings
+from data_pipeline.main_content.resiliparse_text import Extractor
 from data_pipeline.minhash_dedup import MinHashSettings
 from data_pipeline.quality_rules import QualitySettings
 from data_pipeline.sources.page_files import read_every_page
@@ -56,6 +57,8 @@ class DocumentSettings(Settings):
     """Every threshold of `lm data build`.
 
     Attributes:
+        extractor: what finds the main text of HTML: "lesson" (text_extraction.py) or
+            "resiliparse".
         language: see LanguageSettings.
         quality: see QualitySettings.
         exact_dedup: see ExactDedupSettings.
@@ -72,6 +75,7 @@ class DocumentSettings(Settings):
             one at RAY_ADDRESS, or else one that is started on this machine.
     """
 
+    extractor: Extractor = "lesson"
     language: LanguageSettings = LanguageSettings()
     quality: QualitySettings = QualitySettings()
     exact_dedup: ExactDedupSettings = ExactDedupSettings()

@@ -20,11 +20,11 @@ from data_pipeline.language_id import (
     failed_language_rule,
     language_model_path,
 )
+from data_pipeline.main_content.resiliparse_text import Extractor, page_text
 from data_pipeline.personal_data import mask_personal_data
 from data_pipeline.quality_rules import QualitySettings, first_failed_rule
 from data_pipeline.sources.http_responses import TOO_LARGE
 from data_pipeline.sources.warc_files import LostPage, Page
-from data_pipeline.text_extraction import extract_text
 from lm_core.formats.documents import Document
 from lm_core.settings import Settings
 
@@ -68,10 +68,9 @@ class PageStep:
     start: Callable[[Any], Judge]
 
 
-def _start_extraction(_: None) -> Judge:
+def _start_extraction(extractor: Extractor) -> Judge:
     def extract(page: PageText) -> str | None:
-        given = page.page
-        text = extract_text(given.payload, given.content_type, given.charset)
+        text = page_text(page.page, extractor)
         page.text = text or ""
         if text:
             return None
@@ -105,7 +104,7 @@ def _start_masks(_: None) -> Judge:
 
 
 PAGE_STEPS = (
-    PageStep("extract text", "", _start_extraction),
+    PageStep("extract text", "extractor", _start_extraction),
     PageStep("identify language", "language", _start_language),
     PageStep("quality rules", "quality", _start_quality),
     PageStep("mask personal data", "", _start_masks),

@@ -9,7 +9,6 @@ from data_pipeline.sources.python_documentation import render_batch
 from data_pipeline.sources.warc_files import read_warc
 from data_pipeline.text_extraction import (
     Block,
-    clean_plain_text,
     extract_html_text,
     extract_text,
     is_content,
@@ -98,22 +97,8 @@ def test_any_bytes_give_text_that_can_be_stored(payload, charset):
         extract_text(payload, content_type, charset).encode("utf-8")
 
 
-def test_markdown_loses_badges_images_and_tags_but_keeps_words_and_code():
-    text = """[![Build](https://x/b.svg)](https://x) ![logo](logo.png)
-<p align="center"><img src="a.png"></p>
-# Title <!-- hidden -->
-
-Read the [manual](https://x.org/m "M"), or `List[int](x)`.
-
-.. image:: https://x/y.svg
-   :target: https://x
-.. |Docs| image:: d.svg
-|Docs| |Build|
-[ref]: https://x.org
-    indented = vector<int>(3)
-"""
-    expected = "# Title\n\nRead the manual, or `List[int](x)`.\n\n    indented = vector<int>(3)"
-    assert clean_plain_text(text).replace("\n\n\n", "\n\n") == expected.replace("[int](x)", "int")
+def test_control_characters_of_a_page_are_dropped():
+    assert extract_text(f"<p>{LONG}\0\x08</p>".encode(), "text/html") == LONG
 
 
 def test_other_content_types_are_no_text():

@@ -8,8 +8,8 @@ import pytest
 from data_pipeline.executors import document_building, page_steps
 from data_pipeline.executors.document_building import DocumentSettings, build_documents
 from data_pipeline.language_id import LanguageIdentifier
+from data_pipeline.main_content.resiliparse_text import page_text
 from data_pipeline.sources.warc_files import Page, write_warc
-from data_pipeline.text_extraction import extract_text
 from lm_core.formats.documents import document_id, read_counts, read_documents
 from lm_core.user_error import UserError
 
@@ -174,13 +174,13 @@ def test_a_page_that_cannot_be_read_costs_that_page_and_is_named(tmp_path, num_p
 
 
 def test_a_page_that_takes_too_long_costs_that_page(tmp_path, monkeypatch):
-    def slow_on_one(payload, *rest):
-        if b"endless" in payload:
+    def slow_on_one(page, *rest):
+        if b"endless" in page.payload:
             while True:
                 re.match(r"(a|a)*b", "a" * 12)
-        return extract_text(payload, *rest)
+        return page_text(page, *rest)
 
-    monkeypatch.setattr(page_steps, "extract_text", slow_on_one)
+    monkeypatch.setattr(page_steps, "page_text", slow_on_one)
     write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), page_with("endless")])
     settings = DocumentSettings(num_processes=0, max_page_seconds=0.5)
     counts, _ = build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", settings)
@@ -190,12 +190,12 @@ def test_a_page_that_takes_too_long_costs_that_page(tmp_path, monkeypatch):
 
 def test_an_exception_costs_its_page_unless_every_page_raises_it(tmp_path, monkeypatch):
     def fails_on(word):
-        def extract(payload, *rest):
-            if word in payload:
+        def extract(page, *rest):
+            if word in page.payload:
                 raise UnicodeError("no such\ncodec")
-            return extract_text(payload, *rest)
+            return page_text(page, *rest)
 
-        monkeypatch.setattr(page_steps, "extract_text", extract)
+        monkeypatch.setattr(page_steps, "page_text", extract)
 
     write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), page_with("unlucky")])
     fails_on(b"unlucky")
