@@ -31,6 +31,9 @@ ALWAYS_DROPPED_TAGS = frozenset({
     "script", "style", "noscript", "template", "svg", "button", "select", "iframe",
 })
 DROPPED_TAGS = ALWAYS_DROPPED_TAGS | {"nav", "header", "footer", "aside", "form"}
+# the ARIA roles of these, on tags that an end tag always closes
+DROPPED_ROLES = frozenset({"navigation", "banner", "contentinfo", "complementary", "search"})
+ROLE_TAGS = frozenset({"div", "section", "table", "ul"})
 BLOCK_TAGS = frozenset({
     "address", "article", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt",
     "fieldset", "figcaption", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "html", "li",
@@ -61,6 +64,7 @@ class BlockCollector:
 
     def __init__(self, dropped_tags: frozenset[str]) -> None:
         self.dropped_tags = dropped_tags
+        self.dropped_roles = DROPPED_ROLES if "nav" in dropped_tags else frozenset()
         self.blocks: list[Block] = []
         self.open_dropped: list[str] = []
         self.times_open: Counter[str] = Counter()  # of each tag in open_dropped
@@ -88,7 +92,10 @@ class BlockCollector:
 
     def start_tag(self, token: StartTag) -> None:
         tag = token.name
-        if tag in self.dropped_tags:
+        drops = tag in self.dropped_tags or (
+            tag in ROLE_TAGS and token.attributes.get("role", "").lower() in self.dropped_roles
+        )
+        if drops or self.times_open[tag]:  # inside a dropped <div>, its inner ones are counted
             self.open_dropped.append(tag)
             self.times_open[tag] += 1
         if self.open_dropped:
@@ -171,13 +178,17 @@ def collect_blocks(html: str, dropped_tags: frozenset[str] = DROPPED_TAGS) -> li
 
 def is_content(blocks: list[Block]) -> list[bool]:
     """Decide which blocks are main text: not link-heavy blocks, but long blocks; short ones follow
-    their neighbours.
+    their neighbours. A block with enough text outside its links to be long is not link-heavy.
 
     A run of short blocks is kept if the long blocks on both sides are kept. Between a kept and a
     link-heavy block, the run is kept except for the block next to the links, which is their title.
     Without a kept block on either side, it is dropped.
     """
-    link_heavy = [block.link_density > MAX_LINK_DENSITY for block in blocks]
+    link_heavy = [
+        block.link_density > MAX_LINK_DENSITY
+        and (1 - block.link_density) * len(block.text) < SHORT_BLOCK_CHARACTERS
+        for block in blocks
+    ]
     short = [
         len(block.text.strip()) < SHORT_BLOCK_CHARACTERS and block.tag != "pre" for block in blocks
     ]

@@ -28,6 +28,7 @@ from data_pipeline.exact_dedup import (
 from data_pipeline.executors.page_time_limit import time_limit
 from data_pipeline.html.page_encoding import decode, decode_page, prescan
 from data_pipeline.instructions.docstring_answers import answer_of, simplify_markup
+from data_pipeline.main_content.resiliparse_text import is_costly
 from data_pipeline.minhash_dedup import normalize
 from data_pipeline.personal_data import mask_personal_data
 from data_pipeline.quality_rules import RULES, QualitySettings
@@ -127,7 +128,7 @@ PATTERNS = patterns()
 
 def test_the_patterns_are_found():
     assert len(PATTERNS) >= 50
-    for name in ("text_extraction.MARKUP_PATTERNS[3]", "docstring_answers.ROLE"):
+    for name in ("plain_pages.MARKUP_PATTERNS[3]", "docstring_answers.ROLE"):
         assert name in PATTERNS
     modules = pkgutil.walk_packages(data_pipeline.__path__, "data_pipeline.")
     found = {module.name.rpartition(".")[2] for module in modules if not module.ispkg}
@@ -166,6 +167,8 @@ def join_chunks_or_not(body: bytes) -> object:
 FUNCTIONS: dict[str, Callable[[str], object]] = {
     "HTML": as_bytes(lambda page: extract_text(page, "text/html", "utf-8")),
     "plain text": as_bytes(lambda page: extract_text(page, "text/plain", "utf-8")),
+    "Markdown": as_bytes(lambda page: extract_text(page, "text/markdown", "utf-8")),
+    "costly for resiliparse": is_costly,
     "page without a charset": as_bytes(decode_page),
     "prescan": as_bytes(prescan),
     "EUC-JP": as_bytes(lambda page: decode(page, "euc-jp")),

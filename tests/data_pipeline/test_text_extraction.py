@@ -57,6 +57,16 @@ def test_dropped_elements_leave_nothing(tag):
     )
 
 
+@pytest.mark.parametrize("tag", ["div", "section", "table", "ul"])
+def test_an_element_with_a_role_of_navigation_is_dropped_with_those_inside_it(tag):
+    inside = f"<{tag}><{tag}>{LONG}</{tag}></{tag}>"
+    for role in ("navigation", "Contentinfo"):
+        page = f"<p>{LONG}</p><{tag} role={role}>{inside}{LONG}</{tag}><p>{LONG}</p>"
+        assert extract_html_text(page) == f"{LONG}\n\n{LONG}"
+    assert extract_html_text(f"<{tag} role=main>{LONG}</{tag}>") == LONG
+    assert extract_html_text(f"{LONG}<p role=navigation>{LONG}") == f"{LONG}\n\n{LONG}"
+
+
 def test_a_page_inside_a_form_is_not_lost():
     assert extract_html_text(f"<form><p>{LONG}</p><script>x</script></form>") == LONG
 
@@ -83,6 +93,13 @@ def test_short_blocks_follow_their_neighbours():
 
 def test_a_page_of_short_lines_keeps_what_is_no_link():
     assert is_content([block("one"), block("two", 1.0)]) == [True, False]
+
+
+def test_a_block_with_much_text_outside_its_links_is_no_menu():
+    links = '<a href="x">a rather long link text, of 60 characters in all, is here</a> '
+    few, enough = "with 20 characters. ", "with 20 characters, and then some more of them."
+    assert extract_html_text(f"<p>{LONG}<p>{links}{enough}").endswith("more of them.")
+    assert extract_html_text(f"<p>{LONG}<p>{links}{few}") == LONG
 
 
 def test_long_text_made_of_links_is_dropped_and_a_few_links_are_not():
