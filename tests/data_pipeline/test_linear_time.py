@@ -31,7 +31,14 @@ from data_pipeline.instructions.docstring_answers import answer_of, simplify_mar
 from data_pipeline.main_content.resiliparse_text import is_costly
 from data_pipeline.minhash_dedup import normalize
 from data_pipeline.personal_data import mask_personal_data
-from data_pipeline.quality_rules import RULES, QualitySettings
+from data_pipeline.quality_rules import (
+    REPETITION_RULES,
+    RULES,
+    duplicate_ngram_character_share,
+    top_ngram_character_share,
+)
+from data_pipeline.rule_sets.rule_verdicts import RuleSettings, measure_rules
+from data_pipeline.rule_sets.text_statistics import TextStatistics
 from data_pipeline.sources.http_responses import (
     UnreadableAnswer,
     join_chunks,
@@ -183,8 +190,13 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "chunks": as_bytes(join_chunks_or_not),
     "HTTP": as_bytes(lambda page: parse_answer(b"HTTP/1.1 200 OK\r\n" + page)),
     "headers": as_bytes(lambda page: parse_headers(page.split(b"\n"))),
-    **{rule: lambda text, holds=holds: holds(text, QualitySettings())
-       for rule, holds in RULES.items()},
+    "rules of every set": lambda text: measure_rules(text, RuleSettings()),
+    "top 4-gram by itself": lambda text: top_ngram_character_share(text.split(), 4),
+    "duplicate 5-grams by themselves": lambda text: duplicate_ngram_character_share(
+        text.split(), 5
+    ),
+    **{name: lambda text, rule=rule: rule.measure(TextStatistics(text))
+       for name, rule in (RULES | REPETITION_RULES).items()},
 }  # fmt: skip
 
 
