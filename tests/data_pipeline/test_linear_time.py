@@ -32,7 +32,6 @@ from data_pipeline.main_content.resiliparse_text import is_costly
 from data_pipeline.minhash_dedup import normalize
 from data_pipeline.personal_data import mask_personal_data
 from data_pipeline.quality_rules import (
-    REPETITION_RULES,
     RULES,
     duplicate_ngram_character_share,
     top_ngram_character_share,
@@ -196,7 +195,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
         text.split(), 5
     ),
     **{name: lambda text, rule=rule: rule.measure(TextStatistics(text))
-       for name, rule in (RULES | REPETITION_RULES).items()},
+       for name, rule in RULES.items()},
 }  # fmt: skip
 
 
