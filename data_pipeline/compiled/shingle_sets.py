@@ -25,7 +25,7 @@ class WordHashes(dict[str, int]):
 
 
 @numba.njit(nogil=True, cache=True)
-def _combine(hashes, word_starts, ngram_words, values, starts):
+def _combine(hashes, word_starts, ngram_words, odd, mix, values, starts):
     """Write the n-grams' hashes, and where those of each document start."""
     place = 0
     for document in range(len(word_starts) - 1):
@@ -37,8 +37,8 @@ def _combine(hashes, word_starts, ngram_words, values, starts):
         for start in range(first, end - length + 1):
             combined = np.uint64(0)
             for word in range(start, start + length):
-                combined = combined * ODD + hashes[word]
-            values[place] = (combined ^ (combined >> np.uint64(31))) * MIX
+                combined = combined * odd + hashes[word]
+            values[place] = (combined ^ (combined >> np.uint64(31))) * mix
             place += 1
     starts[len(word_starts) - 1] = place
 
@@ -82,7 +82,7 @@ def shingle_sets(
     every_word = map(known.__getitem__, chain.from_iterable(documents))
     hashes = np.fromiter(every_word, dtype=np.uint64, count=total)
     values, starts = np.empty(total, dtype=np.uint64), np.empty_like(word_starts)
-    _combine(hashes, word_starts, ngram_words, values, starts)
+    _combine(hashes, word_starts, ngram_words, ODD, MIX, values, starts)
     borders = starts.tolist()
     for start, end in pairwise(borders):
         values[start:end].sort()
