@@ -20,10 +20,12 @@ import pytest
 import regex
 
 import data_pipeline
+from data_pipeline.decontamination import DecontaminationSettings, EvaluationIndex
 from data_pipeline.exact_dedup import (
     ExactDedupSettings,
     documents_of_each_line,
     drop_repeated_lines,
+    drop_repeated_paragraphs,
 )
 from data_pipeline.executors.page_time_limit import time_limit
 from data_pipeline.html.page_encoding import decode, decode_page, prescan
@@ -45,6 +47,7 @@ from data_pipeline.sources.http_responses import (
     split_content_type,
 )
 from data_pipeline.sources.warc_records import parse_headers
+from data_pipeline.substring_dedup import drop_repeated_spans
 from data_pipeline.text_extraction import extract_text
 
 PACKAGE = Path(data_pipeline.__path__[-1])
@@ -170,6 +173,9 @@ def join_chunks_or_not(body: bytes) -> object:
         return None
 
 
+EVALUATION_INDEX = EvaluationIndex(
+    {"words": ["a", "a a", "1 1 1"]}, DecontaminationSettings(min_item_words=1)
+)
 FUNCTIONS: dict[str, Callable[[str], object]] = {
     "HTML": as_bytes(lambda page: extract_text(page, "text/html", "utf-8")),
     "plain text": as_bytes(lambda page: extract_text(page, "text/plain", "utf-8")),
@@ -182,6 +188,9 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "GBK": as_bytes(lambda page: decode(page, "gbk")),
     "personal data": mask_personal_data,
     "repeated lines": lines_dropped,
+    "repeated paragraphs": lambda text: drop_repeated_paragraphs(text, set(), ExactDedupSettings()),
+    "repeated spans": lambda text: drop_repeated_spans([text, text], 50),
+    "contaminations": EVALUATION_INDEX.contaminations,
     "near duplicates": normalize,
     "docstring": lambda text: answer_of(text, 20, 400),
     "markup": simplify_markup,
