@@ -24,7 +24,7 @@ from lm_core.random_state import derived_seed
 from lm_core.user_error import UserError
 
 ROUNDS = 6  # of the Feistel network; a test measures that all orders of 4 documents are as frequent
-LEAST_HALF_BITS = 2
+LEAST_HALF_BITS = 3
 BLOCK = 1024  # numbers computed at a time
 TIME_BITS, PART_BITS = 96, 32  # of a time in the mix, and of a place in a part of it
 

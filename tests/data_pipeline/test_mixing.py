@@ -56,12 +56,12 @@ def test_of_equal_remainders_the_earlier_source_gets_what_is_left():
     assert apportion(3, {"x": 0.1, "y": 0.2}) == {"x": 1, "y": 2}, "decimal, not binary, fractions"
 
 
-@given(WEIGHTS, st.integers(0, 200), st.floats(0.1, 5))
-def test_a_source_never_exceeds_its_epochs(weights, budget, max_epochs):
+@given(WEIGHTS, st.integers(0, 200), st.integers(1, 50))
+def test_a_source_never_exceeds_its_epochs(weights, budget, tenths):
     named = dict(enumerate(weights))
     sizes = {source: 7 + 10 * source for source in named}
-    given_amounts = budget_per_source(sizes, named, budget, max_epochs)
-    room = {s: int(size * max_epochs + 1e-9) for s, size in sizes.items() if named[s]}
+    given_amounts = budget_per_source(sizes, named, budget, tenths / 10)
+    room = {s: size * tenths // 10 for s, size in sizes.items() if named[s]}
     assert sum(given_amounts.values()) == min(budget, sum(room.values()))
     for source, amount in given_amounts.items():
         assert amount <= room.get(source, 0)
@@ -94,24 +94,24 @@ def test_any_position_of_a_huge_order_can_be_asked_for():
 
 
 def test_orders_are_the_same_on_every_machine():
-    assert list(epoch_order(10, 0, 0)) == [3, 7, 1, 4, 2, 8, 6, 5, 9, 0]
+    assert list(epoch_order(10, 0, 0)) == [4, 5, 8, 6, 7, 3, 0, 9, 2, 1]
     mix = MixedOrder({"a": 5, "b": 2}, {"a": 5, "b": 3}, seed=1)
     assert [f"{source}{document}" for source, document, _ in mix] == [
-        "a3",
-        "b0",
-        "a2",
         "a0",
         "b1",
+        "a3",
+        "a2",
+        "b0",
         "a4",
         "a1",
-        "b1",
+        "b0",
     ]
 
 
 def test_every_order_of_four_documents_is_as_frequent():
-    found = Counter(tuple(epoch_order(4, 5, epoch)) for epoch in range(960))
+    found = Counter(tuple(epoch_order(4, 5, epoch)) for epoch in range(480))
     assert len(found) == 24
-    chi_squared = sum((n - 40) ** 2 / 40 for n in found.values())
+    chi_squared = sum((n - 20) ** 2 / 20 for n in found.values())
     assert chi_squared < 50, "23 degrees of freedom: 50 is exceeded once in a thousand"
 
 
