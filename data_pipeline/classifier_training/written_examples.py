@@ -91,8 +91,6 @@ def harmful_examples(kind: str, seed: int = 0) -> list[tuple[str, bool]]:
     return examples
 
 
-def _with_a_harmless_line(
-    text: str, harmless: Sequence[Sequence[str]], draw: random.Random
-) -> str:
+def _with_a_harmless_line(text: str, harmless: Sequence[Sequence[str]], draw: random.Random) -> str:
     """Put a harmless line before every third text: an insult is one also after a polite line."""
     return f"{draw.choice(harmless[0])}\n{text}" if draw.random() < 1 / 3 else text

@@ -1,11 +1,11 @@
-"""The steps that compare documents with each other: repeated lines, exact and near duplicates.
+"""The steps that compare documents with each other, or with evaluation sets.
 
 `COMPARING_STEPS` lists them in order. A step is a name, the section of the settings that it reads,
 and a function that gets all texts, which it may read several times, and yields for each what is
 left of it, or None to drop it. The texts come from a file, so a step holds only what it makes of
 them. To add a step, write such a function and add a row.
 
-What this leaves out: the table of lines and the sets of shingles are in memory.
+What this leaves out: repeated substrings are searched for in memory, all texts at once.
 """
 
 import time
@@ -14,15 +14,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from data_pipeline.decontamination import (
+    DecontaminationSettings,
+    clean_pieces,
+    common_ngrams,
+    contamination_report,
+    index_of_files,
+)
 from data_pipeline.exact_dedup import (
     ExactDedupSettings,
-    documents_of_each_line,
     drop_repeated_lines,
+    drop_repeated_paragraphs,
     first_of_each,
+    repeated_lines,
 )
 from data_pipeline.executors.scratch_documents import ScratchDocuments, Texts
 from data_pipeline.executors.step_counts import StepCount
-from data_pipeline.minhash_dedup import MinHashSettings, first_of_each_component
+from data_pipeline.minhash_dedup import MinHashSettings
+from data_pipeline.out_of_core.lesson_or_out_of_core import near_duplicate_clusters
+from data_pipeline.substring_dedup import SubstringDedupSettings, drop_repeated_spans
 from lm_core.artifact_paths import remove_path
 from lm_core.formats.documents import Document
 from lm_core.settings import Settings
@@ -34,10 +46,12 @@ class Surroundings(NamedTuple):
     Attributes:
         settings: all of DocumentSettings.
         scratch: an empty folder, which is removed after the step.
+        reports: what the step found, by the name of a file for it; the step may add some.
     """
 
     settings: Settings
     scratch: Path
+    reports: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,37 +64,77 @@ class ComparingStep:
         reason: why documents are dropped.
         function: (texts, its section, surroundings) -> for each text, the text that is left, or
             None.
+        is_on: whether its section asks for the step.
     """
 
     name: str
     settings_key: str
     reason: str
-    function: Callable[[Iterable[str], Any, Surroundings], Iterator[str | None]]
+    function: Callable[[Texts, Any, Surroundings], Iterator[str | None]]
+    is_on: Callable[[Any], bool] = lambda settings: True
 
 
 def without_repeated_lines(
-    texts: Iterable[str], settings: ExactDedupSettings, surroundings: Surroundings
+    texts: Texts, settings: ExactDedupSettings, surroundings: Surroundings
 ) -> Iterator[str | None]:
     """Yield the texts without lines that many share; None for what is too short without them."""
-    documents_of_line = documents_of_each_line(texts)
-    min_words = surroundings.settings.quality.min_words
+    documents_of_line = repeated_lines(lambda: texts, settings)
     for text in texts:
         shortened, _ = drop_repeated_lines(text, documents_of_line, settings)
-        yield shortened if len(shortened.split()) >= min_words else None
+        yield _if_long_enough(shortened, surroundings)
+
+
+def without_repeated_paragraphs(
+    texts: Texts, settings: ExactDedupSettings, surroundings: Surroundings
+) -> Iterator[str | None]:
+    """Yield the texts without paragraphs that occurred before; None for what is too short then."""
+    seen: set[int] = set()
+    for text in texts:
+        shortened, _ = drop_repeated_paragraphs(text, seen, settings)
+        yield _if_long_enough(shortened, surroundings)
+
+
+def _if_long_enough(text: str, surroundings: Surroundings) -> str | None:
+    return text if len(text.split()) >= surroundings.settings.quality.min_words else None
 
 
 def without_copies(
-    texts: Iterable[str], settings: ExactDedupSettings, surroundings: Surroundings
+    texts: Texts, settings: ExactDedupSettings, surroundings: Surroundings
 ) -> Iterator[str | None]:
     """Yield None for texts that occurred before."""
     return only(first_of_each(texts), texts)
 
 
 def without_near_duplicates(
-    texts: Iterable[str], settings: MinHashSettings, surroundings: Surroundings
+    texts: Texts, settings: MinHashSettings, surroundings: Surroundings
 ) -> Iterator[str | None]:
     """Yield None for texts that are similar to an earlier one."""
-    return only(first_of_each_component(texts, settings), texts)
+    num_processes = max(surroundings.settings.num_processes, 1)
+    firsts = near_duplicate_clusters(texts, settings, surroundings.scratch, num_processes)
+    return only(np.flatnonzero(firsts == np.arange(len(firsts))), texts)
+
+
+def without_repeated_substrings(
+    texts: Texts, settings: SubstringDedupSettings, surroundings: Surroundings
+) -> Iterator[str | None]:
+    """Yield the texts without long spans of words that occurred before; None for what is too short
+    then.
+    """
+    for shortened, _ in drop_repeated_spans(list(texts), settings.min_words):
+        yield _if_long_enough(shortened, surroundings)
+
+
+def without_evaluation_sets(
+    texts: Texts, settings: DecontaminationSettings, surroundings: Surroundings
+) -> Iterator[str | None]:
+    """Yield None for texts that contain a part of an evaluation set, or what is left around it."""
+    index = index_of_files(settings)
+    hits = [index.contaminations(text) for text in texts]
+    common = common_ngrams(hits, settings.max_documents_per_ngram)
+    found = ((url, each) for url, each in zip(texts.urls(), hits, strict=True) if each)
+    surroundings.reports["contamination.json"] = contamination_report(index, found, common)
+    for text, each in zip(texts, hits, strict=True):
+        yield "\n\n".join(clean_pieces(text, each, common, settings)) or None
 
 
 def only(positions: Iterable[int], texts: Iterable[str]) -> Iterator[str | None]:
@@ -101,13 +155,38 @@ COMPARING_STEPS = (
     ComparingStep(
         "drop repeated lines", "exact_dedup", "too short without them", without_repeated_lines
     ),
+    ComparingStep(
+        "drop repeated paragraphs",
+        "exact_dedup",
+        "too short without them",
+        without_repeated_paragraphs,
+        lambda settings: settings.paragraphs,
+    ),
     ComparingStep("exact duplicates", "exact_dedup", "same text", without_copies),
     ComparingStep("near duplicates", "minhash", "similar text", without_near_duplicates),
+    ComparingStep(
+        "drop repeated substrings",
+        "substring_dedup",
+        "too short without them",
+        without_repeated_substrings,
+        lambda settings: settings.enabled,
+    ),
+    ComparingStep(
+        "decontaminate",
+        "decontamination",
+        "part of an evaluation set",
+        without_evaluation_sets,
+        lambda settings: bool(settings.evaluation_sets),
+    ),
 )
 
 
 def run_comparing_step(
-    step: ComparingStep, documents: ScratchDocuments, settings: Settings, folder: Path
+    step: ComparingStep,
+    documents: ScratchDocuments,
+    settings: Settings,
+    folder: Path,
+    reports: dict[str, Any],
 ) -> tuple[ScratchDocuments, StepCount]:
     """Run a step on the documents of a file.
 
@@ -116,6 +195,7 @@ def run_comparing_step(
         documents: those before it; their file is deleted.
         settings: all of DocumentSettings.
         folder: where to write the file of those that are left.
+        reports: the step may add what it found, by the name of a file.
 
     Returns:
         The documents that are left, and the step's count.
@@ -123,7 +203,7 @@ def run_comparing_step(
     started = time.perf_counter()
     count = StepCount(step.name)
     left = ScratchDocuments(folder / f"{step.name}.arrow")
-    surroundings = Surroundings(settings, folder / step.name)
+    surroundings = Surroundings(settings, folder / step.name, reports)
     surroundings.scratch.mkdir()
     texts = Texts(documents)
     verdicts = step.function(texts, getattr(settings, step.settings_key), surroundings)

@@ -1,4 +1,4 @@
-"""The steps for one page: text, language, quality, personal data.
+"""The steps for one page: text, language, quality, harmful text, personal data.
 
 `PAGE_STEPS` lists them in order. A step is a name, the section of the settings that it reads, and
 `start`, which a worker calls once with the settings: it loads what the step needs, and returns the
@@ -22,7 +22,19 @@ from data_pipeline.language_id import (
 )
 from data_pipeline.main_content.resiliparse_text import Extractor, page_text
 from data_pipeline.personal_data import mask_personal_data
-from data_pipeline.quality_rules import QualitySettings, first_failed_rule
+from data_pipeline.quality_classifier import (
+    ClassifierSettings,
+    HarmfulSettings,
+    harmful_probability,
+    label_probability,
+    load_classifier,
+)
+from data_pipeline.rule_sets.rule_verdicts import (
+    RuleSettings,
+    broken_rules,
+    measure_rules,
+    text_of_kept_lines,
+)
 from data_pipeline.sources.http_responses import TOO_LARGE
 from data_pipeline.sources.warc_files import LostPage, Page
 from lm_core.formats.documents import Document
@@ -42,12 +54,14 @@ class PageText:
         text: "" before the first step.
         language: ISO 639-1, "" before it is known.
         scores: what the steps have measured.
+        measures: what each quality rule has measured.
     """
 
     page: Page
     text: str = ""
     language: str = ""
     scores: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 Judge = Callable[[PageText], str | None]  # the reason for dropping the page, or nothing
@@ -61,11 +75,17 @@ class PageStep:
         name: in counts.json.
         settings_key: the field of DocumentSettings that `start` gets; "" for none.
         start: called once in each worker; returns the function of a page.
+        is_on: whether its section asks for the step.
     """
 
     name: str
     settings_key: str
     start: Callable[[Any], Judge]
+    is_on: Callable[[Any], bool] = lambda settings: True
+
+    def section(self, settings: Settings) -> Any:
+        """Return the step's section of a DocumentSettings."""
+        return getattr(settings, self.settings_key) if self.settings_key else None
 
 
 def _start_extraction(extractor: Extractor) -> Judge:
@@ -91,8 +111,36 @@ def _start_language(settings: LanguageSettings) -> Judge:
     return identify
 
 
-def _start_quality(settings: QualitySettings) -> Judge:
-    return lambda page: first_failed_rule(page.text, settings)
+def _start_quality(settings: RuleSettings) -> Judge:
+    def judge(page: PageText) -> str | None:
+        page.measures = measure_rules(page.text, settings, settings.measured_sets)
+        broken = broken_rules(page.measures, settings)
+        page.text = text_of_kept_lines(page.text, settings)
+        return broken[0] if broken else None
+
+    return judge
+
+
+def _start_classifier(settings: ClassifierSettings) -> Judge:
+    model = load_classifier(Path(settings.model), [settings.keep_label])
+
+    def judge(page: PageText) -> str | None:
+        probability = label_probability(model, page.text, settings.keep_label)
+        page.scores["quality"] = probability
+        return None if probability >= settings.threshold else f"not like {settings.keep_label}"
+
+    return judge
+
+
+def _start_harmful(settings: HarmfulSettings) -> Judge:
+    def judge(page: PageText) -> str | None:
+        for kind in settings.kinds:
+            page.scores[kind] = harmful_probability(page.text, kind)
+            if page.scores[kind] > settings.max_probability:
+                return kind
+        return None
+
+    return judge
 
 
 def _start_masks(_: None) -> Judge:
@@ -107,8 +155,17 @@ PAGE_STEPS = (
     PageStep("extract text", "extractor", _start_extraction),
     PageStep("identify language", "language", _start_language),
     PageStep("quality rules", "quality", _start_quality),
+    PageStep(
+        "quality classifier", "quality_classifier", _start_classifier, lambda s: bool(s.model)
+    ),
+    PageStep("harmful text", "harmful", _start_harmful, lambda s: bool(s.kinds)),
     PageStep("mask personal data", "", _start_masks),
 )
+
+
+def page_steps_of(settings: Settings) -> list[PageStep]:
+    """Return the steps that a DocumentSettings asks for, in order."""
+    return [step for step in PAGE_STEPS if step.is_on(step.section(settings))]
 
 
 @dataclass(frozen=True)
@@ -123,6 +180,8 @@ class PageOutcome:
         url: of the page.
         start: of its text, as the last step left it, for the examples.
         seconds: of each step reached.
+        language: of its text, "" if the page was dropped before it was known.
+        measures: of the quality rules; empty if the page was dropped before them.
     """
 
     document: Document | None
@@ -132,6 +191,8 @@ class PageOutcome:
     url: str = ""
     start: str = ""
     seconds: tuple[float, ...] = ()
+    language: str = ""
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 def lost_page(page_and_source: tuple[Page | LostPage, str], reason: str) -> PageOutcome:
@@ -151,10 +212,7 @@ class PageProcessor:
     def __init__(self, settings: Settings) -> None:
         self.max_bytes: int = settings.max_page_bytes
         self.max_seconds: float = settings.max_page_seconds
-        self.judges = [
-            step.start(getattr(settings, step.settings_key) if step.settings_key else None)
-            for step in PAGE_STEPS
-        ]
+        self.judges = [step.start(step.section(settings)) for step in page_steps_of(settings)]
 
     def __call__(self, page_and_source: tuple[Page | LostPage, str]) -> PageOutcome:
         """Run a page through the steps until one drops it, and catch errors that it causes, except
@@ -185,7 +243,7 @@ class PageProcessor:
         if not reason:
             scores = dict(state.scores)
             document = Document("", state.text, source, page.url, state.language, scores)
-        shown = (reason, problem, page.url, start, tuple(seconds))
+        shown = (reason, problem, page.url, start, tuple(seconds), state.language, state.measures)
         return PageOutcome(document, tuple(sizes), *shown)
 
     def _run_steps(self, state: PageText, sizes: list[int], seconds: list[float]) -> str:

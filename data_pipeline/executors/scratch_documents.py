@@ -72,6 +72,13 @@ class Texts:
         self.documents = documents
 
     def __iter__(self) -> Iterator[str]:
+        return self._column("text")
+
+    def urls(self) -> Iterator[str]:
+        """Yield the URL of each document."""
+        return self._column("url")
+
+    def _column(self, name: str) -> Iterator[str]:
         with pa.OSFile(str(self.documents.path)) as file, pa.ipc.open_stream(file) as batches:
             for batch in batches:
-                yield from batch.column(SCHEMA.get_field_index("text")).to_pylist()
+                yield from batch.column(SCHEMA.get_field_index(name)).to_pylist()

@@ -37,12 +37,19 @@ class RuleSettings(QualitySettings):
         repetition: see RepetitionSettings.
         c4: see C4Settings.
         fineweb: see FineWebSettings.
+        also_measure: rule sets that are measured and kept with the verdicts, but drop nothing.
     """
 
     rules: list[RuleSet] = Field(default=["gopher", "relaxed_c4"])
     repetition: RepetitionSettings = RepetitionSettings()
     c4: C4Settings = C4Settings()
     fineweb: FineWebSettings = FineWebSettings()
+    also_measure: list[RuleSet] = Field(default_factory=list)
+
+    @property
+    def measured_sets(self) -> tuple[RuleSet, ...]:
+        """`rules` and `also_measure`, each once."""
+        return tuple(dict.fromkeys([*self.rules, *self.also_measure]))
 
 
 def rules_of(

@@ -6,9 +6,9 @@ rules), and a column for each rule with its measured number. The file's metadata
 with which it was written.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -73,15 +73,30 @@ def write_verdicts(
         settings: with which they were measured.
         rule_sets: that were measured.
     """
+    total = 0
+    with verdict_file(path, settings, rule_sets) as add:
+        for verdict in verdicts:
+            add(verdict)
+            total += 1
+    return total
+
+
+@contextmanager
+def verdict_file(
+    path: Path, settings: RuleSettings, rule_sets: Sequence[RuleSet] = EVERY_RULE_SET
+) -> Iterator[Callable[[Verdict], None]]:
+    """Yield a function that writes a verdict to a file, which appears when the block succeeds; see
+    `write_verdicts`.
+    """
     names = list(rules_of(settings, rule_sets))
     schema = pa.schema(
         [(name, pa.string()) for name in TEXT_COLUMNS] + [(name, pa.float64()) for name in names],
         metadata={**FORMAT, SETTINGS_KEY: settings.model_dump_json().encode()},
     )
-    total = 0
-    rest = iter(verdicts)
+    rows: list[Verdict] = []
     with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        while rows := list(islice(rest, ROWS_AT_ONCE)):
+
+        def write_rows() -> None:
             columns = [
                 [v.url for v in rows],
                 [v.source for v in rows],
@@ -90,8 +105,15 @@ def write_verdicts(
                 *([v.measures[name] for v in rows] for name in names),
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
-            total += len(rows)
-    return total
+            rows.clear()
+
+        def add(verdict: Verdict) -> None:
+            rows.append(verdict)
+            if len(rows) == ROWS_AT_ONCE:
+                write_rows()
+
+        yield add
+        write_rows()
 
 
 def read_verdicts(path: Path) -> Iterator[Verdict]:
