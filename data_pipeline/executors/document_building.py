@@ -39,7 +39,7 @@ from data_pipeline.language_id import LanguageSettings
 from data_pipeline.main_content.resiliparse_text import Extractor
 from data_pipeline.minhash_dedup import MinHashSettings
 from data_pipeline.quality_rules import QualitySettings
-from data_pipeline.sources.page_files import read_every_page
+from data_pipeline.sources.page_files import PageFile, page_files, read_page_files
 from data_pipeline.sources.page_rows import RowKeys
 from data_pipeline.sources.warc_files import LostPage, Page
 from lm_core.formats.documents import Document, document_id, write_documents
@@ -186,7 +186,21 @@ def build_documents(
         ValueError: a file is missing, no file has a page, the language model is missing, or no
             document is left.
     """
-    pages = read_every_page(paths, settings.max_page_bytes, keys or RowKeys())
+    return build_from_files(page_files(paths), out_folder, settings, num_pages, keys)
+
+
+def build_from_files(
+    files: Iterable[PageFile],
+    out_folder: Path,
+    settings: DocumentSettings,
+    num_pages: int | None = None,
+    keys: RowKeys | None = None,
+) -> BuiltDocuments:
+    """Read the pages of files, which may be staged one by one, and write their documents.
+
+    The arguments and errors are those of `build_documents`.
+    """
+    pages = read_page_files(files, settings.max_page_bytes, keys or RowKeys())
     return build_from_pages(pages, out_folder, settings, num_pages)
 
 

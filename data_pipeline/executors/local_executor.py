@@ -154,7 +154,11 @@ class _Team:
             if len(self.workers) < self.size and all(worker.jobs for worker in self.workers):
                 self.workers.append(self.new_worker())
             worker = min(self.workers, key=lambda worker: len(worker.jobs))
-            worker.submit(next(self.numbers), job)
+            try:
+                worker.submit(next(self.numbers), job)
+            except BrokenProcessPool:  # it has ended since we looked
+                self.jobs.put_back(job)
+                self._replace(worker)
 
     def _next_for_a_worker(self) -> Job | None:
         full = [len(worker.jobs) >= JOBS_PER_WORKER for worker in self.workers]
@@ -227,5 +231,8 @@ class _Team:
             )
 
     def end(self) -> None:
+        """End all workers, and wait until they have ended."""
         for worker in self.workers:
             worker.end()
+        for worker in self.workers:
+            worker.pool.exit_codes()

@@ -10,6 +10,7 @@ this project to other machines, where it must be installed.
 
 import faulthandler
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from data_pipeline.executors.executor import (
     KILLED,
+    START_FAILURES,
     TOO_MUCH_MEMORY,
     TOO_SLOW,
     Function,
@@ -52,16 +54,18 @@ def import_ray() -> Any:
 class _Worker:
     """The actor: one process of the cluster."""
 
-    def __init__(self, start: Start, limits: Limits) -> None:
-        self.start = start
+    def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.function: Function | None = None
 
+    def begin(self, start: Start) -> None:
+        """Call `start`; in a method, because errors of `__init__` do not reach the caller."""
+        self.function = start()
+        limit_memory(self.limits.memory)
+
     def run(self, items: Sequence[Any]) -> tuple[list[Any], bool]:
         """Return the results, and whether the memory was too short for all."""
-        if self.function is None:  # not in __init__, whose errors do not reach the caller
-            self.function = self.start()
-            limit_memory(self.limits.memory)
+        assert self.function is not None, "a job came before `begin`"
         with Path(os.devnull).open("w") as nowhere:
 
             def begin(_: int) -> None:
@@ -120,6 +124,7 @@ def _connect(ray: Any, num_processes: int) -> None:
     given: dict[str, Any] = {"runtime_env": {"env_vars": sent}, "log_to_driver": False}
     address = os.environ.get("RAY_ADDRESS")
     if not address:
+        sent["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         given |= {"num_cpus": num_processes, "object_store_memory": OBJECT_STORE_BYTES}
         given |= {"include_dashboard": False}
     try:
@@ -135,26 +140,52 @@ class _Team:
 
     def __init__(self, ray: Any, start: Start, limits: Limits, size: int, jobs: Jobs) -> None:
         self.ray = ray
+        self.start = start
         self.limits = limits
         self.jobs = jobs
         self.size = size
-        kind = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
-        self.new_actor = lambda: kind.remote(start, limits)
+        self.kind = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
         self.idle: list[Any] = []
-        self.busy: dict[Any, tuple[Any, Job, float]] = {}  # of a reference to a result
+        self.starting: dict[Any, Any] = {}  # reference to the end of `begin` -> actor
+        self.busy: dict[Any, tuple[Any, Job, float]] = {}  # reference to the results -> and since
+        self.start_failures = 0
 
     def hand_out(self) -> None:
         """Give jobs to the actors that have none; start actors while there are too few."""
-        while len(self.busy) < self.size and (job := self.jobs.next()) is not None:
-            actor = self.idle.pop() if self.idle else self.new_actor()
+        while self.idle and (job := self.jobs.next()) is not None:
+            actor = self.idle.pop()
             self.busy[actor.run.remote(job.items)] = (actor, job, time.monotonic())
+        while len(self.idle) + len(self.starting) + len(self.busy) < self.size:
+            actor = self.kind.remote(self.limits)
+            self.starting[actor.begin.remote(self.start)] = actor
 
     def collect(self) -> None:
-        """Wait until a job ends, and take its results."""
-        if not self.busy:
+        """Wait until an actor has ended a job, or its start, and take the results."""
+        if not (self.busy or self.starting):  # the last job is done
             return
-        [reference], _ = self.ray.wait(list(self.busy), num_returns=1)
-        actor, job, since = self.busy.pop(reference)
+        [reference], _ = self.ray.wait([*self.busy, *self.starting], num_returns=1)
+        if reference in self.starting:
+            self._take_start(reference, self.starting.pop(reference))
+        else:
+            self._take_results(reference, *self.busy.pop(reference))
+
+    def _take_start(self, reference: Any, actor: Any) -> None:
+        try:
+            self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self.ray.exceptions.RayError as error:
+            self.start_failures += 1
+            if self.start_failures == START_FAILURES:
+                words = " ".join(str(error).split())[:200]
+                raise UserError(
+                    f"{START_FAILURES} Ray workers ended before their first page ({words})"
+                ) from None
+        else:
+            self.start_failures = 0
+            self.idle.append(actor)
+
+    def _take_results(self, reference: Any, actor: Any, job: Job, since: float) -> None:
         try:
             results, no_memory = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
@@ -176,5 +207,6 @@ class _Team:
 
     def end(self) -> None:
         """End all actors."""
-        for actor in [*self.idle, *(actor for actor, _, _ in self.busy.values())]:
+        working = [actor for actor, _, _ in self.busy.values()]
+        for actor in [*self.idle, *self.starting.values(), *working]:
             self.ray.kill(actor)

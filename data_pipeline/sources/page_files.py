@@ -12,9 +12,9 @@ folders (their names begin with a dot), and folders behind symbolic links.
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,7 @@ from lm_core.user_error import UserError
 
 UNREADABLE, REST_LOST = "unreadable file", "rest of a damaged file"
 FIRST_BYTES = 1024
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.")  # of an object store; one letter is a drive
 CRAWL_START = re.compile(rb"WARC/\d|filedesc://")
 HTML_START = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*+(?:<\?xml[^>]*+>\s*+)?<(?:!doctype\s++html|html|head|body|title)[\s>]",
@@ -37,8 +38,8 @@ class PagesSettings(RowKeys):
     """The `[pages]` section: the pages that the documents are made from.
 
     Attributes:
-        paths: your own files and folders; if empty, this machine's Python documentation is used.
-            Its earlier name, `warc_files`, is still understood.
+        paths: your own files and folders, or URLs of an object store; if empty, this machine's
+            Python documentation is used. Its earlier name, `warc_files`, is still understood.
         text_keys: see RowKeys, as for the other keys.
     """
 
@@ -64,8 +65,23 @@ class PagesSettings(RowKeys):
 
     @property
     def own_paths(self) -> tuple[Path, ...]:
-        """The given files and folders, in order."""
-        return tuple(Path(path).expanduser() for path in self.paths)
+        """The given files and folders, in order; none if URLs are given."""
+        return () if self.own_urls else tuple(Path(path).expanduser() for path in self.paths)
+
+    @property
+    def own_urls(self) -> tuple[str, ...]:
+        """The given URLs, in order."""
+        return tuple(path for path in self.paths if URL.match(path))
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        """Refuse paths and URLs together."""
+        if self.own_urls and len(self.own_urls) < len(self.paths):
+            raise UserError(
+                f"paths: {self.own_urls[0]} is in an object store, and other paths are here; "
+                "expected all in a store, or all here"
+            )
+        return self
 
 
 class PageFile(NamedTuple):
@@ -123,22 +139,38 @@ def _shown(name: str) -> str:
 def read_every_page(
     paths: Sequence[Path], max_bytes: int, keys: RowKeys
 ) -> Iterator[tuple[Page | LostPage, str]]:
-    """Yield the pages of files and folders, each with the name of its file.
-
-    A LostPage stands for a page, or for a file or the rest of it, that could not be read.
+    """Yield the pages of files and folders: see `read_page_files`.
 
     Args:
         paths: see `page_files`.
-        max_bytes: a page with more bytes is lost.
-        keys: of the rows of JSON lines and parquet files.
+        max_bytes, keys: see `read_page_files`.
 
     Raises:
         UserError: a path does not exist, or no file has a page.
     """
+    yield from read_page_files(page_files(paths), max_bytes, keys)
+
+
+def read_page_files(
+    files: Iterable[PageFile], max_bytes: int, keys: RowKeys
+) -> Iterator[tuple[Page | LostPage, str]]:
+    """Yield the pages of files, each with the name of its file.
+
+    A LostPage stands for a page, or for a file or the rest of it, that could not be read.
+
+    Args:
+        files: read one after the other; the next is asked for when one has been read.
+        max_bytes: a page with more bytes is lost.
+        keys: of the rows of JSON lines and parquet files.
+
+    Raises:
+        UserError: no file has a page.
+    """
     errors: list[UserError] = []
+    names: list[str] = []
     found_any = found_page = False
-    files = page_files(paths)
     for file in files:
+        names.append(file.name)
         reason = UNREADABLE
         try:
             for page in read_pages(file, max_bytes, keys):
@@ -152,10 +184,10 @@ def read_every_page(
             size = file.path.stat().st_size if file.path.is_file() else 0
             yield LostPage(file.name, reason, detail, size), file.name
     if errors and not found_page:
-        others = f"; nor is there a page in the other {len(files) - 1}" if len(files) > 1 else ""
+        others = f"; nor is there a page in the other {len(names) - 1}" if len(names) > 1 else ""
         raise UserError(f"{errors[0]}{others}")
     if not found_any:
-        raise UserError(f"{', '.join(map(str, paths))}: no page there; give a file with pages")
+        raise UserError(f"{', '.join(names)}: no page there; give a file with pages")
 
 
 def read_pages(file: PageFile, max_bytes: int, keys: RowKeys) -> Iterator[Page | LostPage]:

@@ -43,12 +43,18 @@ Depth = Annotated[
     ),
 ]
 Sources = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--from",
         metavar="PATH",
-        help="Read the pages of this file or folder (WARC, HTML, parquet, JSON lines, text), and "
-        "of no other. May be repeated.",
+        help="Read the pages of this file, folder or URL of an object store (WARC, HTML, parquet, "
+        "JSON lines, text), and of no other. May be repeated.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--to", metavar="URL", help="Copy the documents to an object store (s3://...) as well."
     ),
 ]
 FindLearningRate = Annotated[
@@ -79,8 +85,8 @@ def run_named_steps(
     force: list[str],
     wandb: bool,
     implementation: str | None,
-) -> None:
-    """Run some steps of a recipe, or all of them when `names` is None."""
+) -> RunPaths:
+    """Run some steps of a recipe, or all of them when `names` is None. Return the run's paths."""
     set_stand_ins(implementation)
     from lm_core.settings import load_settings
     from lm_course.pipeline.plan import plan, steps_to_run
@@ -101,12 +107,13 @@ def run_named_steps(
         wandb_mirror(wandb, recipe, paths) as mirror,
     ):
         run_recipe(recipe, paths, steps, force, mirror)
+    return paths
 
 
 def _run_one(
     name: str, recipe: Path, overrides: list[str] | None, force: bool, wandb: bool, impl: str | None
-) -> None:
-    run_named_steps(recipe, [name], overrides, [name] if force else [], wandb, impl)
+) -> RunPaths:
+    return run_named_steps(recipe, [name], overrides, [name] if force else [], wandb, impl)
 
 
 def add_step_command(group: typer.Typer, command: str, step: str, explanation: str) -> None:
@@ -132,20 +139,33 @@ def add_step_command(group: typer.Typer, command: str, step: str, explanation: s
 def documents(
     recipe: RecipePath = DEMO,
     sources: Sources = None,
+    target: Target = None,
     overrides: Overrides = None,
     force: Force = False,
     wandb: Wandb = False,
     implementation: Implementation = None,
 ) -> None:
-    """Run the step `documents`, on the recipe's pages or on those of `sources`."""
+    """Run the step `documents`, on the recipe's pages or on those of `sources`. Copy the documents
+    to `target`.
+    """
     for path in sources or []:
-        if not os.path.lexists(path):
+        if "://" not in path and not os.path.lexists(path):
             raise UserError(f"--from {path}: no such file or folder")
     changes = list(overrides or [])
     if sources:  # in place of those of the recipe, under whichever name it gives them
-        paths = json.dumps([str(path) for path in sources], ensure_ascii=False)
+        given = [path if "://" in path else str(Path(path)) for path in sources]
+        paths = json.dumps(given, ensure_ascii=False)
         changes += ["pages.warc_files=[]", f"pages.paths={paths}"]
-    _run_one("documents", recipe, changes, force, wandb, implementation)
+    if target is None:
+        _run_one("documents", recipe, changes, force, wandb, implementation)
+        return
+    set_stand_ins(implementation)
+    from data_pipeline.object_stores.upload import check_target, upload_folder
+
+    check_target(target)
+    paths = _run_one("documents", recipe, changes, force, wandb, implementation)
+    size = upload_folder(paths.documents, target)
+    print(f"{target}: {size / 1e6:,.1f} MB written")
 
 
 def pretrain(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.object_stores.listing import write_listing
+from data_pipeline.object_stores.store_files import store_files
 from data_pipeline.sources.page_collection import CollectSettings, write_python_documentation
 from data_pipeline.sources.page_files import PagesSettings, page_files
 from lm_core.user_error import UserError
@@ -19,10 +21,16 @@ def own_pages(sections: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
 
 
 def collect(context: StepContext) -> dict[str, Any]:
-    """Render this machine's Python documentation, or check that the recipe's own files exist."""
-    paths = context.section("pages").own_paths
-    if paths:
-        return _found(paths, context.root)
+    """Render this machine's Python documentation, check that the recipe's own files exist, or list
+    those of an object store.
+    """
+    given = context.section("pages")
+    if given.own_urls:
+        files = store_files(given.own_urls)
+        write_listing(context.output("pages"), files)
+        return _summary([file.size for file in files], "listed")
+    if given.own_paths:
+        return _found(given.own_paths, context.root)
     summary = write_python_documentation(context.output("pages"), context.settings)
     pages = f"{summary['pages']:,} pages and {summary['readmes']} READMEs"
     return {"what": pages, "bytes": summary["payload_bytes"], **summary}
@@ -36,11 +44,13 @@ def _found(paths: tuple[Path, ...], root: Path) -> dict[str, Any]:
                 "a folder that does not"
             )
     files = page_files(paths)
-    size = sum(file.path.stat().st_size for file in files if file.path.is_file())
-    return {
-        "what": "1 file given" if len(files) == 1 else f"{len(files):,} files given",
-        "bytes": size,
-    }
+    sizes = [file.path.stat().st_size if file.path.is_file() else 0 for file in files]
+    return _summary(sizes, "given")
+
+
+def _summary(sizes: list[int], how: str) -> dict[str, Any]:
+    number = "1 file" if len(sizes) == 1 else f"{len(sizes):,} files"
+    return {"what": f"{number} {how}", "bytes": sum(sizes)}
 
 
 STEP = Step(
@@ -52,4 +62,5 @@ STEP = Step(
     settings={"collect": CollectSettings, "pages": PagesSettings},
     writes=("pages",),
     users_own=own_pages,
+    only_looks=lambda sections: bool(sections["pages"].paths),
 )

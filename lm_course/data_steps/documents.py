@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from data_pipeline.executors.document_building import DocumentSettings, build_documents
+from data_pipeline.executors.document_building import DocumentSettings, build_from_files
+from data_pipeline.object_stores.listing import read_listing
+from data_pipeline.object_stores.store_files import staged
+from data_pipeline.sources.page_files import page_files
 from lm_course.pipeline.step import Step, StepContext
 
 
@@ -10,12 +13,16 @@ def documents(context: StepContext) -> dict[str, Any]:
     """Turn pages into documents."""
     collected = context.summary("collect")
     num_pages = collected["pages"] + collected["readmes"] if "pages" in collected else None
-    counts, seconds = build_documents(
-        list(context.input_files("pages")),
+    given = context.section("pages")
+    files = page_files(context.input_files("pages"))
+    if given.own_urls:
+        files = staged(read_listing(context.input("pages")))
+    counts, seconds = build_from_files(
+        files,
         context.output("documents"),
         context.settings,
         num_pages,
-        context.section("pages"),
+        given,
     )
     return {
         "pages": counts[0]["documents_in"],

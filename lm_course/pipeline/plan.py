@@ -24,6 +24,7 @@ class PlannedStep:
         inputs: artifact -> files.
         outputs: artifact -> files.
         users_own: the output files that belong to the user.
+        only_looks: see Step.
     """
 
     step: Step
@@ -32,6 +33,7 @@ class PlannedStep:
     inputs: Mapping[str, tuple[Path, ...]]
     outputs: Mapping[str, tuple[Path, ...]]
     users_own: frozenset[Path] = frozenset()
+    only_looks: bool = False
 
     @property
     def name(self) -> str:
@@ -82,7 +84,8 @@ def plan(steps: Sequence[Step], sections: Mapping[str, Settings], root: Path) ->
                 )
         wanted = writers if step.reads_all else (*step.reads, *step.may_read)
         read = [artifact for artifact in wanted if artifact in writers]
-        own = step.users_own({name: sections[name] for name in step.sections})
+        declared = {name: sections[name] for name in step.sections}
+        own = step.users_own(declared)
         outputs = {
             artifact: own.get(artifact)
             or artifact_files(root, artifact, step.name if artifact in writers else None)
@@ -96,6 +99,7 @@ def plan(steps: Sequence[Step], sections: Mapping[str, Settings], root: Path) ->
                 inputs={artifact: files[artifact] for artifact in read},
                 outputs=outputs,
                 users_own=frozenset(path for paths in own.values() for path in paths),
+                only_looks=step.only_looks(declared),
             )
         )
         files |= outputs
@@ -122,8 +126,8 @@ def _refuse_new_versions_that_nobody_reads(planned: Sequence[PlannedStep]) -> No
 
 
 def steps_to_run(planned: Sequence[PlannedStep], names: Sequence[str]) -> list[PlannedStep]:
-    """Return the named steps in their order, and the steps they need that only check the user's own
-    files: with your own pages, `lm data build` does not need `lm data collect` first.
+    """Return the named steps in their order, and the steps they need that only look at what the
+    user gave: with your own pages, `lm data build` does not need `lm data collect` first.
 
     Raises UserError if the recipe has no such step.
     """
@@ -134,5 +138,5 @@ def steps_to_run(planned: Sequence[PlannedStep], names: Sequence[str]) -> list[P
                 f"no step {name!r} in this recipe; its steps are {', '.join(by_name)} (run.steps "
                 "lists them)"
             )
-    needed = {need for name in names for need in by_name[name].needs if by_name[need].users_own}
+    needed = {need for name in names for need in by_name[name].needs if by_name[need].only_looks}
     return [one for one in planned if one.name in {*names, *needed}]
