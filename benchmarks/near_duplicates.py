@@ -1,6 +1,6 @@
 """Near duplicates: speed of signatures, memory and time for up to a million documents, recall.
 
-    python benchmarks/near_duplicates.py signatures PAGES... [--pages 1000] [--rounds 7]
+    python benchmarks/near_duplicates.py signatures PAGES... [--pages 1000] [--every 9]
     python benchmarks/near_duplicates.py growth WORDS.txt [--sizes 10000 30000 100000]
     python benchmarks/near_duplicates.py recall WORDS.txt
 
@@ -24,6 +24,7 @@ Results go into near_duplicates_results.json next to this file, and the pictures
 """
 
 import argparse
+import hashlib
 import json
 import lzma
 import os
@@ -76,16 +77,16 @@ def save(section: str, figures: dict[str, Any]) -> None:
 # Signatures against other libraries.
 
 
-def words_of_pages(paths: list[Path], most: int) -> list[list[str]]:
-    """Return the normalized words of the first pages that have at least one shingle's words."""
+def words_of_pages(paths: list[Path], most: int, every: int) -> list[list[str]]:
+    """Return the words of every ninth page, say, that has at least one shingle's words."""
     from data_pipeline.sources.page_files import read_every_page
     from data_pipeline.sources.page_rows import RowKeys
     from data_pipeline.sources.warc_files import Page
     from data_pipeline.text_extraction import extract_text
 
     documents: list[list[str]] = []
-    for page, _ in read_every_page(paths, 10_000_000, RowKeys()):
-        if isinstance(page, Page):
+    for number, (page, _) in enumerate(read_every_page(paths, 10_000_000, RowKeys())):
+        if isinstance(page, Page) and number % every == 0:
             text = extract_text(page.payload, page.content_type, page.charset)
             words = normalize(text or "")
             if len(words) >= NGRAM:
@@ -142,7 +143,7 @@ def contenders(documents: list[list[str]]) -> dict[str, dict[str, Callable[[], A
 
 def measure_signatures(options: argparse.Namespace) -> None:
     """Time all implementations in turn, after one round that does not count."""
-    documents = words_of_pages(options.inputs, options.pages)
+    documents = words_of_pages(options.inputs, options.pages, options.every)
     values, starts = shingle_sets(documents, NGRAM)
     lesson = [signature(shingle_hashes(words, NGRAM), FUNCTIONS) for words in documents[:200]]
     assert np.array_equal(signatures(values, starts, FUNCTIONS)[:200], lesson)
@@ -211,6 +212,7 @@ def run_one_size(path: Path, method: str) -> None:
             sets = [shingle_hashes(normalize(text), NGRAM) for text in texts]
             clusters = np.array(duplicate_components(sets, SETTINGS))
     seconds, processor_seconds = time.perf_counter() - started, time.process_time()
+    hashed = hashlib.sha256(clusters.astype("<i8").tobytes()).hexdigest()[:16]
     figures = {
         "method": method,
         "documents": len(clusters),
@@ -218,15 +220,9 @@ def run_one_size(path: Path, method: str) -> None:
         "processor_seconds": round(processor_seconds - processor_started, 2),
         "peak_megabytes": peak_megabytes(),
         "documents_kept": len(np.unique(clusters)),
-        "clusters_hash": hash_of(clusters),
+        "clusters_hash": hashed,
     }
     print(json.dumps(figures))
-
-
-def hash_of(clusters: np.ndarray) -> str:
-    import hashlib
-
-    return hashlib.sha256(clusters.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def peak_megabytes() -> int:
@@ -389,6 +385,7 @@ def main() -> None:
     parser.add_argument("what", choices=["signatures", "growth", "recall"])
     parser.add_argument("inputs", type=Path, nargs="+")
     parser.add_argument("--pages", type=int, default=1000)
+    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     sizes = [10_000, 30_000, 100_000, 300_000, 1_000_000]
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes)

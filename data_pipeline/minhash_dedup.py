@@ -13,10 +13,9 @@ chain A ~ B ~ C stays. The n-grams are words, not characters: long texts of one 
 of their short character n-grams, and a chain then joins all of them.
 
 What this leaves out: more documents than memory holds (`out_of_core/`, the same clusters), compiled
-loops (`compiled/`, the same numbers), and several machines.
+loops (`compiled/`, the same numbers), texts made to collide, and several machines.
 """
 
-import hashlib
 import string
 import unicodedata
 from collections import defaultdict
@@ -88,8 +87,11 @@ def normalize(text: str) -> list[str]:
 
 
 def word_hash(word: str) -> int:
-    """Return 64 bits of BLAKE2b; Python's own hash() of a string changes from run to run."""
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest(), "little")
+    """Return the 64-bit FNV-1a hash of the UTF-8 bytes; Python's hash() differs from run to run."""
+    value = 0xCBF29CE484222325
+    for byte in word.encode("utf-8"):
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value
 
 
 def shingle_hashes(words: Sequence[str], ngram_words: int) -> np.ndarray:
@@ -121,15 +123,15 @@ def hash_functions(settings: MinHashSettings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def signature(shingles: np.ndarray, functions: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the smallest value of each hash function over the upper 32 bits of the shingles:
-    uint32 [num_hashes]. Without shingles, it is 2^32 - 1 everywhere.
+    """Return the smallest value of each hash function over the shingles' upper 32 bits, uint32
+    [num_hashes]; 2^32 - 1 if there are no shingles.
     """
     multipliers, offsets = functions
     smallest = np.full(len(multipliers), np.iinfo(np.uint32).max, dtype=np.uint32)
     upper = (shingles >> np.uint64(32)).astype(np.uint32)
     for start in range(0, len(upper), SHINGLES_AT_A_TIME):
         block = upper[start : start + SHINGLES_AT_A_TIME, None]  # [shingles, 1]
-        values = block * multipliers + offsets  # [shingles, hashes], wraps mod 2^32
+        values = block * multipliers + offsets  # [shingles, num_hashes], wraps mod 2^32
         smallest = np.minimum(smallest, values.min(axis=0))
     return smallest
 
@@ -207,9 +209,7 @@ class Components:
 
 
 def band_buckets(signatures: np.ndarray, bands: int, rows: int) -> Iterable[list[int]]:
-    """Yield groups of two or more documents that agree in all rows of one band; signatures has
-    shape [documents, num_hashes].
-    """
+    """Yield groups of two or more documents that agree in all rows of one band."""
     for band in range(bands):
         buckets: defaultdict[bytes, list[int]] = defaultdict(list)
         columns = np.ascontiguousarray(signatures[:, band * rows : (band + 1) * rows])
@@ -294,8 +294,7 @@ def deduplicate_documents(
     texts = (path.read_bytes().decode("utf-8", errors="replace") for path in sources.values())
     kept = set(first_of_each_component(texts, settings))
     Path(folder).mkdir(parents=True, exist_ok=True)
-    targets = {Path(folder, name): path for name, path in sources.items()}
-    written = [target for position, target in enumerate(targets) if position in kept]
-    for target in written:
-        target.write_bytes(targets[target].read_bytes())
-    return written
+    names = [name for position, name in enumerate(sources) if position in kept]
+    for name in names:
+        Path(folder, name).write_bytes(sources[name].read_bytes())
+    return [Path(folder, name) for name in names]

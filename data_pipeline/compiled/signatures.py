@@ -1,6 +1,6 @@
 """Signatures of many documents at once: the numbers of `minhash_dedup.signature`, compiled.
 
-A document's shingles are copied to a multiple of 64 numbers, the rest being copies of the first one
+A document's shingles are copied to a multiple of 32 numbers, the rest being copies of the first one
 (which changes no minimum), so that the processor's vector instructions need no remainder.
 
 What this leaves out: families of hash functions that cost less than one multiplication for each
@@ -10,7 +10,7 @@ shingle and hash, such as one-permutation hashing.
 import numba
 import numpy as np
 
-ROUND_TO = 64  # shingles
+ROUND_TO = 32  # shingles
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -40,8 +40,8 @@ from data_pipeline.out_of_core.sketch_files import (
 
 SORT_BYTES = 128 << 20
 SORT_BYTES_PER_DOCUMENT = 64  # hash, document, order, and the sorted copies
-MAPPED_BYTES = 64 << 20  # about as many are mapped before they are given back
-PAGE_BYTES = 1 << 16  # Linux maps up to this many at the first access to a place
+MAPPED_BYTES = 128 << 20  # about as many are mapped before they are given back
+PAGE_BYTES = 1 << 20  # mapped by one access: 0.6 MB for each document on ext4, Linux 6.18
 
 
 def buckets_of(hashes: np.ndarray, documents: np.ndarray) -> Buckets:

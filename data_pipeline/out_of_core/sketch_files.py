@@ -13,20 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.compiled.shingle_sets import WordHashes, shingle_sets
+from data_pipeline.compiled.shingle_sets import shingle_sets_of_texts
 from data_pipeline.compiled.signatures import band_hashes, signatures
-from data_pipeline.minhash_dedup import (
-    MinHashSettings,
-    bands_and_rows,
-    hash_functions,
-    normalize,
-)
+from data_pipeline.minhash_dedup import MinHashSettings, bands_and_rows, hash_functions
 from lm_core.worker_pool import worker_pool
 
 CHUNK_DOCUMENTS = 4096
 CHUNK_CHARACTERS = 4_000_000
-
-_known_words = WordHashes()  # of this process; the hashes do not depend on it
 
 
 @dataclass(frozen=True)
@@ -46,8 +39,7 @@ class Sketch:
 
 def sketch(texts: list[str], settings: MinHashSettings) -> Sketch:
     """Return shingles and band hashes of these texts."""
-    words = [normalize(text) for text in texts]
-    shingles, starts = shingle_sets(words, settings.ngram_words, _known_words)
+    shingles, starts = shingle_sets_of_texts(texts, settings.ngram_words)
     rows = signatures(shingles, starts, hash_functions(settings))
     return Sketch(shingles, np.diff(starts), band_hashes(rows, *bands_and_rows(settings)))
 

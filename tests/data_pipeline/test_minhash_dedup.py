@@ -53,6 +53,20 @@ def test_shingles_by_hand():
     assert shingle_hashes(["a", "b"], 2) != shingle_hashes(["b", "a"], 2)
 
 
+def test_word_hashes_are_fnv_1a():
+    """The published test vectors."""
+    assert minhash_dedup.word_hash("") == 0xCBF29CE484222325
+    assert minhash_dedup.word_hash("a") == 0xAF63DC4C8601EC8C
+    assert minhash_dedup.word_hash("foobar") == 0x85944171F73967E8
+
+
+def test_ngrams_of_words_that_differ_in_one_digit_have_different_hashes():
+    numbers = [str(number) for number in range(10)]
+    words = [numbers[i] for i in RNG.integers(0, 10, 300_000)]
+    ngrams = {tuple(words[i : i + 8]) for i in range(len(words) - 7)}
+    assert len(shingle_hashes(words, 8)) == len(ngrams) > 298_000
+
+
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.lists(st.sampled_from("abc"), max_size=30))
 def test_jaccard_of_shingle_hashes_is_that_of_the_ngrams(first, second):
     def ngrams(words):
