@@ -109,8 +109,7 @@ def normalized_words(text: str) -> list[str]:
 
 
 def _normalized(word: str) -> str:
-    folded = unicodedata.normalize("NFKC", INVISIBLE.sub("", word)).casefold()
-    return unicodedata.normalize("NFKC", folded)
+    return unicodedata.normalize("NFKC", INVISIBLE.sub("", word)).casefold()
 
 
 def ngram_hashes(word_hashes: np.ndarray, length: int) -> np.ndarray:
@@ -121,7 +120,7 @@ def ngram_hashes(word_hashes: np.ndarray, length: int) -> np.ndarray:
     """
     count = max(len(word_hashes) - length + 1, 0)
     combined = np.full(count, length, dtype=np.uint64)
-    for offset in range(length if count else 0):
+    for offset in range(length):
         combined = combined * np.uint64(0x9E3779B97F4A7C15) + word_hashes[offset : offset + count]
     return combined
 

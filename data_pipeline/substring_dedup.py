@@ -75,7 +75,7 @@ def suffix_array(ids: Sequence[int] | np.ndarray) -> np.ndarray:
             return suffixes
         starts = suffixes[slots]
         following = np.minimum(starts + length, len(values))
-        keys = ranks[starts] * (len(values) + 1) + ranks[following] + 1
+        keys = ranks[starts] * (len(values) + 1) + ranks[following]
         order = np.argsort(keys, kind="stable")
         suffixes[slots], keys = starts[order], keys[order]
         length *= 2
