@@ -6,9 +6,10 @@ page's label. A label that the standard does not list is ignored, and the next s
 from a page is never looked up in Python's codec registry. The package `webencodings` contains the
 table of labels.
 
-What this leaves out: guessing the encoding of a page that names none (it is read as UTF-8; browsers
-use the usual encoding of the reader's language), and the 192 characters that Python's Big5-HKSCS
-lacks.
+A page that names no encoding is UTF-8 or guessed (encoding_guess.py). A declaration that the bytes
+contradict still counts, as in browsers.
+
+What this leaves out: the 192 characters that Python's Big5-HKSCS lacks.
 """
 
 import codecs
@@ -18,11 +19,11 @@ from functools import lru_cache
 
 import webencodings
 
+from data_pipeline.html.encoding_guess import guess_encoding
 from data_pipeline.html.html_tokens import StartTag, tokens
 
 PRESCAN_BYTES = 1024  # HTML: "the first 1024 bytes"
 LATE_META_CHARACTERS = 1 << 16  # a <meta> after the first 1,024 bytes makes a browser start again
-DEFAULT_ENCODING = "utf-8"
 REPLACEMENT = "\ufffd"
 WEB_ERRORS = "lm-web-errors"
 BYTE_ORDER_MARKS = (
@@ -83,7 +84,7 @@ def detect_encoding(payload: bytes, http_charset: str = "") -> str:
     """Return the standard's name of a page's encoding.
 
     It comes from the byte order mark, else the HTTP header, else <meta> or the XML declaration in
-    the first 1,024 bytes, else a <meta> after them, else it is UTF-8.
+    the first 1,024 bytes, else a <meta> after them, else it is guessed.
     """
     for mark, encoding in BYTE_ORDER_MARKS:
         if payload.startswith(mark):
@@ -92,7 +93,7 @@ def detect_encoding(payload: bytes, http_charset: str = "") -> str:
         encoding_of_label(http_charset)
         or prescan(payload[:PRESCAN_BYTES])
         or _late_meta(payload)
-        or DEFAULT_ENCODING
+        or guess_encoding(payload)
     )
 
 

@@ -239,6 +239,28 @@ def test_a_meta_beyond_the_prescan_counts_where_a_parser_sees_it():
 
 
 def test_the_payload_of_a_page_without_a_charset():
-    assert decode_page(b"\xe9t\xe9") == "\ufffdt\ufffd"
+    assert decode_page(b"\xe9t\xe9", "utf-8") == "\ufffdt\ufffd"
     assert decode_page(b"a\r\nb\rc") == "a\nb\nc"
     assert decode_page(b"\xef\xbb\xbf" + "é".encode(), "latin-1") == "é"
+
+
+KOREAN = "<p>한국어 문서</p>"
+
+
+@pytest.mark.parametrize(
+    ("payload", "charset", "text"),
+    [
+        # the header and <meta> name different encodings: the header counts
+        (b"<meta charset=utf-8>" + KOREAN.encode("cp949"), "euc-kr", KOREAN),
+        (b"<meta charset=euc-kr>" + KOREAN.encode(), "utf-8", KOREAN),
+        # an encoding that the bytes contradict counts too, and costs only what it cannot read
+        (b"<meta charset=utf-8><p>caf\xe9</p>", "", "<p>caf\ufffd</p>"),
+        (b"<meta charset=shift_jis><p>\xff a</p>", "utf-8", "<p>\ufffd a</p>"),
+        (b"<meta charset=koi8-r><p>\xfe\xfe</p>", "euc-kr", "<p>\ufffd</p>"),
+        # a byte order mark counts more than both
+        ("\ufeff<p>é</p>".encode("utf-16-le"), "euc-kr", "<p>é</p>"),
+        ("\ufeff<p>é</p>".encode("utf-16-be"), "utf-8", "<p>é</p>"),
+    ],
+)
+def test_pages_that_contradict_themselves(payload, charset, text):
+    assert decode_page(payload, charset)[-len(text) :] == text
