@@ -51,6 +51,14 @@ BATCH_PAGES, BATCH_BYTES = 32, 4_000_000  # of a batch, at most, unless a page i
 EXAMPLES_FILE = "examples.json"
 EXECUTORS = {"local": LocalExecutor, "ray": RayExecutor}
 Pages = Iterable[tuple[Page | LostPage, str]]  # each with the name of its file
+SETTING_OF_STEP = {
+    "identify language": "documents.language.languages",
+    "quality rules": "documents.quality",
+    "quality classifier": "documents.quality_classifier.threshold",
+    "harmful text": "documents.harmful.max_probability",
+    "drop repeated lines": "documents.exact_dedup",
+    "decontaminate": "documents.decontamination",
+}  # for the message that a step dropped everything
 
 
 class DocumentSettings(Settings):
@@ -161,7 +169,8 @@ def check_not_empty(counts: Iterable[StepCount]) -> None:
             failures = sum(n for reason, n in row["dropped"].items() if reason.startswith(FAILED))
             if failures == row["documents_in"]:
                 raise RuntimeError(f"the code fails on all {failures} pages; the first is {named}")
-            advice = f"the first of them is {named}" if named else "relax its settings"
+            setting = SETTING_OF_STEP.get(row["step"], "documents")
+            advice = f"the first of them is {named}" if named else f"change the setting {setting}"
             raise UserError(
                 f"no document is left: the step '{row['step']}' dropped all "
                 f"{row['documents_in']} that reached it ({listed}); {advice}"

@@ -8,6 +8,8 @@ What this leaves out: revisit records (they have no body), request and metadata 
 resource records, and responses with a status other than 200.
 """
 
+import base64
+import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,7 @@ from pathlib import Path
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from data_pipeline.compressed.file_members import DAMAGED
 from data_pipeline.sources.http_responses import (
     TOO_LARGE,
     UnreadableAnswer,
@@ -37,6 +40,7 @@ PAGE_TYPES = {"response": HTTP_MESSAGE, CONVERSION: "text/plain"}  # of the reco
 KINDS_NAMED = 5
 MAX_BODY_BYTES = 64_000_000
 MAX_HTTP_HEADER_BYTES = 1_000_000
+DIGESTS = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "md5": hashlib.md5}
 FIXED_DATE = (
     "2000-01-01T00:00:00Z"  # WARC requires a date; a real one would change the file in every run
 )
@@ -120,6 +124,8 @@ def _read_answer(record: Record, max_bytes: int) -> Page | LostPage | None:
         return lost(ODD_RECORD, "has no WARC-Target-URI")
     if record.length > len(record.block):
         return lost(TOO_LARGE, f"has {record.length:,} bytes")
+    if not has_right_digest(record.block, headers.get("warc-block-digest", "")):
+        return lost(DAMAGED, f"({url}): its bytes do not have its WARC-Block-Digest")
     if kind == CONVERSION:
         if record.length > max_bytes:
             return lost(TOO_LARGE, f"({url}): more than {max_bytes:,} bytes")
@@ -134,6 +140,22 @@ def _read_answer(record: Record, max_bytes: int) -> Page | LostPage | None:
     media_type, charset = split_content_type(answer.headers.get("content-type", ""))
     media_type = media_type or type_without_header(body, headers.get(IDENTIFIED_TYPE, ""))
     return Page(url, media_type, body, charset)
+
+
+def has_right_digest(block: bytes, digest: str) -> bool:
+    """Return whether a block has its digest, such as "sha1:3I42H3S6NNFQ2MSVX7XZKYAYSCX5QBYJ".
+
+    It is written in base32 or in hexadecimal digits. A digest by an unknown algorithm, or of
+    another length than its own, is not checked.
+    """
+    name, _, given = digest.strip().partition(":")
+    algorithm = DIGESTS.get(name.lower().replace("-", ""))
+    if algorithm is None:
+        return True
+    found = algorithm(block, usedforsecurity=False).digest()
+    written = {base64.b32encode(found).decode().rstrip("="), found.hex().upper()}
+    given = given.upper().rstrip("=")
+    return given in written or len(given) not in map(len, written)
 
 
 def _kind(record: Record) -> str:

@@ -151,6 +151,10 @@ def documents(
     for path in sources or []:
         if "://" not in path and not os.path.lexists(path):
             raise UserError(f"--from {path}: no such file or folder")
+        if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises if it may not look)
+            from data_pipeline.sources.page_files import page_files
+
+            page_files([path])  # names a folder without a page before any step
     changes = list(overrides or [])
     if sources:  # in place of those of the recipe, under whichever name it gives them
         given = [path if "://" in path else str(Path(path)) for path in sources]

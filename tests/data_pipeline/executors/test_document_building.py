@@ -112,15 +112,17 @@ def test_two_processes_give_the_same_files(warc, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("section", "step"),
+    ("section", "step", "setting"),
     [
-        ({"language": {"languages": ["fi"]}}, "identify language"),
-        ({"quality": {"min_words": 5000}}, "quality rules"),
+        ({"language": {"languages": ["fi"]}}, "identify language", "documents.language.languages"),
+        ({"quality": {"min_words": 5000}}, "quality rules", "documents.quality"),
     ],
 )
-def test_an_empty_result_names_the_step_and_writes_nothing(warc, tmp_path, section, step):
+def test_an_empty_result_names_step_and_setting_and_writes_nothing(
+    warc, tmp_path, section, step, setting
+):
     settings = DocumentSettings.model_validate({"num_processes": 0, **section})
-    with pytest.raises(ValueError, match=f"the step '{step}' dropped all"):
+    with pytest.raises(ValueError, match=rf"the step '{step}' dropped all .* {setting}$"):
         build_documents([warc], tmp_path / "documents", settings)
     assert not (tmp_path / "documents").exists()
 

@@ -13,7 +13,7 @@ SENTENCES = {
     "ko": "언어 모델은 다음에 올 낱말을 예측한다. 이 과정을 마치면 스스로 만든 모델이 대답한다.",
     "ja": "言語モデルは次の単語を予測します。この課程を終えると、自分で作ったモデルが答えます。",
     "zh": "语言模型预测句子中的下一个词。完成这门课程以后，你自己训练的模型会回答问题。",
-    "ru": "Языковая модель предсказывает, какое слово будет следующим. Для этого нужно много текста.",
+    "ru": "Языковая модель предсказывает, какое слово будет следующим. Для этого нужен текст.",
     "de": "Ein Sprachmodell sagt das nächste Wort vorher – „größer“ heißt nicht immer „klüger“.",
     "en": "It’s a “language model” – it predicts the next word. The café’s résumé isn’t naïve…",
 }
@@ -43,7 +43,6 @@ def test_damaged_utf8_stays_utf8(language):
     whole = SENTENCES[language].encode()
     for damaged in (whole, whole[:-1], whole + b"\x93", b"\xff" + whole, whole + "é".encode()[:1]):
         assert guess_encoding(damaged) == "utf-8"
-    assert guess_encoding("é".encode() + b"\xff") == "utf-8", "as many valid as not"
 
 
 @given(st.text())
@@ -71,3 +70,4 @@ def test_any_bytes_get_an_encoding_that_can_be_decoded(payload):
 def test_what_the_library_says_becomes_a_name_of_the_standard(name, encoding, monkeypatch):
     monkeypatch.setattr("resiliparse.parse.encoding.detect_encoding", lambda *_, **__: name)
     assert guess_encoding(b"\xe9\xe9") == encoding
+    assert guess_encoding("é".encode() + b"\xff") == "utf-8", "as many valid as not"

@@ -2,7 +2,9 @@
 every way.
 """
 
+import base64
 import gzip
+import hashlib
 import tracemalloc
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +18,7 @@ from data_pipeline.sources.warc_files import (
     MAX_HTTP_HEADER_BYTES,
     LostPage,
     Page,
+    has_right_digest,
     read_answers,
     read_warc,
     write_warc,
@@ -50,6 +53,34 @@ def write_records(path: Path, records: list[tuple[str, str, str]], compress: boo
 def test_pages_come_back_as_they_were_written(tmp_path):
     assert write_warc(tmp_path / "a.warc.gz", PAGES) == 3
     assert list(read_warc([tmp_path / "a.warc.gz"])) == PAGES
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
+def test_a_record_whose_bytes_do_not_have_its_digest_is_lost(tmp_path, name):
+    write_warc(tmp_path / "good.warc.gz", PAGES)
+    stored = gzip.decompress((tmp_path / "good.warc.gz").read_bytes())
+    changed = stored.replace(b"<p>one</p>", b"<p>own</p>", 1)
+    (tmp_path / name).write_bytes(gzip.compress(changed) if name.endswith("z") else changed)
+    lost, *others = read_answers(tmp_path / name)
+    assert isinstance(lost, LostPage) and lost.reason == "damaged"
+    assert lost.detail == "record 1 (pydoc://json): its bytes do not have its WARC-Block-Digest"
+    assert others == PAGES[1:]
+
+
+@pytest.mark.parametrize("digest", ["", "sha1", "sha1:abc", "crc32:AAAAAAA", "sha1:" + "A" * 33])
+def test_digests_that_cannot_be_checked_are_passed_over(digest):
+    assert has_right_digest(b"block", digest)
+    assert not has_right_digest(b"block", "sha1:" + "A" * 32)
+
+
+@pytest.mark.parametrize("name", ["sha1", "sha256", "md5"])
+def test_digests_in_both_ways_to_write_them(name):
+    found = hashlib.new(name, b"block").digest()
+    for written in (base64.b32encode(found).decode(), found.hex(), found.hex().upper()):
+        for label in (name, name.upper(), name.replace("sha", "SHA-")):
+            assert has_right_digest(b"block", f" {label}:{written}\n")
+            assert has_right_digest(b"block", f"{label}:{written.rstrip('=')}")
+            assert not has_right_digest(b"blocK", f"{label}:{written}")
 
 
 def test_the_same_pages_give_the_same_bytes(tmp_path):

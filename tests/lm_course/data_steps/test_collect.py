@@ -112,8 +112,11 @@ def test_a_folder_that_contains_the_run_is_refused(crawl: Path) -> None:
 
 def test_paths_that_are_missing_or_hold_no_page(crawl: Path) -> None:
     (crawl / "empty").mkdir()
-    line = build("build", "--from", "crawl/empty")
+    line = build("build", "--set", "pages.paths=crawl/empty")
     assert line.startswith("step collect failed: crawl/empty: no page in this folder; expected")
+    done = CliRunner().invoke(app, ["data", "build", "--from", "crawl/empty"])
+    assert isinstance(done.exception, UserError), "before any step: exit status 2"
+    assert str(done.exception).startswith("crawl/empty: no page in this folder; expected")
     line = build("build", "--set", "pages.paths=nowhere")
     assert line.startswith("step collect failed: nowhere: no such file or folder; correct pages.p")
     done = CliRunner().invoke(app, ["data", "build", "--from", "nowhere"])
