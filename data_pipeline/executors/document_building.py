@@ -21,16 +21,17 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from data_pipeline.decontamination import DecontaminationSettings
 from data_pipeline.exact_dedup import ExactDedupSettings
 from data_pipeline.executors.comparing_steps import COMPARING_STEPS, run_comparing_step
 from data_pipeline.executors.executor import Executor, Limits
 from data_pipeline.executors.local_executor import LocalExecutor
 from data_pipeline.executors.page_steps import (
     FAILED,
-    PAGE_STEPS,
     PageOutcome,
     PageProcessor,
     lost_page,
+    page_steps_of,
 )
 from data_pipeline.executors.ray_executor import RayExecutor
 from data_pipeline.executors.scratch_documents import ScratchDocuments, scratch_folder
@@ -38,10 +39,13 @@ from data_pipeline.executors.step_counts import StepCount
 from data_pipeline.language_id import LanguageSettings
 from data_pipeline.main_content.resiliparse_text import Extractor
 from data_pipeline.minhash_dedup import MinHashSettings
-from data_pipeline.quality_rules import QualitySettings
+from data_pipeline.quality_classifier import ClassifierSettings, HarmfulSettings
+from data_pipeline.rule_sets.rule_verdicts import RuleSettings, broken_rules
+from data_pipeline.rule_sets.verdict_files import VERDICTS_FILE, Verdict, verdict_file
 from data_pipeline.sources.page_files import PageFile, page_files, read_page_files
 from data_pipeline.sources.page_rows import RowKeys
 from data_pipeline.sources.warc_files import LostPage, Page
+from data_pipeline.substring_dedup import SubstringDedupSettings
 from lm_core.formats.documents import Document, document_id, write_documents
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
@@ -57,6 +61,7 @@ SETTING_OF_STEP = {
     "quality classifier": "documents.quality_classifier.threshold",
     "harmful text": "documents.harmful.max_probability",
     "drop repeated lines": "documents.exact_dedup",
+    "drop repeated paragraphs": "documents.exact_dedup",
     "decontaminate": "documents.decontamination",
 }  # for the message that a step dropped everything
 
@@ -68,9 +73,13 @@ class DocumentSettings(Settings):
         extractor: what finds the main text of HTML: "lesson" (text_extraction.py) or
             "resiliparse".
         language: see LanguageSettings.
-        quality: see QualitySettings.
+        quality: see RuleSettings.
+        quality_classifier: see ClassifierSettings.
+        harmful: see HarmfulSettings.
         exact_dedup: see ExactDedupSettings.
         minhash: see MinHashSettings.
+        substring_dedup: see SubstringDedupSettings.
+        decontamination: see DecontaminationSettings.
         max_page_bytes: a page with more bytes than this after unpacking is dropped as too
             large.
         max_page_seconds: a page that takes longer than this is dropped as too slow. A call to C
@@ -85,9 +94,13 @@ class DocumentSettings(Settings):
 
     extractor: Extractor = "lesson"
     language: LanguageSettings = LanguageSettings()
-    quality: QualitySettings = QualitySettings()
+    quality: RuleSettings = RuleSettings()
+    quality_classifier: ClassifierSettings = ClassifierSettings()
+    harmful: HarmfulSettings = HarmfulSettings()
     exact_dedup: ExactDedupSettings = ExactDedupSettings()
     minhash: MinHashSettings = MinHashSettings()
+    substring_dedup: SubstringDedupSettings = SubstringDedupSettings()
+    decontamination: DecontaminationSettings = DecontaminationSettings()
     max_page_bytes: int = Field(default=10_000_000, ge=1)
     max_page_seconds: float = Field(default=30.0, gt=0)
     max_worker_memory: int = Field(default=4_000_000_000, ge=1)
@@ -140,10 +153,23 @@ def process_pages(
                 bar.advance(len(outcomes))
 
 
+def _with_verdicts(
+    outcomes: Iterable[PageOutcome], path: Path, settings: RuleSettings
+) -> Iterator[PageOutcome]:
+    """Yield the outcomes, and write the verdict on each page that reached the quality rules."""
+    with verdict_file(path, settings, settings.measured_sets) as add:
+        for outcome in outcomes:
+            if outcome.measures:
+                broken = broken_rules(outcome.measures, settings)
+                first = broken[0] if broken else None
+                add(Verdict(outcome.url, outcome.source, outcome.language, first, outcome.measures))
+            yield outcome
+
+
 def _left_and_counted(
     outcomes: Iterable[PageOutcome], counts: Sequence[StepCount]
 ) -> Iterator[Document]:
-    """Yield the documents that are left, and count for each of PAGE_STEPS."""
+    """Yield the documents that are left, and count for each page step."""
     for outcome in outcomes:
         passed = len(outcome.sizes) - 1
         for count, seconds in zip(counts, outcome.seconds, strict=False):
@@ -216,8 +242,8 @@ def build_from_files(
 def build_from_pages(
     pages: Pages, out_folder: Path, settings: DocumentSettings, num_pages: int | None = None
 ) -> BuiltDocuments:
-    """Write the documents artifact of pages, with `counts.json` and `examples.json`. The folder is
-    written whole or not at all.
+    """Write the documents artifact of pages, with `counts.json`, `examples.json` and the quality
+    rules' verdicts on every page. The folder is written whole or not at all.
 
     Args:
         pages: each with the name of its file.
@@ -228,20 +254,26 @@ def build_from_pages(
     Raises:
         ValueError: the language model is missing, or no document is left.
     """
-    counts = [StepCount(step.name) for step in PAGE_STEPS]
+    counts = [StepCount(step.name) for step in page_steps_of(settings)]
+    comparing = [
+        step for step in COMPARING_STEPS if step.is_on(getattr(settings, step.settings_key))
+    ]
+    reports: dict[str, Any] = {}
     with scratch_folder(out_folder) as folder:
         documents = ScratchDocuments(folder / "pages.arrow")
+        verdicts = folder / VERDICTS_FILE
         outcomes = process_pages(pages, settings, num_pages)
+        outcomes = _with_verdicts(outcomes, verdicts, settings.quality)
         documents.write(_left_and_counted(outcomes, counts))
         check_not_empty(counts)
-        with progress_bar("find duplicates", len(COMPARING_STEPS), "steps") as bar:
-            for step in COMPARING_STEPS:
-                documents, count = run_comparing_step(step, documents, settings, folder)
+        with progress_bar("find duplicates", len(comparing), "steps") as bar:
+            for step in comparing:
+                documents, count = run_comparing_step(step, documents, settings, folder, reports)
                 counts.append(count)
                 bar.advance()
         check_not_empty(counts)
         rows = [count.row for count in counts]
         finished = (replace(document, id=document_id(document.text)) for document in documents)
-        examples = [count.shown_examples() for count in counts]
-        write_documents(out_folder, finished, rows, others={EXAMPLES_FILE: examples})
+        reports[EXAMPLES_FILE] = [count.shown_examples() for count in counts]
+        write_documents(out_folder, finished, rows, others=reports, files=[verdicts])
     return BuiltDocuments(rows, {count.row["step"]: count.seconds for count in counts})

@@ -178,6 +178,7 @@ class PageOutcome:
         dropped_because: "" if it was not.
         problem: names a page that was lost for a reason other than its text.
         url: of the page.
+        source: the name of its file.
         start: of its text, as the last step left it, for the examples.
         seconds: of each step reached.
         language: of its text, "" if the page was dropped before it was known.
@@ -189,6 +190,7 @@ class PageOutcome:
     dropped_because: str = ""
     problem: str = ""
     url: str = ""
+    source: str = ""
     start: str = ""
     seconds: tuple[float, ...] = ()
     language: str = ""
@@ -199,7 +201,7 @@ def lost_page(page_and_source: tuple[Page | LostPage, str], reason: str) -> Page
     """Return the outcome of a page that cost its workers."""
     page, source = page_and_source
     size = page.stored_bytes if isinstance(page, LostPage) else len(page.payload)
-    return PageOutcome(None, (size,), reason, f"{source}: {page.url}", page.url)
+    return PageOutcome(None, (size,), reason, f"{source}: {page.url}", page.url, source)
 
 
 class PageProcessor:
@@ -221,11 +223,11 @@ class PageProcessor:
         page, source = page_and_source
         if isinstance(page, LostPage):
             problem = f"{source}: {page.detail}"
-            return PageOutcome(None, (page.stored_bytes,), page.reason, problem, page.url)
+            return PageOutcome(None, (page.stored_bytes,), page.reason, problem, page.url, source)
         sizes, seconds = [len(page.payload)], []
         if sizes[0] > self.max_bytes:
             problem = f"{source}: {page.url} has {sizes[0]:,} bytes"
-            return PageOutcome(None, tuple(sizes), TOO_LARGE, problem, page.url)
+            return PageOutcome(None, tuple(sizes), TOO_LARGE, problem, page.url, source)
         state = PageText(page)
         reason = problem = ""
         try:
@@ -243,8 +245,18 @@ class PageProcessor:
         if not reason:
             scores = dict(state.scores)
             document = Document("", state.text, source, page.url, state.language, scores)
-        shown = (reason, problem, page.url, start, tuple(seconds), state.language, state.measures)
-        return PageOutcome(document, tuple(sizes), *shown)
+        return PageOutcome(
+            document,
+            tuple(sizes),
+            reason,
+            problem,
+            page.url,
+            source,
+            start,
+            tuple(seconds),
+            state.language,
+            state.measures,
+        )
 
     def _run_steps(self, state: PageText, sizes: list[int], seconds: list[float]) -> str:
         """Run the steps, and append to `sizes` the number of bytes that each step passes on, and to

@@ -25,6 +25,7 @@ from data_pipeline.rule_sets.rule_verdicts import (
 from lm_core.artifact_paths import atomic_file
 from lm_core.user_error import UserError
 
+VERDICTS_FILE = "verdicts.parquet"
 TEXT_COLUMNS = ("url", "source", "language", "first_failed")
 SETTINGS_KEY = b"rule settings"
 FORMAT = {b"format": b"language-model verdicts, version 1"}

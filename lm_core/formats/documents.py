@@ -59,10 +59,11 @@ def write_documents(
     counts: list[dict[str, Any]],
     rows_per_file: int = 4096,
     others: Mapping[str, Any] | None = None,
+    files: Iterable[Path] = (),
 ) -> int:
     """Write `folder` atomically: part-00000.parquet and so on, counts.json, whose last row is that
-    of the step which writes, and `others`: file name -> a value to write as JSON. Return the number
-    of documents.
+    of the step which writes, `others` (file name -> a value to write as JSON), and `files`, which
+    are moved there. Return the number of documents.
     """
     total = 0
     with atomic_folder(folder) as temporary:
@@ -80,6 +81,8 @@ def write_documents(
         assert said == total, f"{total} documents, {said} in the last row of counts: append a row"
         for name, value in {COUNTS_FILE: counts, **(others or {})}.items():
             write_json(temporary / name, value)
+        for file in files:
+            file.rename(temporary / file.name)
     return total
 
 
