@@ -1,8 +1,12 @@
-"""`lm data get`: download a registered data set."""
+"""`lm data get`: download a data set. `lm data verdicts`: what each quality rule drops."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from lm_core.user_error import UserError
+from lm_course.commands.step_commands import DEMO, Overrides, RecipePath
 
 
 def print_data_sets() -> None:
@@ -40,8 +44,49 @@ def get_data_set(name: str) -> None:
     print(f"licence: {data_set.licence}{use}")
 
 
+def print_verdicts(recipe: Path, overrides: list[str] | None) -> None:
+    """Print how many pages each rule drops with the recipe's thresholds."""
+    from rich.table import Table
+
+    from data_pipeline.rule_sets.verdict_files import VERDICTS_FILE, count_drops
+    from lm_core.artifact_paths import RunPaths
+    from lm_core.settings import load_settings
+    from lm_course.commands.plain_console import plain_console
+    from lm_course.locations import in_home, recipe_file
+    from lm_course.pipeline.recipe import Recipe
+
+    settings = load_settings(Recipe, recipe_file(recipe), overrides)
+    run = RunPaths(in_home(settings.run.folder) / settings.run.name)
+    file = run.documents / VERDICTS_FILE
+    if not file.is_file():
+        raise UserError(f"{file}: no verdicts there; make them with `lm data build {recipe}`")
+    drops, kept = count_drops(file, settings.documents.quality)
+    table = Table("rule", box=None, pad_edge=False)
+    for column in ("break it", "dropped", "only by it"):
+        table.add_column(column, justify="right")
+    for rule, counts in drops.items():
+        table.add_row(rule, *(f"{n:,}" for n in (counts.broken, counts.first, counts.alone)))
+    console = plain_console()
+    console.print(table)
+    total = kept + sum(counts.first for counts in drops.values())
+    console.print(f"{kept:,} of {total:,} pages pass all rules.")
+    console.print(
+        "Dropped: pages of which it is the first broken rule. Only by it: pages that break no "
+        "other rule.",
+        style="dim",
+    )
+
+
 def register(app: typer.Typer) -> None:
-    """Add `lm data get`."""
+    """Add `lm data get` and `lm data verdicts`."""
+
+    @app.command("verdicts")
+    def verdicts(recipe: RecipePath = DEMO, overrides: Overrides = None) -> None:
+        """Show what each quality rule dropped, or would drop with other thresholds (--set).
+
+        The pages are not read again: `lm data build` keeps what the rules measured.
+        """
+        print_verdicts(recipe, overrides)
 
     @app.command("get")
     def get(

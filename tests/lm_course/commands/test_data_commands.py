@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from unreliable_server import honest, serving, status
 
 from data_pipeline.downloads import registered_sets
 from data_pipeline.downloads.registered_sets import DataSet, RegisteredFile
+from data_pipeline.rule_sets.rule_verdicts import RuleSettings, measure_rules
+from data_pipeline.rule_sets.verdict_files import Verdict, write_verdicts
 from lm_course.cli import main
 
 CONTENT = b"To be, or not to be" * 1000
@@ -76,3 +79,36 @@ def test_a_failure_is_one_line_and_leaves_nothing(
     [line] = capsys.readouterr().err.splitlines()
     assert line == f"lm: a.txt could not be downloaded: {server.url}: status 404 Not Found"
     assert not (folder / "data").exists()
+
+
+def test_verdicts_by_other_thresholds(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """From what was measured, without the pages."""
+    (folder / "recipe.toml").write_text('[run]\nname = "one"\nsteps = ["collect", "documents"]\n')
+    settings = RuleSettings()
+    texts = ["the words of a text. " * 20, "the word and that. " * 20, "of it all to be."]
+    write_verdicts(
+        folder / "runs/one/documents/verdicts.parquet",
+        (
+            Verdict("", "", "en", None, measure_rules(text, settings, settings.rules))
+            for text in texts
+        ),
+        settings,
+        settings.rules,
+    )
+    rows = []
+    for words in (50, 100):
+        setting = f"documents.quality.min_words={words}"
+        main(["data", "verdicts", "recipe.toml", "--set", setting])
+        printed = capsys.readouterr().out
+        rows.append(re.search(r"^number of words +(\d+) +(\d+) +(\d+)", printed, re.M).groups())
+        rows.append(re.search(r"^(\d+) of (\d+) pages pass all rules", printed, re.M).groups())
+    assert rows == [("1", "1", "0"), ("2", "3"), ("2", "2", "1"), ("1", "3")]
+
+
+def test_verdicts_before_the_documents_are_built(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / "recipe.toml").write_text('[run]\nname = "one"\nsteps = ["collect", "documents"]\n')
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "verdicts", "recipe.toml"])
+    assert "make them with `lm data build recipe.toml`" in capsys.readouterr().err
