@@ -16,6 +16,7 @@ deduplication of three-sentence spans (see exact_dedup.py), and the language (se
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,24 +75,29 @@ class KeptLines:
     dropped: Counter[str]
 
 
+LINE_RULES: dict[str, Callable[[str, C4Settings], bool]] = {  # name -> whether a line breaks it
+    "end mark": lambda line, _: not line.endswith(END_MARKS) or line.endswith("..."),
+    "words": lambda line, settings: len(line.split()) < settings.min_words_per_line,
+    "long word": lambda line, _: (
+        len(line) > MAX_WORD_CHARACTERS and max(map(len, line.split())) > MAX_WORD_CHARACTERS
+    ),
+    "javascript": lambda line, _: "javascript" in line.lower(),
+    "policy": lambda line, _: any(map(line.lower().__contains__, POLICIES)),
+}
+
+
 def broken_line_rule(line: str, settings: C4Settings) -> str | None:
-    """Return the first of `settings.line_rules`, in the order of C4Settings, that a line without
+    """Return the first of `settings.line_rules`, in the order of LINE_RULES, that a line without
     surrounding whitespace breaks, or None.
 
     "end mark": it does not end with one of END_MARKS, or ends with "...". "words": it has too few.
     "long word": a word has more than 1,000 characters. "javascript" and "policy": it contains this
     word, or one of POLICIES, in upper or lower case.
     """
-    words = line.split()
-    lower = line.lower()
-    broken = {
-        "end mark": not line.endswith(END_MARKS) or line.endswith("..."),
-        "words": len(words) < settings.min_words_per_line,
-        "long word": max(map(len, words), default=0) > MAX_WORD_CHARACTERS,
-        "javascript": "javascript" in lower,
-        "policy": any(policy in lower for policy in POLICIES),
-    }
-    return next((name for name in broken if broken[name] and name in settings.line_rules), None)
+    for name, breaks in LINE_RULES.items():
+        if name in settings.line_rules and breaks(line, settings):
+            return name
+    return None
 
 
 def keep_c4_lines(lines: list[str], settings: C4Settings) -> KeptLines:

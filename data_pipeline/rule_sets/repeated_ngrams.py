@@ -50,12 +50,11 @@ def ngram_shares(words: list[str]) -> NgramShares:
         words: the words of a text, in order.
     """
     shares = NgramShares(dict.fromkeys(TOP_NGRAMS, 0.0), dict.fromkeys(DUPLICATE_NGRAMS, 0.0))
-    numbers_of: dict[str, int] = {}
-    word_numbers = np.array([numbers_of.setdefault(w, len(numbers_of)) for w in words], np.int64)
+    numbers_of = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    word_numbers = np.fromiter(map(numbers_of.__getitem__, words), np.int64, len(words))
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     total = max(int(lengths.sum()), 1)
-    counts = np.bincount(word_numbers) if words else np.zeros(0, np.int64)
-    starts = np.flatnonzero(counts[word_numbers] > 1) if words else word_numbers
+    starts = np.flatnonzero(np.bincount(word_numbers)[word_numbers] > 1)
     prefixes = word_numbers[starts]
     for n in range(2, DUPLICATE_NGRAMS[-1] + 1):
         inside = starts + n <= len(words)
