@@ -265,8 +265,8 @@ def mask_ibans(text: str) -> tuple[str, int]:
 def mask_personal_data(text: str) -> tuple[str, dict[str, int]]:
     """Return (text with all kinds masked, replacements by kind).
 
-    The longer kinds come first, because parts of them have the form of others: 212.555.010.1 is no
-    phone number, and an IBAN may contain a card number.
+    E-mail addresses come first, because one may begin with a phone number; IBANs come before cards,
+    because one may contain a card number.
     """
     text, emails = mask_emails(text)
     text, ibans = mask_ibans(text)

@@ -50,7 +50,7 @@ class TextStatistics:
         for line in self._lines_and_gaps:
             if line:
                 found[-1].append(line)
-            elif found[-1]:
+            else:
                 found.append([])
         return ["\n".join(lines) for lines in found if lines]
 

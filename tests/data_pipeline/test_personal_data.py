@@ -120,6 +120,14 @@ def test_masking_twice_changes_nothing_more(text):
     assert mask_personal_data(once) == (once, dict.fromkeys(KINDS, 0))
 
 
+def test_a_kind_may_contain_another():
+    counts = dict.fromkeys(KINDS, 0)
+    assert mask_personal_data("2831823829@b.co") == (EMAIL_MASK, {**counts, "emails": 1})
+    iban = "DE83 4111 1111 1111 1111 22"
+    assert mask_payment_cards(iban)[1] == 1
+    assert mask_personal_data(iban) == (IBAN_MASK, {**counts, "ibans": 1})
+
+
 def test_every_kind_is_counted_by_itself():
     text = (
         "a@b.co, c@d.org; 10.0.0.1, fe80::1 and 2001:db8::7; 2831823829; "
@@ -155,6 +163,16 @@ GROUPS = st.lists(
 
 @given(GROUPS.map(":".join) | st.text(alphabet="012af:.", max_size=20))
 def test_the_form_of_ipv6_is_that_of_the_standard_library(address):
+    assert is_ipv6(address) == standard_library_accepts(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["1::2:3:4:5:6:7:8", "1::3:4:5:6:7:8", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "::", ":::", "",
+     "1:2:3:4:5:6:7:8::", "1.2.3.4::", "::1.2.3.4", "1:2:3:4:5:6:1.2.3.4", "1:2:3:4:5:6:7:1.2.3.4",
+     "::1.2.3.4:5", ":1:2:3:4:5:6:7", "1:2:3:4:5:6:7:", "::01.2.3.4", "1.2.3.4"],
+)  # fmt: skip
+def test_borders_of_ipv6_are_those_of_the_standard_library(address):
     assert is_ipv6(address) == standard_library_accepts(address)
 
 
@@ -220,11 +238,24 @@ def test_cards_are_masked_with_and_without_separators(card):
     "text",
     ["4111 1111-1111 1111", "4111  1111  1111  1111", "0.4111111111111111", "+4222222222222",
      "x4111111111111111", "4111111111111111x", "4111111111111111.5", "41111111111111111111111",
-     "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "0000000000000000", "9999999999999995", "378282246310",
+     "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "411111111111 11 11",
+     "11 4111 1111 1111 1x", "0000000000000000", "9999999999999995", "378282246310",
      "4.111111111111111"],
 )  # fmt: skip
 def test_what_is_no_card_stays(text):
     assert mask_payment_cards(text) == (text, 0)
+
+
+def test_a_number_that_begins_inside_another_is_part_of_it():
+    assert mask_payment_cards("4593 4564 1708 5254 0641") == (f"{CARD_MASK} 0641", 1)
+    assert mask_payment_cards("4564 1708 5254 0641") == (CARD_MASK, 1)
+    iban = "MT20 BE68 5390 0754 7034 AAAA AAAA AAA"
+    assert mask_ibans(iban) == (IBAN_MASK, 1)
+
+
+def test_the_longest_card_is_masked():
+    assert mask_payment_cards("4111 1111 1111 1111") == (CARD_MASK, 1)
+    assert mask_payment_cards("4111 1111 1111 1111 003") == (CARD_MASK, 1)
 
 
 # examples of the registry

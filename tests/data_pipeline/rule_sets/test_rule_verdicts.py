@@ -35,6 +35,11 @@ def test_the_default_is_the_rules_of_before():
         assert first_broken_rule(text, settings) == earlier
 
 
+def test_no_rule_sets_are_not_those_of_the_settings():
+    assert rules_of(RuleSettings(), []) == measure_rules("text", RuleSettings(), []) == {}
+    assert len(measure_rules("text", RuleSettings(), None)) == len(RULES)
+
+
 def test_names_of_rules_are_different():
     tables = [rules_of(RuleSettings(), [rule_set]) for rule_set in EVERY_RULE_SET]
     assert len(rules_of(RuleSettings(), EVERY_RULE_SET)) == sum(map(len, tables)) == 29
