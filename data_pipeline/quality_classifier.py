@@ -12,13 +12,11 @@ What this leaves out: languages other than English in the built-in models, class
 more than words and pairs of words, and several labels for one text.
 """
 
-import errno
 import functools
-import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,8 @@ from typing import Any
 import fasttext
 from pydantic import Field
 
+from data_pipeline.classifier_training.model_files import LABEL_PREFIX, named_model, save_model
 from data_pipeline.classifier_training.written_examples import harmful_examples, quality_examples
-from lm_core.artifact_paths import atomic_file
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
 
@@ -35,7 +33,6 @@ QUALITY_VARIABLE = "LM_QUALITY_MODEL"
 QUALITY_LABELS = ("wiki", "cc")  # resembles reference texts; resembles the rest of a crawl
 HARMFUL_VARIABLES = {"adult": "LM_ADULT_MODEL", "toxic": "LM_TOXIC_MODEL"}
 HARMFUL_LABELS = {"adult": ("nsfw", "non-nsfw"), "toxic": ("toxic", "non-toxic")}
-LABEL_PREFIX = "__label__"
 MIN_EXAMPLES = 2  # of each label; with one, the model knows a page and not a kind of page
 WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|_")
 
@@ -165,34 +162,7 @@ def train_classifier(
     Raises:
         UserError: see `training_lines`.
     """
-    model = fit(examples, settings)
-    with atomic_file(path) as file:
-        model.save_model(file.name)
-        if file.seek(0, os.SEEK_END) < model.get_input_matrix().nbytes:  # fastText says nothing
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-
-def load_classifier(path: Path, labels: Collection[str]) -> Any:
-    """Return the model in a file.
-
-    Raises:
-        UserError: there is no such file, it is not a fastText classifier, or it lacks one of
-            `labels`.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; make a classifier with `lm data classifier`")
-    try:
-        model = fasttext.load_model(str(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not a fastText model ({error})") from None
-    found = {label.removeprefix(LABEL_PREFIX) for label in model.get_labels()}
-    if not set(labels) <= found:
-        shown = sorted(found)[:5]
-        raise UserError(
-            f"{path}: expected a classifier with the labels {', '.join(sorted(labels))}, "
-            f"found {', '.join(shown)}{', ...' if len(found) > len(shown) else ''}"
-        )
-    return model
+    save_model(fit(examples, settings), path)
 
 
 def label_probability(model: Any, text: str, label: str, max_characters: int = 20_000) -> float:
@@ -212,16 +182,11 @@ def clamped(probability: float) -> float:
     return min(max(probability, 0.0), 1.0)
 
 
-@functools.lru_cache(maxsize=4)
-def _model_in(path: str, labels: tuple[str, ...], changed: tuple[int, int]) -> Any:
-    return load_classifier(Path(path), labels)
-
-
 @functools.cache
 def _built_in_model(kind: str) -> Any:
     """Train the built-in model for "quality", "adult" or "toxic"."""
-    if kind == "quality":
-        return fit(quality_examples(), TrainingSettings())
+    if kind == "quality":  # few steps: it should learn common words, not these few texts
+        return fit(quality_examples(), TrainingSettings(epochs=8, learning_rate=0.1))
     yes, no = HARMFUL_LABELS[kind]
     examples = [(text, yes if harmful else no) for text, harmful in harmful_examples(kind)]
     return fit(examples, TrainingSettings())
@@ -229,13 +194,7 @@ def _built_in_model(kind: str) -> Any:
 
 def _model_for(kind: str, variable: str, labels: tuple[str, ...]) -> Any:
     """Return the model that the environment variable names, or else the built-in one."""
-    named = os.environ.get(variable, "")
-    if not named:
-        return _built_in_model(kind)
-    if not Path(named).is_file():
-        raise UserError(f"{variable}={named}: no such file; name a classifier, or unset it")
-    status = Path(named).stat()
-    return _model_in(named, labels, (status.st_mtime_ns, status.st_size))
+    return named_model(variable, labels) or _built_in_model(kind)
 
 
 def classify_quality(text: str) -> tuple[str, float]:
@@ -278,3 +237,67 @@ def harmful_probability(text: str, kind: str) -> float:
         raise UserError(f"kind {kind!r}: expected one of {', '.join(HARMFUL_LABELS)}")
     model = _model_for(kind, HARMFUL_VARIABLES[kind], HARMFUL_LABELS[kind])
     return label_probability(model, text, HARMFUL_LABELS[kind][0])
+
+
+def failed_quality_rule(model: Any, text: str, settings: ClassifierSettings) -> str | None:
+    """Return "low quality" if the model gives `keep_label` less than the threshold, else None."""
+    probability = label_probability(model, text, settings.keep_label)
+    return None if probability >= settings.threshold else "low quality"
+
+
+def failed_harmful_rule(text: str, settings: HarmfulSettings) -> str | None:
+    """Return the first of `kinds` that is more probable than `max_probability`, or None."""
+    for kind in settings.kinds:
+        if harmful_probability(text, kind) > settings.max_probability:
+            return kind
+    return None
+
+
+def pick_threshold(
+    probabilities: Sequence[float],
+    is_good: Sequence[bool],
+    precision: float | None = None,
+    recall: float | None = None,
+) -> float:
+    """Return the threshold that reaches the wanted precision or recall on held-out texts.
+
+    Texts with at least the threshold are kept, so texts with equal probabilities are kept or
+    dropped together. Of the thresholds that reach the wanted figure, the one with the best other
+    figure is taken; if several have that too, the highest of them (it keeps the fewest texts).
+
+    >>> pick_threshold([0.9, 0.8, 0.8, 0.3], [True, True, False, True], precision=0.7)
+    0.3
+    >>> pick_threshold([0.9, 0.8, 0.8, 0.3], [True, False, True, False], recall=0.8)
+    0.8
+
+    Args:
+        probabilities: of being good, one for each text.
+        is_good: the truth.
+        precision: the wanted share of good texts among those kept.
+        recall: the wanted share of good texts that are kept; give one of the two.
+
+    Raises:
+        UserError: both or none are given, no text is good, or no threshold reaches the precision.
+    """
+    if (precision is None) == (recall is None):
+        raise UserError("give the wanted precision or the wanted recall")
+    pairs = sorted(zip(probabilities, is_good, strict=True), reverse=True)
+    num_good = sum(is_good)
+    if not num_good:
+        raise UserError("expected good texts among those held out, found none")
+    found = 0
+    candidates = []
+    for kept, (probability, good) in enumerate(pairs, start=1):
+        found += good
+        if kept == len(pairs) or pairs[kept][0] < probability:  # the last of equal ones
+            candidates.append((found / kept, found / num_good, probability))
+    if precision is not None:
+        reached = [(r, t) for p, r, t in candidates if p >= precision]
+    else:
+        reached = [(p, t) for p, r, t in candidates if r >= recall]
+    if not reached:
+        best = max(candidates)[0]
+        raise UserError(
+            f"no threshold reaches a precision of {precision}; the highest is {best:.3f}"
+        )
+    return max(reached)[1]

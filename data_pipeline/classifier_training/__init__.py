@@ -1,1 +1,1 @@
-"""Training texts for the classifiers: those written for the built-in models, and a user's own documents."""
+"""What a trained classifier needs: texts to train on, model files, and figures on held-out texts."""
