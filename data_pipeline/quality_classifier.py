@@ -8,8 +8,8 @@ A model comes from `train_classifier`, with texts of your own (`lm data classifi
 small models are trained in memory from texts that were written for this purpose
 (classifier_training/written_examples.py); they take a second, and know little.
 
-What this leaves out: languages other than English in the built-in models, classifiers that read
-more than words and pairs of words, and several labels for one text.
+What this leaves out: languages other than English in the built-in models, layout and case, and
+several labels for one text.
 """
 
 import functools
@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fasttext
 from pydantic import Field
@@ -74,14 +74,14 @@ class ClassifierSettings(Settings):
 
 
 class HarmfulSettings(Settings):
-    """Which documents are dropped as harmful. Each kind is off unless it is named in `kinds`.
+    """Which documents are dropped as harmful.
 
     Attributes:
-        kinds: "adult", "toxic", or both.
+        kinds: "adult", "toxic", or both; if empty, nothing is dropped.
         max_probability: a document is dropped if the probability that it is harmful is higher.
     """
 
-    kinds: list[str] = Field(default_factory=list)
+    kinds: list[Literal["adult", "toxic"]] = Field(default_factory=list)
     max_probability: float = Field(default=0.5, ge=0, le=1)
 
 

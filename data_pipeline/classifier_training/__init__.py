@@ -1,1 +1,1 @@
-"""What a trained classifier needs: texts to train on, model files, and figures on held-out texts."""
+"""What trained classifiers need: texts to train on, model files, and figures on held-out texts."""

@@ -7,6 +7,8 @@ What this leaves out: models that were trained on text prepared in another way t
 import errno
 import functools
 import os
+import shutil
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,13 @@ def save_model(model: Any, path: Path) -> None:
     Raises:
         OSError: from the file system; `path` is then unchanged.
     """
-    with atomic_file(path) as file:
-        model.save_model(file.name)
-        if file.seek(0, os.SEEK_END) < model.get_input_matrix().nbytes:  # fastText says nothing
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder, "model.bin")  # fastText writes to a name, not to an open file
+        model.save_model(str(saved))
+        if saved.stat().st_size < model.get_input_matrix().nbytes:  # it does not say so
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(saved))
+        with saved.open("rb") as source, atomic_file(path) as file:
+            shutil.copyfileobj(source, file)
 
 
 def load_classifier(path: Path, labels: Collection[str]) -> Any:

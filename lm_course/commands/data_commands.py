@@ -1,5 +1,8 @@
-"""`lm data get`: download a data set. `lm data verdicts`: what each quality rule drops."""
+"""`lm data get`, `lm data verdicts` and `lm data classifier`: data sets to download, what each
+quality rule drops, and a quality filter of one's own.
+"""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -77,16 +80,53 @@ def print_verdicts(recipe: Path, overrides: list[str] | None) -> None:
     )
 
 
+def print_classifier(
+    good: list[Path],
+    poor: list[Path],
+    out: Path,
+    held_out: float,
+    precision: float | None,
+    recall: float | None,
+    seed: int,
+) -> None:
+    """Train a classifier on the texts of `good` and `poor`, and print its figures."""
+    for option, paths in (("--good", good), ("--poor", poor)):
+        for path in paths:
+            if not os.path.lexists(path):
+                raise UserError(f"{option} {path}: no such file or folder")
+    if out.is_dir():
+        raise UserError(f"--out {out}: this is a folder; give the name of a file")
+    if precision is not None and recall is not None:
+        raise UserError("--precision and --recall: give one of them; the other follows from it")
+    from data_pipeline.classifier_training.own_documents import read_texts, train_on_examples
+    from data_pipeline.quality_classifier import TrainingSettings
+
+    texts = {}
+    for name, paths in (("good", good), ("poor", poor)):
+        texts[name], without = read_texts(paths)
+        print(f"{name}: {len(texts[name]):,} texts, {without:,} pages without a text")
+    wanted_recall = 0.9 if precision is None and recall is None else recall
+    settings = TrainingSettings(seed=seed)
+    result = train_on_examples(
+        texts["good"], texts["poor"], out, settings, held_out, precision, wanted_recall
+    )
+    for part, counts in result.counts.items():
+        print(f"texts for {part}: {counts['wiki']:,} good, {counts['cc']:,} poor")
+    if result.in_both:
+        print(f"left out: {result.in_both:,} texts that are both good and poor")
+    report = result.report
+    print(f"threshold {result.threshold:.4f}; of {report.num_texts:,} texts for the report:")
+    for name in ("precision", "recall", "f1", "roc_auc"):
+        figure = getattr(report, name)
+        interval = f"({figure.low:.3f} to {figure.high:.3f})"
+        print(f"  {name:9} {figure.value:.3f} {interval}, chance {figure.chance:.3f}")
+    for label, words in result.telling_words.items():
+        print(f"words that speak for {label}: {' '.join(words)}")
+    print(f"{out}: the model, for LM_QUALITY_MODEL; {out}.json: the figures")
+
+
 def register(app: typer.Typer) -> None:
-    """Add `lm data get` and `lm data verdicts`."""
-
-    @app.command("verdicts")
-    def verdicts(recipe: RecipePath = DEMO, overrides: Overrides = None) -> None:
-        """Show what each quality rule dropped, or would drop with other thresholds (--set).
-
-        The pages are not read again: `lm data build` keeps what the rules measured.
-        """
-        print_verdicts(recipe, overrides)
+    """Add the three commands."""
 
     @app.command("get")
     def get(
@@ -102,3 +142,51 @@ def register(app: typer.Typer) -> None:
             print_data_sets()
         else:
             get_data_set(name)
+
+    @app.command("classifier")
+    def classifier(
+        good: Annotated[
+            list[Path],
+            typer.Option(
+                help="A file or folder of texts to keep, of any kind that `lm data build` reads. "
+                "May be repeated."
+            ),
+        ],
+        poor: Annotated[
+            list[Path],
+            typer.Option(help="A file or folder of texts to drop. May be repeated."),
+        ],
+        out: Annotated[Path, typer.Option(help="The model file to write.")],
+        held_out: Annotated[
+            float,
+            typer.Option(
+                min=0.02,
+                max=0.9,
+                help="Share of the texts that is not used for training: half of it picks the "
+                "threshold, half is for the report.",
+            ),
+        ] = 0.2,
+        precision: Annotated[
+            float | None,
+            typer.Option(min=0, max=1, help="Wanted share of good texts among those kept."),
+        ] = None,
+        recall: Annotated[
+            float | None,
+            typer.Option(
+                min=0,
+                max=1,
+                help="Wanted share of the good texts that is kept; 0.9 if neither is given.",
+            ),
+        ] = None,
+        seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
+    ) -> None:
+        """Train a quality classifier on good and poor texts, and print how well it does."""
+        print_classifier(good, poor, out, held_out, precision, recall, seed)
+
+    @app.command("verdicts")
+    def verdicts(recipe: RecipePath = DEMO, overrides: Overrides = None) -> None:
+        """Show what each quality rule dropped, or would drop with other thresholds (--set).
+
+        The pages are not read again: `lm data build` keeps what the rules measured.
+        """
+        print_verdicts(recipe, overrides)
