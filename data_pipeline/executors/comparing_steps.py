@@ -186,7 +186,7 @@ def run_comparing_step(
     documents: ScratchDocuments,
     settings: Settings,
     folder: Path,
-    reports: dict[str, Any],
+    reports: dict[str, Any] | None = None,
 ) -> tuple[ScratchDocuments, StepCount]:
     """Run a step on the documents of a file.
 
@@ -195,7 +195,7 @@ def run_comparing_step(
         documents: those before it; their file is deleted.
         settings: all of DocumentSettings.
         folder: where to write the file of those that are left.
-        reports: the step may add what it found, by the name of a file.
+        reports: the step may add what it found, by the name of a file; None to forget it.
 
     Returns:
         The documents that are left, and the step's count.
@@ -203,7 +203,7 @@ def run_comparing_step(
     started = time.perf_counter()
     count = StepCount(step.name)
     left = ScratchDocuments(folder / f"{step.name}.arrow")
-    surroundings = Surroundings(settings, folder / step.name, reports)
+    surroundings = Surroundings(settings, folder / step.name, {} if reports is None else reports)
     surroundings.scratch.mkdir()
     texts = Texts(documents)
     verdicts = step.function(texts, getattr(settings, step.settings_key), surroundings)

@@ -10,6 +10,7 @@ from data_pipeline.executors.document_building import DocumentSettings, build_do
 from data_pipeline.language_id import LanguageIdentifier
 from data_pipeline.main_content.resiliparse_text import page_text
 from data_pipeline.sources.warc_files import Page, write_warc
+from lm_core.artifact_paths import read_json
 from lm_core.formats.documents import document_id, read_counts, read_documents
 from lm_core.user_error import UserError
 
@@ -86,6 +87,30 @@ def test_counts_add_up_and_name_every_reason(warc, tmp_path):
         assert row["documents_out"] == following["documents_in"]
         assert row["bytes_out"] == following["bytes_in"]
     assert read_counts(tmp_path / "documents") == counts
+
+
+def test_examples_and_seconds_of_each_step(warc, tmp_path):
+    counts, seconds = build_documents([warc], tmp_path / "documents", SETTINGS)
+    assert list(seconds) == [row["step"] for row in counts]
+    assert all(spent > 0 for spent in seconds.values())
+    written = read_json(tmp_path / "documents" / "examples.json", "", "")
+    assert [step["step"] for step in written] == list(seconds)
+    for step, row in zip(written, counts, strict=True):
+        assert len(step["kept"]) == 5
+        assert {reason: len(few) for reason, few in step["dropped"].items()} == row["dropped"]
+    [german] = written[1]["dropped"]["other language"]
+    assert german == {"url": "http://x/german", "text": f"{GERMAN}"[:300]}
+    [image] = written[0]["dropped"]["not a text format"]
+    assert image == {"url": "http://x/image", "text": "\ufffdPNG"}
+
+
+def test_batches_end_by_pages_and_by_bytes(monkeypatch):
+    monkeypatch.setattr(document_building, "BATCH_PAGES", 3)
+    monkeypatch.setattr(document_building, "BATCH_BYTES", 100)
+    sizes = [10, 10, 10, 10, 200, 10, 90, 10]
+    pages = [(Page(f"{n}", "text/plain", b" " * size, ""), "a") for n, size in enumerate(sizes)]
+    cut = [[int(page.url) for page, _ in batch] for batch in document_building.batches(pages)]
+    assert cut == [[0, 1, 2], [3, 4], [5, 6], [7]]
 
 
 def test_documents_are_clean_and_in_the_order_of_the_pages(warc, tmp_path):

@@ -1,13 +1,7 @@
 """The S3 protocol, against moto's server."""
 
-import pytest
-
-pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[s3]'")
-server = pytest.importorskip(
-    "moto.server", reason="moto is not installed: pip install moto[server]"
-)
-
 import fsspec
+import pytest
 
 from data_pipeline.object_stores.store_files import staged, store_files
 from data_pipeline.object_stores.upload import upload_folder

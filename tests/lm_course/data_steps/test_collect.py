@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
@@ -94,6 +95,35 @@ def test_a_file_that_may_not_be_read_costs_that_file(
     assert "2 of 4 pages kept" in build("build", "--from", "crawl")
     first, _ = read_counts(Path("runs/demo/documents"))[0]["named"]
     assert first == "a.html: cannot be read (Permission denied)"
+
+
+def test_files_of_a_store_give_the_same_documents_and_are_written_to_one(crawl: Path) -> None:
+    store = fsspec.filesystem("memory")
+    for path in crawl.rglob("*.*"):
+        store.pipe(f"/pages/{path.relative_to(crawl).as_posix()}", path.read_bytes())
+    build("build", "--from", "crawl")
+    here = {path.name: path.read_bytes() for path in Path("runs/demo/documents").iterdir()}
+    given = ("build", "--from", "memory://pages", "--to", "memory://out/documents")
+    said = build(*given)
+    assert "3 files listed" in said and "3 of 4 pages kept" in said
+    assert said.endswith("memory://out/documents: 0.0 MB written\n")
+    there = {path: store.cat(path) for path in store.find("/out/documents")}
+    assert there == {f"/out/documents/{name}": data for name, data in here.items()}
+    assert build(*given).count("up to date") == 2
+    store.pipe("/pages/a.html", f"<p>{story(4)}</p>".encode())
+    assert "memory:///pages/a.html: has changed since it was listed" in build(*given, "--force")
+    build("collect", "--set", "pages.paths=memory://pages", "--force")
+    build(*given)
+    assert documents() == sorted(map(story, (1, 2, 4)))
+
+
+def test_paths_here_and_in_a_store_together_are_refused(crawl: Path) -> None:
+    done = CliRunner().invoke(app, ["data", "build", "--from", "crawl", "--from", "memory://pages"])
+    expected = "memory://pages is in an object store, and other paths are here; expected all in a"
+    assert expected in str(done.exception)
+    done = CliRunner().invoke(app, ["data", "build", "--from", "crawl", "--to", "out"])
+    assert str(done.exception).startswith("--to out: expected the URL of an object store")
+    assert not Path("runs").exists()
 
 
 def test_force_does_not_delete_the_given_folder(crawl: Path) -> None:
