@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
 from multiprocessing import parent_process, resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 from lm_core.user_error import UserError
 
 SECONDS_TO_END = 10  # for a process that has been told to end
-CHUNKS_AHEAD = 4  # per worker
+INPUTS_AHEAD = 4  # per worker
 
 
 class _Worker(SpawnProcess):
@@ -72,25 +71,11 @@ class WorkerPool(ProcessPoolExecutor):
 
     If a worker's initializer fails, its jobs raise the same exception. Otherwise the executor would
     print a traceback from every worker, and report only that a process had ended.
-
-    Args:
-        num_processes: the number of processes.
-        initializer, arguments: see `worker_pool`.
     """
 
-    def __init__(
-        self,
-        num_processes: int,
-        initializer: Callable[..., None] | None = None,
-        arguments: tuple[Any, ...] = (),
-    ) -> None:
-        self._context = _Context()
-        super().__init__(num_processes, self._context, _start, (initializer, arguments))
-
-    def kill_workers(self) -> None:
-        """End the workers at once; the jobs that are not done raise BrokenProcessPool."""
-        for worker in self._context.workers:
-            worker.kill()
+    def __init__(self, num_processes: int, *start: Any) -> None:
+        self.context = _Context()  # `start`: an initializer and its arguments, see `worker_pool`
+        super().__init__(num_processes, self.context, _start, start)
 
     def abandon(self) -> None:
         """Take no more jobs, and wait for none. It does not end the workers."""
@@ -98,26 +83,18 @@ class WorkerPool(ProcessPoolExecutor):
             self._call_queue._reader.close()
         self.shutdown(wait=False)
 
-    def exit_codes(self) -> list[int | None]:
-        """Return the exit codes of the workers of a broken pool."""
-        return self._context.exit_codes()
-
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         return super().submit(_call, function, arguments, named)
 
-    def map(
-        self, function: Callable[[Any], Any], inputs: Iterable[Any], *, chunksize: int = 1
-    ) -> Iterator[Any]:
-        """Yield results in the order of the inputs, which are read a few chunks ahead, not all at
-        once. `function` is importable by name; a worker gets `chunksize` inputs at a time.
-        """
-        left, waiting = iter(inputs), deque()
-        for chunk in iter(lambda: list(islice(left, chunksize)), []):
-            waiting.append(self.submit(_call_each, function, chunk))
-            if len(waiting) > CHUNKS_AHEAD * self._max_workers:
-                yield from waiting.popleft().result()
+    def map(self, function: Callable[[Any], Any], inputs: Iterable[Any]) -> Iterator[Any]:
+        """Yield results in the order of the inputs, of which only a few are read ahead."""
+        waiting = deque()
+        for item in inputs:
+            waiting.append(self.submit(function, item))
+            if len(waiting) > INPUTS_AHEAD * self._max_workers:
+                yield waiting.popleft().result()
         while waiting:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
 
 
 _failure: Exception | None = None  # in a worker process: the exception of its initializer
@@ -127,10 +104,6 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[
     if _failure is not None:
         raise _failure
     return function(*arguments, **named)
-
-
-def _call_each(function: Callable[[Any], Any], chunk: list[Any]) -> list[Any]:
-    return [function(item) for item in chunk]
 
 
 def _end_with_the_parent() -> None:
@@ -172,8 +145,9 @@ def worker_pool(
     except BaseException as error:
         pool.abandon()
         if not isinstance(error, BrokenProcessPool):  # which has ended the workers
-            pool.kill_workers()
-        elif -signal.SIGKILL in pool.exit_codes():
+            for worker in pool.context.workers:
+                worker.kill()
+        elif -signal.SIGKILL in pool.context.exit_codes():
             raise UserError(
                 "the system killed a worker process, most likely for lack of memory; use fewer "
                 "processes (--set STEP.num_processes=1 needs the least memory)"

@@ -1,1 +1,3 @@
-"""The filters applied to many pages; a slow or broken page is skipped and counted."""
+"""The filters applied to many pages by local processes or Ray; a page that hangs or kills its
+worker is skipped and counted.
+"""

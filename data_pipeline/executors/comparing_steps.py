@@ -41,7 +41,7 @@ from lm_core.settings import Settings
 
 
 class Surroundings(NamedTuple):
-    """What a step may use besides its texts and its section.
+    """Settings and a folder that a step may use besides its texts and its section.
 
     Attributes:
         settings: all of DocumentSettings.

@@ -109,8 +109,8 @@ class DocumentSettings(Settings):
 
 
 class BuiltDocuments(NamedTuple):
-    """What `build_documents` did: the rows of counts.json, and seconds by the name of the step.
-    Those of page steps are summed over all processes.
+    """The rows of counts.json, and the seconds of each step by its name. Those of page steps are
+    summed over all processes.
     """
 
     counts: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""What every executor does: a function applied to the items of many batches, in several processes.
+"""The protocol of executors: a function applied to the items of many batches, in processes.
 
 An executor calls `start` once in each worker, and the function that it returns with every item.
 Results come in the order of the batches, whatever the number of workers. If a worker is killed, or
@@ -23,7 +23,7 @@ Lost = Callable[[Any, str], Any]  # an item and one of the reasons above -> its 
 
 
 class Limits(NamedTuple):
-    """What an item may cost.
+    """The cost that an item may have.
 
     Attributes:
         seconds: after which the worker is ended, even inside a call to C code.
@@ -104,7 +104,7 @@ class Jobs:
 
     @property
     def done(self) -> bool:
-        """Whether all results have been taken."""
+        """True if all results have been taken."""
         return self._all_read and not self._open
 
     def results(self) -> Iterator[list[Any]]:
@@ -125,8 +125,8 @@ class Jobs:
         self._waiting.appendleft(job)
 
     def ended_at(self, job: Job, index: int, reason: str) -> None:
-        """A worker ended at the item `index` of a job: run that item by itself, or give it up, and
-        then run the others without a result.
+        """Run the item `index` of a job, where a worker ended, by itself, or give it up; then run
+        the others that have no result.
         """
         batch, position = self._open[job.batch], job.positions[index]
         batch.ended[position] += 1
@@ -138,8 +138,8 @@ class Jobs:
         self._waiting.extendleft(part for part in reversed(jobs) if part.items)
 
     def ended_somewhere(self, job: Job, reason: str) -> None:
-        """A worker ended in a job, and nobody knows at which item: run it again as it was, then
-        item by item.
+        """Run a job again in which a worker ended, nobody knows at which item: first as it was,
+        then item by item.
         """
         if len(job.items) == 1:
             self.ended_at(job, 0, reason)

@@ -84,7 +84,7 @@ class _Worker:
             return
         if tuple(self.progress) == (number, index, since):
             self.is_slow = True
-            self.pool.kill_workers()
+            self.kill()
 
     def is_at(self) -> tuple[int, int | None] | None:
         """Return the number of its job and the index of its item; None between two jobs."""
@@ -97,7 +97,11 @@ class _Worker:
 
     def end(self) -> None:
         self.pool.abandon()
-        self.pool.kill_workers()
+        self.kill()
+
+    def kill(self) -> None:
+        for process in self.pool.context.workers:
+            process.kill()
 
 
 class LocalExecutor:
@@ -226,8 +230,8 @@ class _Team:
         if self.start_failures == START_FAILURES:
             raise UserError(
                 f"{START_FAILURES} worker processes ended before their first page (exit status "
-                f"{worker.pool.exit_codes()[0]}); use fewer with --set documents.num_processes=1, "
-                "or see whether the machine has memory left"
+                f"{worker.pool.context.exit_codes()[0]}); use fewer with --set "
+                "documents.num_processes=1, or see whether the machine has memory left"
             )
 
     def end(self) -> None:
@@ -235,4 +239,4 @@ class _Team:
         for worker in self.workers:
             worker.end()
         for worker in self.workers:
-            worker.pool.exit_codes()
+            worker.pool.context.exit_codes()

@@ -36,7 +36,7 @@ class Examples:
 
 
 class StepCount:
-    """What a step kept and dropped.
+    """The documents that a step kept and dropped, counted.
 
     Attributes:
         row: its row of counts.json, see lm_core/formats/documents.py.

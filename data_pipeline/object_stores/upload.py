@@ -12,7 +12,7 @@ from lm_core.user_error import UserError
 
 
 def check_target(url: str) -> None:
-    """Raise UserError if this is no URL of a store that can be opened."""
+    """Raise UserError unless this is the URL of a store that can be opened."""
     if not is_url(url):
         raise UserError(
             f"--to {url}: expected the URL of an object store, such as s3://bucket/documents; "

@@ -62,8 +62,8 @@ def write_documents(
     files: Iterable[Path] = (),
 ) -> int:
     """Write `folder` atomically: part-00000.parquet and so on, counts.json, whose last row is that
-    of the step which writes, `others` (file name -> a value to write as JSON), and `files`, which
-    are moved there. Return the number of documents.
+    of the step which writes, `others` as JSON files, and `files`, which are moved there. Return the
+    number of documents.
     """
     total = 0
     with atomic_folder(folder) as temporary:

@@ -82,7 +82,7 @@ def fail(number: int) -> None:
 
 def test_results_come_in_order() -> None:
     with worker_pool(2) as pool:
-        assert list(pool.map(abs, range(-20, 0), chunksize=3)) == list(range(20, 0, -1))
+        assert list(pool.map(abs, range(-20, 0))) == list(range(20, 0, -1))
 
 
 def test_inputs_are_read_a_few_at_a_time() -> None:

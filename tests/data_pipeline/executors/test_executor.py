@@ -1,4 +1,4 @@
-"""What is run again when a worker ends, without any worker."""
+"""The rules by which items are run again or lost, without any worker."""
 
 from data_pipeline.executors.executor import CHANCES, KILLED, Jobs, run_items
 
