@@ -40,9 +40,9 @@ def test_fewer_than_asked_for_are_all_kept():
 def test_a_step_counts_reasons_names_and_examples():
     count = StepCount("quality rules")
     count.kept(10, 8, "http://x/0", "kept")
+    count.dropped(7, "other", "http://x/31", "odd")  # a page that could be read is not named
     for number in range(1, 31):
         count.dropped(5, "too short", f"http://x/{number}", "short", f"a: http://x/{number}")
-    count.dropped(7, "other", "http://x/31", "odd")
     assert count.row == {
         "step": "quality rules",
         "documents_in": 32,
