@@ -46,6 +46,7 @@ MARKUP_TYPES = ("text/markdown", "text/x-markdown", "text/x-rst")
 MAX_LINK_DENSITY = 0.5
 SHORT_BLOCK_CHARACTERS = 40  # shorter: a heading, a menu entry, a cell; the neighbours decide
 MAX_INDENT_DEPTH = 16  # bounds the output of a page of unclosed <dd>, else quadratic in length
+PERMALINKS = frozenset({"¶", "#", "§"})  # whole texts of links beside headings, to themselves
 COLLAPSIBLE_SPACE = re.compile(r"[ \t\n\r\f]+")  # not U+00A0: &nbsp; is used for indentation
 SPACE_AT_BREAK = re.compile(r" ?\n ?")
 
@@ -132,7 +133,7 @@ class BlockCollector:
                 self.row_start = None
 
     def take_text(self, data: str) -> None:
-        if self.open_dropped:
+        if self.open_dropped or (self.in_link and data.strip() in PERMALINKS):
             return
         self.pieces.append(data if self.pre_depth else COLLAPSIBLE_SPACE.sub(" ", data))
         characters = len("".join(data.split()))
@@ -157,7 +158,8 @@ class BlockCollector:
 
     def join_row(self, first: int) -> None:
         """Join a table row whose cells are one line each into one line; other rows are layout and
-        stay as they are.
+        stay as they are. A row's link density is that of its characters or the share of cells
+        that are links, whichever is larger ("Previous | Chapter 5: Tables | Next" is a menu).
         """
         cells = self.blocks[first:]
         if len(cells) > 1 and all(
@@ -165,8 +167,10 @@ class BlockCollector:
         ):
             characters = [len(cell.text) for cell in cells]
             linked = sum(c * cell.link_density for c, cell in zip(characters, cells, strict=True))
+            link_cells = sum(cell.link_density > MAX_LINK_DENSITY for cell in cells)
+            density = max(linked / sum(characters), link_cells / len(cells))
             text = " | ".join(cell.text.strip() for cell in cells)
-            self.blocks[first:] = [Block(text, "tr", linked / sum(characters))]
+            self.blocks[first:] = [Block(text, "tr", density)]
 
 
 def collect_blocks(html: str, dropped_tags: frozenset[str] = DROPPED_TAGS) -> list[Block]:

@@ -67,6 +67,25 @@ def test_an_element_with_a_role_of_navigation_is_dropped_with_those_inside_it(ta
     assert extract_html_text(f"{LONG}<p role=navigation>{LONG}") == f"{LONG}\n\n{LONG}"
 
 
+def test_a_row_of_links_around_a_title_is_a_menu_and_a_row_with_one_link_is_not():
+    def row(*cells):
+        return f"<table><tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr></table>"
+
+    link, text = '<a href="x">Next</a>', "Chapter 5. Tables"
+    assert (
+        extract_html_text(f"<p>{LONG}</p>{row(link, text, link)}<p>{LONG}") == f"{LONG}\n\n{LONG}"
+    )
+    for cells in ((link, text, "5"), (link, text)):
+        words = " | ".join("Next" if cell == link else cell for cell in cells)
+        page = f"<p>{LONG}</p>{row(*cells)}<p>{LONG}"
+        assert extract_html_text(page) == f"{LONG}\n\n{words}\n\n{LONG}"
+
+
+def test_the_link_of_a_heading_to_itself_is_not_text():
+    html = f'<h1>Cats<a href="#cats">¶</a></h1><p>{LONG} <a>#</a> § <a href="x">#5</a></p>'
+    assert extract_html_text(html) == f"Cats\n\n{LONG} # § #5"
+
+
 def test_a_page_inside_a_form_is_not_lost():
     assert extract_html_text(f"<form><p>{LONG}</p><script>x</script></form>") == LONG
 
