@@ -1,6 +1,8 @@
 """The engine resiliparse: what of a page it keeps, and that no page makes it slow."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_pipeline.main_content import resiliparse_text
 from data_pipeline.main_content.resiliparse_text import (
@@ -58,6 +60,11 @@ def test_other_types_are_read_alike(extractor):
     assert page_text(Page("u", "image/png", b"\x89PNG", ""), extractor) is None
     assert page_text(Page("u", "text/plain", b"a <I> b", ""), extractor) == "a <I> b"
     assert page_text(Page("u", "text/html", b"<html></html>", ""), extractor) == ""
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", "latin-1", "utf-16", "gb18030"]))
+def test_any_bytes_give_text_that_can_be_stored(payload, charset):
+    page_text(Page("u", "text/html", payload, charset), "resiliparse").encode("utf-8")
 
 
 ATTRIBUTES = [f"a{number}" for number in range(MAX_ATTRIBUTES + 1)]
