@@ -19,8 +19,7 @@ processor, which reads that file and reports its largest memory (VmHWM, so Linux
 the true similarity of every pair (an inverted index gives the number of shared shingles), and
 compares the pairs that share a band with the S-curve.
 
-Results go into near_duplicates_results.json next to this file, and the pictures of `growth` and
-`recall` into docs/pictures/.
+Results go into near_duplicates_results.json next to this file, pictures into docs/pictures/.
 """
 
 import argparse
@@ -109,7 +108,6 @@ def contenders(documents: list[list[str]]) -> dict[str, dict[str, Callable[[], A
     values, starts = shingle_sets(documents, NGRAM)
     rensa_starts, lists = starts.astype(np.uint64), [shingles.tolist() for shingles in sets]
     upper = [(shingles >> np.uint64(32)).tolist() for shingles in sets]
-    with_numbers = {"num_perm": HASHES, "hashfunc": int}
     return {
         "hashing": {
             "lesson (numpy)": lambda: [signature(shingles, FUNCTIONS) for shingles in sets],
@@ -120,7 +118,7 @@ def contenders(documents: list[list[str]]) -> dict[str, dict[str, Callable[[], A
             "rensa C-MinHash": lambda: rensa.CMinHash.digests64_from_token_hash_sets(
                 lists, HASHES, 0
             ),
-            "datasketch": lambda: MinHash.bulk(upper, **with_numbers),
+            "datasketch": lambda: MinHash.bulk(upper, num_perm=HASHES, hashfunc=int),
         },
         "end to end": {
             "lesson (numpy)": lambda: [
@@ -211,13 +209,14 @@ def run_one_size(path: Path, method: str) -> None:
         else:
             sets = [shingle_hashes(normalize(text), NGRAM) for text in texts]
             clusters = np.array(duplicate_components(sets, SETTINGS))
-    seconds, processor_seconds = time.perf_counter() - started, time.process_time()
+    seconds = time.perf_counter() - started
+    processor_seconds = time.process_time() - processor_started
     hashed = hashlib.sha256(clusters.astype("<i8").tobytes()).hexdigest()[:16]
     figures = {
         "method": method,
         "documents": len(clusters),
         "seconds": round(seconds, 2),
-        "processor_seconds": round(processor_seconds - processor_started, 2),
+        "processor_seconds": round(processor_seconds, 2),
         "peak_megabytes": peak_megabytes(),
         "documents_kept": len(np.unique(clusters)),
         "clusters_hash": hashed,
@@ -232,11 +231,10 @@ def peak_megabytes() -> int:
 
 
 def measure_growth(options: argparse.Namespace) -> None:
-    """Run each size in a child process; the lesson up to 30,000 documents, for comparison."""
+    """Run each size in a child process, and up to 30,000 documents the lesson, too."""
     runs = [(size, "lesson") for size in options.sizes if size <= 30_000]
     runs += [(size, "out of core") for size in options.sizes]
-    rows = []
-    words = read_words(options.inputs[0])
+    rows, words = [], read_words(options.inputs[0])
     with tempfile.TemporaryDirectory() as folder:
         for size, method in runs:
             file = Path(folder, f"{size}.txt")
@@ -266,11 +264,12 @@ def draw_growth(rows: list[dict[str, Any]]) -> None:
         if key == "seconds":
             line = [last["seconds"] * size / last["documents"] for size in sizes]
             axes.plot(sizes, line, color="gray", linestyle=":", label="in proportion")
+            axes.set_yscale("log")
         else:
-            axes.axhline(1024, color="gray", linestyle="--", label="1 GB")
-        axes.set(xscale="log", yscale="log", xlabel="documents of 100 words", ylabel=label)
+            axes.set_ylim(0, 1.2 * max(row[key] for row in rows))
+        axes.set(xscale="log", xlabel="documents of 100 words", ylabel=label)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper left" if key == "seconds" else "lower right")
     figure.savefig(PICTURES / "near_duplicates_growth.png", dpi=130)
 
 
@@ -355,15 +354,14 @@ def measure_recall(options: argparse.Namespace) -> None:
                 "by_similarity": table,
             }
         )
-    all_pairs = len(documents) * (len(documents) - 1) // 2
-    save("recall", {"documents": len(documents), "all_pairs": all_pairs, "cuts": cuts})
+    save("recall", {"documents": len(documents), "cuts": cuts})
     draw_recall(cuts)
 
 
 def draw_recall(cuts: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     grid = np.linspace(0.3, 1, 200)
     for cut, color in zip(cuts, ("C0", "C1", "C2"), strict=True):
@@ -376,7 +374,7 @@ def draw_recall(cuts: list[dict[str, Any]]) -> None:
     axes.set(xlabel="true Jaccard similarity of a pair", ylabel="share of pairs that are compared")
     axes.set_title("lines: the S-curve; points: measured, 250 pairs each", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(PICTURES / "near_duplicates_recall.png", dpi=130)
 
 

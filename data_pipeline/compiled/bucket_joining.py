@@ -99,9 +99,12 @@ class Buckets:
     begins: np.ndarray
 
     def apart(self, parents: np.ndarray) -> "Buckets":
-        """Return the buckets whose documents are not all in one component yet."""
+        """Return the buckets whose documents are not all in one component yet, and make every
+        parent the first document of its component.
+        """
         if not len(self.members):
             return self
+        point_at_first(parents)
         first_places = np.flatnonzero(self.begins)
         sizes = np.diff(first_places, append=len(self.members))
         firsts = parents[self.members]

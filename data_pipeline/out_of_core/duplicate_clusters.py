@@ -90,7 +90,6 @@ def join_band_parts(
     """Compare the documents of all buckets, and join those that are similar in `parents`."""
     mapped, values = files.mapped_shingles()
     for part in parts:
-        point_at_first(parents)
         buckets = part.apart(parents)
         if not len(buckets.members):
             continue

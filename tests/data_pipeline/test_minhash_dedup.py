@@ -278,11 +278,13 @@ def test_bands_must_divide_the_hashes():
 
 
 def test_copies_of_one_text_are_not_compared_pair_by_pair(monkeypatch):
-    calls = []
+    calls, finds, find = [], [], Components.find
     monkeypatch.setattr(minhash_dedup, "jaccard", lambda *sets: calls.append(1) or jaccard(*sets))
+    monkeypatch.setattr(Components, "find", lambda *given: finds.append(1) or find(*given))
     copies = [shingle_hashes(["one", "text"], 2)] * 300
     assert duplicate_components(copies, MinHashSettings()) == [0] * 300
     assert len(calls) == 299
+    assert len(finds) < 6 * 300 * 18, "a few for each document and band"
 
 
 def test_a_document_in_a_bucket_joins_every_group_that_it_is_similar_to():

@@ -56,7 +56,9 @@ def test_the_threshold_counts_as_reached(first, second, expected):
 def test_only_buckets_that_are_apart_are_left():
     members = np.array([0, 2, 1, 3, 4, 0, 4])
     begins = np.array([True, False, True, False, False, True, False])
-    left = Buckets(members, begins).apart(np.array([0, 1, 0, 1, 0]))
+    parents = np.array([0, 1, 0, 1, 2])  # 4 -> 2 -> 0
+    left = Buckets(members, begins).apart(parents)
+    assert parents.tolist() == [0, 1, 0, 1, 0]
     assert left.members.tolist() == [1, 3, 4] and left.begins.tolist() == [True, False, False]
     empty = Buckets(members[:0], begins[:0])
     assert len(empty.apart(np.arange(5)).members) == 0
