@@ -37,8 +37,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-os.environ["RAYON_NUM_THREADS"] = "1"  # read by rensa at its first use
-
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -101,6 +99,7 @@ def string_shingles(words: list[str]) -> list[str]:
 
 def contenders(documents: list[list[str]]) -> dict[str, dict[str, Callable[[], Any]]]:
     """Return the implementations that are timed, by what is timed."""
+    os.environ["RAYON_NUM_THREADS"] = "1"  # read by rensa at its first use
     import rensa
     from datasketch import MinHash
 

@@ -1,4 +1,4 @@
-"""What the search for near duplicates keeps on disk: shingles and band hashes of every document.
+"""The files that the search for near duplicates keeps: shingles and band hashes of all documents.
 
 Two files are written chunk by chunk, in the order of the documents: the shingles (8 bytes each) and
 the band hashes (8 bytes for each band). Memory holds only where each document's shingles begin.

@@ -1,4 +1,4 @@
-"""What the benchmark of near duplicates takes for the truth, and the documents that it plants."""
+"""The true similarities in the benchmark of near duplicates, and the documents that it plants."""
 
 import importlib.util
 import itertools
