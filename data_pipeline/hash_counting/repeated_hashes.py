@@ -44,11 +44,7 @@ def repeated_hashes(
         candidates.count_waiting()
     for block in _blocks(read_hashes()):
         counts.add(block if seen is None else block[candidates.contains(block)])
-    counts.count_waiting()
-    more = counts.counts > limit
-    return Counter(
-        dict(zip(counts.hashes[more].tolist(), counts.counts[more].tolist(), strict=True))
-    )
+    return counts.above(limit)
 
 
 def _blocks(hashes: Iterable[int]) -> Iterator[np.ndarray]:

@@ -19,13 +19,16 @@ def test_counts_are_those_of_a_counter():
     generator = np.random.default_rng(0)
     table, expected = HashCounts(), Counter()
     for size in [1, 0, 50, 3, 700, 20]:
-        block = generator.integers(0, 300, size).astype(np.uint64) * np.uint64(2**55)
+        block = generator.integers(0, 300, size).astype(np.uint64) * np.uint64(2**64 // 300)
         table.add(block)
         expected.update(block.tolist())
-    table.count_waiting()
-    assert dict(zip(table.hashes.tolist(), table.counts.tolist(), strict=True)) == expected
-    assert (np.diff(table.hashes) > 0).all()
-    assert table.hashes.nbytes + table.counts.nbytes == 12 * len(expected)
+    assert table.above(0) == expected
+    assert table.above(3) == {key: times for key, times in expected.items() if times > 3}
+    assert len(table) == len(expected)
+    assert sum(array.nbytes for part in table.parts for array in part) == 12 * len(expected)
+    for number, (hashes, _) in enumerate(table.parts):
+        assert (np.diff(hashes) > 0).all()
+        assert set(hashes >> np.uint64(60)) == {number}
 
 
 def test_what_is_contained():
@@ -44,9 +47,9 @@ def test_a_table_is_copied_a_few_times_however_long_it_is(monkeypatch):
 
     def counted() -> None:
         count_waiting()
-        copied.append(len(table.hashes))
+        copied.append(len(table))
 
     monkeypatch.setattr(table, "count_waiting", counted)
     for start in range(0, 20_000, 5):
         table.add(np.arange(start, start + 5, dtype=np.uint64))
-    assert sum(copied) < 8 * 20_000
+    assert sum(copied) < 12 * 20_000

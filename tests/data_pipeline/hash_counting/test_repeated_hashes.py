@@ -34,7 +34,7 @@ def test_the_filter_keeps_what_occurs_once_out_of_the_table(monkeypatch):
     class Recorded(module.HashCounts):
         def count_waiting(self) -> None:
             super().count_waiting()
-            sizes.append(len(self.hashes))
+            sizes.append(len(self))
 
     monkeypatch.setattr(module, "HashCounts", Recorded)
     generator = np.random.default_rng(4)
