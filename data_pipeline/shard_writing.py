@@ -7,19 +7,26 @@ the last characters instead, as nanoGPT does. A special token that a document's 
 (`<|endoftext|>` in the README of a tokenizer) is encoded as plain characters: only the pipeline may
 end a document.
 
-What this leaves out: shuffling (training/batching.py chooses the order), and several sources with
-weights.
+Several sources are mixed by weights if `[shards.mixing]` says so; otherwise documents keep their
+order. The validation split is never mixed or repeated. What this leaves out: how to encode in
+parallel (sharding/document_encoding.py), and the order of windows (training/batching.py).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from data_pipeline.sharding.document_encoding import (
+    PROCESSES_FROM_BYTES,
+    batch_encoder,
+    encode_items,
+)
+from data_pipeline.sharding.mixed_shards import EncodedDocuments, MixingSettings
 from lm_core.formats.documents import Document, read_counts, read_documents
 from lm_core.formats.token_shards import ShardWriter
 from lm_core.progress import progress_bar
@@ -50,13 +57,26 @@ class ShardSettings(Settings):
             whose first document may have begun before them.
         training_share: share of the training split's characters that is used, from its beginning;
             the validation split stays whole. Many epochs of a small share show overfitting.
-        tokens_per_file: a shard file has at most this many tokens.
+        tokens_per_file: a new shard file is started after this many tokens.
+        num_processes: that encode; threads for the compiled tokenizer. Does not change the output.
+        mixing: weights and epochs of the sources; by default, every document once, in its order.
     """
 
     validation_share: float = Field(default=0.05, gt=0, lt=1)
     held_out: Literal["documents", "end"] = "documents"
     training_share: float = Field(default=1.0, gt=0, le=1)
     tokens_per_file: int = Field(default=2**24, ge=1)
+    num_processes: int = Field(default=2, ge=1)
+    mixing: MixingSettings | None = None
+
+    @model_validator(mode="after")
+    def _mixes_whole_documents(self) -> "ShardSettings":
+        if self.mixing and (self.held_out != "documents" or self.training_share != 1):
+            raise UserError(
+                'mixing repeats whole documents; use it with held_out = "documents" and '
+                "training_share = 1 (mixing.epochs = 0.1 uses a tenth)"
+            )
+        return self
 
 
 def split_of(document_id: str, validation_share: float) -> str:
@@ -119,21 +139,87 @@ def used_documents(documents_folder: Path, settings: ShardSettings) -> Iterator[
             yield SplitDocument(TRAIN, replace(part.document, text=text), is_whole)
 
 
+def plain_parts(text: str, special_tokens: Iterable[str]) -> list[str]:
+    """Cut a text after the first character of every special token in it, so that none is whole.
+
+    >>> plain_parts("see <|pad|>!", ["<|pad|>"])
+    ['see <', '|pad|>!']
+    """
+    names = [name for name in special_tokens if name in text]
+    parts, start = [], 0
+    for found in re.finditer(f"(?={'|'.join(map(re.escape, names))})", text) if names else ():
+        parts.append(text[start : found.start() + 1])
+        start = found.start() + 1
+    return [*parts, text[start:]]
+
+
 def encode_as_plain_text(tokenizer: TextEncoder, text: str) -> list[int]:
     """Return token ids of the text, none of them a special token; they decode to the same text.
 
-    If the text spells out a special token, it is cut after the token's first character, and the
-    parts are encoded separately.
+    If the text spells out a special token, its parts are encoded separately.
     """
-    names = list(tokenizer.special_tokens)
-    if not names or not any(name in text for name in names):
-        return tokenizer.encode(text)
     ids: list[int] = []
-    start = 0
-    for found in re.finditer(f"(?={'|'.join(map(re.escape, names))})", text):
-        ids += tokenizer.encode(text[start : found.start() + 1])
-        start = found.start() + 1
-    return ids + tokenizer.encode(text[start:])
+    for part in plain_parts(text, tokenizer.special_tokens):
+        ids += tokenizer.encode(part)
+    return ids
+
+
+def plain_text_ids(tokenizer: TextEncoder, text: str) -> list[int] | np.ndarray:
+    """Return the ids of `encode_as_plain_text`; from the compiled tokenizer, as an array."""
+    if not getattr(tokenizer, "encodes_in_threads", False):
+        return encode_as_plain_text(tokenizer, text)
+    parts = plain_parts(text, tokenizer.special_tokens)
+    return np.concatenate([tokenizer.encode_to_array(part) for part in parts])
+
+
+class SplitWriter:
+    """Writes documents to the shards, and counts them by split and, for training, by source.
+
+    With `mixing`, training documents wait in a temporary file until all are encoded.
+    """
+
+    def __init__(self, writer: ShardWriter, mixing: MixingSettings | None) -> None:
+        self.writer, self.mixing = writer, mixing
+        self.documents = {TRAIN: 0, VALIDATION: 0}
+        self.tokens = {TRAIN: 0, VALIDATION: 0}
+        self.sources: dict[str, dict[str, float]] = {}
+        self.unmixed: EncodedDocuments | None = None
+
+    def __enter__(self) -> "SplitWriter":
+        if self.mixing:
+            self.unmixed = EncodedDocuments(self.writer.folder.parent, self.writer.dtype)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.unmixed:
+            self.unmixed.close()
+
+    def add(self, split: str, source: str, ids: np.ndarray) -> None:
+        """Write a document now, or keep it for the mix."""
+        if self.unmixed and split == TRAIN:
+            self.unmixed.add(source, self.writer.checked(ids))
+        else:
+            self._write(split, source, ids)
+
+    def write_mix(self) -> None:
+        """Write the documents that are kept, and add to each source's counts how many epochs."""
+        documents = {source: counts["documents"] for source, counts in self.sources.items()}
+        if self.unmixed and self.mixing:
+            documents = self.unmixed.documents
+            for source, ids in self.unmixed.in_mixed_order(self.mixing):
+                self._write(TRAIN, source, ids)
+        for source, number in documents.items():
+            counts = self.sources.setdefault(source, {"documents": 0, "tokens": 0})
+            counts["epochs"] = round(counts["documents"] / number, 3)
+
+    def _write(self, split: str, source: str, ids: np.ndarray) -> None:
+        self.writer.add(split, ids)
+        self.documents[split] += 1
+        self.tokens[split] += len(ids)
+        if split == TRAIN:
+            counts = self.sources.setdefault(source, {"documents": 0, "tokens": 0})
+            counts["documents"] += 1
+            counts["tokens"] += len(ids)
 
 
 def write_token_shards(
@@ -142,41 +228,63 @@ def write_token_shards(
     tokenizer_hash: str,
     out_folder: Path,
     settings: ShardSettings,
+    load_tokenizer: Callable[[], TextEncoder] | None = None,
 ) -> dict[str, object]:
     """Write both splits into `out_folder`, either both or neither.
 
-    Returns the number of documents and tokens of each split, and of UTF-8 bytes per token. A
-    document that is cut counts in both splits, and its first part has no end-of-text token. Raises
-    ValueError if the tokenizer has no end-of-text token, or if a split would be empty.
+    Returns the documents and tokens of each split, those of each source for training with its
+    epochs ("sources"), and the UTF-8 bytes per token. A document that is cut counts in both splits,
+    and its first part has no end-of-text token.
+
+    Args:
+        documents_folder: from `lm data build` or `lm data text`.
+        tokenizer: encodes, unless worker processes do.
+        tokenizer_hash: is written into the shards.
+        out_folder: is created or replaced.
+        settings: the section [shards].
+        load_tokenizer: makes the tokenizer in a worker process; importable by name. Without it, and
+            for small texts, one process encodes.
+
+    Raises:
+        ValueError: the tokenizer has no end-of-text token, a split would be empty, or the sources
+            are not those of `settings.mixing`.
     """
     if END_OF_TEXT not in tokenizer.special_tokens:
         raise UserError(
             f"the tokenizer has no {END_OF_TEXT} token; train it with that special token"
         )
-    end_of_text = tokenizer.special_tokens[END_OF_TEXT]
-    documents: dict[str, int] = {TRAIN: 0, VALIDATION: 0}
-    tokens: dict[str, int] = {TRAIN: 0, VALIDATION: 0}
-    text_bytes = 0
     byte_lengths = np.asarray(tokenizer.byte_lengths())
     writer = ShardWriter(
         out_folder, tokenizer_hash, tokenizer.vocab_size, byte_lengths, settings.tokens_per_file
     )
-    total = read_counts(documents_folder)[-1]["documents_out"]
-    with writer, progress_bar("encode documents", total, "documents") as bar:
-        for split, document, is_whole in used_documents(documents_folder, settings):
-            ids = encode_as_plain_text(tokenizer, document.text)
-            ids += [end_of_text] if is_whole else []
-            writer.add(split, np.array(ids, dtype=np.int64))
-            documents[split] += 1
-            tokens[split] += len(ids)
-            text_bytes += len(document.text.encode("utf-8"))
-            bar.advance(is_whole)
-        check_both_splits(documents, settings)
+    end_of_text = np.array([tokenizer.special_tokens[END_OF_TEXT]], dtype=writer.dtype)
+    made = read_counts(documents_folder)[-1]
+    load = load_tokenizer if made.get("bytes_out", 0) >= PROCESSES_FROM_BYTES else None
+    encoder = batch_encoder(tokenizer, plain_text_ids, settings.num_processes, load)
+    num_bytes = num_tokens = 0
+    with writer, SplitWriter(writer, settings.mixing) as splits:
+        bar = progress_bar("encode documents", made["documents_out"], "documents")
+        with encoder as encode_batches, bar as progress:
+            parts = used_documents(documents_folder, settings)
+            for part, ids in encode_items(parts, lambda part: part.document.text, encode_batches):
+                ids = np.concatenate([ids, end_of_text]) if part.is_whole else ids
+                splits.add(part.split, part.document.source, ids)
+                num_bytes += utf8_length(part.document.text)
+                num_tokens += len(ids)
+                progress.advance(part.is_whole)
+        splits.write_mix()
+        check_both_splits(splits.documents, settings)
     return {
-        "documents": documents,
-        "tokens": tokens,
-        "bytes_per_token": round(text_bytes / sum(tokens.values()), 3),
+        "documents": splits.documents,
+        "tokens": splits.tokens,
+        "sources": splits.sources,
+        "bytes_per_token": round(num_bytes / num_tokens, 3),
     }
+
+
+def utf8_length(text: str) -> int:
+    """Return the number of bytes of a text."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def check_both_splits(documents: Mapping[str, int], settings: ShardSettings) -> None:

@@ -3,17 +3,19 @@ of their origin.
 
 `<split>-00000.bin` holds uint16 ids, or uint32 if the vocabulary has more than 65,536 entries, in
 little-endian order and without a header. A document is its ids, followed by the end-of-text id.
+`<split>-documents.npy` has the length of each document, so that packing knows their borders.
 `manifest.json` has the tokenizer's hash and the counts. `token_byte_lengths.npy` says how many
 bytes each id stands for, so that a loss in nats becomes bits per byte without a tokenizer. What
 this leaves out: compression and shuffling (training/batching.py chooses the order).
 """
 
 import io
+from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -52,28 +54,41 @@ class ShardWriter:
         self.token_byte_lengths = np.asarray(token_byte_lengths, dtype=np.int32)
         self.tokens_per_file = tokens_per_file
         self.files: dict[str, list[dict[str, Any]]] = {}
-        self.document_lengths: dict[str, list[int]] = {}
+        self.document_lengths: dict[str, array[int]] = {}  # 8 bytes for each document
 
     def __enter__(self) -> "ShardWriter":
         self.stack = ExitStack()
         self.temporary = self.stack.enter_context(atomic_folder(self.folder))
+        self.open_files: dict[str, IO[bytes]] = {}
         return self
 
     def add(self, split: str, ids: Sequence[int] | np.ndarray) -> None:
         """Append one document, including its end-of-text id, to a split such as "train"."""
-        array = np.asarray(ids)
-        if len(array) and not (array.min() >= 0 and array.max() < self.vocab_size):
-            raise UserError(
-                f"token id {array.max()} is outside the vocabulary of {self.vocab_size}; "
-                "encode with the tokenizer that these shards name"
-            )
+        values = self.checked(ids)
         files = self.files.setdefault(split, [])
         if not files or files[-1]["tokens"] >= self.tokens_per_file:
             files.append({"file": f"{split}-{len(files):05}.bin", "tokens": 0})
-        with (self.temporary / files[-1]["file"]).open("ab") as file:
-            file.write(array.astype(self.dtype).tobytes())
-        files[-1]["tokens"] += len(array)
-        self.document_lengths.setdefault(split, []).append(len(array))
+            self._start_file(split, self.temporary / files[-1]["file"])
+        self.open_files[split].write(values)
+        files[-1]["tokens"] += len(values)
+        self.document_lengths.setdefault(split, array("q")).append(len(values))
+
+    def checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the ids in the type of the files; raise ValueError if one is not in the
+        vocabulary.
+        """
+        values = np.asarray(ids)
+        if len(values) and not (values.min() >= 0 and values.max() < self.vocab_size):
+            raise UserError(
+                f"token id {values.max()} is outside the vocabulary of {self.vocab_size}; "
+                "encode with the tokenizer that these shards name"
+            )
+        return np.ascontiguousarray(values, self.dtype)
+
+    def _start_file(self, split: str, path: Path) -> None:
+        if split in self.open_files:
+            self.open_files[split].close()
+        self.open_files[split] = self.stack.enter_context(path.open("wb"))
 
     def __exit__(
         self,
@@ -90,6 +105,8 @@ class ShardWriter:
         self.stack.__exit__(kind, error, trace)
 
     def _write_manifest(self) -> None:
+        for file in self.open_files.values():
+            file.close()
         _save_array(self.temporary / "token_byte_lengths.npy", self.token_byte_lengths)
         splits = {}
         for split, files in self.files.items():

@@ -56,6 +56,13 @@ class Tokenizer(lesson.Tokenizer):
         )
         self._idle: list[_SpanEncoder] = []  # encoders that no thread is using
 
+    @property
+    def encodes_in_threads(self) -> bool:
+        """Whether threads encode at the same time: compiled code does not hold the interpreter's
+        lock.
+        """
+        return self._rule is not None
+
     @classmethod
     def of(cls, tokenizer: lesson.Tokenizer) -> "Tokenizer":
         """Return the compiled twin of a tokenizer."""

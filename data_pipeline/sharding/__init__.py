@@ -1,0 +1,1 @@
+"""Token shards made by several threads or processes, and mixed from several sources."""
