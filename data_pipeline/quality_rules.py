@@ -14,7 +14,7 @@ lines without a blank line between them. The paper says none of these, nor the f
 - A word in several duplicate n-grams is counted once. This is in the paper for n from 5 to 10, and
   done for n from 2 to 4 as well.
 - Of several n-grams that are the most frequent, the first in the text is taken. One that occurs
-  only once is no repetition: the share is 0.
+  only once does not repeat anything: the share is 0.
 
 C4: Raffel et al., "Exploring the Limits of Transfer Learning" (2020), section 2.2. Documentation
 lists many names and shows code, so three of its rules are relaxed: a small share of lines with an
@@ -80,9 +80,9 @@ class RepetitionSettings(Settings):
         max_duplicate_line_characters: of characters in lines that occurred before.
         max_duplicate_paragraph_characters: of characters in paragraphs that occurred before.
         max_top_2gram, max_top_3gram, max_top_4gram: of characters in the most frequent n-gram.
-        max_duplicate_5gram, max_duplicate_6gram, max_duplicate_7gram, max_duplicate_8gram,
-            max_duplicate_9gram, max_duplicate_10gram: of characters in n-grams that occurred
-            before.
+        max_duplicate_5gram, max_duplicate_6gram, max_duplicate_7gram: of characters in n-grams
+            that occurred before.
+        max_duplicate_8gram, max_duplicate_9gram, max_duplicate_10gram: the same for longer ones.
     """
 
     max_duplicate_lines: float = Field(default=0.30, ge=0, le=1)

@@ -1,9 +1,8 @@
-"""What the quality rules measure of a text: its words, lines, paragraphs and their repeats, each
-computed when a rule first asks for it, and once.
+"""The parts of a text that quality rules count: words, lines, paragraphs and repeated n-grams. Each
+is computed once, when a rule first asks for it.
 
-A rule may be a learner's: what is computed here is what a text consists of, not what a rule makes
-of it. Words are separated by whitespace. Lines have any text, and lose their indentation; blank
-lines are no lines. Paragraphs are lines without a blank line between them.
+Words are separated by whitespace. Lines have any text, and lose their indentation; blank lines do
+not count. Paragraphs are lines without a blank line between them.
 """
 
 from collections import Counter

@@ -34,8 +34,8 @@ ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the rules found of one document. `first_failed` is None if it passed them all;
-    `measures` maps each rule's name to its number.
+    """The numbers that the rules measured of one document: `measures` maps each rule's name to its
+    number. `first_failed` is the first rule that it breaks, or None.
     """
 
     url: str

@@ -165,7 +165,7 @@ def test_ngrams_by_hand():
     words = ["to", "be", "or", "to", "be"]
     assert top_ngram_character_share(words, 2) == 8 / 10
     assert duplicate_ngram_character_share(words, 2) == 4 / 10
-    assert top_ngram_character_share(words, 3) == 0, "an n-gram that occurs once is no repetition"
+    assert top_ngram_character_share(words, 3) == 0, "an n-gram that occurs once repeats nothing"
     assert top_ngram_character_share(["a"] * 4, 2) == 1, "each word is counted once"
     assert duplicate_ngram_character_share(["a"] * 4, 2) == 3 / 4
     tie = ["a", "b", "x", "a", "b", "y", "long", "long", "z", "long", "long"]
