@@ -30,7 +30,7 @@ from lm_core.random_state import derived_seed
 from lm_core.settings import Settings
 
 ASCII_PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "))
-ACCENTS = regex.compile(r"(?<=[\p{Latin}\p{Greek}])[\u0300-\u036F]++")
+ACCENTS = regex.compile(r"(?=[\u0300-\u036F])(?<=[\p{Latin}\p{Greek}])[\u0300-\u036F]++")
 PUNCTUATION = regex.compile(rf"[\p{{P}}{regex.escape(string.punctuation)}]++")
 INVISIBLE = regex.compile(r"\p{Cf}++")  # zero-width joiners, soft hyphens
 # normalization sorts the marks of one character in quadratic time (UAX #15, section 13)
