@@ -75,7 +75,7 @@ def explain(error: BaseException) -> Explanation:
         return Explanation("user", DISK_FULL)
     if isinstance(error, UserError):
         return Explanation("user", one_line(str(error)))
-    if isinstance(error, NotImplementedError) and re.match(r"a\d\.\d+: write ", str(error)):
+    if isinstance(error, NotImplementedError) and re.match(r"a\d\w*\.\d+: write ", str(error)):
         task = str(error).partition(":")[0]
         text = f"{error}: this function in your file is still the stub; `lm check {task}` says more"
         return Explanation("user", text)

@@ -255,15 +255,19 @@ def _stub_text(lesson: Lesson, lessons: list[Lesson], assignment: Assignment) ->
 
 
 def _with_blank_lines(text: str) -> str:
-    """Restore two blank lines after every function and class of the module, also after a cut."""
+    """Restore two blank lines after every function and class of the module, and one after its
+    imports, also after a cut.
+    """
     lines = text.splitlines()
-    body = ast.parse(text).body
+    body, imports = ast.parse(text).body, ast.Import | ast.ImportFrom
     for node, following in reversed(list(pairwise(body))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             end = _comments_after(node, lines)
             gap = lines[end : _first_line(following)]
             blank = next((n for n, line in enumerate(gap) if line.strip()), len(gap))
             lines[end:end] = [""] * (2 - blank)
+        elif isinstance(node, imports) and not isinstance(following, imports):
+            lines[_end(node) : _end(node)] = [""] * bool(lines[_end(node)].strip())
     return "\n".join(lines) + "\n"
 
 

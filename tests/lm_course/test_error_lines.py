@@ -137,6 +137,13 @@ def test_a_mistake_in_the_learners_file_names_their_line(learners_file: Path) ->
     )
 
 
+@pytest.mark.parametrize("task", ["a1.3", "a3_data.11"])
+def test_a_stub_is_for_the_learner_to_write(task: str) -> None:
+    told = explain(NotImplementedError(f"{task}: write merge_pair"))
+    assert told.whose == "user"
+    assert told.text.endswith(f"still the stub; `lm check {task}` says more")
+
+
 def test_an_error_of_ours_below_the_learners_call_names_both(learners_file: Path) -> None:
     learners = importlib.import_module("learners")
     found = explained(learners.called_with_nonsense, learners_file.with_name("x.json"))

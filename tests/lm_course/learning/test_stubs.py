@@ -278,6 +278,14 @@ def test_a_task_that_names_nothing(lessons: Path, module: str, name: str, compla
         cut_stubs(assignment_of((module, name, 1)), lessons)
 
 
+def test_a_blank_line_stays_below_the_imports(lessons: Path) -> None:
+    """Also if the constant that followed them is removed, with the blank line above it."""
+    path = lessons / "toy_stage" / "imports.py"
+    path.write_text("import re\n\nRULE = 1\nKEPT = 2\n\n\ndef task():\n    return RULE\n")
+    stub = cut_stubs(assignment_of(("imports", "task", 1)), lessons)["imports"]
+    assert stub.startswith("import re\n\nKEPT = 2\n\n\ndef task():\n")
+
+
 @pytest.mark.parametrize("name", assignment_ids(PROJECT))
 def test_the_stubs_of_this_project(tmp_path: Path, name: str) -> None:
     assignment = load_assignment(name, PROJECT)

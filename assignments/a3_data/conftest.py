@@ -1,0 +1,149 @@
+"""Shared parts of the checks of a3_data.
+
+Nothing here imports the code under test. What this leaves out: the oracles, which are beside the
+checks that use them.
+"""
+
+import sys
+import tempfile
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_course.grading.check_outcome import GradedFailure
+from lm_course.grading.comparisons import (
+    Causes,
+    check_close,
+    check_equal,
+    check_raises,
+    check_true,
+    shown,
+)
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the strategies beside it
+
+
+class TooMuchWork(BaseException):
+    """The error that stops code with too many steps; `except Exception` does not catch it."""
+
+
+class StepCounter:
+    """A counter of the lines of Python that run and the functions that are called.
+
+    Use it as a context manager. It stops the counted code after `limit` steps.
+    """
+
+    def __init__(self, limit: float = float("inf")) -> None:
+        self.steps = 0
+        self._limit = limit
+
+    def _trace(self, frame: Any, event: str, argument: Any) -> Callable[..., Any]:
+        self.steps += 1
+        if self.steps > self._limit:
+            raise TooMuchWork
+        return self._trace
+
+    def __enter__(self) -> "StepCounter":
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *error: object) -> bool:
+        sys.settrace(self._before)
+        return bool(error) and error[0] is TooMuchWork
+
+
+def array(got: Any, what: str) -> np.ndarray:
+    """Return a result as an array; fail if it is something else."""
+    if got is None:
+        raise GradedFailure(f"{what} returned None; is `return` missing?")
+    if not isinstance(got, np.ndarray):
+        raise GradedFailure(f"{what}: expected a NumPy array, got a {type(got).__name__}")
+    return got
+
+
+def check_array(
+    got: Any, expected: list[int], dtype: str, what: str, causes: Causes | None = None
+) -> None:
+    """Fail unless `got` is an array of this type with exactly these numbers."""
+    found = array(got, what)
+    check_true(
+        str(found.dtype) == dtype,
+        f"{what}: expected an array of {dtype}, got one of {found.dtype}",
+    )
+    check_true(
+        found.ndim == 1, f"{what}: expected one axis, got an array of the shape {found.shape}"
+    )
+    check_equal([int(number) for number in found], expected, what, causes)
+
+
+def check_number(
+    answers: Any, key: str, expected: float, causes: Mapping[str, float], within: float = 0.0
+) -> None:
+    """Compare a written answer; `causes` maps a likely cause to the wrong number that it gives."""
+    found = answers.number(key)
+    likely = [cause for cause, wrong in causes.items() if abs(found - wrong) <= max(within, 1e-9)]
+    sentence = f"{key}: {found:.10g} is not right"
+    if likely:
+        sentence += f": {likely[0]}"
+    check_true(abs(found - expected) <= within, sentence)
+
+
+@contextmanager
+def written_files(contents: Mapping[str, bytes]) -> Iterator[list[Path]]:
+    """Files of these names and bytes, in the order given, in a folder `in` of their own; beside it
+    is room for a folder of results.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        inside = Path(folder, "in")
+        inside.mkdir()
+        for name, content in contents.items():
+            (inside / name).write_bytes(content)
+        yield [inside / name for name in contents]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Return name -> bytes of the files of a folder; empty if there is no such folder."""
+    if not folder.is_dir():
+        return {}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Return the most bytes that the call took at one time, of Python and NumPy. The call is made
+    once before, so that what is loaded on first use does not count.
+    """
+    call()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        call()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="session")
+def a3_data() -> SimpleNamespace:
+    """Provide the comparisons and counters."""
+    return SimpleNamespace(
+        GradedFailure=GradedFailure,
+        StepCounter=StepCounter,
+        array=array,
+        check_array=check_array,
+        check_number=check_number,
+        close=check_close,
+        expect=check_equal,
+        files_in=files_in,
+        peak_bytes=peak_bytes,
+        raises=check_raises,
+        shown=shown,
+        true=check_true,
+        written_files=written_files,
+    )
