@@ -11,6 +11,7 @@ processor time of each counts.
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +31,13 @@ from datatrove.pipeline.filters import (
 )
 from datatrove.utils.text import split_into_parts, split_into_words
 
-from data_pipeline.rule_sets.rule_verdicts import RuleSet, RuleSettings, first_broken_rule
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before benchmarks/data_pipeline.py
+
+from data_pipeline.rule_sets.rule_verdicts import (
+    RuleSet,
+    RuleSettings,
+    first_broken_rule,
+)
 from data_pipeline.sources.page_files import read_every_page
 from data_pipeline.sources.page_rows import RowKeys
 from data_pipeline.sources.warc_files import Page
