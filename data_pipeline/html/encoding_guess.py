@@ -17,7 +17,7 @@ import webencodings
 
 UTF_8, FALLBACK = "utf-8", "windows-1252"
 NOT_GUESSED = frozenset({"utf-16le", "utf-16be", "replacement", "x-user-defined"})
-NAMES = {"cp949": "euc-kr", "uhc": "euc-kr"}  # names of the library that are no labels of the web
+NAMES = {"cp949": "euc-kr", "uhc": "euc-kr"}  # the web does not use these names
 
 
 def guess_encoding(payload: bytes) -> str:
