@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.classifier_training.model_files import load_classifier
 from data_pipeline.executors.page_time_limit import PageTooSlow, time_limit
 from data_pipeline.language_id import (
     LanguageIdentifier,
@@ -27,7 +28,6 @@ from data_pipeline.quality_classifier import (
     HarmfulSettings,
     harmful_probability,
     label_probability,
-    load_classifier,
 )
 from data_pipeline.rule_sets.rule_verdicts import (
     RuleSettings,

@@ -125,6 +125,14 @@ def print_classifier(
     print(f"{out}: the model, for LM_QUALITY_MODEL; {out}.json: the figures")
 
 
+def verdicts(recipe: RecipePath = DEMO, overrides: Overrides = None) -> None:
+    """Show what each quality rule dropped, or would drop with other thresholds (--set).
+
+    The pages are not read again: `lm data build` keeps what the rules measured.
+    """
+    print_verdicts(recipe, overrides)
+
+
 def register(app: typer.Typer) -> None:
     """Add the three commands."""
 
@@ -183,10 +191,4 @@ def register(app: typer.Typer) -> None:
         """Train a quality classifier on good and poor texts, and print how well it does."""
         print_classifier(good, poor, out, held_out, precision, recall, seed)
 
-    @app.command("verdicts")
-    def verdicts(recipe: RecipePath = DEMO, overrides: Overrides = None) -> None:
-        """Show what each quality rule dropped, or would drop with other thresholds (--set).
-
-        The pages are not read again: `lm data build` keeps what the rules measured.
-        """
-        print_verdicts(recipe, overrides)
+    app.command("verdicts")(verdicts)

@@ -76,7 +76,7 @@ def test_batches_are_bounded_by_their_size():
 
 
 class Slow:
-    """A tokenizer for threads that waits until it may go on."""
+    """A tokenizer for threads that waits until it may continue."""
 
     encodes_in_threads = True
 
