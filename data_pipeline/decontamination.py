@@ -49,7 +49,7 @@ DOCUMENTS_NAMED = 10  # in the report, for each item
 
 
 class DecontaminationSettings(Settings):
-    """What to look for, and what to do about it; GPT-3's numbers.
+    """The search for n-grams, and what happens to documents that have some; GPT-3's numbers.
 
     Attributes:
         evaluation_sets: the file of each set by the set's name; without any, nothing is searched.
@@ -177,7 +177,8 @@ class EvaluationIndex:
     def contaminations(self, text: str) -> list[Hit]:
         """Return where the text contains an n-gram of an evaluation set, from its start to its end.
 
-        An n-gram that several items have is one hit, and one that the text has twice is two.
+        An n-gram that several items have is one hit, and one that the text has twice is two. With
+        n-grams of three words of "I am the law": "So I am, the..." has one hit, "I am, the".
         """
         hashes = self._hashes_of(normalized_words(text))
         found: list[tuple[int, int, int]] = []  # the first word, the word after, the n-gram
@@ -195,7 +196,8 @@ class EvaluationIndex:
 def common_ngrams(hits_of_documents: Iterable[Sequence[Hit]], max_documents: int) -> set[int]:
     """Return the n-grams that are in more than `max_documents` documents.
 
-    One that is in a document twice counts once.
+    One that is in a document twice counts once. For hits of n-grams [[1, 1, 2], [1]] and a limit of
+    1: {1}.
     """
     counts: Counter[int] = Counter()
     for hits in hits_of_documents:
@@ -211,6 +213,9 @@ def clean_pieces(
 
     Cuts that overlap or touch are one. All pieces with any text count for `max_pieces`, also those
     that are then dropped as too short.
+
+    For "0123456789", a hit from 4 to 6 and one cut character on each side: ["012", "789"], if
+    pieces of 3 characters are long enough.
     """
     hits = [hit for hit in hits if hit.ngram not in common]
     if not hits:

@@ -75,7 +75,8 @@ def line_hashes(text: str) -> set[int]:
 def documents_of_each_line(texts: Iterable[str]) -> Counter[int]:
     """Return, for each line's hash, the number of *documents* that contain the line.
 
-    A line that occurs twice in one document counts once. Blank lines do not count.
+    A line that occurs twice in one document counts once. Blank lines do not count. In the documents
+    "a\\nb\\na" and " a", "a" has 2 and "b" has 1.
     """
     counts: Counter[int] = Counter()
     for text in texts:
@@ -118,6 +119,9 @@ def drop_repeated_paragraphs(
     A paragraph is what blank lines separate; it is compared without the blanks around it. The first
     occurrence stays, in an earlier text or in this one. A dropped paragraph takes the blank lines
     before it along. `seen` holds the hashes of earlier paragraphs; those of this text are added.
+
+    For example, "same\\n\\nown\\n\\nsame" becomes ("same\\n\\nown", 1), if four characters are not
+    too short.
     """
     paragraph, *rest = PARAGRAPH_GAP.split(text)
     pieces = [("", paragraph), *zip(rest[::2], rest[1::2], strict=True)]  # gap, paragraph
@@ -136,7 +140,9 @@ def drop_repeated_paragraphs(
 
 
 def first_of_each(texts: Iterable[str]) -> list[int]:
-    """Return the positions of the texts that did not occur before, in order."""
+    """Return the positions of the texts that did not occur before, in order: of ["b", "a", "b",
+    "a "], the positions [0, 1, 3].
+    """
     seen: set[int] = set()
     positions = []
     for position, text in enumerate(texts):

@@ -164,6 +164,8 @@ def drop_repeated_spans(texts: Sequence[str], min_words: int) -> list[tuple[str,
     the like every character is a word. From the first word of a span up to the next word that
     stays, everything goes; at the end of a text, the blanks before the span go too. A text without
     repeats is unchanged, and one that is a repeat as a whole becomes empty.
+
+    For ["a b c", "x\\n\\na b c y"] and three words: [("a b c", 0), ("x\\n\\ny", 3)].
     """
     numbers: dict[str, int] = {}
     documents = [
