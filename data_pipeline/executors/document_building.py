@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from data_pipeline.decontamination import DecontaminationSettings
+from data_pipeline.decontamination import DecontaminationSettings, index_of_files
 from data_pipeline.exact_dedup import ExactDedupSettings
 from data_pipeline.executors.comparing_steps import COMPARING_STEPS, run_comparing_step
 from data_pipeline.executors.executor import Executor, Limits
@@ -252,8 +252,11 @@ def build_from_pages(
         num_pages: if known, it is used to estimate the remaining time.
 
     Raises:
-        ValueError: the language model is missing, or no document is left.
+        ValueError: the language model is missing, an evaluation set cannot be read, or no document
+            is left.
     """
+    if settings.decontamination.evaluation_sets:
+        index_of_files(settings.decontamination)  # a set that cannot be read is named at once
     counts = [StepCount(step.name) for step in page_steps_of(settings)]
     comparing = [
         step for step in COMPARING_STEPS if step.is_on(getattr(settings, step.settings_key))

@@ -1,6 +1,6 @@
 """The pipeline from a crawl to deduplicated documents, beside datatrove's on the same files.
 
-    python benchmarks/data_pipeline.py WARC [WARC ...] [--rounds 3] [--peer-python PYTHON]
+    python benchmarks/crawl_to_documents.py WARC [WARC ...] [--rounds 3] [--peer-python PYTHON]
 
 Both extract the main text, identify the language (fastText's lid.176.ftz, English, at least 0.4),
 apply Gopher's quality rules and drop near duplicates by MinHash (5-grams of words, 14 bands of 8
@@ -12,7 +12,7 @@ It gives each worker whole files, so pass two files or more of similar size.
 
 The two alternate; a figure is the median of the wall seconds of whole processes, imports included,
 and of their processor seconds. `--peer-python` names a Python that has `datatrove` with its
-extractors and `fasttext-numpy2-wheel`. Results: data_pipeline_results.json beside this file.
+extractors and `fasttext-numpy2-wheel`. Results: crawl_to_documents_results.json beside this file.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-RESULTS = Path(__file__).with_name("data_pipeline_results.json")
+RESULTS = Path(__file__).with_name("crawl_to_documents_results.json")
 WORKERS = 2
 
 
