@@ -4,9 +4,8 @@ A linear classifier over the words and pairs of words of a text: Joulin et al., 
 Efficient Text Classification" (2016), section 2. GPT-3 (Brown et al. 2020, appendix A) chose pages
 that resemble reference texts in this way, DCLM (Li et al. 2024, section 4.4) with fastText.
 
-A model comes from `train_classifier`, with texts of your own (`lm data classifier`). Without one,
-small models are trained in memory from texts that were written for this purpose
-(classifier_training/written_examples.py); they take a second, and know little.
+Use `lm data classifier` to train on texts of your own. Without that, small models are trained in
+memory, in a second, from a few texts in this repository (classifier_training/written_examples.py).
 
 What this leaves out: languages other than English in the built-in models, layout and case, and
 several labels for one text.
@@ -198,8 +197,7 @@ def _model_for(kind: str, variable: str, labels: tuple[str, ...]) -> Any:
 
 
 def classify_quality(text: str) -> tuple[str, float]:
-    """Return "wiki" (like a reference text) or "cc" (like the rest of a crawl), and its
-    probability.
+    """Return "wiki" (like a reference text) or "cc" (like most of a crawl), and its probability.
 
     At exactly 0.5 the answer is "wiki". A text without words is ("cc", 1.0). The model is the one
     that LM_QUALITY_MODEL names, or else the built-in one.
@@ -216,8 +214,8 @@ def classify_quality(text: str) -> tuple[str, float]:
 def classify_harmful(text: str, kind: str) -> tuple[bool, float]:
     """Return whether a text is harmful, and the probability of this answer.
 
-    At exactly 0.5 the answer is True. A text without words is (False, 1.0). The model is the one
-    that LM_ADULT_MODEL or LM_TOXIC_MODEL names, or else the built-in one.
+    At exactly 0.5 the answer is True; a text without words is (False, 1.0). LM_ADULT_MODEL and
+    LM_TOXIC_MODEL name other models than the built-in ones.
 
     Args:
         text: the text.
@@ -277,7 +275,7 @@ def pick_threshold(
         recall: the wanted share of good texts that are kept; give one of the two.
 
     Raises:
-        UserError: both or none are given, no text is good, or no threshold reaches the precision.
+        UserError: both or none are given, no text is good, or no threshold has the precision.
     """
     if (precision is None) == (recall is None):
         raise UserError("give the wanted precision or the wanted recall")

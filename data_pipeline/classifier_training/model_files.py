@@ -6,8 +6,10 @@ What this leaves out: models that were trained on text prepared in another way t
 
 import errno
 import functools
+import mmap
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -19,6 +21,9 @@ from lm_core.artifact_paths import atomic_file
 from lm_core.user_error import UserError
 
 LABEL_PREFIX = "__label__"
+MAGIC = 793712314
+HEADER = struct.Struct("<i60xi16xq")  # the magic number, settings, number of words, pruned n-grams
+MATRIX = struct.Struct("<?qq")
 
 
 def save_model(model: Any, path: Path) -> None:
@@ -36,6 +41,34 @@ def save_model(model: Any, path: Path) -> None:
             shutil.copyfileobj(source, file)
 
 
+def _is_whole(path: Path) -> bool:
+    """Return whether a file has the header, all words and, unless it is compressed, all vectors of
+    a fastText model. fastText itself would never return from a file that ends inside a word.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < HEADER.size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            magic, num_words, pruned = HEADER.unpack_from(data)
+            if magic != MAGIC:
+                return False
+            place = HEADER.size
+            for _ in range(num_words):  # each: the word, a zero, its number (8 bytes), its kind (1)
+                place = data.find(b"\0", place) + 1 + 9
+                if place < 10 or place > size:
+                    return False
+            place += 8 * max(pruned, 0)  # pairs of 4-byte numbers
+            for _ in range(2):  # the vectors of words and n-grams, and those of labels
+                if place + MATRIX.size > size:
+                    return False
+                compressed, rows, columns = MATRIX.unpack_from(data, place)
+                if compressed:
+                    return True
+                place += MATRIX.size + 4 * rows * columns
+            return place == size
+
+
 def load_classifier(path: Path, labels: Collection[str]) -> Any:
     """Return the model in a file.
 
@@ -45,10 +78,9 @@ def load_classifier(path: Path, labels: Collection[str]) -> Any:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; make a classifier with `lm data classifier`")
-    try:
-        model = fasttext.load_model(str(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not a fastText model ({error})") from None
+    if not _is_whole(path):
+        raise UserError(f"{path}: not a whole fastText model; make it again, or name another file")
+    model = fasttext.load_model(str(path))
     found = {label.removeprefix(LABEL_PREFIX) for label in model.get_labels()}
     if not set(labels) <= found:
         shown = sorted(found)[:5]

@@ -112,3 +112,44 @@ def test_verdicts_before_the_documents_are_built(
     with pytest.raises(SystemExit, match="2"):
         main(["data", "verdicts", "recipe.toml"])
     assert "make them with `lm data build recipe.toml`" in capsys.readouterr().err
+def texts(folder: Path, name: str, form: str) -> str:
+    names = [chr(97 + n // 26) + chr(97 + n % 26) for n in range(80)]
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(f'{{"text": "{form.format(n)}"}}\n' for n in names))
+    return str(path)
+
+
+def test_a_classifier_is_trained_and_its_figures_are_printed(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    good = texts(folder, "good", "The river {} flows to the lake.")
+    poor = texts(folder, "poor", "Login | Cart | {}")
+    main(["data", "classifier", "--good", good, "--poor", poor, "--out", "new/model.bin"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "good: 80 texts, 0 pages without a text"
+    assert any(
+        line.startswith("  roc_auc   1.000 (1.000 to 1.000), chance 0.500") for line in lines
+    )
+    assert sorted(os.listdir("new")) == ["model.bin", "model.bin.json"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--good", "missing", "--poor", ".", "--out", "m"], "--good missing: no such file"),
+        (["--good", ".", "--poor", "missing", "--out", "m"], "--poor missing: no such file"),
+        (["--good", ".", "--poor", ".", "--out", "."], "--out .: this is a folder"),
+        (
+            ["--good", ".", "--poor", ".", "--out", "m", "--precision", "1", "--recall", "1"],
+            "--precision and --recall: give one of them",
+        ),
+    ],
+)
+def test_a_classifier_that_cannot_be_trained(
+    folder: Path, capsys: pytest.CaptureFixture, given: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "classifier", *given])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(folder.iterdir())
