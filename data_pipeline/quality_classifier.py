@@ -108,8 +108,7 @@ def training_lines(examples: Sequence[tuple[str, str]], settings: TrainingSettin
         UserError: fewer than two labels, a label with fewer than two texts, or one that is not a
             word.
     """
-    lines = []
-    counts = Counter({label: 0 for _, label in examples})
+    lines, counts = [], Counter({label: 0 for _, label in examples})
     for text, label in examples:
         if not label or label.split() != [label]:
             raise UserError(f"label {label!r}: expected one word without spaces")
@@ -177,7 +176,7 @@ def label_probability(model: Any, text: str, label: str, max_characters: int = 2
 
 
 def clamped(probability: float) -> float:
-    """Return the nearest number from 0 to 1: fastText's softmax can come out as 1.00003."""
+    """Return the nearest number from 0 to 1; fastText can return 1.00003."""
     return min(max(probability, 0.0), 1.0)
 
 

@@ -1,1 +1,1 @@
-"""What trained classifiers need: texts to train on, model files, and figures on held-out texts."""
+"""Texts to train classifiers on, their model files, and their figures on held-out texts."""

@@ -41,7 +41,7 @@ Example = tuple[str, str]
 
 @dataclass(frozen=True)
 class ClassifierResult:
-    """What `train_on_examples` did.
+    """The outcome of `train_on_examples`.
 
     Attributes:
         counts: texts of each part and label.

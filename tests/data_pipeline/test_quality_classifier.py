@@ -199,6 +199,7 @@ def test_rules_name_their_reason(model):
         ([0.9, 0.8, 0.8, 0.3], [1, 1, 0, 1], {"precision": 0.7}, 0.3),  # 1/1, 2/3, 3/4
         ([0.9, 0.8, 0.8, 0.3], [1, 0, 1, 0], {"recall": 0.8}, 0.8),  # both of 0.8, or none
         ([0.3, 0.8, 0.8, 0.9], [0, 1, 0, 1], {"recall": 0.8}, 0.8),  # whatever their order
+        ([0.9, 0.8, 0.7, 0.1], [1, 1, 0, 0], {"recall": 0.5}, 0.9),  # equal precision: the highest
         ([0.9, 0.5, 0.4], [1, 0, 0], {"precision": 0.3}, 0.9),  # equal recall: the highest
         ([0.5, 0.5, 0.5], [1, 1, 0], {"precision": 0.6}, 0.5),
         ([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1], {"recall": 0.6}, 0.6),  # 2/3 at 0.7, 3/4 at 0.6
