@@ -26,8 +26,8 @@ from data_pipeline.personal_data import mask_personal_data
 from data_pipeline.quality_classifier import (
     ClassifierSettings,
     HarmfulSettings,
-    harmful_probability,
-    label_probability,
+    failed_harmful_rule,
+    failed_quality_rule,
 )
 from data_pipeline.rule_sets.rule_verdicts import (
     RuleSettings,
@@ -124,23 +124,11 @@ def _start_quality(settings: RuleSettings) -> Judge:
 def _start_classifier(settings: ClassifierSettings) -> Judge:
     model = load_classifier(Path(settings.model), [settings.keep_label])
 
-    def judge(page: PageText) -> str | None:
-        probability = label_probability(model, page.text, settings.keep_label)
-        page.scores["quality"] = probability
-        return None if probability >= settings.threshold else f"not like {settings.keep_label}"
-
-    return judge
+    return lambda page: failed_quality_rule(model, page.text, settings)
 
 
 def _start_harmful(settings: HarmfulSettings) -> Judge:
-    def judge(page: PageText) -> str | None:
-        for kind in settings.kinds:
-            page.scores[kind] = harmful_probability(page.text, kind)
-            if page.scores[kind] > settings.max_probability:
-                return kind
-        return None
-
-    return judge
+    return lambda page: failed_harmful_rule(page.text, settings)
 
 
 def _start_masks(_: None) -> Judge:

@@ -112,6 +112,8 @@ def test_verdicts_before_the_documents_are_built(
     with pytest.raises(SystemExit, match="2"):
         main(["data", "verdicts", "recipe.toml"])
     assert "make them with `lm data build recipe.toml`" in capsys.readouterr().err
+
+
 def texts(folder: Path, name: str, form: str) -> str:
     names = [chr(97 + n // 26) + chr(97 + n % 26) for n in range(80)]
     path = folder / f"{name}.jsonl"

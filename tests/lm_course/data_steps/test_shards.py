@@ -1,4 +1,4 @@
-"""What `lm data shard` prints about the sources."""
+"""Lines of `lm data shard` about the sources."""
 
 from lm_course.data_steps.shards import SOURCES_SHOWN, lines_of_sources
 
