@@ -22,7 +22,7 @@ from typing import Literal
 from data_pipeline.html.page_encoding import decode_page
 from data_pipeline.main_content.plain_pages import drop_control_characters
 from data_pipeline.sources.warc_files import Page
-from data_pipeline.text_extraction import HTML_TYPES, extract_html_text, extract_text
+from data_pipeline.text_extraction import extract_text
 
 Extractor = Literal["lesson", "resiliparse"]
 
@@ -60,6 +60,8 @@ def extract_main_content(html: str) -> str:
     """
     from resiliparse.extract.html2text import extract_plain_text
 
+    from data_pipeline.text_extraction import extract_html_text  # a learner's file may lack it
+
     if is_costly(html):
         return extract_html_text(html)
     text = extract_plain_text(
@@ -83,7 +85,11 @@ def page_text(page: Page, extractor: Extractor) -> str | None:
         page: as the sources yield it.
         extractor: what reads HTML; other types are the same for both.
     """
-    if extractor == "resiliparse" and page.content_type in HTML_TYPES:
+    if extractor == "lesson":
+        return extract_text(page.payload, page.content_type, page.charset)
+    from data_pipeline.text_extraction import HTML_TYPES
+
+    if page.content_type in HTML_TYPES:
         html = decode_page(page.payload, page.charset)
         return drop_control_characters(extract_main_content(html))
     return extract_text(page.payload, page.content_type, page.charset)

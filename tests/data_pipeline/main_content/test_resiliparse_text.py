@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.main_content import resiliparse_text
+from data_pipeline import text_extraction
 from data_pipeline.main_content.resiliparse_text import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
@@ -84,7 +84,7 @@ ATTRIBUTES = [f"a{number}" for number in range(MAX_ATTRIBUTES + 1)]
 def test_a_page_that_takes_quadratic_time_is_read_by_the_lesson(html, monkeypatch):
     page = f"<p>{LONG}</p>" + html + f"<p>{LONG}</p>"
     assert is_costly(page)
-    monkeypatch.setattr(resiliparse_text, "extract_html_text", lambda given: f"lesson {len(given)}")
+    monkeypatch.setattr(text_extraction, "extract_html_text", lambda given: f"lesson {len(given)}")
     assert extract_main_content(page) == f"lesson {len(page)}"
 
 
