@@ -18,6 +18,7 @@ from pathlib import Path
 import fasttext
 from pydantic import Field
 
+from data_pipeline.classifier_training.model_files import is_whole_model
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
 
@@ -80,12 +81,9 @@ class LanguageIdentifier:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self.model = fasttext.load_model(str(path))
-        except ValueError as error:
-            raise UserError(
-                f"{path}: not a fastText model ({error}); use lid.176.ftz or lid.176.bin"
-            ) from None
+        if not is_whole_model(path):  # fastText would never return from some files that are cut off
+            raise UserError(f"{path}: not a fastText model; use lid.176.ftz or lid.176.bin")
+        self.model = fasttext.load_model(str(path))
 
     def identify(self, text: str, max_characters: int = 20_000) -> Language:
         """Return the language of the first `max_characters` characters.

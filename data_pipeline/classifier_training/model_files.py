@@ -41,7 +41,7 @@ def save_model(model: Any, path: Path) -> None:
             shutil.copyfileobj(source, file)
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole_model(path: Path) -> bool:
     """Return whether a file has the header, all words and, unless it is compressed, all vectors of
     a fastText model. fastText itself would never return from a file that ends inside a word.
     """
@@ -78,7 +78,7 @@ def load_classifier(path: Path, labels: Collection[str]) -> Any:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; make a classifier with `lm data classifier`")
-    if not _is_whole(path):
+    if not is_whole_model(path):
         raise UserError(f"{path}: not a whole fastText model; make it again, or name another file")
     model = fasttext.load_model(str(path))
     found = {label.removeprefix(LABEL_PREFIX) for label in model.get_labels()}

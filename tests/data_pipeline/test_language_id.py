@@ -89,3 +89,13 @@ def test_the_rule_names_its_reason():
     assert failed_language_rule(Language("de", 0.5), settings) is None
     assert failed_language_rule(Language("de", 0.49), settings) == "uncertain language"
     assert failed_language_rule(Language("fr", 0.99), settings) == "other language"
+
+
+def test_a_model_that_is_cut_off_is_refused_at_once(tmp_path):
+    """Inside the list of words, where fastText itself would never return."""
+    whole = language_model_path().read_bytes()
+    for size in (0, 50, 200, 20_000):
+        cut = tmp_path / "cut.ftz"
+        cut.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"cut\.ftz: not a fastText model; use"):
+            LanguageIdentifier(cut)
