@@ -37,6 +37,7 @@ from lm_course.commands.step_commands import (
     set_stand_ins,
 )
 from lm_course.competition import compete_command
+from lm_course.data_ablation import ablate_command
 from lm_course.drills import drill_command
 from lm_course.error_lines import (
     TRACEBACK_VARIABLE,
@@ -161,6 +162,7 @@ MISTAKE_IN_STEPS = _add_step_commands()
 tokenizer_commands.register(tokenizer_app)
 ablation_commands.register(app)
 data_commands.register(data_app)
+ablate_command.register(data_app)
 compete_command.register(app)
 
 

@@ -81,7 +81,7 @@ def without_repeated_lines(
     documents_of_line = repeated_lines(lambda: texts, settings)
     for text in texts:
         shortened, _ = drop_repeated_lines(text, documents_of_line, settings)
-        yield _if_long_enough(shortened, surroundings)
+        yield _if_long_enough(shortened, text, surroundings)
 
 
 def without_repeated_paragraphs(
@@ -91,11 +91,13 @@ def without_repeated_paragraphs(
     seen: set[int] = set()
     for text in texts:
         shortened, _ = drop_repeated_paragraphs(text, seen, settings)
-        yield _if_long_enough(shortened, surroundings)
+        yield _if_long_enough(shortened, text, surroundings)
 
 
-def _if_long_enough(text: str, surroundings: Surroundings) -> str | None:
-    return text if len(text.split()) >= surroundings.settings.quality.min_words else None
+def _if_long_enough(shortened: str, text: str, surroundings: Surroundings) -> str | None:
+    """Return the text, unless something was dropped from it and too few words are left."""
+    is_long = len(shortened.split()) >= surroundings.settings.quality.min_words
+    return shortened if is_long or shortened == text else None
 
 
 def without_copies(
@@ -120,8 +122,11 @@ def without_repeated_substrings(
     """Yield the texts without long spans of words that occurred before; None for what is too short
     then.
     """
-    for shortened, _ in drop_repeated_spans(list(texts), settings.min_words):
-        yield _if_long_enough(shortened, surroundings)
+    given = list(texts)
+    for text, (shortened, _) in zip(
+        given, drop_repeated_spans(given, settings.min_words), strict=True
+    ):
+        yield _if_long_enough(shortened, text, surroundings)
 
 
 def without_evaluation_sets(
@@ -179,6 +184,12 @@ COMPARING_STEPS = (
         lambda settings: bool(settings.evaluation_sets),
     ),
 )
+
+
+def comparing_steps_of(settings: Settings) -> list[ComparingStep]:
+    """Return the steps that a DocumentSettings asks for, in order."""
+    asked = [step for step in COMPARING_STEPS if step.is_on(getattr(settings, step.settings_key))]
+    return [step for step in asked if step.name not in settings.leave_out]
 
 
 def run_comparing_step(

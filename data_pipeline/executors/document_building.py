@@ -19,15 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data_pipeline.decontamination import DecontaminationSettings, index_of_files
 from data_pipeline.exact_dedup import ExactDedupSettings
-from data_pipeline.executors.comparing_steps import COMPARING_STEPS, run_comparing_step
+from data_pipeline.executors.comparing_steps import (
+    COMPARING_STEPS,
+    comparing_steps_of,
+    run_comparing_step,
+)
 from data_pipeline.executors.executor import Executor, Limits
 from data_pipeline.executors.local_executor import LocalExecutor
 from data_pipeline.executors.page_steps import (
     FAILED,
+    PAGE_STEPS,
     PageOutcome,
     PageProcessor,
     lost_page,
@@ -54,6 +59,7 @@ from lm_core.user_error import UserError
 BATCH_PAGES, BATCH_BYTES = 32, 4_000_000  # of a batch, at most, unless a page is larger
 EXAMPLES_FILE = "examples.json"
 EXECUTORS = {"local": LocalExecutor, "ray": RayExecutor}
+OPTIONAL_STEPS = [step.name for step in (*PAGE_STEPS[1:], *COMPARING_STEPS)]  # all but extraction
 Pages = Iterable[tuple[Page | LostPage, str]]  # each with the name of its file
 SETTING_OF_STEP = {
     "identify language": "documents.language.languages",
@@ -90,6 +96,7 @@ class DocumentSettings(Settings):
             by the process that reads them, which a page can stop or end.
         executor: "local" for processes of this machine, "ray" for those of a Ray cluster: the
             one at RAY_ADDRESS, or else one that is started on this machine.
+        leave_out: names of steps, as in counts.json, that are left out; see `lm data ablate`.
     """
 
     extractor: Extractor = "lesson"
@@ -106,6 +113,15 @@ class DocumentSettings(Settings):
     max_worker_memory: int = Field(default=4_000_000_000, ge=1)
     num_processes: int = Field(default=2, ge=0)
     executor: Literal["local", "ray"] = "local"
+    leave_out: list[str] = Field(default_factory=list)
+
+    @field_validator("leave_out")
+    @classmethod
+    def _are_steps(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in OPTIONAL_STEPS:
+                raise UserError(f"no step {name!r}; expected some of {', '.join(OPTIONAL_STEPS)}")
+        return names
 
 
 class BuiltDocuments(NamedTuple):
@@ -258,9 +274,7 @@ def build_from_pages(
     if settings.decontamination.evaluation_sets:
         index_of_files(settings.decontamination)  # a set that cannot be read is named at once
     counts = [StepCount(step.name) for step in page_steps_of(settings)]
-    comparing = [
-        step for step in COMPARING_STEPS if step.is_on(getattr(settings, step.settings_key))
-    ]
+    comparing = comparing_steps_of(settings)
     reports: dict[str, Any] = {}
     with scratch_folder(out_folder) as folder:
         documents = ScratchDocuments(folder / "pages.arrow")

@@ -153,7 +153,8 @@ PAGE_STEPS = (
 
 def page_steps_of(settings: Settings) -> list[PageStep]:
     """Return the steps that a DocumentSettings asks for, in order."""
-    return [step for step in PAGE_STEPS if step.is_on(step.section(settings))]
+    asked = [step for step in PAGE_STEPS if step.is_on(step.section(settings))]
+    return [step for step in asked if step.name not in settings.leave_out]
 
 
 @dataclass(frozen=True)

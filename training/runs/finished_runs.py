@@ -7,11 +7,13 @@ What this leaves out: runs in parallel.
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lm_core.artifact_paths import file_sha256, read_json, write_json
+from lm_core.formats.checkpoint_files import latest_checkpoint
 from lm_core.formats.metric_log import MetricLog
 from lm_core.formats.token_shards import TokenShards
 from training.engine.divergence import DivergedError
@@ -30,12 +32,15 @@ class RunSeries:
         folder: where finished/NAME.json and metrics.jsonl are written.
         command: the `lm` command that recreates a damaged file.
         code: package -> hash of its code; runs finished by other code are trained again.
+        also_measure: gets the folder of a run's last checkpoint when it has been trained; returns
+            more figures of its result.
     """
 
     shards: TokenShards
     folder: Path
     command: str
     code: dict[str, str] | None = None
+    also_measure: Callable[[Path], dict[str, float]] | None = None
 
     @property
     def metrics(self) -> Path:
@@ -98,8 +103,10 @@ class RunSeries:
             code=self.code,
         )
         training = settings.training
+        last = latest_checkpoint(checkpoints) if self.also_measure else None
         return {
             "tokens": training.steps * training.batch_size * config.context_length,
             "loss": summary.validation_after["validation_loss"],
             "bits_per_byte": summary.validation_after["validation_bits_per_byte"],
+            **(self.also_measure(last) if self.also_measure and last else {}),
         }

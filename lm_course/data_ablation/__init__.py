@@ -1,0 +1,1 @@
+"""`lm data ablate`: what each filter of `lm data build` does for a model."""
