@@ -58,7 +58,10 @@ def ablate(
         int | None, typer.Option(min=1, help="Updates of each run; by default the recipe's.")
     ] = None,
     held_out: Annotated[
-        float, typer.Option(min=0.001, max=0.9, help="Share of the pages to measure on.")
+        float,
+        typer.Option(
+            min=0.001, max=0.9, help="Share of the pages that are held out to measure on."
+        ),
     ] = 0.05,
     overrides: Overrides = None,
     implementation: Implementation = None,
@@ -148,7 +151,7 @@ def _run_and_show(
         file.write(text.encode())
     picture = made.folder / "ablation.png"
     ablation_table.draw_differences(result["variants"], picture)
-    _print_table(rows, result)
+    _print_tables(rows, result)
     print(f"{shown(picture)}, ablation.json and ablation.md beside it")
 
 
@@ -202,18 +205,21 @@ def _sets(result: dict[str, Any]) -> str:
     )
 
 
-def _print_table(rows: Sequence[Sequence[str]], result: dict[str, Any]) -> None:
+def _print_tables(rows: Sequence[Sequence[str]], result: dict[str, Any]) -> None:
+    """Print the columns of the table in three parts, which fit a narrow terminal."""
     from rich.table import Table
 
     from lm_course.commands.plain_console import plain_console
     from lm_course.data_ablation.ablation_table import COLUMNS, NOTES
 
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
     console = plain_console()
-    console.print(table)
+    for columns in (range(1, 4), range(4, 7), range(7, 10)):
+        table = Table(COLUMNS[0], box=None, pad_edge=False)
+        for number in columns:
+            table.add_column(COLUMNS[number], justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(row[0], *(row[number] for number in columns))
+        console.print(table)
+        console.print()
     console.print(_sets(result))
     console.print(NOTES, style="dim")

@@ -1,8 +1,10 @@
-"""Which pages are held out, before any filter has seen them, and which pages are copies of them.
+"""Which pages are held out, before any filter has seen them.
 
-A hash of the URL decides, so the same pages are held out in every variant and in every run. A page
-whose text is a near copy of a held-out page is used for nothing: a variant that keeps duplicates
-would otherwise be trained on the text that it is measured on, and look better for that reason.
+Pages that are near copies of each other are one group, and a hash of the URL of its first page
+decides whether the group is held out. So the same pages are held out in every variant and in every
+run, and large groups are no more likely to be held out than single pages. Of a held-out group, the
+first page is measured on, and the others are used for nothing: a variant that keeps duplicates
+would otherwise be trained on the text that it is measured on.
 
 What this leaves out: passages that held-out pages share with training pages which are not near
 copies.
@@ -25,40 +27,31 @@ def url_order(url: str) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
-def is_held_out(url: str, share: float) -> bool:
-    """Return whether a page is held out, as about `share` of all URLs are."""
-    return url_order(url) < share * 2**64
-
-
 @dataclass(frozen=True)
 class HeldOutPages:
-    """The division of the pages.
+    """The division of the pages, by their URLs. All others are for training.
 
     Attributes:
-        share: of the URLs that are held out.
-        copies: URLs of the other pages that are near copies of held-out ones.
+        measured: held-out pages to measure on.
+        copies: near copies of these.
     """
 
-    share: float
-    copies: frozenset[str] = frozenset()
-
-    def holds(self, url: str) -> bool:
-        """Return whether the page is held out."""
-        return is_held_out(url, self.share)
+    measured: frozenset[str]
+    copies: frozenset[str]
 
     def is_for_training(self, url: str) -> bool:
-        """Return whether the page is neither held out nor a near copy of a held-out page."""
-        return not self.holds(url) and url not in self.copies
+        """Return whether the page is neither measured on nor a near copy of such a page."""
+        return url not in self.measured and url not in self.copies
 
 
-def find_copies(
+def hold_out(
     documents: Path, share: float, settings: MinHashSettings, scratch: Path, num_processes: int
-) -> list[str]:
-    """Return the URLs of pages that are near copies of held-out ones, sorted.
+) -> HeldOutPages:
+    """Divide the pages.
 
     Args:
         documents: the text of every page, without any filter.
-        share: of the URLs that are held out.
+        share: expected share of the groups that are held out.
         settings: what near copies are.
         scratch: a folder for temporary files.
         num_processes: that compute signatures.
@@ -66,14 +59,15 @@ def find_copies(
     texts = (document.text for document in read_documents(documents))
     first_of = near_duplicate_clusters(texts, settings, scratch, max(num_processes, 1))
     urls = [document.url for document in read_documents(documents)]
-    held = {first for first, url in zip(first_of, urls, strict=True) if is_held_out(url, share)}
-    near = {url for first, url in zip(first_of, urls, strict=True) if first in held}
-    return sorted(url for url in near if not is_held_out(url, share))
+    groups = [urls[first] for first in first_of]
+    measured = frozenset(url for url in groups if url_order(url) < share * 2**64)
+    in_groups = {url for url, group in zip(urls, groups, strict=True) if group in measured}
+    return HeldOutPages(measured, frozenset(in_groups - measured))
 
 
 def held_out_documents(documents: Path, pages: HeldOutPages) -> list[Document]:
     """Return the held-out documents of a folder in the order of their hashes: the first of them are
     a random sample.
     """
-    found = [document for document in read_documents(documents) if pages.holds(document.url)]
+    found = [document for document in read_documents(documents) if document.url in pages.measured]
     return sorted(found, key=lambda document: (url_order(document.url), document.id))

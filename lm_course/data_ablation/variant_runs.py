@@ -64,7 +64,7 @@ def train_variants(
         For each variant and seed: {"seed", "clean", "unfiltered"}, in bits per byte.
     """
     results: list[list[dict[str, float]]] = [[] for _ in variants]
-    code = code_hashes(__name__)
+    code = code_hashes(evaluate_checkpoint.__module__) | code_hashes(RunSeries.__module__)
     total = num_seeds * len(variants)
     for number in range(num_seeds):
         seed = settings.training.seed + number

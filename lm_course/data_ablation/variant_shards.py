@@ -29,8 +29,8 @@ from lm_core.user_error import UserError
 from lm_course.data_ablation.held_out_pages import (
     MAX_CHARACTERS,
     HeldOutPages,
-    find_copies,
     held_out_documents,
+    hold_out,
 )
 from lm_course.data_ablation.left_out_filters import ALL, FULL, Variant, without
 from lm_course.data_steps.tokenizer import STEP as TOKENIZER_STEP
@@ -57,7 +57,7 @@ class VariantShards:
         keys: of the rows of JSON lines and parquet files.
         settings: of the full pipeline.
         tokenizer: the recipe's section.
-        share: of the URLs that are held out.
+        share: of the pages, near copies counted as one, that are held out.
     """
 
     folder: Path
@@ -81,11 +81,9 @@ class VariantShards:
 
     @cached_property
     def held_out(self) -> HeldOutPages:
-        """The pages that are held out, and their copies; the documents of both held-out sets are
-        made with them.
-        """
+        """The pages that are held out; the documents of both held-out sets are made with them."""
         kept = self._unless_made("held_out", {}, self._make_held_out)
-        return HeldOutPages(self.share, frozenset(kept["copies"]))
+        return HeldOutPages(frozenset(kept["measured"]), frozenset(kept["copies"]))
 
     @property
     def tokenizer_file(self) -> Path:
@@ -132,10 +130,9 @@ class VariantShards:
         print("text of all pages, without a filter:", flush=True)
         build_from_pages(self._pages(lambda url: True), extracted, without(self.settings, [ALL]))
         settings = self.settings
-        copies = find_copies(
+        pages = hold_out(
             extracted, self.share, settings.minhash, self.folder, settings.num_processes
         )
-        pages = HeldOutPages(self.share, frozenset(copies))
         print("held-out pages through all filters:", flush=True)
         build_from_pages(self._pages(lambda url: url not in pages.copies), clean, settings)
         for folder, what in ((extracted, "text"), (clean, "text that passes all filters")):
@@ -144,7 +141,7 @@ class VariantShards:
                     f"no held-out page has {what}: --held-out {self.share:g} is too small a share "
                     "of these pages; give a larger one, or more pages"
                 )
-        return {"copies": copies}
+        return {"measured": sorted(pages.measured), "copies": sorted(pages.copies)}
 
     def _make(self, variant: Variant) -> dict[str, Any]:
         documents = self.shards_of(variant).with_name("documents")
@@ -159,6 +156,8 @@ class VariantShards:
         }
         sizes = self._write_shards(variant, documents, sets)
         remove_path(documents)
+        left = sizes[TRAIN]
+        print(f"  {left['documents']:,} documents, {left['tokens']:,} tokens", flush=True)
         steps = [[row["step"], row["documents_in"], row["documents_out"]] for row in counts]
         return {"splits": sizes, "steps": steps}
 
