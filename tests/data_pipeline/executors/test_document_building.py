@@ -6,9 +6,14 @@ from itertools import pairwise
 import pytest
 
 from data_pipeline.executors import document_building, page_steps
-from data_pipeline.executors.document_building import DocumentSettings, build_documents
+from data_pipeline.executors.document_building import (
+    OPTIONAL_STEPS,
+    DocumentSettings,
+    build_documents,
+)
 from data_pipeline.language_id import LanguageIdentifier
 from data_pipeline.main_content.resiliparse_text import page_text
+from data_pipeline.quality_classifier import HarmfulSettings
 from data_pipeline.sources.warc_files import Page, write_warc
 from lm_core.artifact_paths import read_json
 from lm_core.formats.documents import document_id, read_counts, read_documents
@@ -87,6 +92,27 @@ def test_counts_add_up_and_name_every_reason(warc, tmp_path):
         assert row["documents_out"] == following["documents_in"]
         assert row["bytes_out"] == following["bytes_in"]
     assert read_counts(tmp_path / "documents") == counts
+
+
+@pytest.mark.parametrize("step", OPTIONAL_STEPS)
+def test_a_step_can_be_left_out(warc, tmp_path, step):
+    asked = DocumentSettings(num_processes=0, harmful=HarmfulSettings(kinds=["toxic"]))
+    steps = [row["step"] for row in build_documents([warc], tmp_path / "all", asked).counts]
+    settings = asked.model_copy(update={"leave_out": [step]})
+    left = [row["step"] for row in build_documents([warc], tmp_path / "documents", settings).counts]
+    assert left == [name for name in steps if name != step]
+
+
+def test_without_any_filter_every_text_is_kept_as_it_was_extracted(warc, tmp_path):
+    settings = DocumentSettings(num_processes=0, leave_out=OPTIONAL_STEPS)
+    counts, _ = build_documents([warc], tmp_path / "documents", settings)
+    assert [(row["step"], row["documents_out"]) for row in counts] == [("extract text", 16)]
+    assert all(FOOTER in document.text for document in read_documents(tmp_path / "documents"))
+
+
+def test_a_step_that_does_not_exist_cannot_be_left_out():
+    with pytest.raises(ValueError, match="no step 'extract text'; expected some of identify lan"):
+        DocumentSettings(leave_out=["extract text"])
 
 
 def test_examples_and_seconds_of_each_step(warc, tmp_path):

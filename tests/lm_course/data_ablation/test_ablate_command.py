@@ -49,7 +49,7 @@ SENTENCES = [
     "In the evening the {0} sat by the fire with a cup of tea and a book about {1}.",
     "There is no better place to be than here, said the {0}, and everybody agreed with that.",
 ]
-GERMAN = "Der Hund lief am Fluss entlang und dachte an den langen Winter, der kommen sollte. "
+SHORT = "This page is too short to be of use to anybody, and that is all of it."
 
 
 class Done(NamedTuple):
@@ -72,8 +72,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("ablate")
     pages = [story(number) for number in range(40)]
     pages += [story(number, "And so on.") for number in range(40)]  # a near copy of each
-    german = f"<html><body><p>{GERMAN * 6}</p></body></html>".encode()
-    pages += [Page("http://x/german", "text/html", german, "utf-8")]
+    short = f"<html><body><p>{SHORT}</p></body></html>".encode()
+    pages += [Page("http://x/short", "text/html", short, "utf-8")]
     write_warc(folder / "pages.warc.gz", pages)
     recipe = folder / "tiny.toml"
     recipe.write_text(RECIPE.format(folder=folder.as_posix()))
@@ -85,7 +85,7 @@ def ablate(recipe: Path, *more: str) -> str:
     from contextlib import redirect_stdout
     from io import StringIO
 
-    chosen = ["--leave-out", "near duplicates", "--leave-out", "identify-language"]
+    chosen = ["--leave-out", "near duplicates", "--leave-out", "quality-rules"]
     with redirect_stdout(StringIO()) as printed:
         main(["data", "ablate", str(recipe), *chosen, "--seeds", "1", "--held-out", "0.2", *more])
     return printed.getvalue()
@@ -103,14 +103,14 @@ def numbers_in(text: str) -> list[int]:
 
 def test_the_result_has_a_row_for_each_variant(done: Done) -> None:
     result = read_json(done.folder / "ablation.json", "the result", "")
-    left_out = ["nothing", "near duplicates", "identify language"]
+    left_out = ["nothing", "near duplicates", "quality rules"]
     assert [variant["left_out"] for variant in result["variants"]] == left_out
     assert result["tokens_of_a_run"] == 3 * 2 * 16
-    full, near, language = result["variants"]
+    full, near, rules = result["variants"]
     assert near["documents"] == 2 * full["documents"]
-    assert language["documents"] == full["documents"] + 1
+    assert rules["documents"] == full["documents"] + 1
     assert full["epochs"] == pytest.approx(96 / full["tokens"])
-    for variant in (near, language):
+    for variant in (near, rules):
         for name in ("clean", "unfiltered"):
             figures = variant[name]
             own, other = (each["runs"][0][name] for each in (variant, full))
@@ -130,21 +130,19 @@ def test_a_variant_lacks_its_filter_and_no_other(done: Done) -> None:
     steps = [[step for step, *_ in variant["steps"]] for variant in result["variants"]]
     full = steps[0]
     assert steps[1] == [step for step in full if step != "near duplicates"]
-    assert steps[2] == [step for step in full if step != "identify language"]
-    assert "Hund" in training_text(done, "identify_language")
-    assert "Hund" not in training_text(done, "nothing")
+    assert steps[2] == [step for step in full if step != "quality rules"]
+    assert SHORT in training_text(done, "quality_rules")
+    assert SHORT not in training_text(done, "nothing")
     assert "And so on" in training_text(done, "near_duplicates")
     assert "And so on" not in training_text(done, "nothing")
 
 
 def test_held_out_pages_and_their_copies_are_in_no_training_set(done: Done) -> None:
     held = read_json(done.folder / "held_out.json", "the pages", "")["summary"]
-    measured = sorted(
-        int(url.rpartition("/")[2]) for url in held["measured"] if "german" not in url
-    )
+    measured = sorted(int(url.rpartition("/")[2]) for url in held["measured"] if "short" not in url)
     assert 3 <= len(measured) <= 14
     assert len(held["copies"]) == len(measured)
-    for variant in ("nothing", "near_duplicates", "identify_language"):
+    for variant in ("nothing", "near_duplicates", "quality_rules"):
         assert numbers_in(training_text(done, variant)) == sorted({*range(40)} - {*measured})
 
 
