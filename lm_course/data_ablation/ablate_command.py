@@ -35,34 +35,46 @@ def register(app: typer.Typer) -> None:
     app.command("ablate")(ablate)
 
 
+LeaveOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave-out",
+        metavar="FILTER",
+        help="A filter by its name in counts.json, a rule set, several joined by +, or all. "
+        "May be repeated; by default each filter that is on.",
+    ),
+]
+Pages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="PATH",
+        help="Read the pages of this file or folder in place of the recipe's. May be repeated.",
+    ),
+]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Runs of each variant.")]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, help="Updates of each run; by default the recipe's."),
+]
+HeldOut = Annotated[
+    float,
+    typer.Option(
+        "--held-out",
+        min=0.001,
+        max=0.9,
+        help="Share of the pages that are held out, to measure on.",
+    ),
+]
+
+
 def ablate(
     recipe: RecipePath = DEMO,
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILTER",
-            help="A filter by its name in counts.json, a rule set, several joined by +, or all. "
-            "May be repeated; by default each filter that is on.",
-        ),
-    ] = None,
-    sources: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            metavar="PATH",
-            help="Read the pages of this file or folder in place of the recipe's. May be repeated.",
-        ),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Updates of each run; by default the recipe's.")
-    ] = None,
-    held_out: Annotated[
-        float,
-        typer.Option(
-            min=0.001, max=0.9, help="Share of the pages that are held out to measure on."
-        ),
-    ] = 0.05,
+    leave_out: LeaveOut = None,
+    sources: Pages = None,
+    seeds: Seeds = 3,
+    steps: Steps = None,
+    held_out: HeldOut = 0.05,
     overrides: Overrides = None,
     implementation: Implementation = None,
 ) -> None:

@@ -2,7 +2,7 @@
 
 Pages that are near copies of each other are one group, and a hash of the URL of its first page
 decides whether the group is held out. So the same pages are held out in every variant and in every
-run, and large groups are no more likely to be held out than single pages. Of a held-out group, the
+run, and a large group is held out as rarely as a single page. Of a held-out group, the
 first page is measured on, and the others are used for nothing: a variant that keeps duplicates
 would otherwise be trained on the text that it is measured on.
 

@@ -69,7 +69,7 @@ class VariantShards:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """What decides the result besides a variant's settings."""
+        """All that decides the result besides a variant's settings."""
         return {
             "pages": [[file.name, file_sha256(file.path)] for file in self.files],
             "keys": self.keys.model_dump(),
@@ -184,6 +184,7 @@ class VariantShards:
         hashed = tokenizer_hash(self.tokenizer_file)
         sizes: dict[str, dict[str, int]] = {}
         folder = self.shards_of(variant)
+        end = tokenizer.special_tokens[END_OF_TEXT]
         with ShardWriter(folder, hashed, tokenizer.vocab_size, lengths) as writer:
             texts: dict[str, Iterable[str]] = {
                 TRAIN: (document.text for document in read_documents(documents)),
@@ -192,7 +193,7 @@ class VariantShards:
             for split, found in texts.items():
                 count = sizes.setdefault(split, {"documents": 0, "tokens": 0, "bytes": 0})
                 for text in found:
-                    ids = [*plain_text_ids(tokenizer, text), tokenizer.special_tokens[END_OF_TEXT]]
+                    ids = np.append(np.asarray(plain_text_ids(tokenizer, text), dtype=int), end)
                     writer.add(split, ids)
                     count["documents"] += 1
                     count["tokens"] += len(ids)

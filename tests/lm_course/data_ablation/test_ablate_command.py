@@ -12,6 +12,7 @@ from lm_core.artifact_paths import read_json
 from lm_core.formats.token_shards import TokenShards
 from lm_course.cli import main
 from lm_course.data_ablation import variant_shards
+from lm_course.data_ablation.variant_runs import SETS
 from tokenizer_bpe.tokenizer import Tokenizer
 from training.runs import finished_runs
 
@@ -48,6 +49,7 @@ SENTENCES = [
     "Nobody had told the {0} that the bridge was closed, and so it had to turn back.",
     "In the evening the {0} sat by the fire with a cup of tea and a book about {1}.",
     "There is no better place to be than here, said the {0}, and everybody agreed with that.",
+    "Write to {0}@example.org if you want to hear more of the boat.",
 ]
 SHORT = "This page is too short to be of use to anybody, and that is all of it."
 
@@ -91,8 +93,8 @@ def ablate(recipe: Path, *more: str) -> str:
     return printed.getvalue()
 
 
-def training_text(done: Done, variant: str) -> str:
-    shards = TokenShards.open(done.folder / "variants" / variant / "shards", TRAIN)
+def text_of(done: Done, variant: str, split: str = TRAIN) -> str:
+    shards = TokenShards.open(done.folder / "variants" / variant / "shards", split)
     tokenizer = Tokenizer.from_hugging_face(done.folder / "tokenizer" / "tokenizer.json")
     return tokenizer.decode(shards.read(0, shards.num_tokens).tolist())
 
@@ -131,10 +133,10 @@ def test_a_variant_lacks_its_filter_and_no_other(done: Done) -> None:
     full = steps[0]
     assert steps[1] == [step for step in full if step != "near duplicates"]
     assert steps[2] == [step for step in full if step != "quality rules"]
-    assert SHORT in training_text(done, "quality_rules")
-    assert SHORT not in training_text(done, "nothing")
-    assert "And so on" in training_text(done, "near_duplicates")
-    assert "And so on" not in training_text(done, "nothing")
+    assert SHORT in text_of(done, "quality_rules")
+    assert SHORT not in text_of(done, "nothing")
+    assert "And so on" in text_of(done, "near_duplicates")
+    assert "And so on" not in text_of(done, "nothing")
 
 
 def test_held_out_pages_and_their_copies_are_in_no_training_set(done: Done) -> None:
@@ -143,7 +145,22 @@ def test_held_out_pages_and_their_copies_are_in_no_training_set(done: Done) -> N
     assert 3 <= len(measured) <= 14
     assert len(held["copies"]) == len(measured)
     for variant in ("nothing", "near_duplicates", "quality_rules"):
-        assert numbers_in(training_text(done, variant)) == sorted({*range(40)} - {*measured})
+        assert numbers_in(text_of(done, variant)) == sorted({*range(40)} - {*measured})
+
+
+def test_both_sets_are_the_same_for_every_variant_and_only_one_is_filtered(done: Done) -> None:
+    held = read_json(done.folder / "held_out.json", "the pages", "")["summary"]
+    for variant in ("nothing", "near_duplicates", "quality_rules"):
+        clean, unfiltered = (text_of(done, variant, split) for split in SETS.values())
+        assert clean == text_of(done, "nothing", SETS["clean"])
+        assert unfiltered == text_of(done, "nothing", SETS["unfiltered"])
+        assert numbers_in(clean) == numbers_in(unfiltered)
+        assert unfiltered.count("<|endoftext|>") == len(held["measured"])
+        assert "EMAIL_ADDRESS" in clean and "@example" not in clean
+        assert "EMAIL_ADDRESS" not in unfiltered and "@example" in unfiltered
+    for variant in read_json(done.folder / "ablation.json", "the result", "")["variants"]:
+        [run] = variant["runs"]
+        assert run["clean"] != run["unfiltered"]
 
 
 def test_the_same_command_trains_and_filters_nothing_again(
