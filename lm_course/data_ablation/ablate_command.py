@@ -117,7 +117,7 @@ def _shards(
 ) -> "VariantShards":
     """Find the pages."""
     from data_pipeline.sources.page_files import page_files
-    from lm_course.data_ablation.variant_shards import VariantShards
+    from lm_course.data_ablation.variant_shards import MAX_HELD_OUT_TOKENS, VariantShards
 
     given = settings.pages
     if given.own_urls:
@@ -141,6 +141,7 @@ def _shards(
         settings=settings.documents,
         tokenizer=settings.tokenizer,
         share=held_out,
+        max_held_out_tokens=settings.pretrain.validation_tokens or MAX_HELD_OUT_TOKENS,
     )
 
 

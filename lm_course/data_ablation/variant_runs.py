@@ -23,6 +23,7 @@ from training.runs.finished_runs import RunSeries
 from training.runs.pretraining import PretrainSettings
 
 SETS = {"clean": VALIDATION, "unfiltered": UNFILTERED}  # held-out set -> split of the shards
+SHOWN_TOKENS = 1024  # of the clean set, before and after training; the result is of the whole sets
 
 
 def settings_of_runs(settings: PretrainSettings, seed: int) -> PretrainSettings:
@@ -32,7 +33,8 @@ def settings_of_runs(settings: PretrainSettings, seed: int) -> PretrainSettings:
     training = settings.training
     precision = "float32" if training.precision == "auto" else training.precision
     changes = {"seed": seed, "precision": precision, "validate_every": training.steps}
-    return settings.model_copy(update={"training": training.model_copy(update=changes)})
+    training = training.model_copy(update=changes)
+    return settings.model_copy(update={"training": training, "validation_tokens": SHOWN_TOKENS})
 
 
 def measure(shards: Path, settings: PretrainSettings, checkpoint: Path) -> dict[str, float]:
@@ -41,9 +43,7 @@ def measure(shards: Path, settings: PretrainSettings, checkpoint: Path) -> dict[
     figures = {}
     for name, split in SETS.items():
         held_out = TokenShards.open(shards, split)
-        result = evaluate_checkpoint(
-            checkpoint, held_out, settings.validation_tokens, batch_size, device
-        )
+        result = evaluate_checkpoint(checkpoint, held_out, None, batch_size, device)
         figures[name] = result.bits_per_byte
     return figures
 
@@ -56,8 +56,7 @@ def train_variants(
     Args:
         made: the shards of the variants.
         variants: the pipelines.
-        settings: of the model and its training; `validation_tokens` limits what is read of each
-            held-out set.
+        settings: of the model and its training.
         num_seeds: runs of each variant, with the seeds from that of the settings on.
 
     Returns:

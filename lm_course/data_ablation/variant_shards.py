@@ -42,6 +42,7 @@ from tokenizer_bpe.compiled.lesson_or_compiled import tokenizer_for
 from training.runs.run_checkpoints import run_fingerprint
 
 COMMAND = "lm data ablate"
+MAX_HELD_OUT_TOKENS = 200_000
 UNFILTERED = "unfiltered"  # a split
 CHANGE_NO_DOCUMENTS = {"num_processes", "executor"}  # settings
 FOR_TOKENIZER = ShardSettings(held_out="end")  # its last 5 % only measure the compression
@@ -58,6 +59,8 @@ class VariantShards:
         settings: of the full pipeline.
         tokenizer: the recipe's section.
         share: of the pages, near copies counted as one, that are held out.
+        max_held_out_tokens: of each held-out set; the first documents in the order of their hashes,
+            and so a random sample, are used.
     """
 
     folder: Path
@@ -66,6 +69,7 @@ class VariantShards:
     settings: DocumentSettings
     tokenizer: TokenizerStepSettings
     share: float
+    max_held_out_tokens: int = MAX_HELD_OUT_TOKENS
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class VariantShards:
             "full": self.settings.model_dump(exclude=CHANGE_NO_DOCUMENTS),
             "tokenizer": self.tokenizer.model_dump(),
             "share": self.share,
+            "max_held_out_tokens": self.max_held_out_tokens,
             "code": code_hashes(__name__),
         }
 
@@ -194,6 +199,9 @@ class VariantShards:
                 count = sizes.setdefault(split, {"documents": 0, "tokens": 0, "bytes": 0})
                 for text in found:
                     ids = np.append(np.asarray(plain_text_ids(tokenizer, text), dtype=int), end)
+                    is_full = count["tokens"] + len(ids) > self.max_held_out_tokens
+                    if split in sets and is_full and count["documents"]:
+                        break
                     writer.add(split, ids)
                     count["documents"] += 1
                     count["tokens"] += len(ids)
