@@ -39,6 +39,9 @@ from lm_core.artifact_paths import remove_path
 from lm_core.formats.documents import Document
 from lm_core.settings import Settings
 
+CLUSTERS_FILE = "clusters.json"
+SHOWN_CLUSTERS, SHOWN_URLS = 10, 5  # in that file: the largest, and the first of each
+
 
 class Surroundings(NamedTuple):
     """Settings and a folder that a step may use besides its texts and its section.
@@ -110,10 +113,35 @@ def without_copies(
 def without_near_duplicates(
     texts: Texts, settings: MinHashSettings, surroundings: Surroundings
 ) -> Iterator[str | None]:
-    """Yield None for texts that are similar to an earlier one."""
+    """Yield None for texts that are similar to an earlier one. Report the largest clusters."""
     num_processes = max(surroundings.settings.num_processes, 1)
     firsts = near_duplicate_clusters(texts, settings, surroundings.scratch, num_processes)
+    surroundings.reports[CLUSTERS_FILE] = largest_clusters(firsts, texts.urls())
     return only(np.flatnonzero(firsts == np.arange(len(firsts))), texts)
+
+
+def largest_clusters(firsts: np.ndarray, urls: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the number of documents of the largest clusters, and the URLs of the first few.
+
+    Of two clusters of the same size, the one whose first document comes earlier is first. A
+    document that is alone in its cluster does not count.
+
+    Args:
+        firsts: int64 [documents], the first document of each document's cluster.
+        urls: of all documents, in the same order.
+
+    >>> largest_clusters(np.array([0, 1, 2, 1, 1, 2]), "abcdef")
+    [{'documents': 3, 'urls': ['b', 'd', 'e']}, {'documents': 2, 'urls': ['c', 'f']}]
+    """
+    sizes = np.bincount(firsts)
+    largest = [f for f in np.argsort(-sizes, kind="stable")[:SHOWN_CLUSTERS] if sizes[f] > 1]
+    shown = {first: np.flatnonzero(firsts == first)[:SHOWN_URLS].tolist() for first in largest}
+    positions = {position for members in shown.values() for position in members}
+    url_at = {position: url for position, url in enumerate(urls) if position in positions}
+    return [
+        {"documents": int(sizes[first]), "urls": [url_at[position] for position in members]}
+        for first, members in shown.items()
+    ]
 
 
 def without_repeated_substrings(
@@ -198,6 +226,7 @@ def run_comparing_step(
     settings: Settings,
     folder: Path,
     reports: dict[str, Any] | None = None,
+    sources: dict[str, int] | None = None,
 ) -> tuple[ScratchDocuments, StepCount]:
     """Run a step on the documents of a file.
 
@@ -207,12 +236,13 @@ def run_comparing_step(
         settings: all of DocumentSettings.
         folder: where to write the file of those that are left.
         reports: the step may add what it found, by the name of a file; None to forget it.
+        sources: see StepCount.
 
     Returns:
         The documents that are left, and the step's count.
     """
     started = time.perf_counter()
-    count = StepCount(step.name)
+    count = StepCount(step.name, sources)
     left = ScratchDocuments(folder / f"{step.name}.arrow")
     surroundings = Surroundings(settings, folder / step.name, {} if reports is None else reports)
     surroundings.scratch.mkdir()
@@ -231,7 +261,7 @@ def _left(
     for document, text in zip(documents, verdicts, strict=True):
         size = len(document.text.encode("utf-8"))
         if text is None:
-            count.dropped(size, reason, document.url, document.text)
+            count.dropped(size, reason, document.url, document.text, source=document.source)
             continue
-        count.kept(size, len(text.encode("utf-8")), document.url, text)
+        count.kept(size, len(text.encode("utf-8")), document.url, text, document.source)
         yield document if text == document.text else replace(document, text=text)

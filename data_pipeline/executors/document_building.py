@@ -40,7 +40,7 @@ from data_pipeline.executors.page_steps import (
 )
 from data_pipeline.executors.ray_executor import RayExecutor
 from data_pipeline.executors.scratch_documents import ScratchDocuments, scratch_folder
-from data_pipeline.executors.step_counts import StepCount
+from data_pipeline.executors.step_counts import StepCount, finished_rows
 from data_pipeline.language_id import LanguageSettings
 from data_pipeline.main_content.resiliparse_text import Extractor
 from data_pipeline.minhash_dedup import MinHashSettings
@@ -190,13 +190,14 @@ def _left_and_counted(
         passed = len(outcome.sizes) - 1
         for count, seconds in zip(counts, outcome.seconds, strict=False):
             count.seconds += seconds
+        sizes, url, start, source = outcome.sizes, outcome.url, outcome.start, outcome.source
         for step, count in enumerate(counts[:passed]):
-            count.kept(outcome.sizes[step], outcome.sizes[step + 1], outcome.url, outcome.start)
+            count.kept(sizes[step], sizes[step + 1], url, start, source)
         if outcome.document is not None:
             yield outcome.document
         else:
-            given = (outcome.dropped_because, outcome.url, outcome.start, outcome.problem)
-            counts[passed].dropped(outcome.sizes[passed], *given)
+            reason, problem = outcome.dropped_because, outcome.problem
+            counts[passed].dropped(sizes[passed], reason, url, start, problem, source)
 
 
 def check_not_empty(counts: Iterable[StepCount]) -> None:
@@ -258,8 +259,9 @@ def build_from_files(
 def build_from_pages(
     pages: Pages, out_folder: Path, settings: DocumentSettings, num_pages: int | None = None
 ) -> BuiltDocuments:
-    """Write the documents artifact of pages, with `counts.json`, `examples.json` and the quality
-    rules' verdicts on every page. The folder is written whole or not at all.
+    """Write the documents artifact of pages, with `counts.json`, `examples.json`, the largest
+    clusters of near duplicates, and the quality rules' verdicts on every page. The folder is
+    written whole or not at all.
 
     Args:
         pages: each with the name of its file.
@@ -273,7 +275,8 @@ def build_from_pages(
     """
     if settings.decontamination.evaluation_sets:
         index_of_files(settings.decontamination)  # a set that cannot be read is named at once
-    counts = [StepCount(step.name) for step in page_steps_of(settings)]
+    sources: dict[str, int] = {}
+    counts = [StepCount(step.name, sources) for step in page_steps_of(settings)]
     comparing = comparing_steps_of(settings)
     reports: dict[str, Any] = {}
     with scratch_folder(out_folder) as folder:
@@ -285,11 +288,13 @@ def build_from_pages(
         check_not_empty(counts)
         with progress_bar("find duplicates", len(comparing), "steps") as bar:
             for step in comparing:
-                documents, count = run_comparing_step(step, documents, settings, folder, reports)
+                documents, count = run_comparing_step(
+                    step, documents, settings, folder, reports, sources
+                )
                 counts.append(count)
                 bar.advance()
         check_not_empty(counts)
-        rows = [count.row for count in counts]
+        rows = finished_rows(counts)
         finished = (replace(document, id=document_id(document.text)) for document in documents)
         reports[EXAMPLES_FILE] = [count.shown_examples() for count in counts]
         write_documents(out_folder, finished, rows, others=reports, files=[verdicts])

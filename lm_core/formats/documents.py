@@ -4,7 +4,8 @@ them.
 Columns: id, text, source, url, language, scores (map of name to float). `counts.json`, in the same
 folder, holds one row per step:
 {"step", "documents_in", "documents_out", "bytes_in", "bytes_out", "dropped": {reason: documents}},
-and "named", a list of pages, if a step could not read some.
+"named", a list of pages, if a step could not read some, and "sources", if the pages are of several
+files: [{"source", "documents_in", "documents_out"}]; "" is the sum over all that are not named.
 """
 
 import hashlib
