@@ -9,8 +9,6 @@ import heapq
 from array import array
 from typing import Any
 
-import numpy as np
-
 from data_pipeline.executors.page_steps import EXAMPLE_CHARACTERS
 
 NAMED_PAGES = 20  # in counts.json, for each step
@@ -111,14 +109,16 @@ def finished_rows(counts: list[StepCount]) -> list[dict[str, Any]]:
         return [count.row for count in counts]
     names = list(sources)
     by_size = sorted(range(len(names)), key=lambda number: -counts[0].of_source(number)[0])
-    named, others = by_size[:NAMED_SOURCES], by_size[NAMED_SOURCES:]
     rows = []
     for count in counts:
-        groups = [({"source": names[number]}, [number]) for number in named]
-        groups += [({"source": "", "files": len(others)}, others)] if others else []
-        shown = []
-        for said, numbers in groups:
-            given, left = np.array([count.of_source(number) for number in numbers]).sum(axis=0)
-            shown.append({**said, "documents_in": int(given), "documents_out": int(left)})
+        shown: list[dict[str, Any]] = []
+        left_in, left_out = count.row["documents_in"], count.row["documents_out"]
+        for number in by_size[:NAMED_SOURCES]:
+            given, kept = count.of_source(number)
+            shown.append({"source": names[number], "documents_in": given, "documents_out": kept})
+            left_in, left_out = left_in - given, left_out - kept
+        if others := len(names) - len(shown):
+            both = {"documents_in": left_in, "documents_out": left_out}
+            shown.append({"source": "", "files": others, **both})
         rows.append({**count.row, "sources": shown})
     return rows

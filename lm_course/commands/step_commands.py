@@ -145,8 +145,8 @@ def documents(
     wandb: Wandb = False,
     implementation: Implementation = None,
 ) -> None:
-    """Run the step `documents`, on the recipe's pages or on those of `sources`. Copy the documents
-    to `target`.
+    """Run the step `documents`, on the recipe's pages or on those of `sources`, and print the
+    funnel. Copy the documents to `target`.
     """
     for path in sources or []:
         if "://" not in path and not os.path.lexists(path):
@@ -161,15 +161,27 @@ def documents(
         paths = json.dumps(given, ensure_ascii=False)
         changes += ["pages.warc_files=[]", f"pages.paths={paths}"]
     if target is None:
-        _run_one("documents", recipe, changes, force, wandb, implementation)
+        print_funnel(_run_one("documents", recipe, changes, force, wandb, implementation))
         return
     set_stand_ins(implementation)
     from data_pipeline.object_stores.upload import check_target, upload_folder
 
     check_target(target)
     paths = _run_one("documents", recipe, changes, force, wandb, implementation)
+    print_funnel(paths)
     size = upload_folder(paths.documents, target)
     print(f"{target}: {size / 1e6:,.1f} MB written")
+
+
+def print_funnel(paths: RunPaths) -> None:
+    """Print what each step of the build kept, and why the other documents were dropped."""
+    from lm_core.formats.documents import read_counts
+    from lm_course.pipeline.recipe_runner import read_record
+    from lm_course.report.funnel_table import funnel_lines
+
+    record = read_record(paths, "documents") or {"summary": {}}
+    seconds = record["summary"].get("step_seconds", {})  # missing in runs of before November 2026
+    print("\n".join(funnel_lines(read_counts(paths.documents), seconds)))
 
 
 def pretrain(

@@ -21,7 +21,7 @@ from lm_core.formats.metric_log import read_metrics
 from lm_core.progress import clock
 from lm_course.error_lines import explain
 from lm_course.pipeline.step_failures import StepFailure
-from lm_course.report import report_plots
+from lm_course.report import documents_part, report_plots
 
 FOLDER = Path(__file__).parent
 Part = dict[str, Any]  # "anchor", "title", "kind" (a macro of the template) and its values
@@ -79,11 +79,14 @@ def _parts(
     prepared.
     """
     left_out = {failure.step for failure in failures}
+    seconds = records.get("documents", {}).get("summary", {}).get("step_seconds", {})
     stages = [stage for stage in TRAINING_STAGES if stage not in left_out]
     makers: list[tuple[str, Callable[[], Part | None]]] = [
         ("samples", lambda: _samples(paths)),
         ("", lambda: _before_and_after(paths, stages)),
-        ("documents", lambda: _funnel(documents)),
+        ("documents", lambda: documents_part.funnel(documents, seconds)),
+        ("documents", lambda: documents_part.documents_shown(documents, paths.documents)),
+        ("documents", lambda: documents_part.examples(paths.documents)),
         ("tokenizer", lambda: _tokenizer(records)),
         *((stage, partial(_training, paths, records, stage)) for stage in TRAINING_STAGES),
         ("evaluation", lambda: _evaluation(paths)),
@@ -183,25 +186,6 @@ def _before_and_after(paths: RunPaths, stages: Sequence[str]) -> Part | None:
     return (
         _part("before-after", "Before and after", "before_and_after", rows=rows) if rows else None
     )
-
-
-def _funnel(documents: Path) -> Part | None:
-    if not documents.exists():
-        return None
-    counts = read_counts(documents)
-    widest = max(row["documents_in"] for row in counts) or 1
-    rows = [
-        {
-            "step": row["step"],
-            "percent": 100 * row["documents_out"] / widest,
-            "documents": row["documents_out"],
-            "bytes": row["bytes_out"],
-            "dropped": sorted(row["dropped"].items(), key=lambda item: -item[1]),
-        }
-        for row in counts
-    ]
-    named = [name for row in counts for name in row.get("named", [])]
-    return _part("funnel", "From pages to documents", rows=rows, named=named[:5])
 
 
 def _tokenizer(records: Records) -> Part | None:

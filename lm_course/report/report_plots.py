@@ -9,7 +9,7 @@ interaction.
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,45 @@ def training_curves(rows: Rows, name: str, validation: str, validation_label: st
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     plots = enumerate([*loss, *checked, *rate])
     return "".join(unique_ids(svg, f"{name}-{number}") for number, svg in plots)
+
+
+def length_histogram(documents: Mapping[int, int]) -> str:
+    """Plot how many documents have which length.
+
+    Args:
+        documents: exponent -> documents of 2^exponent bytes or more, but fewer than twice that.
+    """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    edges = [2.0**exponent for exponent in range(min(documents), max(documents) + 2)]
+    counts = [documents.get(exponent, 0) for exponent in range(min(documents), max(documents) + 1)]
+    with svg_figure() as (axes, result):
+        axes.stairs(counts, edges, fill=True, color=BLUE)
+        axes.set(title="documents by length", xlabel="bytes of text", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    return unique_ids(result[0], "length")
+
+
+def language_bars(documents: Mapping[str, int]) -> str:
+    """Plot the documents of each language, the most frequent first; those after the eighth are
+    summed.
+    """
+    from matplotlib.ticker import EngFormatter
+
+    frequent = sorted(documents.items(), key=lambda item: -item[1])
+    bars = dict(frequent[:8])
+    if others := sum(number for _, number in frequent[8:]):
+        bars[f"{len(frequent) - 8} others"] = others
+    with svg_figure() as (axes, result):
+        axes.barh(range(len(bars)), list(bars.values()), color=ORANGE)
+        axes.set_yticks(range(len(bars)), list(bars))
+        axes.invert_yaxis()
+        axes.set(title="documents by language", xlabel="documents")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return unique_ids(result[0], "language")
 
 
 def compression_curve(points: Sequence[tuple[int, float]]) -> str:

@@ -20,6 +20,7 @@ DEMO = Path("recipes/demo_cpu.toml")
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     seen: list[tuple] = []
     monkeypatch.setattr(step_commands, "run_named_steps", lambda *given: seen.append(given))
+    monkeypatch.setattr(step_commands, "print_funnel", lambda paths: None)
     monkeypatch.setattr(rate_finder, "find_rate", lambda *given: seen.append(given))
     return seen
 
@@ -67,6 +68,7 @@ def test_other_steps_have_no_depth(calls):
 def test_pages_from_a_path_replace_those_of_the_recipe(calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("crawl").mkdir()
+    Path("crawl/a.html").touch()
     Path('c:\\é "b".jsonl').touch()
     given = ["--from", "crawl/", "--from", 'c:\\é "b".jsonl', "--set", "pages.paths=x"]
     done = CliRunner().invoke(app, ["data", "build", *given])
