@@ -90,7 +90,9 @@ def _sources(counts: list[dict[str, Any]]) -> Part | None:
         name = _cut(first["source"]) or f"{first['files']:,} other files"
         share = 100 * left[-1] / (first["documents_in"] or 1)
         rows.append({"name": name, "documents": [first["documents_in"], *left], "percent": share})
-    return {"steps": [row["step"] for row in counted], "rows": rows, "few": FEW_SOURCES}
+    named = sum(bool(source["source"]) for source in counted[0]["sources"])
+    steps = [row["step"] for row in counted]
+    return {"steps": steps, "rows": rows, "named": named, "few": FEW_SOURCES}
 
 
 def documents_shown(documents: Path, built: Path) -> Part | None:

@@ -120,7 +120,7 @@ def length_histogram(documents: Mapping[int, int]) -> str:
     Args:
         documents: exponent -> documents of 2^exponent bytes or more, but fewer than twice that.
     """
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator
 
     edges = [2.0**exponent for exponent in range(min(documents), max(documents) + 2)]
     counts = [documents.get(exponent, 0) for exponent in range(min(documents), max(documents) + 1)]
@@ -129,7 +129,7 @@ def length_histogram(documents: Mapping[int, int]) -> str:
         axes.set(title="documents by length", xlabel="bytes of text", xscale="log")
         axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.minorticks_off()
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     return unique_ids(result[0], "length")
 
@@ -145,7 +145,9 @@ def language_bars(documents: Mapping[str, int]) -> str:
     if others := sum(number for _, number in frequent[8:]):
         bars[f"{len(frequent) - 8} others"] = others
     with svg_figure() as (axes, result):
-        axes.barh(range(len(bars)), list(bars.values()), color=ORANGE)
+        drawn = axes.barh(range(len(bars)), list(bars.values()), color=ORANGE)
+        axes.bar_label(drawn, fmt="{:,.0f}", padding=3, color=GREY)
+        axes.margins(x=0.2)  # for the label of the longest bar
         axes.set_yticks(range(len(bars)), list(bars))
         axes.invert_yaxis()
         axes.set(title="documents by language", xlabel="documents")

@@ -1,11 +1,14 @@
 """Steps that compare documents, over a file: what is left, what is counted, what is cleaned up."""
 
+import numpy as np
 import pytest
 
 from data_pipeline.executors import scratch_documents
 from data_pipeline.executors.comparing_steps import (
+    CLUSTERS_FILE,
     COMPARING_STEPS,
     ComparingStep,
+    largest_clusters,
     only,
     run_comparing_step,
 )
@@ -86,3 +89,28 @@ def test_the_steps_of_the_pipeline_name_sections_of_the_settings():
 def test_positions_that_rise_choose_texts():
     assert list(only([], "abc")) == [None] * 3
     assert list(only([1, 2], "abc")) == [None, "b", "c"]
+
+
+def test_the_largest_clusters_come_first_and_show_few_urls():
+    firsts = np.array([0, 1, 2, 2, 1, 5, *[2] * 5, *np.repeat(np.arange(11, 25), 2)])
+    clusters = largest_clusters(firsts, map(str, range(len(firsts))))
+    assert [cluster["documents"] for cluster in clusters] == [7, *[2] * 9]
+    assert [cluster["urls"] for cluster in clusters[:4]] == [
+        ["2", "3", "6", "7", "8"],
+        ["1", "4"],
+        ["11", "12"],
+        ["13", "14"],
+    ]
+    assert largest_clusters(np.array([], dtype=np.int64), []) == []
+
+
+def test_near_duplicates_are_reported_as_clusters(tmp_path):
+    words = " ".join(f"word{n}" for n in range(200))
+    texts = ["another text", words, f"{words} and more", "and another one", f"so {words}"]
+    written = ScratchDocuments(tmp_path / "a")
+    written.write(Document("", text, "a", f"http://x/{n}") for n, text in enumerate(texts))
+    [step] = [step for step in COMPARING_STEPS if step.name == "near duplicates"]
+    reports = {}
+    run_comparing_step(step, written, DocumentSettings(num_processes=0), tmp_path, reports)
+    urls = [f"http://x/{n}" for n in (1, 2, 4)]
+    assert reports == {CLUSTERS_FILE: [{"documents": 3, "urls": urls}]}

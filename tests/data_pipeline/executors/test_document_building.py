@@ -130,6 +130,24 @@ def test_examples_and_seconds_of_each_step(warc, tmp_path):
     assert image == {"url": "http://x/image", "text": "\ufffdPNG"}
 
 
+def test_clusters_and_the_counts_of_several_files(warc, tmp_path):
+    write_warc(
+        tmp_path / "b.warc.gz", [html("http://y/0", story(30)), html("http://y/1", story(3))]
+    )
+    build_documents([warc, tmp_path / "b.warc.gz"], tmp_path / "documents", SETTINGS)
+    counts = read_counts(tmp_path / "documents")
+    for row in counts:
+        for way in ("documents_in", "documents_out"):
+            assert sum(source[way] for source in row["sources"]) == row[way]
+    assert counts[-1]["sources"] == [
+        {"source": "pages.warc.gz", "documents_in": 13, "documents_out": 12},
+        {"source": "b.warc.gz", "documents_in": 1, "documents_out": 1},
+    ]
+    assert read_json(tmp_path / "documents" / "clusters.json", "", "") == [
+        {"documents": 2, "urls": ["http://x/4", "http://x/near"]}
+    ]
+
+
 def test_batches_end_by_pages_and_by_bytes(monkeypatch):
     monkeypatch.setattr(document_building, "BATCH_PAGES", 3)
     monkeypatch.setattr(document_building, "BATCH_BYTES", 100)

@@ -2,7 +2,14 @@
 
 from hashlib import blake2b
 
-from data_pipeline.executors.step_counts import EXAMPLES, NAMED_PAGES, Examples, StepCount
+from data_pipeline.executors.step_counts import (
+    EXAMPLES,
+    NAMED_PAGES,
+    NAMED_SOURCES,
+    Examples,
+    StepCount,
+    finished_rows,
+)
 
 
 def numbers(examples):
@@ -56,3 +63,51 @@ def test_a_step_counts_reasons_names_and_examples():
     assert shown["kept"] == [{"url": "http://x/0", "text": "kept"}]
     assert shown["dropped"]["other"] == [{"url": "http://x/31", "text": "odd"}]
     assert len(shown["dropped"]["too short"]) == EXAMPLES
+
+
+def counted(*given):
+    """Two steps that drop the documents of the sources in lower case, and half of the rest."""
+    sources = {}
+    first, second = StepCount("first", sources), StepCount("second", sources)
+    for number, source in enumerate(given):
+        if source == source.lower():
+            first.dropped(1, "small", "", "", source=source)
+            continue
+        first.kept(1, 1, "", "", source)
+        if number % 2:
+            second.kept(1, 1, "", "", source)
+        else:
+            second.dropped(1, "even", "", "", "a problem", source)
+    return finished_rows([first, second])
+
+
+def test_the_largest_sources_are_counted_in_every_step():
+    first, second = counted("a", "B", "B", "B", "C", "C", "a")
+    assert first["sources"] == [
+        {"source": "B", "documents_in": 3, "documents_out": 3},
+        {"source": "a", "documents_in": 2, "documents_out": 0},
+        {"source": "C", "documents_in": 2, "documents_out": 2},
+    ]
+    assert [list(row.values()) for row in second["sources"]] == [
+        ["B", 3, 2],
+        ["a", 0, 0],
+        ["C", 2, 1],
+    ]
+    assert second["named"] == ["a problem"] * 2
+
+
+def test_many_sources_are_summed_after_the_first_twenty():
+    given = [f"N{number}" for number in range(30)] + ["LARGE"] * 2
+    for row, out in zip(counted(*given), (30 + 2, 15 + 1), strict=True):
+        assert len(row["sources"]) == NAMED_SOURCES + 1
+        assert [source["source"] for source in row["sources"][:3]] == ["LARGE", "N0", "N1"]
+        assert {key: row["sources"][-1][key] for key in ("source", "files")} == {
+            "source": "",
+            "files": 11,
+        }
+        assert sum(source["documents_out"] for source in row["sources"]) == out
+        assert sum(source["documents_in"] for source in row["sources"]) == 32
+
+
+def test_one_source_needs_no_counts_of_its_own():
+    assert all("sources" not in row for row in counted("A", "A", "A"))
