@@ -66,6 +66,21 @@ def test_documents_come_out_of_the_given_paths_alone(crawl: Path) -> None:
     assert documents() == sorted(map(story, range(2)))
 
 
+def test_the_funnel_is_printed_also_if_nothing_runs(crawl: Path) -> None:
+    build("build", "--from", "crawl")
+    for _ in range(2):
+        said = build("build", "--from", "crawl").splitlines()
+        [start] = [number for number, line in enumerate(said) if line.startswith("step  ")]
+        table = said[start:]
+        assert table[0].split() == ["step", "in", "out", "MB", "out", "s"]
+        cells = {line[:24].strip(): line[24:].split() for line in table[1:-1]}
+        assert cells["extract text"][:2] == ["4", "3"]
+        assert cells["near duplicates"][:3] == ["3", "3", "0.0"]
+        assert all(len(row) == 4 for row in cells.values()), "also the seconds"
+        assert table[-1] == "dropped: row has no text 1"
+        assert max(map(len, table)) <= 60
+
+
 def test_a_changed_new_or_deleted_file_of_a_folder_runs_the_step_again(crawl: Path) -> None:
     given = ("build", "--from", "crawl")
     build(*given)
