@@ -145,3 +145,8 @@ def test_the_examples_are_those_of_the_build_after_a_filter(folder: Path) -> Non
     shown = documents_shown(later, folder)
     assert shown["figures"]["documents"] == 3
     assert [cluster["size"] for cluster in shown["clusters"]] == [1234]
+    paths = RunPaths(folder.parent)
+    write_report(paths, {}, documents=later)
+    page = paths.report.read_text(encoding="utf-8")
+    assert sections(page) == ["funnel", "documents", "examples"]
+    assert "3 documents of" in page and "http://x/&lt;1&gt;" in page
