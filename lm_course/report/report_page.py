@@ -9,6 +9,7 @@ What this leaves out: figures of its own. Everything that it shows was written b
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lm_core.artifact_paths import RunPaths, atomic_file
 from lm_core.formats.documents import read_counts
 from lm_core.formats.metric_log import read_metrics
 from lm_core.progress import clock
+from lm_core.user_error import UserError
 from lm_course.error_lines import explain
 from lm_course.pipeline.step_failures import StepFailure
 from lm_course.report import documents_part, report_plots
@@ -117,7 +119,7 @@ def _part(anchor: str, title: str, kind: str | None = None, **shown: Any) -> Par
 
 def _cards(records: Records, documents: Path) -> list[dict[str, str]]:
     cards = []
-    if documents.exists():
+    with suppress(UserError, LookupError, TypeError):  # the funnel names what is wrong
         kept = read_counts(documents)[-1]["documents_out"]
         cards.append({"value": f"{kept:,}", "label": "documents kept"})
     for step, key, form, label in CARDS:

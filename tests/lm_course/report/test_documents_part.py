@@ -9,6 +9,7 @@ import pytest
 
 from lm_core.artifact_paths import RunPaths, write_json
 from lm_core.formats.documents import Document, write_documents
+from lm_core.user_error import UserError
 from lm_course.report.documents_part import documents_shown, examples, funnel
 from lm_course.report.report_page import write_report
 
@@ -136,6 +137,18 @@ def test_files_that_cannot_be_read_are_named_and_cost_only_what_they_show(
     assert sections(page) == ["funnel", "documents", "examples", "times"]
     for name in ("examples.json", "clusters.json", "documents"):
         assert f"{name}: cannot be read (" in page
+
+
+@pytest.mark.parametrize("contents", [None, "{", "{}", "[]", "[7]"])
+def test_damaged_counts_cost_the_parts_that_need_them(folder: Path, contents: str | None) -> None:
+    (folder / "counts.json").unlink()
+    if contents is not None:
+        (folder / "counts.json").write_text(contents)
+    with pytest.raises((UserError, LookupError, TypeError, ValueError)):
+        page_of(folder)
+    page = RunPaths(folder.parent).report.read_text(encoding="utf-8")
+    assert sections(page)[:2] == ["failures", "documents"]
+    assert "its part of this page could not be drawn" in page
 
 
 def test_the_examples_are_those_of_the_build_after_a_filter(folder: Path) -> None:
