@@ -79,6 +79,7 @@ def test_the_page_shows_all_of_it_escaped(folder: Path) -> None:
         "kept, 1 of 58 http://x/1 A <b>kept</b> text", "kept, 0 of 5",
     ):  # fmt: skip
         assert shown in text, shown
+    assert text.index("dropped: often") < text.index("dropped: rare"), "most frequent first"
     assert page.count("<svg") == 2
     assert page.count("<details><summary>") == 4, "examples are folded, three files are not"
     ids = re.findall(r'\bid="([^"]*)"', page)
