@@ -136,7 +136,10 @@ def test_a_changed_text_is_read_again_and_an_unchanged_one_is_not(
     ("settings", "line"),
     [
         (["text.path=gone.txt"], "gone.txt: no such text file or folder; give another with --set"),
-        (["text.dataset=nothing"], "no data set 'nothing'; the names are shakespeare, openai_tokenizers, tinystories"),
+        (
+            ["text.dataset=nothing"],
+            "no data set 'nothing'; the names are shakespeare, openai_tokenizers, tinystories",
+        ),
         (
             ["text.dataset="],
             "[text] names no text: give a file or folder with --set text.path=FILE",
