@@ -332,7 +332,7 @@ def test_calls_that_are_refused(implementation, a3_data, wrong):
             paths.append(paths[0].parent.parent / "c" / "a.txt")
             paths[-1].write_bytes(b"third")
         else:
-            folder = paths[0].parent.parent / "out" / ".." / "in"
+            folder, names = paths[0].parent.parent / "out" / ".." / "in", []
         before = a3_data.files_in(paths[0].parent)
         what = {
             "bands": "deduplicate_documents with 20 bands of 128 hashes",
