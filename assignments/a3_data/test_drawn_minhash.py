@@ -52,7 +52,7 @@ def signature_inputs(draw):
 
 
 WORDS = [
-    Space("a3_data.11", f"{NAME}normalize", arguments({"text": texts()}), draws=200),
+    Space("a3_data.11", f"{NAME}normalize", arguments({"text": texts()}), draws=120),
     Space(
         "a3_data.11",
         f"{NAME}shingle_hashes",
@@ -251,7 +251,7 @@ CLUSTERS = [
             ),
         ),
         call=duplicate_components,
-        draws=120,
+        draws=80,
     ),
     Space(
         "a3_data.14",
@@ -269,7 +269,7 @@ CLUSTERS = [
             }
         ),
         call=deduplicate_documents,
-        draws=100,
+        draws=60,
     ),
 ]
 

@@ -107,13 +107,13 @@ PAGES = [
         arguments({"calls": st.lists(calls_of_take_text, max_size=5)}),
         call=take_text,
     ),
-    Space("a3_data.1", f"{NAME}BlockCollector.join_row", rows(), call=join_row, draws=100),
+    Space("a3_data.1", f"{NAME}BlockCollector.join_row", rows(), call=join_row),
     Space(
-        "a3_data.1", f"{NAME}is_content", arguments({"blocks": blocks}), call=is_content, draws=200
+        "a3_data.1", f"{NAME}is_content", arguments({"blocks": blocks}), call=is_content, draws=100
     ),
     Space("a3_data.1", f"{NAME}join_blocks", arguments({"blocks": blocks}), call=join_blocks),
-    Space("a3_data.1", f"{NAME}extract_html_text", arguments({"html": pages}), draws=150),
-    Space("a3_data.1", f"{NAME}extract_text", payloads(), draws=80),
+    Space("a3_data.1", f"{NAME}extract_html_text", arguments({"html": pages}), draws=100),
+    Space("a3_data.1", f"{NAME}extract_text", payloads(), draws=60),
 ]  # fmt: skip
 
 
@@ -139,12 +139,12 @@ def texts_of_languages(draw):
 
 
 @cache
-def model_path(module):
-    return module.language_model_path()
+def identifier(module):
+    return module.LanguageIdentifier(module.language_model_path())
 
 
 def identify(module, text, most):
-    found = module.LanguageIdentifier(model_path(module)).identify(text, most)
+    found = identifier(module).identify(text, most)
     return found.code, Within(float(found.confidence), 1e-5, 1e-6), found.confidence <= 1
 
 
