@@ -11,7 +11,7 @@ more than a number that is masked for nothing, so whatever has the form of such 
   were constants. Only 2**31, 2**32 and 2**33 and the numbers one below them (2147483647), which are
   common in texts on computers, stay, unless they have a country code or separators.
 - IPv6 (RFC 4291), also compressed or with an embedded IPv4 address. Slices, scopes and hardware
-  addresses share its form, so some addresses stay: see `_names_a_host`.
+  addresses share its form, so some addresses stay: see `names_a_host`.
 - Cards (13 to 19 digits; ISO/IEC 7812) and IBANs (ISO 13616) have check digits. They are masked
   only if these are right, and the issuer or the country is known.
 
@@ -40,7 +40,7 @@ EMAIL = re.compile(
 PHONE = re.compile(
     r"(?=[(+1-9])(?<![\w.+-])(?:"
     r"(?:\+?1[ .-]?)?(?:\([2-9]\d{2}\)[ .-]?|[2-9]\d{2}[ .-])\d{3}[ .-]\d{4}(?![\w-]|\.\d)"
-    r"|\+1[ .-]?[2-9]\d{9}(?!\w)"
+    r"|\+1[ .-]?[2-9]\d{9}(?![\w-]|\.\d)"
     r"|(?:1[ .-])?(?!214748364[78]|429496729[56]|858993459[12])"  # 2**31, 2**32, 2**33
     r"[2-9]\d{9}(?![\w-]|\.\d))"
 )
@@ -130,7 +130,7 @@ def is_ipv6(address: str) -> bool:
     return len(groups) <= 7 if gap else len(groups) == 8
 
 
-def _names_a_host(address: str) -> bool:
+def names_a_host(address: str) -> bool:
     """Return whether a valid IPv6 address is meant as one.
 
     Eight groups are, except eight of two characters: 00:1b:44:ff:fe:11:3a:b7 is a hardware address
@@ -162,7 +162,7 @@ def _ipv6_spans(text: str) -> Iterator[tuple[int, int]]:
         start += text[start] == ":" and not text.startswith("::", start)
         end -= text[end - 1] == ":" and not text.endswith("::", start, end)
         address = text[start:end]
-        if is_ipv6(address) and _names_a_host(address):
+        if is_ipv6(address) and names_a_host(address):
             yield start, end
 
 

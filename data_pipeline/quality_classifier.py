@@ -95,7 +95,7 @@ def prepare_text(text: str, max_characters: int = 20_000) -> str:
     'page 0 log _ in : _ _ label _ _ good !'
     """
     text = text[:max_characters].encode("utf-8", "replace").decode("utf-8").lower()
-    return " ".join("0" if word[0].isdigit() else word for word in WORD.findall(text))
+    return " ".join("0" if word[0].isdecimal() else word for word in WORD.findall(text))
 
 
 def training_lines(examples: Sequence[tuple[str, str]], settings: TrainingSettings) -> list[str]:
