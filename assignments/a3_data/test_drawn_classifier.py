@@ -74,7 +74,7 @@ SPACES = [
         "a3_data.5",
         f"{NAME}prepare_text",
         arguments({"text": any_text, "max_characters": limits}),
-        draws=160,
+        draws=90,
     ),
     Space(
         "a3_data.5",
@@ -87,7 +87,7 @@ SPACES = [
             }
         ),
         call=training_lines,
-        draws=100,
+        draws=60,
     ),
     Space(
         "a3_data.5",
@@ -109,7 +109,7 @@ SPACES = [
         f"{NAME}clamped",
         arguments({"probability": st.floats(-2, 3)}),
     ),
-    Space("a3_data.5", f"{NAME}pick_threshold", held_out(), view=exact, draws=120),
+    Space("a3_data.5", f"{NAME}pick_threshold", held_out(), view=exact, draws=70),
 ]
 
 test_as_the_reference, test_contracts = drawn_checks(SPACES)

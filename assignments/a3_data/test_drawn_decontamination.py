@@ -115,7 +115,7 @@ SPACES = [
         "a3_data.17",
         f"{NAME}normalized_words",
         arguments({"text": st.one_of(texts(), sentences())}),
-        draws=120,
+        draws=70,
     ),
     Space(
         "a3_data.17",
@@ -134,7 +134,7 @@ SPACES = [
         "a3_data.17", f"{NAME}EvaluationIndex.__init__", searches(), call=call_index, draws=50
     ),
     Space(
-        "a3_data.17", f"{NAME}EvaluationIndex.contaminations", searches(), call=call_index, draws=80
+        "a3_data.17", f"{NAME}EvaluationIndex.contaminations", searches(), call=call_index, draws=50
     ),
     Space(
         "a3_data.17",
@@ -148,7 +148,7 @@ SPACES = [
         call=common_ngrams,
     ),
     Space(
-        "a3_data.17", f"{NAME}clean_pieces", documents_to_cut(), call=clean_pieces, draws=120
+        "a3_data.17", f"{NAME}clean_pieces", documents_to_cut(), call=clean_pieces, draws=70
     ),
 ]  # fmt: skip
 

@@ -137,14 +137,14 @@ EXACT = [
         f"{NAME}drop_repeated_lines",
         counts_of_lines(),
         call=drop_repeated_lines,
-        draws=100,
+        draws=60,
     ),
     Space(
         "a3_data.9",
         f"{NAME}drop_repeated_paragraphs",
         paragraphs(),
         call=drop_repeated_paragraphs,
-        draws=80,
+        draws=50,
     ),
     Space(
         "a3_data.9",
@@ -225,7 +225,7 @@ BLOOM = [
         ),
         call=filled,
         oracle=filled_oracle,
-        draws=80,
+        draws=50,
     ),
 ]
 

@@ -52,7 +52,7 @@ def signature_inputs(draw):
 
 
 WORDS = [
-    Space("a3_data.11", f"{NAME}normalize", arguments({"text": texts()}), draws=120),
+    Space("a3_data.11", f"{NAME}normalize", arguments({"text": texts()}), draws=70),
     Space(
         "a3_data.11",
         f"{NAME}shingle_hashes",
@@ -251,7 +251,7 @@ CLUSTERS = [
             ),
         ),
         call=duplicate_components,
-        draws=80,
+        draws=50,
     ),
     Space(
         "a3_data.14",

@@ -80,9 +80,9 @@ WEIGHTS = [
         "a3_data.18",
         f"{NAME}apportion",
         arguments({"total": amounts, "weights": weights()}),
-        draws=120,
+        draws=70,
     ),
-    Space("a3_data.18", f"{NAME}budget_per_source", budgets(), draws=120),
+    Space("a3_data.18", f"{NAME}budget_per_source", budgets(), draws=70),
     Space(
         "a3_data.18",
         f"{NAME}documents_served",
@@ -223,10 +223,10 @@ def call_reweighted(module, sizes, counts, seed, positions):
 
 
 ORDERS = [
-    Space("a3_data.19", f"{NAME}epoch_order", epochs(), call=call_epoch, view=sorted),
-    Space("a3_data.19", f"{NAME}MixedOrder.items_from", mixes(), call=call_mix),
-    Space("a3_data.19", f"{NAME}MixedOrder.served_before", mixes(), call=call_served),
-    Space("a3_data.19", f"{NAME}MixedOrder.reweighted", mixes(), call=call_reweighted),
+    Space("a3_data.19", f"{NAME}epoch_order", epochs(), call=call_epoch, view=sorted, draws=30),
+    Space("a3_data.19", f"{NAME}MixedOrder.items_from", mixes(), call=call_mix, draws=30),
+    Space("a3_data.19", f"{NAME}MixedOrder.served_before", mixes(), call=call_served, draws=30),
+    Space("a3_data.19", f"{NAME}MixedOrder.reweighted", mixes(), call=call_reweighted, draws=30),
 ]
 
 test_as_the_reference, test_contracts = drawn_checks([*WEIGHTS, *ORDERS])

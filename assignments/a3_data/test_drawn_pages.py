@@ -109,10 +109,10 @@ PAGES = [
     ),
     Space("a3_data.1", f"{NAME}BlockCollector.join_row", rows(), call=join_row),
     Space(
-        "a3_data.1", f"{NAME}is_content", arguments({"blocks": blocks}), call=is_content, draws=100
+        "a3_data.1", f"{NAME}is_content", arguments({"blocks": blocks}), call=is_content, draws=60
     ),
     Space("a3_data.1", f"{NAME}join_blocks", arguments({"blocks": blocks}), call=join_blocks),
-    Space("a3_data.1", f"{NAME}extract_html_text", arguments({"html": pages}), draws=100),
+    Space("a3_data.1", f"{NAME}extract_html_text", arguments({"html": pages}), draws=60),
     Space("a3_data.1", f"{NAME}extract_text", payloads(), draws=60),
 ]  # fmt: skip
 

@@ -210,20 +210,20 @@ def ibans(draw):
     return written if kind else draw(st.sampled_from(["AB12 ", "DE89 ", ""])) + written
 
 
-def masking(task, name, data, draws=120):
+def masking(task, name, data, draws=70):
     space = arguments({"text": texts(data, masks)})
     return Space(task, f"{NAME}{name}", space, view=list, draws=draws)
 
 
 SPACES = [
     masking("a3_data.6", "mask_emails", emails),
-    masking("a3_data.6", "mask_phone_numbers", phones, draws=160),
+    masking("a3_data.6", "mask_phone_numbers", phones, draws=90),
     Space(
         "a3_data.7",
         f"{NAME}is_ipv6",
         arguments({"address": st.one_of(ipv6(), st.text("012af:.", max_size=20), ipv4)}),
         oracle=accepted,
-        draws=120,
+        draws=70,
     ),
     masking("a3_data.7", "mask_ips", st.one_of(ipv6(), ipv4, ipv4_right)),
     Space(
@@ -235,20 +235,20 @@ SPACES = [
         "a3_data.8",
         f"{NAME}is_card_number",
         arguments({"digits": st.one_of(card_numbers(), card_numbers(), cards())}),
-        draws=100,
+        draws=60,
     ),
     Space(
         "a3_data.8",
         f"{NAME}is_written_card",
         arguments({"written": st.one_of(card_numbers(), cards(), cards())}),
-        draws=100,
+        draws=60,
     ),
     masking("a3_data.8", "mask_payment_cards", cards()),
     Space(
         "a3_data.8",
         f"{NAME}is_iban",
         arguments({"compact": st.one_of(compact_ibans(), compact_ibans(), ibans())}),
-        draws=100,
+        draws=60,
     ),
     masking("a3_data.8", "mask_ibans", ibans()),
 ]

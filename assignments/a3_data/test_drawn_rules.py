@@ -119,13 +119,13 @@ QUALITY = [
             }
         ),
         call=first_failed_rule,
-        draws=120,
+        draws=70,
     ),
     Space(
         "a3_data.3",
         f"{NAME}passes_gopher",
         arguments({"text": pages([each[:2] for each in BOUNDS.values()])}),
-        draws=80,
+        draws=50,
     ),
 ]
 
@@ -149,7 +149,7 @@ REPETITION = [
         ngrams,
         view=close,
         oracle=top_share,
-        draws=100,
+        draws=60,
     ),
     Space(
         "a3_data.4",
@@ -157,7 +157,7 @@ REPETITION = [
         ngrams,
         view=close,
         oracle=duplicate_share,
-        draws=100,
+        draws=60,
     ),
     Space(
         "a3_data.4",

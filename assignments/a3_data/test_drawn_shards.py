@@ -60,14 +60,14 @@ def encode(module, text, special_tokens):
 
 
 SPACES = [
-    Space("a3_data.20", f"{NAME}split_of", ids(), draws=120),
+    Space("a3_data.20", f"{NAME}split_of", ids(), draws=70),
     Space("a3_data.20", f"{NAME}split_documents", folders(), call=calling("split_documents")),
     Space("a3_data.20", f"{NAME}used_documents", folders(), call=calling("used_documents")),
     Space(
         "a3_data.20",
         f"{NAME}plain_parts",
         arguments({"text": texts, "special_tokens": specials}),
-        draws=120,
+        draws=70,
     ),
     Space(
         "a3_data.20",

@@ -96,7 +96,7 @@ SPACES = [
         arguments({"ids": ids()}),
         view=plain,
         oracle=lambda ids: array_of(sorted_suffixes(ids.tolist())),
-        draws=100,
+        draws=60,
     ),
     Space(
         "a3_data.15",
@@ -104,7 +104,7 @@ SPACES = [
         ids().map(suffix_inputs),
         view=plain,
         oracle=lambda ids, suffixes: array_of(prefixes_of(ids.tolist(), suffixes.tolist())),
-        draws=100,
+        draws=60,
     ),
     Space(
         "a3_data.16",
@@ -118,13 +118,13 @@ SPACES = [
         ),
         call=call_spans,
         oracle=right_spans,
-        draws=120,
+        draws=70,
     ),
     Space(
         "a3_data.16",
         f"{NAME}drop_repeated_spans",
         arguments({"texts": texts(), "min_words": st.integers(1, 4)}),
-        draws=100,
+        draws=60,
     ),
 ]
 
