@@ -155,10 +155,14 @@ TITLE = "of a short run that links follow, the last block is the title of the li
         (
             [p("x" * 100, 0.6), p("x" * 100, 0.61)],
             [True, False],
-            "40 characters outside the links make a block no menu",
+            "a block with 40 characters outside its links is not a menu",
         ),
         ([p("x" * 40), p("y", 1.0), p("x" * 39)], [True, False, False], "40 characters are long"),
-        ([p("x" * 30 + " " * 20), p(LONG, 1.0), p(LONG)], [False, False, True], "strip the text"),
+        (
+            [p("x" * 30 + " " * 20), p(LONG, 1.0), p(LONG)],
+            [False, False, True],
+            "a text is measured without the white space around it",
+        ),
         ([], [], "no blocks"),
     ],
     ids=[
