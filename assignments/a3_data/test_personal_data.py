@@ -249,6 +249,7 @@ def test_ipv6_addresses_are_masked(implementation, a3_data, address):
     for text, expected in [
         (f"host {address}, {address}.", f"host {IP_MASK}, {IP_MASK}."),
         (f"[{address}]:80 {before}{address}/64", f"[{IP_MASK}]:80 {before}{IP_MASK}/64"),
+        (f"xfe80::1, {address} {address}", f"xfe80::1, {IP_MASK} {IP_MASK}"),
     ]:
         causes = {
             "an embedded IPv4 address is part of the IPv6 address, and counts once": (
