@@ -23,7 +23,7 @@ def prefixes_of(ids: Sequence[int], suffixes: Sequence[int]) -> list[int]:
 def spans_of(
     documents: Sequence[Sequence[int]], length: int, overlapping: bool = False
 ) -> list[list[tuple[int, int]]]:
-    """What repeats cover: a window is one if an equal window ended before it begins."""
+    """Mark what repeats cover: a window is one if an equal window ended before it begins."""
     covered: list[set[int]] = [set() for _ in documents]
     earliest: dict[tuple[int, ...], tuple[int, int]] = {}
     for number, document in enumerate(documents):

@@ -160,7 +160,7 @@ def check_sequence(items, sizes, what):
     for item in items:
         source, document, epoch = item
         check_equal(epoch, served[source] // sizes[source], f"the epoch of {item} in {what}")
-        check_true(0 <= document < sizes[source], f"{what}: {item} is no document of {sizes}")
+        check_true(0 <= document < sizes[source], f"{what}: {item} is not a document of {sizes}")
         check_true(item not in seen, f"{what}: {item} comes twice in one epoch")
         served[source] += 1
         seen.add(item)

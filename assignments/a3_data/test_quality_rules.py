@@ -92,7 +92,7 @@ def test_the_share_of_words_with_a_letter(implementation, a3_data):
         "one letter is enough: x2 and end. count": 3 / 10,
         "each word counts as often as it occurs": 4 / 6,
         "letters of any script are letters": 5 / 10,
-        "digits are no letters": 9 / 10,
+        "digits are not letters": 9 / 10,
     }
     a3_data.close(share(counts), 6 / 10, 1e-12, 0, f"alphabetic_word_share({counts})", causes)
     a3_data.close(share(Counter()), 0.0, 1e-12, 0, "alphabetic_word_share without words")
@@ -272,7 +272,7 @@ def test_the_share_of_duplicate_ngrams(implementation, monkeypatch, a3_data, cas
     causes = {
         "a word in two of the n-grams is counted once":
             sum(len(word) for gram in later for word in gram) / characters,
-        "the first of equal n-grams is no duplicate": top_share(words, n),
+        "the first of equal n-grams is not a duplicate": top_share(words, n),
         "this is the share of n-grams, not of characters": len(later) / max(len(grams), 1),
     }  # fmt: skip
     function = written_by_hand(implementation, monkeypatch, "duplicate_ngram_character_share")
