@@ -14,9 +14,10 @@ MODULE = "data_pipeline.mixing"
         ({"english": 900, "korean": 100}, 0.5, {"english": 81 / 82, "korean": 1 / 82}),
         ({"a": 7, "b": 5000, "c": 1}, float("inf"), {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}),
         ({"a": 10**15, "b": 10**15}, 0.01, {"a": 0.5, "b": 0.5}),
+        ({"b": 1, "a": 10**15}, 0.01, {"b": 0.0, "a": 1.0}),
         ({}, 2, {}),
     ],
-    ids=["one", "two", "half", "infinity", "near-zero", "no-source"],
+    ids=["one", "two", "half", "infinity", "near-zero", "smallest-first", "no-source"],
 )
 def test_weights_of_a_temperature(implementation, a3_data, sizes, temperature, expected):
     what = f"temperature_weights({sizes}, {temperature})"

@@ -136,6 +136,18 @@ def test_a_share_of_the_training_split(implementation, a3_data, share, expected)
     a3_data.expect(short(got), expected, f"used_documents with training_share={share}", causes)
 
 
+def test_a_part_that_is_used_is_not_whole(implementation, a3_data):
+    """The text is cut for the validation split; all that is left of it is used."""
+    got = split(
+        implementation, ["ab"], "used_documents",
+        validation_share=0.5, held_out="end", training_share=0.5,
+    )  # fmt: skip
+    expected = [("train", "a", False), ("validation", "b", True)]
+    causes = {"the part was cut for the validation split already": [(*part[:2], True) for part in
+                                                                    expected]}  # fmt: skip
+    a3_data.expect(short(got), expected, "used_documents of a text of two characters", causes)
+
+
 @pytest.mark.parametrize(
     ("text", "special", "expected"),
     [

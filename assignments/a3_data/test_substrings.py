@@ -74,6 +74,29 @@ def test_long_repeats_take_little_memory_and_time(implementation, a3_data, kind)
 
 
 @pytest.mark.task("a3_data.15")
+def test_a_text_of_70_000_ids(implementation, a3_data):
+    """Each suffix is less than the next: by its first id, or the rank of the suffix behind it."""
+    ids = np.random.default_rng(4).integers(0, 2, 70_000)
+    got = a3_data.array(implementation(MODULE).suffix_array(ids), "suffix_array of 70,000 ids")
+    starts = np.sort(got)
+    a3_data.true(
+        np.array_equal(starts, np.arange(70_000)),
+        "suffix_array of 70,000 ids: each start occurs once",
+        {"got": starts},
+    )
+    ranks = np.append(np.argsort(got), -1)  # the empty suffix is the smallest
+    one, other = got[:-1], got[1:]
+    first, second = ids[one] - ids[other], ranks[one + 1] - ranks[other + 1]
+    wrong = np.flatnonzero((first > 0) | ((first == 0) & (second > 0)))
+    a3_data.true(
+        not len(wrong),
+        "suffix_array of 70,000 ids: these neighbors are in the wrong order; do products of ranks "
+        "overflow? Use int64",
+        {"places": wrong[:5], "how many": len(wrong)},
+    )
+
+
+@pytest.mark.task("a3_data.15")
 @parametrized
 def test_common_prefixes_of_neighbors(implementation, a3_data, ids):
     suffixes = np.array(sorted_suffixes(ids), dtype=np.int64)

@@ -1,6 +1,7 @@
 """`lm data ablate` on forty small pages: what each variant is trained on, and what is kept."""
 
 import re
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,8 +90,10 @@ def ablate(recipe: Path, *more: str) -> str:
     from io import StringIO
 
     chosen = ["--leave-out", "near duplicates", "--leave-out", "quality-rules"]
+    handler = signal.getsignal(signal.SIGINT)  # which a command takes, also in a fixture
     with redirect_stdout(StringIO()) as printed:
         main(["data", "ablate", str(recipe), *chosen, "--seeds", "1", "--held-out", "0.2", *more])
+    signal.signal(signal.SIGINT, handler)
     return printed.getvalue()
 
 
