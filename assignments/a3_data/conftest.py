@@ -41,11 +41,13 @@ class StepCounter:
 
     def __init__(self, limit: float = float("inf")) -> None:
         self.steps = 0
+        self.stopped = False  # the containment reads it: Python then ends the tracing by itself
         self._limit = limit
 
     def _trace(self, frame: Any, event: str, argument: Any) -> Callable[..., Any]:
         self.steps += 1
         if self.steps > self._limit:
+            self.stopped = True
             raise TooMuchWork
         return self._trace
 

@@ -29,10 +29,20 @@ OWN_REASONS = tuple(os.sep + name for name in ("platform.py", "uuid.py", f"ctype
 TRACEBACKS = ("traceback.py", "warnings.py")
 FILES_OF_OTHERS = ("numpy", f"torch{os.sep}serialization.py")  # they write for a caller
 STACK = {"tb_frame", "gi_frame", "cr_frame", "ag_frame"}
+current_tracer = sys.gettrace  # kept here: the code under test may replace that of `sys`
 
 
 class ForbiddenAct(PermissionError):
     """The exception that refuses an act; the grader knows of the act without it."""
+
+
+def is_stopped_by_a_check() -> bool:
+    """Return whether a check that counts steps has just stopped the code: then Python itself ends
+    the tracing, in the frame of that code. The counter says so by its attribute `stopped`.
+
+    The code under test cannot pass for one: it would have to call sys.settrace first.
+    """
+    return getattr(getattr(current_tracer(), "__self__", None), "stopped", False) is True
 
 
 class ActsWatch:
@@ -187,7 +197,7 @@ class ActsWatch:
     def _simple(self, words: str) -> Callable[..., None]:
         def judge(frame: FrameType, arguments: tuple[Any, ...]) -> None:
             asking = self._asks(frame)
-            if asking is not None:
+            if asking is not None and not is_stopped_by_a_check():
                 self._refuse(words, asking)
 
         return judge

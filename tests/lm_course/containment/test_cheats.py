@@ -177,6 +177,42 @@ def test_a_forbidden_act_in_one_check_costs_the_whole_task(toy_course) -> None:
     assert "0/4     0/2  not allowed" in screen
 
 
+COUNTED = """
+class TooMuch(BaseException):
+    pass
+
+
+class Counter:
+    stopped = False
+
+    def trace(self, frame, event, argument):
+        self.stopped = True
+        raise TooMuch
+
+
+@pytest.mark.task("t1.2")
+def test_steps(implementation):
+    count_letters = implementation(COUNTING).count_letters
+    counter = Counter()
+    sys.settrace(counter.trace)
+    try:
+        count_letters("abca")
+    except TooMuch:
+        pass
+    check_equal(counter.stopped, False, "whether count_letters was stopped")
+"""
+
+
+def test_slow_code_that_a_check_stops_is_not_accused(toy_course) -> None:
+    """Python ends the tracing in the frame of the code that is stopped."""
+    suite = toy_course.SUITE.replace("import pytest\n", "import sys\n\nimport pytest\n", 1)
+    toy_course.write("assignments/t1/test_counting.py", suite + COUNTED)
+    toy_course.hand_in(toy_course.REFERENCE)
+    screen, tasks, _ = toy_course.check("--task=t1.2")
+    assert tasks["t1.2"]["status"] == "failing", screen
+    assert "whether count_letters was stopped" in screen
+
+
 LEGITIMATE = '''
 import collections, contextlib, dataclasses, functools, inspect, io, json, linecache, logging
 import multiprocessing, tempfile, threading, traceback, typing, warnings
