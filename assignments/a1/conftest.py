@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import regex
 
+from lm_course.containment.step_counter import StepCounter
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import Causes, check_equal, check_raises, likely_cause, shown
 
@@ -127,45 +129,6 @@ def encode(
     return ids
 
 
-class TooMuchWork(BaseException):
-    """The error that stops code with too many steps; `except Exception` does not catch it."""
-
-
-class StepCounter:
-    """A counter of the work of Python code: lines run, calls made, C functions called.
-
-    Use it as a context manager. You can read `steps` while it counts. It stops the counted code
-    after `limit` steps, so that a failing check is quick too; read `steps` afterwards.
-    """
-
-    def __init__(self, limit: float = float("inf")) -> None:
-        self.steps = 0
-        self.stopped = False  # the containment reads it: Python then ends the tracing by itself
-        self._limit = limit
-
-    def _trace(self, frame: Any, event: str, argument: Any) -> Callable[..., Any]:
-        self.steps += 1
-        if self.steps > self._limit:
-            self.stopped = True
-            raise TooMuchWork
-        return self._trace
-
-    def _profile(self, frame: Any, event: str, argument: Any) -> None:
-        self.steps += event == "c_call"
-
-    def __enter__(self) -> "StepCounter":
-        self._before = sys.gettrace(), sys.getprofile()
-        sys.setprofile(self._profile)
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *error: object) -> bool:
-        trace, profile = self._before
-        sys.settrace(trace)
-        sys.setprofile(profile)
-        return bool(error) and error[0] is TooMuchWork
-
-
 def expect(got: Any, expected: Any, sentence: str, causes: Causes | None = None) -> None:
     """Fail with `sentence` unless both are equal and of one type.
 
@@ -244,7 +207,7 @@ def a1() -> Iterator[SimpleNamespace]:
         GPT2=GPT2,
         GPT4=GPT4,
         CORPUS=CORPUS,
-        StepCounter=StepCounter,
+        StepCounter=partial(StepCounter, c_calls=True),
         count_pairs=count_pairs,
         dict_of=dict_of,
         encode=encode,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lm_course.containment.step_counter import StepCounter
 from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import (
     Causes,
@@ -27,38 +28,6 @@ from lm_course.grading.comparisons import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the strategies beside it
-
-
-class TooMuchWork(BaseException):
-    """The error that stops code with too many steps; `except Exception` does not catch it."""
-
-
-class StepCounter:
-    """A counter of the lines of Python that run and the functions that are called.
-
-    Use it as a context manager. It stops the counted code after `limit` steps.
-    """
-
-    def __init__(self, limit: float = float("inf")) -> None:
-        self.steps = 0
-        self.stopped = False  # the containment reads it: Python then ends the tracing by itself
-        self._limit = limit
-
-    def _trace(self, frame: Any, event: str, argument: Any) -> Callable[..., Any]:
-        self.steps += 1
-        if self.steps > self._limit:
-            self.stopped = True
-            raise TooMuchWork
-        return self._trace
-
-    def __enter__(self) -> "StepCounter":
-        self._before = sys.gettrace()
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *error: object) -> bool:
-        sys.settrace(self._before)
-        return bool(error) and error[0] is TooMuchWork
 
 
 def array(got: Any, what: str) -> np.ndarray:
