@@ -76,6 +76,11 @@ class ComparingStep:
     function: Callable[[Texts, Any, Surroundings], Iterator[str | None]]
     is_on: Callable[[Any], bool] = lambda settings: True
 
+    @property
+    def setting(self) -> str:
+        """Name for the user of what decides which documents are dropped."""
+        return f"documents.{self.settings_key}"
+
 
 def without_repeated_lines(
     texts: Texts, settings: ExactDedupSettings, surroundings: Surroundings

@@ -61,15 +61,7 @@ EXAMPLES_FILE = "examples.json"
 EXECUTORS = {"local": LocalExecutor, "ray": RayExecutor}
 OPTIONAL_STEPS = [step.name for step in (*PAGE_STEPS[1:], *COMPARING_STEPS)]  # all but extraction
 Pages = Iterable[tuple[Page | LostPage, str]]  # each with the name of its file
-SETTING_OF_STEP = {
-    "identify language": "documents.language.languages",
-    "quality rules": "documents.quality",
-    "quality classifier": "documents.quality_classifier.threshold",
-    "harmful text": "documents.harmful.max_probability",
-    "drop repeated lines": "documents.exact_dedup",
-    "drop repeated paragraphs": "documents.exact_dedup",
-    "decontaminate": "documents.decontamination",
-}  # for the message that a step dropped everything
+SETTING_OF_STEP = {step.name: step.setting for step in (*PAGE_STEPS, *COMPARING_STEPS)}
 
 
 class DocumentSettings(Settings):
@@ -212,8 +204,8 @@ def check_not_empty(counts: Iterable[StepCount]) -> None:
             failures = sum(n for reason, n in row["dropped"].items() if reason.startswith(FAILED))
             if failures == row["documents_in"]:
                 raise RuntimeError(f"the code fails on all {failures} pages; the first is {named}")
-            setting = SETTING_OF_STEP.get(row["step"], "documents")
-            advice = f"the first of them is {named}" if named else f"change the setting {setting}"
+            setting = f"change the setting {SETTING_OF_STEP[row['step']]}"
+            advice = f"the first of them is {named}" if named else setting
             raise UserError(
                 f"no document is left: the step '{row['step']}' dropped all "
                 f"{row['documents_in']} that reached it ({listed}); {advice}"

@@ -28,6 +28,7 @@ from data_pipeline.quality_classifier import (
     HarmfulSettings,
     failed_harmful_rule,
     failed_quality_rule,
+    harmful_probability,
 )
 from data_pipeline.rule_sets.rule_verdicts import (
     RuleSettings,
@@ -76,12 +77,19 @@ class PageStep:
         settings_key: the field of DocumentSettings that `start` gets; "" for none.
         start: called once in each worker; returns the function of a page.
         is_on: whether its section asks for the step.
+        decided_by: the field of its section that decides which pages are dropped; "" for several.
     """
 
     name: str
     settings_key: str
     start: Callable[[Any], Judge]
     is_on: Callable[[Any], bool] = lambda settings: True
+    decided_by: str = ""
+
+    @property
+    def setting(self) -> str:
+        """Name for the user of what decides which pages are dropped."""
+        return ".".join(filter(None, ["documents", self.settings_key, self.decided_by]))
 
     def section(self, settings: Settings) -> Any:
         """Return the step's section of a DocumentSettings."""
@@ -128,6 +136,8 @@ def _start_classifier(settings: ClassifierSettings) -> Judge:
 
 
 def _start_harmful(settings: HarmfulSettings) -> Judge:
+    for kind in settings.kinds:
+        harmful_probability("", kind)  # loads the model: one that cannot be read is named at once
     return lambda page: failed_harmful_rule(page.text, settings)
 
 
@@ -141,12 +151,22 @@ def _start_masks(_: None) -> Judge:
 
 PAGE_STEPS = (
     PageStep("extract text", "extractor", _start_extraction),
-    PageStep("identify language", "language", _start_language),
+    PageStep("identify language", "language", _start_language, decided_by="languages"),
     PageStep("quality rules", "quality", _start_quality),
     PageStep(
-        "quality classifier", "quality_classifier", _start_classifier, lambda s: bool(s.model)
+        "quality classifier",
+        "quality_classifier",
+        _start_classifier,
+        lambda settings: bool(settings.model),
+        "threshold",
     ),
-    PageStep("harmful text", "harmful", _start_harmful, lambda s: bool(s.kinds)),
+    PageStep(
+        "harmful text",
+        "harmful",
+        _start_harmful,
+        lambda settings: bool(settings.kinds),
+        "max_probability",
+    ),
     PageStep("mask personal data", "", _start_masks),
 )
 

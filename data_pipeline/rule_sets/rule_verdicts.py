@@ -118,8 +118,10 @@ def first_broken_rule(text: str, settings: RuleSettings) -> str | None:
 
 def text_of_kept_lines(text: str, settings: RuleSettings) -> str:
     """Return what the rules keep of a document's text: all of it, or, if `settings.rules` has "c4",
-    the lines that C4 keeps.
+    the lines that C4 keeps, with a blank line between paragraphs.
     """
     if "c4" not in settings.rules:
         return text
-    return "\n".join(keep_c4_lines(TextStatistics(text).lines, settings.c4).lines)
+    paragraphs = (paragraph.split("\n") for paragraph in TextStatistics(text).paragraphs)
+    kept = (keep_c4_lines(lines, settings.c4).lines for lines in paragraphs)
+    return "\n\n".join("\n".join(lines) for lines in kept if lines)

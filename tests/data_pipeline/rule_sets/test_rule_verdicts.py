@@ -76,6 +76,7 @@ def test_a_rule_that_was_not_measured_gives_no_verdict():
 
 
 def test_only_c4_shortens_a_text():
-    text = f"Menu\n\n  {SENTENCE}\n"
+    text = f"Menu\n\n  {SENTENCE}\nHome\n{SENTENCE}\n \n\nMore\n\n{SENTENCE}[1]"
     assert text_of_kept_lines(text, RuleSettings()) == text
-    assert text_of_kept_lines(text, RuleSettings(rules=["c4"])) == SENTENCE
+    kept = f"{SENTENCE}\n{SENTENCE}\n\n{SENTENCE}"
+    assert text_of_kept_lines(text, RuleSettings(rules=["c4"])) == kept, "paragraphs stay apart"
