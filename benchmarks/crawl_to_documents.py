@@ -41,14 +41,12 @@ def run_ours(files: list[Path], folder: Path) -> int:
     settings = DocumentSettings.model_validate(
         {"num_processes": WORKERS, "minhash": {"num_hashes": 112, "threshold": 0.8}}
     )
-    counts = build_documents(files, folder / "documents", settings)
+    counts = build_documents(files, folder / "documents", settings).counts
     return counts[-1]["documents_out"]
 
 
-def run_datatrove(files: list[Path], folder: Path) -> int:
-    """Run datatrove's chain, and return how many documents it keeps."""
-    import datatrove.utils.lid
-    from datatrove.executor import LocalPipelineExecutor
+def datatrove_steps(crawl: Path, folder: Path) -> dict[str, tuple[list, int]]:
+    """Return datatrove's chain: the pipeline and the number of tasks of each step by its name."""
     from datatrove.pipeline.dedup import (
         MinhashDedupBuckets,
         MinhashDedupCluster,
@@ -61,6 +59,35 @@ def run_datatrove(files: list[Path], folder: Path) -> int:
     from datatrove.pipeline.readers import JsonlReader, WarcReader
     from datatrove.pipeline.writers import JsonlWriter
 
+    config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+    names = ("filtered", "documents", "signatures", "buckets", "ids")
+    filtered, documents, signatures, buckets, ids = (str(folder / name) for name in names)
+    pages_to_texts = [
+        WarcReader(str(crawl), glob_pattern="*.warc.gz"),
+        Trafilatura(),
+        LanguageFilter(languages=["en"], language_threshold=0.4),
+        GopherQualityFilter(),
+        JsonlWriter(filtered),
+    ]
+    signing = [JsonlReader(filtered), MinhashDedupSignature(signatures, config=config)]
+    bucketing = [MinhashDedupBuckets(signatures, buckets, config=config)]
+    clustering = [MinhashDedupCluster(buckets, ids, config=config)]
+    dropping = [JsonlReader(filtered), MinhashDedupFilter(ids), JsonlWriter(documents)]
+    return {
+        "filter": (pages_to_texts, WORKERS),
+        "signatures": (signing, WORKERS),
+        "buckets": (bucketing, config.num_buckets),
+        "clusters": (clustering, 1),
+        "result": (dropping, WORKERS),
+    }
+
+
+def run_datatrove(files: list[Path], folder: Path) -> int:
+    """Run datatrove's chain, and return how many documents it keeps."""
+    import datatrove.utils.lid
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import JsonlReader
+
     from data_pipeline.language_id import language_model_path
 
     datatrove.utils.lid.cached_asset_path_or_download = lambda *_, **__: str(language_model_path())
@@ -68,53 +95,12 @@ def run_datatrove(files: list[Path], folder: Path) -> int:
     crawl.mkdir(parents=True)
     for number, file in enumerate(files):
         shutil.copy(file, crawl / f"{number:03}.warc.gz")
-
-    def step(name: str, pipeline: list, tasks: int = WORKERS) -> None:
+    for name, (pipeline, tasks) in datatrove_steps(crawl, folder).items():
+        logs = str(folder / "logs" / name)
         LocalPipelineExecutor(
-            pipeline=pipeline,
-            tasks=tasks,
-            workers=WORKERS,
-            logging_dir=str(folder / "logs" / name),
-            start_method="fork",
+            pipeline=pipeline, tasks=tasks, workers=WORKERS, logging_dir=logs, start_method="fork"
         ).run()
-
-    config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
-    filtered, minhash = str(folder / "filtered"), folder / "minhash"
-    step(
-        "filter",
-        [
-            WarcReader(str(crawl), glob_pattern="*.warc.gz"),
-            Trafilatura(),
-            LanguageFilter(languages=["en"], language_threshold=0.4),
-            GopherQualityFilter(),
-            JsonlWriter(filtered),
-        ],
-    )
-    signatures, buckets, ids = (str(minhash / name) for name in ("signatures", "buckets", "ids"))
-    step(
-        "signatures",
-        [JsonlReader(filtered), MinhashDedupSignature(output_folder=signatures, config=config)],
-    )
-    step(
-        "buckets",
-        [MinhashDedupBuckets(input_folder=signatures, output_folder=buckets, config=config)],
-        tasks=config.num_buckets,
-    )
-    step(
-        "clusters",
-        [MinhashDedupCluster(input_folder=buckets, output_folder=ids, config=config)],
-        tasks=1,
-    )
-    step(
-        "result",
-        [
-            JsonlReader(filtered),
-            MinhashDedupFilter(input_folder=ids),
-            JsonlWriter(str(folder / "documents")),
-        ],
-    )
-    reader = JsonlReader(str(folder / "documents"))
-    return sum(1 for _ in reader.run())
+    return sum(1 for _ in JsonlReader(str(folder / "documents")).run())
 
 
 RUNS = {"ours": run_ours, "datatrove": run_datatrove}
