@@ -19,6 +19,7 @@ from data_pipeline.downloads.http_download import (
     hash_of_first_download,
     say_on_stderr,
 )
+from data_pipeline.downloads.listed_files import LISTING, listed_files
 from data_pipeline.downloads.registered_sets import DataSet, RegisteredFile
 from lm_core.artifact_paths import atomic_file, file_sha256
 from lm_core.user_error import UserError
@@ -57,10 +58,29 @@ def fetch_data_set(
     Raises:
         UserError: a file cannot be downloaded, or is not what it should be.
     """
+    data_set = _with_files(data_set, folder, patience, say)
     return [
         _fetch(file, path, patience, say)
         for file, path in zip(data_set.files, data_set.paths(folder), strict=True)
     ]
+
+
+def is_downloaded(data_set: DataSet, folder: Path) -> bool:
+    """Return whether all files of a data set are in the folder of all data sets, unchecked."""
+    if data_set.listing and not (folder / data_set.name / LISTING).is_file():
+        return False
+    data_set = _with_files(data_set, folder, PATIENCE, say_on_stderr)
+    return all(path.is_file() for path in data_set.paths(folder))
+
+
+def _with_files(
+    data_set: DataSet, folder: Path, patience: Patience, say: Callable[[str], None]
+) -> DataSet:
+    """Return the data set with the files that its publisher lists."""
+    if not data_set.listing:
+        return data_set
+    files = listed_files(data_set, folder / data_set.name, patience, say)
+    return data_set._replace(files=files)
 
 
 def _fetch(

@@ -3,11 +3,16 @@
 A checksum is given only if somebody has computed it from the file. Where none is given,
 `lm data get` keeps that of the first download beside the file (see `data_set_files.py`).
 
-What this leaves out: data sets in formats other than text files.
+Besides those of the list, `wikipedia_` and the code of a language names an edition of Wikipedia,
+and a URL names the data set of its one file, such as a segment of Common Crawl.
+
+What this leaves out: data sets that one must log in for.
 """
 
+import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from lm_core.user_error import UserError
 
@@ -36,14 +41,17 @@ class DataSet(NamedTuple):
         title: what it is, in one line.
         licence: under which it is published.
         files: in the order in which they are read.
-        is_text: whether it is text for training, which `text.dataset` may name.
+        use: "text" for training, which `text.dataset` may name; "pages" for `lm data build`;
+            "vocabularies" to compare tokenizers with.
+        listing: URL of the list of its files, if they are not known before; see `listed_files.py`.
     """
 
     name: str
     title: str
     licence: str
     files: tuple[RegisteredFile, ...]
-    is_text: bool = True
+    use: Literal["text", "pages", "vocabularies"] = "text"
+    listing: str = ""
 
     def paths(self, folder: Path) -> tuple[Path, ...]:
         """Return where its files are, below the folder of all data sets."""
@@ -51,7 +59,12 @@ class DataSet(NamedTuple):
 
 
 OPENAI = "https://openaipublic.blob.core.windows.net/encodings"
-TINY_STORIES = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main"
+HUB = "https://huggingface.co"
+TINY_STORIES = f"{HUB}/datasets/roneneldan/TinyStories/resolve/main"
+FINEWEB_EDU = f"{HUB}/datasets/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT"
+WIKIPEDIA_DUMP = "20231101"
+WIKIPEDIA = f"{HUB}/api/datasets/wikimedia/wikipedia/tree/main/{WIKIPEDIA_DUMP}"
+WIKIPEDIA_NAME = re.compile(r"wikipedia_([a-z]+(?:-[a-z]+)*)")
 
 DATA_SETS = {
     data_set.name: data_set
@@ -90,7 +103,15 @@ DATA_SETS = {
                     3_613_922,
                 ),
             ),
-            is_text=False,
+            use="vocabularies",
+        ),
+        DataSet(
+            "fineweb_edu",
+            "pages that teach (Penedo et al., 2024): the first of 14 files of the sample of 10 "
+            "billion tokens, about 2.2 GB",
+            "ODC-By 1.0",
+            (RegisteredFile("000_00000.parquet", (f"{FINEWEB_EDU}/000_00000.parquet",)),),
+            use="pages",
         ),
         DataSet(
             "tinystories",
@@ -112,7 +133,35 @@ DATA_SETS = {
 
 
 def data_set_named(name: str) -> DataSet:
-    """Return the data set of this name; UserError lists the names if there is none."""
+    """Return the data set of this name or URL; UserError lists the names if there is none."""
+    if "://" in name:
+        return data_set_at(name)
+    if wikipedia := WIKIPEDIA_NAME.fullmatch(name):
+        language = wikipedia[1]
+        title = f'articles of Wikipedia in the language "{language}", as of {WIKIPEDIA_DUMP}'
+        return DataSet(name, title, "CC BY-SA 4.0", (), "pages", f"{WIKIPEDIA}.{language}")
     if name not in DATA_SETS:
-        raise UserError(f"no data set {name!r}; the names are {', '.join(DATA_SETS)}")
+        names = ", ".join([*DATA_SETS, "wikipedia_LANGUAGE (such as wikipedia_ko)", "or a URL"])
+        raise UserError(f"no data set {name!r}; the names are {names}")
     return DATA_SETS[name]
+
+
+def data_set_at(url: str) -> DataSet:
+    """Return the data set whose one file is at a URL; its name is the host and the path.
+
+    Raises:
+        UserError: the URL is not of HTTP, or its path does not name a file.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{url}: expected a URL that begins with https:// or http://")
+    *folders, file = unquote(parts.path).split("/")
+    steps = [step for step in folders if step]
+    if not file or parts.query or any(step in (".", "..") for step in [*steps, file]):
+        raise UserError(
+            f"{url}: expected a URL that ends with the name of a file, without '?'; "
+            "download it yourself, and give the file to `lm data build --from`"
+        )
+    name = "/".join([parts.hostname, *steps])
+    title, licence = f"the file {file}", "see the page of whoever publishes it"
+    return DataSet(name, title, licence, (RegisteredFile(file, (url,)),), "pages")

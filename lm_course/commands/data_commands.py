@@ -17,15 +17,23 @@ def print_data_sets() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from data_pipeline.downloads.registered_sets import DATA_SETS
+    from data_pipeline.downloads.data_set_files import is_downloaded
+    from data_pipeline.downloads.registered_sets import DATA_SETS, data_set_named
     from lm_course.locations import data_folder, shown
 
     table = Table("name", "contents", "licence", "where", box=None, pad_edge=False)
-    for data_set in DATA_SETS.values():
-        is_there = all(path.is_file() for path in data_set.paths(data_folder()))
+    editions = sorted(path.name for path in data_folder().glob("wikipedia_*") if path.is_dir())
+    wikipedia = [data_set_named(name) for name in editions or ["wikipedia_ko"]]
+    for data_set in [*DATA_SETS.values(), *wikipedia]:
+        is_there = is_downloaded(data_set, data_folder())
         where = shown(data_folder() / data_set.name) if is_there else "not downloaded"
         table.add_row(data_set.name, data_set.title, data_set.licence, where)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(
+        "wikipedia_ and the code of another language gets its edition; a URL gets the file there.",
+        style="dim",
+    )
 
 
 def get_data_set(name: str) -> None:
@@ -36,15 +44,18 @@ def get_data_set(name: str) -> None:
     from lm_course.pipeline.run_lock import run_lock
 
     data_set = data_set_named(name)
-    with run_lock(data_folder() / name, f"the environment variable {DATA_VARIABLE}"):
+    with run_lock(data_folder() / data_set.name, f"the environment variable {DATA_VARIABLE}"):
         fetched = fetch_data_set(data_set, data_folder())
     for path, was_there, checked in fetched:
         how = "was there" if was_there else "downloaded"
         sums = shown(path.with_name(SUMS))
         check = "checksum right" if checked else f"no checksum was known; recorded in {sums}"
         print(f"{shown(path)}: {path.stat().st_size / 1e6:,.1f} MB, {how}, {check}")
-    use = f"; in a recipe: --set text.dataset={name}" if data_set.is_text else ""
-    print(f"licence: {data_set.licence}{use}")
+    uses = {
+        "text": f"; in a recipe: --set text.dataset={name}",
+        "pages": f"; `lm data build --from {shown(data_folder() / data_set.name)}` reads it",
+    }
+    print(f"licence: {data_set.licence}{uses.get(data_set.use, '')}")
 
 
 def print_verdicts(recipe: Path, overrides: list[str] | None) -> None:
@@ -139,7 +150,8 @@ def register(app: typer.Typer) -> None:
     @app.command("get")
     def get(
         name: Annotated[
-            str | None, typer.Argument(help="The data set; by default, list them all.")
+            str | None,
+            typer.Argument(help="The data set, or the URL of a file; by default, list them all."),
         ] = None,
     ) -> None:
         """Download a data set into data/, or into the folder that LM_DATA names.

@@ -22,7 +22,7 @@ def own_text_files(sections: Mapping[str, Any]) -> dict[str, tuple[Path, ...]]:
         return {"text": settings.paths}
     if settings.dataset:
         data_set = data_set_named(settings.dataset)
-        if not data_set.is_text:
+        if data_set.use != "text":
             raise UserError(
                 f"text.dataset={settings.dataset}: not a text for training, but {data_set.title}; "
                 "`lm data get` lists the others"

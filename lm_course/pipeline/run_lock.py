@@ -27,7 +27,7 @@ def run_lock(folder: Path, another_folder: str) -> Iterator[None]:
 
     Raises UserError at once if another process holds the lock.
     """
-    new_parent = not folder.parent.exists()
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE, mode=0o666)  # a folder may have two users
     try:
@@ -43,6 +43,6 @@ def run_lock(folder: Path, another_folder: str) -> Iterator[None]:
         lock.release()
         if [path.name for path in folder.iterdir()] == [LOCK_FILE]:
             shutil.rmtree(folder, ignore_errors=True)
-            if new_parent:
-                with suppress(OSError):  # not empty: another run has begun
-                    folder.parent.rmdir()
+            with suppress(OSError):  # not empty: another run has begun
+                for parent in new_parents:
+                    parent.rmdir()

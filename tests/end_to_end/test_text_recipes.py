@@ -138,11 +138,16 @@ def test_a_changed_text_is_read_again_and_an_unchanged_one_is_not(
         (["text.path=gone.txt"], "gone.txt: no such text file or folder; give another with --set"),
         (
             ["text.dataset=nothing"],
-            "no data set 'nothing'; the names are shakespeare, openai_tokenizers, tinystories",
+            "no data set 'nothing'; the names are shakespeare, openai_tokenizers, fineweb_edu, "
+            "tinystories, wikipedia_LANGUAGE (such as wikipedia_ko), or a URL",
         ),
         (
             ["text.dataset="],
             "[text] names no text: give a file or folder with --set text.path=FILE",
+        ),
+        (
+            ["text.dataset=fineweb_edu"],
+            "text.dataset=fineweb_edu: not a text for training, but pages that teach",
         ),
         ([], "data/shakespeare/input.txt: no such file; run `lm data get shakespeare`, or give a"),
         (["tokenizer.vocab_size=300"], 'vocab_size has no effect with kind = "characters"'),
