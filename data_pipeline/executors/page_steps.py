@@ -130,7 +130,7 @@ def _start_quality(settings: RuleSettings) -> Judge:
 
 
 def _start_classifier(settings: ClassifierSettings) -> Judge:
-    model = load_classifier(Path(settings.model), [settings.keep_label])
+    model = load_classifier(Path(settings.model).expanduser(), [settings.keep_label])
 
     return lambda page: failed_quality_rule(model, page.text, settings)
 

@@ -28,8 +28,8 @@ from lm_course.competition.entries import Entry, prompts_of
 from lm_course.competition.recipe_text import recipe_text
 from lm_course.interrupts import Interrupts
 from lm_course.locations import in_home
-from lm_course.pipeline.recipe_runner import is_ready, read_record
 from lm_course.pipeline.step_failures import read_failure
+from lm_course.pipeline.step_records import is_ready, read_record
 
 STEPS = ["text", "tokenizer", "shards", "pretrain", "samples"]
 TIMED_STEPS = 30

@@ -15,9 +15,9 @@ from lm_core.user_error import UserError
 from lm_course.locations import in_home
 from lm_course.pipeline.plan import plan
 from lm_course.pipeline.recipe import Recipe
-from lm_course.pipeline.recipe_runner import check_input
 from lm_course.pipeline.run_lock import run_lock
 from lm_course.pipeline.step_catalogue import named
+from lm_course.pipeline.step_records import check_input
 from training.runs.learning_rate_finder import RangeTest, find_learning_rate
 
 RESULT = "learning_rate_finder.json"

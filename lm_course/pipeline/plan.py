@@ -24,6 +24,7 @@ class PlannedStep:
         inputs: artifact -> files.
         outputs: artifact -> files.
         users_own: the output files that belong to the user.
+        reads_files: the user's own files that decide the result besides the inputs.
         only_looks: see Step.
     """
 
@@ -33,6 +34,7 @@ class PlannedStep:
     inputs: Mapping[str, tuple[Path, ...]]
     outputs: Mapping[str, tuple[Path, ...]]
     users_own: frozenset[Path] = frozenset()
+    reads_files: tuple[Path, ...] = ()
     only_looks: bool = False
 
     @property
@@ -99,6 +101,7 @@ def plan(steps: Sequence[Step], sections: Mapping[str, Settings], root: Path) ->
                 inputs={artifact: files[artifact] for artifact in read},
                 outputs=outputs,
                 users_own=frozenset(path for paths in own.values() for path in paths),
+                reads_files=step.reads_files(declared),
                 only_looks=step.only_looks(declared),
             )
         )

@@ -121,6 +121,8 @@ class Step:
         reads_all: whether it may read the results of all steps before it.
         users_own: artifact -> the user's own files that replace it, found from the declared
             sections; they are checked, and never removed.
+        reads_files: the user's own files that the sections name and that decide the result besides
+            the artifacts, such as a classifier.
         only_looks: whether it only looks at what the user gave, as the sections say. The command of
             a step that needs it then runs it, too.
     """
@@ -137,6 +139,7 @@ class Step:
     writes: tuple[str, ...] = ()
     reads_all: bool = False
     users_own: Callable[[Mapping[str, Settings]], dict[str, tuple[Path, ...]]] = _nothing
+    reads_files: Callable[[Mapping[str, Settings]], tuple[Path, ...]] = lambda sections: ()
     only_looks: Callable[[Mapping[str, Settings]], bool] = lambda sections: False
 
     @property

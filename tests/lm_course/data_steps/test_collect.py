@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from lm_core.formats.documents import read_counts, read_documents
 from lm_core.user_error import UserError
 from lm_course.cli import app
-from lm_course.pipeline import recipe_runner
+from lm_course.pipeline import step_records
 from lm_course.pipeline.step_failures import StepsFailed
 
 pytest.importorskip("fasttext")
@@ -106,7 +106,7 @@ def test_a_file_that_may_not_be_read_costs_that_file(
         return refused
 
     monkeypatch.setattr(Path, "open", refusing(Path.open))
-    monkeypatch.setattr(recipe_runner, "file_sha256", refusing(recipe_runner.file_sha256))
+    monkeypatch.setattr(step_records, "file_sha256", refusing(step_records.file_sha256))
     assert "2 of 4 pages kept" in build("build", "--from", "crawl")
     first, _ = read_counts(Path("runs/demo/documents"))[0]["named"]
     assert first == "a.html: cannot be read (Permission denied)"

@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from data_pipeline.executors.document_building import DocumentSettings
 from lm_core.artifact_paths import RunPaths
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from lm_course.interrupts import Interrupts
 from lm_course.pipeline import recipe_runner
 from lm_course.pipeline.plan import plan, steps_to_run
-from lm_course.pipeline.recipe_runner import fingerprint, read_record, run_recipe
+from lm_course.pipeline.recipe_runner import run_recipe
 from lm_course.pipeline.step import Step, StepContext
 from lm_course.pipeline.step_catalogue import load_steps
 from lm_course.pipeline.step_failures import StepsFailed, read_failure
+from lm_course.pipeline.step_records import fingerprint, read_record
 from tokenizer_bpe.merge_training import TokenizerSettings
 
 
@@ -131,6 +133,35 @@ def test_the_digit_rule_is_a_setting_that_decides_the_tokenizer(tmp_path: Path) 
 def test_an_output_that_comes_out_the_same_stops_the_chain(runner: TwoSteps) -> None:
     runner.run()
     assert runner.run(force=("numbers",)) == ["numbers"]
+
+
+def test_a_changed_classifier_or_evaluation_set_runs_the_step_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = replace(load_steps()["documents"], reads=(), reads_sections=())
+    names = ("quality.bin", "toxic.bin", "exam.jsonl", "language.ftz")
+    quality, toxic, exam, language = files = [tmp_path / name for name in names]
+    monkeypatch.setenv("LM_TOXIC_MODEL", str(toxic))
+    monkeypatch.setenv("LM_LANGUAGE_MODEL", str(language))
+    settings = {
+        "quality_classifier": {"model": str(quality)},
+        "harmful": {"kinds": ["toxic"]},
+        "decontamination": {"evaluation_sets": {"exam": str(exam)}},
+    }
+    recipe = SimpleNamespace(sections={"documents": DocumentSettings.model_validate(settings)})
+
+    def now() -> str:
+        (planned,) = plan([step], recipe.sections, tmp_path)
+        return fingerprint(planned, recipe, RunPaths(tmp_path), code={})
+
+    found = [now()]  # without any of the files: the step will say which is missing
+    for content in ("one", "two"):
+        for file in files:
+            file.write_text(content)
+            found.append(now())
+    assert len(set(found)) == len(found) == 9
+    quality.write_text("two")
+    assert now() == found[-1], "the contents decide, not the time"
 
 
 def test_changed_code_runs_the_step(runner: TwoSteps) -> None:
