@@ -1,4 +1,4 @@
-"""What a step's last success has left: its record, and whether that still holds.
+"""The record of a step's last success, and the test whether it still holds.
 
 A step's fingerprint is the hash of its sections of the recipe, of the code that it uses, of the
 outputs of the steps that it reads, and of the user's files that the sections name.
