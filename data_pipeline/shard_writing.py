@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -67,6 +67,7 @@ class ShardSettings(Settings):
     training_share: float = Field(default=1.0, gt=0, le=1)
     tokens_per_file: int = Field(default=2**24, ge=1)
     num_processes: int = Field(default=2, ge=1)
+    without_effect: ClassVar[frozenset[str]] = frozenset({"num_processes"})
     mixing: MixingSettings | None = None
 
     @model_validator(mode="after")

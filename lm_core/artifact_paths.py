@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import IO, Any
 
 from lm_core.user_error import UserError
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a file name that is not UTF-8
 TEMPORARY_PREFIX = ".unfinished-"
 
 
@@ -214,10 +216,12 @@ def file_sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` atomically as indented JSON. NaN and infinity are not JSON, so are refused."""
+    """Write `value` atomically as indented JSON. NaN and infinity are not JSON, so are refused. A
+    file name that is not UTF-8 is read back as it was.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_file(path, "w") as file:
-        file.write(text + "\n")
+        file.write(LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def read_json(path: Path, what: str, make_it: str, next_step: str = "") -> Any:

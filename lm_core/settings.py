@@ -10,7 +10,7 @@ import copy
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import pydantic
 
@@ -23,6 +23,7 @@ class Settings(pydantic.BaseModel):
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+    without_effect: ClassVar[frozenset[str]] = frozenset()  # fields that do not change any result
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)

@@ -40,6 +40,7 @@ from lm_core.formats.documents import Document
 from lm_core.settings import Settings
 
 CLUSTERS_FILE = "clusters.json"
+FEWEST_WORDS = "quality.min_words"  # of a text that lost a part
 SHOWN_CLUSTERS, SHOWN_URLS = 10, 5  # in that file: the largest, and the first of each
 
 
@@ -68,6 +69,7 @@ class ComparingStep:
         function: (texts, its section, surroundings) -> for each text, the text that is left, or
             None.
         is_on: whether its section asks for the step.
+        decided_by: the setting that decides what is dropped, if it is in another section.
     """
 
     name: str
@@ -75,11 +77,12 @@ class ComparingStep:
     reason: str
     function: Callable[[Texts, Any, Surroundings], Iterator[str | None]]
     is_on: Callable[[Any], bool] = lambda settings: True
+    decided_by: str = ""
 
     @property
     def setting(self) -> str:
         """Name for the user of what decides which documents are dropped."""
-        return f"documents.{self.settings_key}"
+        return f"documents.{self.decided_by or self.settings_key}"
 
 
 def without_repeated_lines(
@@ -103,9 +106,13 @@ def without_repeated_paragraphs(
 
 
 def _if_long_enough(shortened: str, text: str, surroundings: Surroundings) -> str | None:
-    """Return the text, unless something was dropped from it and too few words are left."""
-    is_long = len(shortened.split()) >= surroundings.settings.quality.min_words
-    return shortened if is_long or shortened == text else None
+    """Return the text, unless something was dropped from it and too few words are left for the
+    quality rules.
+    """
+    settings = surroundings.settings
+    if shortened == text or "quality rules" in settings.leave_out:
+        return shortened or None
+    return shortened if len(shortened.split()) >= settings.quality.min_words else None
 
 
 def without_copies(
@@ -191,7 +198,11 @@ def only(positions: Iterable[int], texts: Iterable[str]) -> Iterator[str | None]
 
 COMPARING_STEPS = (
     ComparingStep(
-        "drop repeated lines", "exact_dedup", "too short without them", without_repeated_lines
+        "drop repeated lines",
+        "exact_dedup",
+        "too short without them",
+        without_repeated_lines,
+        decided_by=FEWEST_WORDS,
     ),
     ComparingStep(
         "drop repeated paragraphs",
@@ -199,6 +210,7 @@ COMPARING_STEPS = (
         "too short without them",
         without_repeated_paragraphs,
         lambda settings: settings.paragraphs,
+        FEWEST_WORDS,
     ),
     ComparingStep("exact duplicates", "exact_dedup", "same text", without_copies),
     ComparingStep("near duplicates", "minhash", "similar text", without_near_duplicates),
@@ -208,6 +220,7 @@ COMPARING_STEPS = (
         "too short without them",
         without_repeated_substrings,
         lambda settings: settings.enabled,
+        FEWEST_WORDS,
     ),
     ComparingStep(
         "decontaminate",

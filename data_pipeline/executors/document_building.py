@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -106,6 +106,7 @@ class DocumentSettings(Settings):
     num_processes: int = Field(default=2, ge=0)
     executor: Literal["local", "ray"] = "local"
     leave_out: list[str] = Field(default_factory=list)
+    without_effect: ClassVar[frozenset[str]] = frozenset({"num_processes", "executor"})
 
     @field_validator("leave_out")
     @classmethod
@@ -114,6 +115,13 @@ class DocumentSettings(Settings):
             if name not in OPTIONAL_STEPS:
                 raise UserError(f"no step {name!r}; expected some of {', '.join(OPTIONAL_STEPS)}")
         return names
+
+    @field_validator("minhash")
+    @classmethod
+    def _bands_fit(cls, given: MinHashSettings) -> MinHashSettings:
+        if given.num_bands and given.num_hashes % given.num_bands:
+            raise UserError(f"num_bands: expected a divisor of num_hashes, {given.num_hashes}")
+        return given
 
 
 class BuiltDocuments(NamedTuple):
@@ -265,11 +273,11 @@ def build_from_pages(
         ValueError: the language model is missing, an evaluation set cannot be read, or no document
             is left.
     """
-    if settings.decontamination.evaluation_sets:
+    comparing = comparing_steps_of(settings)
+    if any(step.name == "decontaminate" for step in comparing):
         index_of_files(settings.decontamination)  # a set that cannot be read is named at once
     sources: dict[str, int] = {}
     counts = [StepCount(step.name, sources) for step in page_steps_of(settings)]
-    comparing = comparing_steps_of(settings)
     reports: dict[str, Any] = {}
     with scratch_folder(out_folder) as folder:
         documents = ScratchDocuments(folder / "pages.arrow")

@@ -223,7 +223,9 @@ class PageProcessor:
     def __init__(self, settings: Settings) -> None:
         self.max_bytes: int = settings.max_page_bytes
         self.max_seconds: float = settings.max_page_seconds
-        self.judges = [step.start(step.section(settings)) for step in page_steps_of(settings)]
+        steps = page_steps_of(settings)
+        self.judges = [step.start(step.section(settings)) for step in steps]
+        self.masks_examples = any(step.start is _start_masks for step in steps)
 
     def __call__(self, page_and_source: tuple[Page | LostPage, str]) -> PageOutcome:
         """Run a page through the steps until one drops it, and catch errors that it causes, except
@@ -249,7 +251,7 @@ class PageProcessor:
         except Exception as error:
             kind = type(error).__name__
             reason, problem = f"{FAILED} ({kind})", f"{source}: {page.url}: {_described(error)}"
-        start = (state.text or _decoded_start(page.payload))[:EXAMPLE_CHARACTERS]
+        start = self._start(state.text or _decoded_start(page.payload))
         document = None
         if not reason:
             scores = dict(state.scores)
@@ -266,6 +268,18 @@ class PageProcessor:
             state.language,
             state.measures,
         )
+
+    def _start(self, text: str) -> str:
+        """Return the start of a text for the examples, also of a page that was dropped before its
+        personal data were masked.
+        """
+        if not self.masks_examples:
+            return text[:EXAMPLE_CHARACTERS]
+        try:
+            masked, _ = mask_personal_data(text[: 2 * EXAMPLE_CHARACTERS])
+        except Exception:  # counted for the pages that reach the step
+            return ""
+        return masked[:EXAMPLE_CHARACTERS]
 
     def _run_steps(self, state: PageText, sizes: list[int], seconds: list[float]) -> str:
         """Run the steps, and append to `sizes` the number of bytes that each step passes on, and to

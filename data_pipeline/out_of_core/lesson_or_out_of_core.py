@@ -1,13 +1,13 @@
 """The choice between two searches for near duplicates with the same result: the lesson, which holds
 everything in memory, and `duplicate_clusters`, which is compiled and works on disk.
 
-The compiled code takes seconds to compile once on a new machine, so it is worthwhile for many
-documents only. If a learner's own `minhash_dedup.py` replaces the lesson, its functions are used
-for any number of documents.
+The compiled code takes seconds to compile once on a new machine, so it is worthwhile for many or
+long documents only. If a learner's own `minhash_dedup.py` replaces the lesson, its functions are
+used for any number of documents.
 """
 
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from data_pipeline.minhash_dedup import (
 )
 from lm_core.stand_ins import stand_in_files
 
-COMPILED_FROM_DOCUMENTS = 5_000
+COMPILED_FROM_DOCUMENTS, COMPILED_FROM_CHARACTERS = 5_000, 50_000_000
 
 
 def near_duplicate_clusters(
@@ -35,10 +35,14 @@ def near_duplicate_clusters(
     """
     rest = iter(texts)
     own_lesson = any(path.name == "minhash_dedup.py" for path in stand_in_files("data_pipeline"))
-    few = list(islice(rest, None if own_lesson else COMPILED_FROM_DOCUMENTS))
-    if own_lesson or len(few) < COMPILED_FROM_DOCUMENTS:
-        sets = [shingle_hashes(normalize(text), settings.ngram_words) for text in few]
-        return np.array(duplicate_components(sets, settings), dtype=np.int64)
-    from data_pipeline.out_of_core.duplicate_clusters import duplicate_clusters
+    few, size = [], 0
+    for text in rest:
+        few.append(text)
+        size += len(text)
+        many = len(few) >= COMPILED_FROM_DOCUMENTS or size >= COMPILED_FROM_CHARACTERS
+        if many and not own_lesson:
+            from data_pipeline.out_of_core.duplicate_clusters import duplicate_clusters
 
-    return duplicate_clusters(chain(few, rest), settings, scratch_folder, num_processes)
+            return duplicate_clusters(chain(few, rest), settings, scratch_folder, num_processes)
+    sets = [shingle_hashes(normalize(text), settings.ngram_words) for text in few]
+    return np.array(duplicate_components(sets, settings), dtype=np.int64)

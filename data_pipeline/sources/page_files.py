@@ -26,6 +26,7 @@ from lm_core.user_error import UserError
 
 UNREADABLE, REST_LOST = "unreadable file", "rest of a damaged file"
 FIRST_BYTES = 1024
+JSON_LINE_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]*+\{[ \t]*+\"")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.")  # of an object store; one letter is a drive
 CRAWL_START = re.compile(rb"WARC/\d|filedesc://")
 HTML_START = re.compile(
@@ -95,27 +96,36 @@ def page_files(paths: Sequence[Path]) -> list[PageFile]:
     """Return the files to read: those given, and those of the given folders that are of a known
     kind, in the order of names.
 
+    If two files of different folders have the same name below them, the names of all files begin
+    with that of the given folder, or, if that does not help, are their whole paths.
+
     What a folder has but cannot be read, such as a broken symbolic link, is among them, so that it
     is counted.
 
     Raises:
         UserError: a path does not exist, or a folder holds no file of a known kind.
     """
-    files: list[PageFile] = []
+    found: list[tuple[Path, PageFile]] = []  # the folder, and the file
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises if it may not look)
             inside = _files_below(path)
             if not inside:
                 raise UserError(f"{path}: no page in this folder; expected {EXPECTED}")
-            files += inside
+            found += [(Path(path).absolute(), file) for file in inside]
         elif os.path.lexists(path):
-            files.append(PageFile(path, _shown(path.name)))
+            found.append((Path(path).absolute().parent, PageFile(path, _shown(path.name))))
         else:
             raise UserError(
                 f"{path}: no such file or folder; correct pages.paths in the recipe, or give "
                 "another with `lm data build --from PATH`"
             )
-    return files
+    names = [file.name for _, file in found]
+    num_files = len({file.path.absolute() for _, file in found})
+    if len(set(names)) < num_files:
+        names = [f"{_shown(folder.name)}/{file.name}" for folder, file in found]
+    if len(set(names)) < num_files:
+        names = [f"{_shown(folder.as_posix())}/{file.name}" for folder, file in found]
+    return [PageFile(file.path, name) for (_, file), name in zip(found, names, strict=True)]
 
 
 def _files_below(folder: Path) -> list[PageFile]:
@@ -216,7 +226,7 @@ def read_pages(file: PageFile, max_bytes: int, keys: RowKeys) -> Iterator[Page |
         start = _first_bytes(file.path)
         if BINARY_BYTES.search(start):
             raise UserError(f"{file.path}: begins with {start[:8]!r}; expected {EXPECTED}")
-        reader = _read_text
+        reader = _read_json_lines if _bare_name(file.path).suffix == ".json" else _read_text
     if status.st_size == 0 and reader is not _read_crawl:
         raise UserError(f"{file.path}: the file is empty")
     yield from reader(file, max_bytes, keys)
@@ -273,14 +283,19 @@ def _recognized(path: Path) -> Reader | None:
     """Return the reader for a file by its name, or else by its first bytes; None for other files,
     and for those of other names that cannot be read.
     """
-    whole = Path(path.name.lower())
-    name = Path(whole.stem) if whole.suffix in OPENERS else whole
+    name = _bare_name(path)
     if name.suffix in READERS:
         return READERS[name.suffix]
     try:
         return _recognized_by_contents(path)
     except UserError:  # C4 names its JSON lines so
         return _read_json_lines if name.suffix == ".json" else None
+
+
+def _bare_name(path: Path) -> Path:
+    """Return a file's name in lower case, without the ending of packed files."""
+    whole = Path(path.name.lower())
+    return Path(whole.stem) if whole.suffix in OPENERS else whole
 
 
 def _recognized_by_contents(path: Path) -> Reader | None:
@@ -292,7 +307,7 @@ def _recognized_by_contents(path: Path) -> Reader | None:
     if HTML_START.match(start):
         return _read_html
     line, line_end, _ = start.partition(b"\n")
-    if line.startswith(b'{"') and (line.rstrip().endswith(b"}") or not line_end):
+    if JSON_LINE_START.match(line) and (line.rstrip().endswith(b"}") or not line_end):
         return _read_json_lines
     return None
 

@@ -10,7 +10,7 @@ changes a value without making it unreadable (parquet files seldom have checksum
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,16 +201,17 @@ def parquet_pages(
             f"{path}: cannot be read as parquet ({_first_line(error)}); fetch the file again"
         ) from None
     with file:
-        columns = _chosen_columns(path, file.schema_arrow, keys)
-        wanted = list(filter(None, (columns.text, columns.url)))
+        texts, urls = _chosen_columns(path, file.schema_arrow, keys)
+        wanted = [*(column.name for column in texts), *urls]
         start = 1  # the first row of the row group
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             row = start
             try:
                 for batch in file.iter_batches(BATCH_ROWS, [group], wanted):
-                    yield from _pages_of_batch(batch, columns, name, row, max_bytes)
-                    row += len(batch)
+                    for given, url in zip(_texts(batch, texts), _urls(batch, urls), strict=True):
+                        yield _page_of_cell(given, url or f"{name}:{row}", f"row {row}", max_bytes)
+                        row += 1
             except PARQUET_ERRORS as error:
                 detail = f"rows {row:,} to {end - 1:,} (row group {group + 1}): "
                 size = file.metadata.row_group(group).total_byte_size
@@ -222,54 +223,80 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
-class _Columns(NamedTuple):
-    text: str
-    url: str | None
+class _TextColumn(NamedTuple):
+    name: str
     is_html: bool
     is_string: bool  # and not bytes
 
 
-def _chosen_columns(path: Path, schema: pa.Schema, keys: RowKeys) -> _Columns:
+Cell = tuple[_TextColumn, pa.Scalar, int]  # a text: its column, value and number of bytes
+
+
+def _chosen_columns(
+    path: Path, schema: pa.Schema, keys: RowKeys
+) -> tuple[list[_TextColumn], list[str]]:
+    """Return the columns of texts and of URLs, in the order in which they are looked for."""
     fields = dict(zip(schema.names, schema, strict=True))
-    for key in keys.of_texts:
-        kind = _value_type(fields[key].type) if key in fields else None
-        if kind is not None and any(test(kind) for test in (*STRINGS, *BYTES)):
-            url = next((url for url in keys.url_keys if url in fields and url != key), None)
-            is_string = any(test(kind) for test in STRINGS)
-            return _Columns(key, url, key not in keys.text_keys, is_string)
-    raise keys.refusal(path, [f"{name} ({f.type})" for name, f in fields.items()])
+    kinds = {name: _value_type(field.type) for name, field in fields.items()}
+    texts = [
+        _TextColumn(key, key not in keys.text_keys, _is_one_of(STRINGS, kinds[key]))
+        for key in keys.of_texts
+        if key in kinds and _is_one_of((*STRINGS, *BYTES), kinds[key])
+    ]
+    if not texts:
+        raise keys.refusal(path, [f"{name} ({field.type})" for name, field in fields.items()])
+    taken = [column.name for column in texts]
+    return texts, [key for key in keys.url_keys if key in kinds and key not in taken]
+
+
+def _is_one_of(tests: Iterable[Callable[[pa.DataType], bool]], kind: pa.DataType) -> bool:
+    return any(test(kind) for test in tests)
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _pages_of_batch(
-    batch: pa.RecordBatch, columns: _Columns, name: str, first_row: int, max_bytes: int
-) -> Iterator[Page | LostPage]:
-    texts = _column(batch, columns.text).cast(pa.large_binary())
-    urls = _column(batch, columns.url).to_pylist() if columns.url else [None] * len(batch)
-    sizes = pc.binary_length(texts).to_pylist()
-    for index, (size, given) in enumerate(zip(sizes, urls, strict=True)):
-        number = first_row + index
-        url = _url([given], f"{name}:{number}")
-        if size is None:
-            yield LostPage(url, NO_TEXT, f"row {number} is null", 0)
-        elif size > max_bytes:
-            yield LostPage(url, TOO_LARGE, f"row {number} has {size:,} bytes", size)
+def _texts(batch: pa.RecordBatch, columns: Sequence[_TextColumn]) -> Iterator[Cell | None]:
+    """Yield the text of each row: of the first column that has one there."""
+    found = []
+    for column in columns:
+        values = _column(batch, column.name).cast(pa.large_binary())
+        found.append((column, values, pc.binary_length(values).to_pylist()))
+    for row in range(len(batch)):
+        given = ((column, values[row], sizes[row]) for column, values, sizes in found)
+        yield next((cell for cell in given if cell[2] is not None), None)
+
+
+def _urls(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[str]:
+    """Yield the URL of each row, "" for none. A byte that is not UTF-8 is replaced."""
+    values = []
+    for name in columns:
+        column = _column(batch, name)
+        if _is_one_of(STRINGS, _value_type(column.type)):
+            texts = column.cast(pa.large_binary()).to_pylist()
+            values.append([text and text.decode("utf-8", "replace") for text in texts])
         else:
-            yield _page_of_bytes(texts[index].as_py(), url, f"row {number}", columns)
+            values.append(column.to_pylist())
+    for row in range(len(batch)):
+        yield _url((of_column[row] for of_column in values), "")
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     return batch.column(batch.schema.names.index(name))
 
 
-def _page_of_bytes(payload: bytes, url: str, place: str, columns: _Columns) -> Page | LostPage:
-    if columns.is_html:  # of bytes, the extraction finds the charset
-        return Page(url, "text/html", payload, "utf-8" if columns.is_string else "")
+def _page_of_cell(cell: Cell | None, url: str, place: str, max_bytes: int) -> Page | LostPage:
+    if cell is None:
+        return LostPage(url, NO_TEXT, f"{place} is null", 0)
+    column, value, size = cell
+    if size > max_bytes:
+        return LostPage(url, TOO_LARGE, f"{place} has {size:,} bytes", size)
+    payload = value.as_py()
+    if column.is_html:  # of bytes, the extraction finds the charset
+        return Page(url, "text/html", payload, "utf-8" if column.is_string else "")
     try:
         payload.decode("utf-8")
     except UnicodeDecodeError as error:
-        return LostPage(url, NOT_UTF8, f"{place}, byte {error.start + 1}", len(payload))
+        return LostPage(url, NOT_UTF8, f"{place}, byte {error.start + 1}", size)
     return Page(url, "text/plain", payload, "utf-8")

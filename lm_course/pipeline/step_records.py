@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_core.artifact_paths import RunPaths, file_sha256
+from lm_core.settings import Settings
 from lm_core.user_error import UserError
 from lm_course.pipeline.plan import PlannedStep
 from lm_course.pipeline.recipe import AnyRecipe
@@ -49,15 +50,18 @@ def fingerprint(
             read_record(paths, name)["outputs_sha256"] if found else failure and failure.reason
         )
     described = {
-        "settings": {
-            name: recipe.sections[name].model_dump(mode="json") for name in step.step.sections
-        },
+        "settings": {name: _deciding(recipe.sections[name]) for name in step.step.sections},
         "code": code,
         "inputs": inputs,
     }
     if step.reads_files:
         described["files"] = {str(path): _hash_if_there(path) for path in step.reads_files}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _deciding(section: Settings) -> dict[str, Any]:
+    """Return the settings of a section that can change a result."""
+    return section.model_dump(mode="json", exclude=set(section.without_effect))
 
 
 def _hash_if_there(path: Path) -> str | None:

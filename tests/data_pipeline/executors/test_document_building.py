@@ -265,3 +265,50 @@ def test_a_language_model_that_is_none_is_one_line_from_several_processes_too(
         build_documents([warc], tmp_path / "documents", DocumentSettings(num_processes=2))
     assert "Traceback" not in capfd.readouterr().err
     assert not (tmp_path / "documents").exists()
+
+
+def test_bands_that_do_not_fit_are_named_before_the_first_page():
+    with pytest.raises(ValueError, match="num_bands: expected a divisor of num_hashes, 128"):
+        DocumentSettings.model_validate({"minhash": {"num_bands": 7}})
+
+
+def test_examples_of_dropped_pages_are_masked_too(tmp_path):
+    short = html("http://x/short", f"<p>Write to {'very ' * 50}bob@example.org.</p>")
+    write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), short])
+    shown = {}
+    for leave_out in ([], ["mask personal data"]):
+        settings = DocumentSettings(num_processes=0, leave_out=leave_out)
+        folder = tmp_path / f"documents{len(leave_out)}"
+        build_documents([tmp_path / "a.warc.gz"], folder, settings)
+        shown[len(leave_out)] = (folder / "examples.json").read_text()
+    assert "bob@" not in shown[0] and "|||EMAIL" in shown[0]
+    assert "bob@example.org" in shown[1]
+
+
+def test_without_quality_rules_no_text_is_too_short(tmp_path):
+    texts = [f"{word} 모든 페이지에 있는 줄" for word in "가나다라마바사아자차카타"]
+    footer = (
+        "이 줄은 이 사이트의 모든 페이지 끝에 있으며 언제나 똑같습니다. 다른 줄은 그렇지 않습니다."
+    )
+    pages = [Page(f"http://x/{t}", "text/plain", f"{t}\n{footer}".encode(), "") for t in texts]
+    write_warc(tmp_path / "a.warc.gz", pages)
+    leave_out = ["identify language", "near duplicates"]
+    for more in (["quality rules"], []):
+        settings = {"num_processes": 0, "leave_out": leave_out + more, "quality": {"rules": []}}
+        asked = DocumentSettings.model_validate(settings)
+        if more:
+            build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", asked)
+            assert [d.text for d in read_documents(tmp_path / "documents")] == texts
+        else:
+            message = r"repeated lines' dropped all 12 .* documents\.quality\.min_words$"
+            with pytest.raises(UserError, match=message):
+                build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", asked)
+
+
+def test_an_evaluation_set_is_not_read_if_its_step_is_left_out(warc, tmp_path):
+    settings = {"num_processes": 0, "decontamination": {"evaluation_sets": {"quiz": "nowhere"}}}
+    asked = DocumentSettings.model_validate(settings)
+    with pytest.raises(UserError, match="nowhere"):
+        build_documents([warc], tmp_path / "documents", asked)
+    left_out = asked.model_copy(update={"leave_out": ["decontaminate"]})
+    assert build_documents([warc], tmp_path / "documents", left_out).counts

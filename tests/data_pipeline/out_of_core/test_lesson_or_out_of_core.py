@@ -30,6 +30,14 @@ def test_few_documents_take_the_lesson_and_many_the_compiled_code(tmp_path, call
     assert near_duplicate_clusters([], MinHashSettings(), tmp_path).tolist() == []
 
 
+def test_few_long_documents_take_the_compiled_code(tmp_path, calls, monkeypatch):
+    monkeypatch.setattr(module, "COMPILED_FROM_CHARACTERS", 23)
+    for texts, compiled_calls in ((TEXTS[:3], 0), (TEXTS[:4], 0), ([*TEXTS[:3], "h i"], 1)):
+        found = near_duplicate_clusters(iter(texts), MinHashSettings(), tmp_path)
+        assert found.tolist() == [0, 1, 0, 3][: len(texts)]
+        assert len(calls) == compiled_calls
+
+
 def test_a_learners_own_file_is_never_passed_over(tmp_path, calls, monkeypatch):
     (tmp_path / "data_pipeline").mkdir()
     monkeypatch.setenv("LM_STAND_INS", str(tmp_path))

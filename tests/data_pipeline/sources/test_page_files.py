@@ -238,3 +238,36 @@ def test_paths_have_an_earlier_name() -> None:
         paths(warc_files=["a"], paths=["b"])
     with pytest.raises(ValueError, match="at least 1 character"):
         paths(paths="")
+
+
+@pytest.mark.parametrize(
+    "start", [b'\xef\xbb\xbf{"text": ', b'{ "text": ', b'  {"text": ', b'{\t"text": ']
+)
+def test_json_lines_are_recognized_with_blanks_and_a_byte_order_mark(
+    tmp_path: Path, start: bytes
+) -> None:
+    made(
+        tmp_path, "rows", start + b'"words of a page"}\n' + start.strip(b"\xef\xbb\xbf") + b'"b"}\n'
+    )
+    [(first, _), (second, _)] = found(tmp_path)
+    assert (first.payload, second.payload) == (b"words of a page", b"b")
+
+
+@pytest.mark.parametrize("text", [b'[\n {\n  "text": "words"\n }\n]\n', b'[{"text": "words"}]'])
+def test_a_json_file_that_is_one_array_is_refused_and_not_read_as_text(
+    tmp_path: Path, text: bytes
+) -> None:
+    made(tmp_path, "array.json", text)
+    with pytest.raises(UserError, match=r"array\.json: not JSON lines: .* object in each line"):
+        found(tmp_path / "array.json")
+
+
+def test_files_of_the_same_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder in ("one/en", "one/web", "two/web"):
+        made(tmp_path, f"{folder}/a.jsonl", JSON)
+    en, web, other = (tmp_path / name for name in ("one/en", "one/web", "two/web"))
+    assert [source for _, source in found(en)] == ["a.jsonl"]
+    assert [source for _, source in found(en, web)] == ["en/a.jsonl", "web/a.jsonl"]
+    assert [page.url for page, _ in found(en / "a.jsonl", web)] == ["en/a.jsonl:1", "web/a.jsonl:1"]
+    whole = [f"{folder.as_posix()}/a.jsonl" for folder in (en, web, other)]
+    assert [source for _, source in found(en, web, other)] == whole

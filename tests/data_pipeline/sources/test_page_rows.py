@@ -241,3 +241,31 @@ def test_a_parquet_file_without_footer_or_text_is_refused(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"a.parquet: cannot be read as parquet \(Parquet magic"):
         rows_of(path)
+
+
+def test_a_row_has_the_text_of_the_first_column_that_is_not_null(tmp_path: Path) -> None:
+    columns = {
+        "content": ["from content", None, "never", None],
+        "text": [None, "from text", "first", None],
+        "html": [None, None, b"<p>", b"<p>\xff"],
+        "url": ["u", None, "", None],
+        "id": [1, 2, 3, 4],
+    }
+    pages = rows_of(written(tmp_path / "a.parquet", columns))
+    assert [(page.url, page.payload, page.content_type) for page in pages] == [
+        ("u", b"from content", "text/plain"),
+        ("2", b"from text", "text/plain"),
+        ("3", b"first", "text/plain"),
+        ("4", b"<p>\xff", "text/html"),
+    ]
+
+
+def test_a_url_that_is_not_utf_8_costs_nothing(tmp_path: Path) -> None:
+    urls = pa.Array.from_buffers(
+        pa.string(), 3, pa.array([b"a", b"b\xff", b"c"], pa.binary()).buffers()
+    )
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one", "two", "three"], "url": urls}), path)
+    pages = rows_of(path)
+    assert texts(pages) == ["one", "two", "three"]
+    assert [page.url for page in pages] == ["a", "b\ufffd", "c"]

@@ -1,6 +1,7 @@
 """Pages of one's own: what `lm data build --from` reads, when it runs again, what it refuses."""
 
 import json
+import os
 from pathlib import Path
 
 import fsspec
@@ -40,8 +41,8 @@ def crawl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def build(*arguments: str) -> str:
-    settings = ("--set", "documents.num_processes=0")
+def build(*arguments: str, num_processes: int = 0) -> str:
+    settings = ("--set", f"documents.num_processes={num_processes}")
     done = CliRunner().invoke(app, ["data", *arguments, *settings])
     if isinstance(done.exception, StepsFailed):
         return str(done.exception)
@@ -168,3 +169,17 @@ def test_paths_that_are_missing_or_hold_no_page(crawl: Path) -> None:
     assert isinstance(done.exception, UserError)
     assert str(done.exception) == "--from nowhere: no such file or folder"
     assert not Path("runs/demo/documents").exists()
+
+
+def test_a_file_name_that_is_not_utf_8_is_read_and_remembered(crawl: Path) -> None:
+    try:
+        Path(os.fsdecode(b"crawl/\xff\xfe.html")).write_text(f"<p>{story(4)}</p>")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert "4 of 5 pages kept" in build("build", "--from", "crawl")
+    assert "up to date" in build("build", "--from", "crawl")
+
+
+def test_the_number_of_processes_does_not_run_the_step_again(crawl: Path) -> None:
+    build("build", "--from", "crawl", num_processes=1)
+    assert build("build", "--from", "crawl", num_processes=2).count("up to date") == 2
