@@ -1,19 +1,7 @@
-"""Classifiers of text, trained here with fastText: is a page worth training on, is it harmful?
-
-A linear classifier over the words and pairs of words of a text: Joulin et al., "Bag of Tricks for
-Efficient Text Classification" (2016), section 2. GPT-3 (Brown et al. 2020, appendix A) chose pages
-that resemble reference texts in this way, DCLM (Li et al. 2024, section 4.4) with fastText.
-
-Use `lm data classifier` to train on texts of your own. Without that, small models are trained in
-memory, in a second, from a few texts in this repository (classifier_training/written_examples.py).
-
-What this leaves out: languages other than English in the built-in models, layout and case, and
-several labels for one text.
-"""
-
-# By the author of these checks, from the handout, with another structure than the reference's.
+"""An independent solution of a3_data.5, written from the handout alone."""
 
 import functools
+import itertools
 import re
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +12,7 @@ from typing import Any, Literal
 import fasttext
 from pydantic import Field
 
-from data_pipeline.classifier_training.model_files import named_model, save_model
+from data_pipeline.classifier_training.model_files import LABEL_PREFIX, named_model, save_model
 from data_pipeline.classifier_training.written_examples import harmful_examples, quality_examples
 from lm_core.settings import Settings
 from lm_core.user_error import UserError
@@ -95,26 +83,9 @@ def prepare_text(text: str, max_characters: int = 20_000) -> str:
     >>> prepare_text("Page 12\\nLog_in: __label__good!")
     'page 0 log _ in : _ _ label _ _ good !'
     """
-    pieces, kind = [], ""
-    shown = "".join("?" if 0xD800 <= ord(c) < 0xE000 else c for c in text[:max_characters])
-    for character in shown.lower():
-        before = kind
-        if character.isdecimal():
-            kind = "number"
-            if before != kind:
-                pieces.append("0")
-        elif character.isalnum():
-            kind = "word"
-            if before == kind:
-                pieces[-1] += character
-            else:
-                pieces.append(character)
-        elif character.isspace():
-            kind = ""
-        else:
-            kind = ""
-            pieces.append(character)
-    return " ".join(pieces)
+    encodable = text[:max_characters].encode("utf-8", "replace").decode("utf-8")
+    pieces = WORD.findall(encodable.lower())
+    return " ".join("0" if piece[0].isdecimal() else piece for piece in pieces)
 
 
 def training_lines(examples: Sequence[tuple[str, str]], settings: TrainingSettings) -> list[str]:
@@ -127,20 +98,21 @@ def training_lines(examples: Sequence[tuple[str, str]], settings: TrainingSettin
         UserError: fewer than two labels, a label with fewer than two texts, or one that is not a
             word.
     """
-    texts = {}
+    texts_of = {}
     for text, label in examples:
-        if not label or any(character.isspace() for character in label):
-            raise UserError(f"{label!r} is not a label")
-        prepared = prepare_text(text, settings.max_characters)
-        texts.setdefault(label, []).extend([prepared] if prepared else [])
-    if len(texts) < 2:
-        raise UserError("two labels are needed")
-    for label, prepared in texts.items():
+        if label.split() != [label]:
+            raise UserError(f"label {label!r}: is empty or has white space in it")
+        texts_of.setdefault(label, []).append(text)
+    if len(texts_of) < 2:
+        raise UserError(f"labels {list(texts_of)}: two or more are needed")
+    lines = []
+    for label, texts in texts_of.items():
+        prepared = [prepare_text(text, settings.max_characters) for text in texts]
+        prepared = [line for line in prepared if line]
         if len(prepared) < MIN_EXAMPLES:
-            raise UserError(f"{label} has too few texts")
-    lines = [f"__label__{label} {text}" for label in texts for text in texts[label]]
-    start = f"{settings.seed}\n"
-    return sorted(lines, key=lambda line: sha256((start + line).encode()).hexdigest())
+            raise UserError(f"label {label!r}: {len(prepared)} texts, fewer than {MIN_EXAMPLES}")
+        lines += [f"{LABEL_PREFIX}{label} {line}" for line in prepared]
+    return sorted(lines, key=lambda line: sha256(f"{settings.seed}\n{line}".encode()).digest())
 
 
 def fit(examples: Sequence[tuple[str, str]], settings: TrainingSettings) -> Any:
@@ -183,13 +155,16 @@ def train_classifier(
 def label_probability(model: Any, text: str, label: str, max_characters: int = 20_000) -> float:
     """Return the probability, 0 to 1, that `model` gives to `label`; 0 for a text without words."""
     line = prepare_text(text, max_characters)
-    said = dict(zip(*model.predict(line, k=-1), strict=True)) if line else {}
-    return clamped(float(said.get("__label__" + label, 0.0)))
+    if not line:
+        return 0.0
+    labels, probabilities = model.predict(line, k=-1)
+    found = dict(zip(labels, probabilities, strict=True))
+    return clamped(float(found.get(LABEL_PREFIX + label, 0.0)))
 
 
 def clamped(probability: float) -> float:
     """Return the nearest number from 0 to 1; fastText can return 1.00003."""
-    return 0.0 if probability < 0 else 1.0 if probability > 1 else probability
+    return min(max(float(probability), 0.0), 1.0)
 
 
 @functools.cache
@@ -288,20 +263,24 @@ def pick_threshold(
     Raises:
         UserError: both or none are given, no text is good, or no threshold has the precision.
     """
-    if (precision is None) + (recall is None) != 1:
-        raise UserError("give one of precision and recall")
-    all_good = sum(is_good)
-    if all_good == 0:
+    if (precision is None) == (recall is None):
+        raise UserError("give either a precision or a recall")
+    num_good = sum(map(bool, is_good))
+    if num_good == 0:
         raise UserError("no text is good")
     best = None
-    for threshold in set(probabilities):
-        kept = [g for p, g in zip(probabilities, is_good, strict=True) if p >= threshold]
-        reached, other = sum(kept) / len(kept), sum(kept) / all_good
-        wish = precision
-        if wish is None:
-            reached, other, wish = other, reached, recall
-        if reached >= wish and (best is None or (other, threshold) > best):
+    kept = good = 0
+    ranked = sorted(zip(probabilities, is_good, strict=True), key=lambda pair: -pair[0])
+    for threshold, group in itertools.groupby(ranked, key=lambda pair: pair[0]):
+        truths = [bool(truth) for _, truth in group]
+        kept += len(truths)
+        good += sum(truths)
+        figures = (good / kept, good / num_good)
+        wished, other = figures if precision is not None else figures[::-1]
+        if wished >= (recall if precision is None else precision) and (
+            best is None or other > best[0]
+        ):
             best = (other, threshold)
     if best is None:
-        raise UserError("no threshold reaches it")
+        raise UserError("no threshold reaches the wish")
     return best[1]
