@@ -180,7 +180,7 @@ def mask_ips(text: str) -> tuple[str, int]:
 def passes_luhn(digits: str) -> bool:
     """Return whether the last digit is the check digit of those before it (ISO/IEC 7812, annex B):
     from the right, every second digit is doubled, 9 is taken from those above 9, and the sum must
-    be a multiple of 10.
+    be a multiple of 10. `digits` has one digit or more, 0 to 9.
 
     "79927398713": 3 + 2 + 7 + 7 + 9 + 6 + 7 + 4 + 9 + 9 + 7 = 70.
     """
@@ -201,8 +201,8 @@ def is_card_number(digits: str) -> bool:
 
 
 def is_written_card(written: str) -> bool:
-    """Return whether this is a card number in one group of digits, or in groups of three or more,
-    all separated by a space or all by a hyphen.
+    """Return whether this is a card number in one group of digits, or in groups of three digits or
+    more, all separated by a space or all by a hyphen.
     """
     parts = written.split("-" if "-" in written else " ")
     return (len(parts) == 1 or min(map(len, parts)) >= 3) and is_card_number("".join(parts))
@@ -225,7 +225,10 @@ def _card_spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def mask_payment_cards(text: str) -> tuple[str, int]:
-    """Return (text with each payment card number replaced by CARD_MASK, replacements)."""
+    """Return (text with each payment card number replaced by CARD_MASK, replacements).
+
+    The cost grows with the text, not with its square: a card has at most six groups.
+    """
     return _mask_spans(text, _card_spans(text), CARD_MASK)
 
 

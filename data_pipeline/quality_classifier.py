@@ -105,8 +105,8 @@ def training_lines(examples: Sequence[tuple[str, str]], settings: TrainingSettin
     order of the examples, and mixes the labels: fastText reads the lines as they come.
 
     Raises:
-        UserError: fewer than two labels, a label with fewer than two texts, or one that is not a
-            word.
+        UserError: fewer than two labels; or a label with fewer than two texts with words, or one
+            that is not a word, which the message names.
     """
     lines, counts = [], Counter({label: 0 for _, label in examples})
     for text, label in examples:

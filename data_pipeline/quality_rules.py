@@ -119,12 +119,14 @@ def _share(pieces: list[str], holds: Callable[[str], bool]) -> float:
 
 
 def bullet_line_share(lines: list[str]) -> float:
-    """Return the share of lines that begin with one of BULLETS."""
+    """Return the share of lines that begin with one of BULLETS, or 0 without lines."""
     return _share(lines, lambda line: line.startswith(BULLETS))
 
 
 def ellipsis_line_share(lines: list[str]) -> float:
-    """Return the share of *lines* that end with an ellipsis, however many it has elsewhere."""
+    """Return the share of *lines* that end with an ellipsis, however many they have elsewhere, or 0
+    without lines.
+    """
     return _share(lines, lambda line: line.endswith(ELLIPSES))
 
 
@@ -150,8 +152,8 @@ def stop_words_found(lower_text: str) -> int:
 
 
 def sentence_line_share(lines: list[str]) -> float:
-    """Return the share of lines that end like a sentence: with one of C4's end marks, or a colon or
-    bracket before an example.
+    """Return the share of lines that end like a sentence, or 0 without lines: with one of C4's end
+    marks, or a colon or bracket before an example (SENTENCE_ENDS).
     """
     return _share(lines, lambda line: line.endswith(SENTENCE_ENDS))
 
@@ -159,7 +161,8 @@ def sentence_line_share(lines: list[str]) -> float:
 def duplicate_shares(pieces: list[str]) -> tuple[float, float]:
     """Return (share of pieces that occurred before, share of their characters).
 
-    Both are 0 if there are no pieces. ["ab", "ab", "c"] gives (1/3, 2/5).
+    Both are 0 if there are no pieces, and the second is 0 if no piece has characters.
+    ["ab", "ab", "c"] gives (1/3, 2/5).
     """
     seen: set[str] = set()
     duplicates = characters = 0

@@ -99,6 +99,7 @@ def test_borders_of_an_email(implementation, a3_data):
         ("a@b.co.1", f"{EMAIL_MASK}.1", "the last end that fits is taken"),
         ("a@b.co.x", f"{EMAIL_MASK}.x", "the last end that fits is taken"),
         ("a@b.co@c.de", f"{EMAIL_MASK}@c.de", "addresses do not overlap"),
+        ("a@b.co-x@c.de", f"{EMAIL_MASK}-x@c.de", "a local part is all of the characters before @"),
         ("éa@b.coé", f"é{EMAIL_MASK}é", "letters here are those of ASCII"),
         (f"{long}@b.co", EMAIL_MASK, "64 characters are allowed before the @"),
         (f"{long}a@b.co", f"{long}a@b.co", "more than 64 characters before the @ are too many"),
@@ -397,6 +398,26 @@ def test_of_several_cards_the_first_and_longest(implementation, a3_data):
     ]:
         causes = {likely: lambda got: True}
         check_masked(a3_data, function, text, expected, 1, causes)
+
+
+@pytest.mark.task("a3_data.8")
+def test_a_long_row_of_numbers_takes_no_square(implementation, a3_data):
+    function = implementation(MODULE).mask_payment_cards
+
+    def steps(count, limit=float("inf")):
+        text = " ".join(["1234567"] * count)
+        with a3_data.StepCounter(limit) as counter:
+            function(text)
+        return counter.steps
+
+    few = steps(50)
+    many = steps(800, limit=40 * few)
+    a3_data.true(
+        many <= 30 * few,
+        "mask_payment_cards of 800 numbers takes more than 30 times the steps of 50 numbers: a "
+        "card has at most 19 digits, so from each number only the next few can be its end",
+        {"steps for 50": few, "steps for 800": f"{many:,} or more"},
+    )
 
 
 IBANS = ["DE89370400440532013000", "GB82WEST12345698765432", "NO9386011117947",

@@ -85,6 +85,24 @@ def test_a_share_of_lines(implementation, a3_data, name, expected, causes):
 
 
 @pytest.mark.task("a3_data.3")
+@pytest.mark.parametrize(
+    ("name", "line", "signs"),
+    [
+        ("bullet_line_share", "{} a", "- * • ‣ ◦ – ·"),
+        ("ellipsis_line_share", "a{}", "... …"),
+        ("sentence_line_share", "a{}", '. ! ? " ” : )'),
+    ],
+    ids=["bullets", "ellipses", "sentences"],
+)
+def test_every_sign_of_a_table_counts(implementation, a3_data, name, line, signs):
+    share = getattr(implementation(MODULE), name)
+    for sign in signs.split():
+        lines = [line.format(sign), "no", "no", "no"]
+        causes = {f"{sign} is one of the signs that are given": lambda got: float(got) == 0}
+        a3_data.close(share(lines), 1 / 4, 1e-12, 0, f"{name}({lines})", causes)
+
+
+@pytest.mark.task("a3_data.3")
 def test_the_share_of_words_with_a_letter(implementation, a3_data):
     share = implementation(MODULE).alphabetic_word_share
     counts = Counter({"x2": 2, "end.": 1, "12": 3, "한국": 1, "--": 1, "né": 2})
@@ -180,8 +198,9 @@ def test_the_first_rule_that_fails(implementation, a3_data):
         (["ab", "c", "ab", "ab"], (2 / 4, 4 / 7)),
         (["one", "two"], (0.0, 0.0)),
         ([], (0.0, 0.0)),
+        (["", ""], (1 / 2, 0.0)),
     ],
-    ids=["twice", "apart", "different", "none"],
+    ids=["twice", "apart", "different", "none", "no-characters"],
 )
 def test_the_shares_of_duplicates(implementation, a3_data, pieces, expected):
     counts = Counter(pieces)
