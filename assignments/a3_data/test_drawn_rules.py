@@ -16,7 +16,8 @@ PARTS = [
     "the", "The", "be", "to", "of", "and", "that", "have", "with", "the,", "there", "word",
     "extraordinarily", "12", "3.5", "--", "x2", "한국어", "é", "ß", "١", "²", "#", "#a", "...",
     "....", "......", "…", "end...", "end…", "end.", "end!", "end?", "end:", "(end)",
-    'end."', "end”", "-", "- a", "*", "•", "‣", "◦", "–", "·", "+", "lorem ipsum", "Lorem Ipsum", "{", "{}", "\U0001f600",
+    'end."', "end”", "-", "- a", "*", "•", "‣",
+    "◦", "–", "·", "+", "lorem ipsum", "Lorem Ipsum", "{", "{}", "\U0001f600",
 ]  # fmt: skip
 parts = st.sampled_from(PARTS)
 words = st.one_of(parts, texts_of_code(parts)).map(lambda part: "".join(part.split()))
