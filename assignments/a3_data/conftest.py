@@ -86,6 +86,17 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
+def with_little_memory(call: Callable[[], Any], what: str, instead: str) -> Any:
+    """Return the result of a call whose input is too large for a list of all; if it asks for the
+    memory of one, fail with a sentence that says what to do instead.
+    """
+    try:
+        return call()
+    except (MemoryError, OverflowError) as error:
+        failure = GradedFailure(f"{what} reached the memory limit of this check: {instead}")
+        raise failure.with_traceback(error.__traceback__) from None
+
+
 def peak_bytes(call: Callable[[], object]) -> int:
     """Return the most bytes that the call took at one time, of Python and NumPy. The call is made
     once before, so that what is loaded on first use does not count.
@@ -116,5 +127,6 @@ def a3_data() -> SimpleNamespace:
         raises=check_raises,
         shown=shown,
         true=check_true,
+        with_little_memory=with_little_memory,
         written_files=written_files,
     )

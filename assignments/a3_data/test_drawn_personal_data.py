@@ -212,7 +212,7 @@ def ibans(draw):
 
 def masking(task, name, data, draws=70):
     space = arguments({"text": texts(data, masks)})
-    return Space(task, f"{NAME}{name}", space, view=list, draws=draws)
+    return Space(task, f"{NAME}{name}", space, draws=draws)
 
 
 SPACES = [

@@ -6,6 +6,7 @@ from shard_inputs import PairTokenizer, documents_folder, parts_of
 from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
 from lm_course.drawn_inputs.input_spaces import Space, arguments
+from lm_course.grading.comparisons import check_true
 
 NAME = "data_pipeline.shard_writing."
 shares = st.one_of(
@@ -53,7 +54,11 @@ def calling(name):
 def encode(module, text, special_tokens):
     """The text is what can be fixed: ids without a special token, and equal to it if decoded."""
     tokenizer = PairTokenizer(special_tokens)
-    got = [int(each) for each in module.encode_as_plain_text(tokenizer, text)]
+    found = module.encode_as_plain_text(tokenizer, text)
+    check_true(
+        isinstance(found, list), "encode_as_plain_text returns a list of ids", {"got": found}
+    )
+    got = [int(each) for each in found]
     has_special = bool({*tokenizer.special_tokens.values()} & {*got})
     spelled = any(name in text for name in special_tokens)
     return tokenizer.decode(got), has_special, None if spelled else got

@@ -189,6 +189,7 @@ def test_only_the_pipeline_ends_a_document(implementation, a3_data, text):
     what = f"encode_as_plain_text of {text!r}"
     if got is None:
         raise a3_data.GradedFailure(f"{what} returned None; is `return` missing?")
+    a3_data.true(isinstance(got, list), f"{what}: expected a list of token ids", {"got": got})
     ids = [int(each) for each in got]
     special = set(tokenizer.special_tokens.values())
     a3_data.true(
