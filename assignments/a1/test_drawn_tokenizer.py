@@ -207,10 +207,11 @@ def streams(draw):
     if same := draw(near_constants(st.just(0), 1, 5000)):
         least = most = same
     generator = random.Random(draw(st.integers(0, 999)))
-    pieces = []
-    while text:
+    pieces, begin = [], 0
+    while begin < len(text):
         size = generator.randint(least, most)
-        pieces, text = [*pieces, text[:size]], text[size:]
+        pieces.append(text[begin : begin + size])
+        begin += size
     return {**made, "pattern": draw(st.sampled_from([GPT2, GPT4])), "pieces": pieces}
 
 
