@@ -18,7 +18,8 @@ from beartype import BeartypeConf, beartype
 
 TESTS = Path(__file__).parent
 SPREAD = ("test_assignments.py", "test_unusual_inputs.py")  # minutes; over all processes
-LONG = ("end_to_end", "assignments")  # begun first, so that no process waits for them at the end
+# begun first, so that no process waits for them at the end
+LONG = ("end_to_end", "assignments", "engine")
 
 sys.path.append(str(TESTS))  # for preloaded_python: the tests are not a package
 

@@ -32,6 +32,10 @@ SECONDS = 60  # for one call; then the ranks that have not ended are named
 COLLECTIVE_SECONDS = 20  # a rank that waits this long for the others raises an error
 GRACE_SECONDS = 3  # for the other ranks, once one has failed
 
+# What the ranks' functions import. None is ours.
+PRELOADED = ["pytest", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint"]
+PRELOADED += ["pydantic", "rich.progress", "filelock", "jaxtyping"]
+
 
 class Ranks:
     """The pool; `call` runs a function of a test file on all ranks and returns their results."""
@@ -77,7 +81,7 @@ def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch._dynamo", "torch.distributed.fsdp"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from preloaded_python import Program
 
 from lm_core.formats.checkpoint_files import list_checkpoints
 from lm_core.user_error import UserError
@@ -45,14 +46,7 @@ def start_alone(root: Path, rank: int, size: int, port: int, *arguments: str):
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    return subprocess.Popen(
-        [sys.executable, *engine(*arguments)],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Program(engine(*arguments), root, environment)
 
 
 def free_port() -> int:
@@ -61,13 +55,14 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def outcome(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
+def outcome(processes: list[Program]) -> tuple[list[int], list[str]]:
     """Return the exit statuses, and the lines of all ranks."""
     try:
         texts = [process.communicate(timeout=PATIENCE)[1] for process in processes]
     finally:
         for process in processes:
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     assert all("Traceback" not in text for text in texts), texts
     return [process.returncode for process in processes], own_lines("\n".join(texts))
 
@@ -108,8 +103,9 @@ def test_a_signal_to_one_rank_saves_and_ends_all_with_status_0(tmp_path, number)
 
 def test_a_killed_rank_ends_the_others_with_one_line(tmp_path):
     root = make_run(tmp_path)
-    process = start_ranks(root, 4, *LONG)
-    wait_for_step(process, root, 8)
+    batches = ("--set", "pretrain.training.batch_size=6")
+    process = start_ranks(root, 3, *LONG, *batches)  # two are left: one line, not one of each
+    wait_for_step(process, root, 3)
     os.kill(children(process)[2], signal.SIGKILL)
     killed = time.monotonic()
     _, error = process.communicate(timeout=PATIENCE)
