@@ -273,15 +273,15 @@ def test_bands_that_do_not_fit_are_named_before_the_first_page():
 
 
 def test_examples_of_dropped_pages_are_masked_too(tmp_path):
-    short = html("http://x/short", f"<p>Write to {'very ' * 50}bob@example.org.</p>")
-    write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), short])
+    german = html("http://x/german", f"<p>Schreiben Sie an bob@example.org. {GERMAN}</p>")
+    write_warc(tmp_path / "a.warc.gz", [html("http://x/0", story(0)), german])
     shown = {}
     for leave_out in ([], ["mask personal data"]):
         settings = DocumentSettings(num_processes=0, leave_out=leave_out)
         folder = tmp_path / f"documents{len(leave_out)}"
         build_documents([tmp_path / "a.warc.gz"], folder, settings)
         shown[len(leave_out)] = (folder / "examples.json").read_text()
-    assert "bob@" not in shown[0] and "|||EMAIL" in shown[0]
+    assert "bob@" not in shown[0] and "Schreiben Sie an |||EMAIL_ADDRESS|||" in shown[0]
     assert "bob@example.org" in shown[1]
 
 
