@@ -15,10 +15,11 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
-from data_pipeline.sources.warc_records import Headers, parse_headers
+from data_pipeline.sources.warc_records import MAX_HEADER_BYTES, Headers, parse_headers
 
 STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]++(\d{3})(?!\d)")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -31,7 +32,9 @@ HTML_START = re.compile(  # MIME Sniffing, section 7.1
     rb"|title|b|body|br|p)[ >])"
 )
 PIECE_BYTES = 1 << 18  # unpacked at a time, to detect a decompression bomb before memory is full
+PACKED_BYTES = 1 << 14  # given to zlib at a time: it copies what comes after the end of a stream
 MAX_CODINGS = 4
+MAX_GZIP_MEMBERS = 10_000  # of a body; an empty one costs time, too
 
 NOT_HTTP, UNKNOWN_CODING, DAMAGED, TOO_LARGE = (
     "not an HTTP answer",
@@ -54,17 +57,26 @@ class UnreadableAnswer(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The parts of a message, with `body` as it was stored."""
+    """The parts of a message, with `head` (the status line and the headers) and `body` as they were
+    stored.
+    """
 
     status: int
-    headers: Headers
+    head: bytes
     body: bytes
+
+    @cached_property
+    def headers(self) -> Headers:
+        """The headers by name. Raises UnreadableAnswer if they are longer than a record's may
+        be.
+        """
+        if len(self.head) > MAX_HEADER_BYTES:
+            raise UnreadableAnswer(TOO_LARGE, f"more than {MAX_HEADER_BYTES:,} bytes of headers")
+        return parse_headers(self.head.split(b"\n")[1:])
 
 
 def parse_answer(message: bytes) -> Answer:
-    """Return status, headers and stored body. Raises UnreadableAnswer if there is no status
-    line.
-    """
+    """Return status, head and stored body. Raises UnreadableAnswer if there is no status line."""
     message = message.lstrip(b"\r\n")  # RFC 9112, section 2.2
     found = STATUS_LINE.match(message)
     if found is None:
@@ -79,7 +91,7 @@ def parse_answer(message: bytes) -> Answer:
         head_end = HEAD_END.search(message, found.end())
     head = message[start : head_end.start()] if head_end else message[start:]
     body = message[head_end.end() :] if head_end else b""
-    return Answer(int(found.group(1)), parse_headers(head.split(b"\n")[1:]), body)
+    return Answer(int(found.group(1)), head, body)
 
 
 def split_content_type(header: str) -> tuple[str, str]:
@@ -101,8 +113,8 @@ def type_without_header(body: bytes, identified: str) -> str:
 def unpacked_body(answer: Answer, max_bytes: int) -> bytes:
     """Return the body without chunks and codings.
 
-    Raises UnreadableAnswer if a coding is unknown, the packed bytes are damaged, or there are more
-    than `max_bytes`.
+    Raises UnreadableAnswer if a coding is unknown, the packed bytes are damaged, or the headers or
+    the body are too large: more than `max_bytes`, or than MAX_GZIP_MEMBERS.
     """
     body = answer.body
     transfer = _listed(answer.headers.get("transfer-encoding", ""))
@@ -190,20 +202,24 @@ def _too_large(max_bytes: int) -> UnreadableAnswer:
 def _inflate(body: bytes, max_bytes: int, wbits: int) -> bytes:
     """Unpack consecutive zlib streams; bytes after the last one are ignored, as in browsers."""
     pieces: list[bytes] = []
-    size = 0
-    while body:
+    size = position = members = 0
+    packed = memoryview(body)
+    while position < len(body):
+        members += 1
+        if members > MAX_GZIP_MEMBERS:
+            raise UnreadableAnswer(TOO_LARGE, f"more than {MAX_GZIP_MEMBERS:,} gzip members")
         decompressor = zlib.decompressobj(wbits=wbits)
         while not decompressor.eof:
-            piece = decompressor.decompress(body, PIECE_BYTES)
+            given = packed[position : position + PACKED_BYTES]
+            piece = decompressor.decompress(given, PIECE_BYTES)
+            position += len(given) - len(decompressor.unused_data or decompressor.unconsumed_tail)
             size += len(piece)
             if size > max_bytes:
                 raise _too_large(max_bytes)
-            if not piece and not body and not decompressor.eof:
+            if not (piece or given or decompressor.eof):
                 raise EOFError
             pieces.append(piece)
-            body = decompressor.unconsumed_tail
-        body = decompressor.unused_data
-        if wbits != GZIP or not body.startswith(b"\x1f\x8b"):
+        if wbits != GZIP or not body.startswith(b"\x1f\x8b", position):
             break
     return b"".join(pieces)
 

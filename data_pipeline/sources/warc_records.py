@@ -51,17 +51,21 @@ class Record:
 
 def parse_headers(lines: list[bytes]) -> Headers:
     """Return names and values; a line that begins with a space continues the one before it."""
-    headers: Headers = {}
+    values: dict[str, list[list[str]]] = {}  # by name, the values, each in the lines it is on
     name = ""
     for line in lines:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if text[:1] in (" ", "\t") and name:
-            headers[name] = f"{headers[name]} {text.strip()}".strip()
+            values[name][-1].append(text.strip())
             continue
         name, colon, value = text.partition(":")
         name = name.strip().lower() if colon else ""
         if name:
-            headers[name] = ", ".join(filter(None, [headers.get(name, ""), value.strip()]))
+            values.setdefault(name, []).append([value.strip()])
+    headers: Headers = {}
+    for name, parts in values.items():
+        joined = (" ".join(filter(None, part)) for part in parts)
+        headers[name] = ", ".join(filter(None, joined))
     return headers
 
 

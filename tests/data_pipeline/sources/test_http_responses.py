@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import random
 import zlib
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.sources.http_responses import (
+    MAX_GZIP_MEMBERS,
+    PACKED_BYTES,
     UnreadableAnswer,
     join_chunks,
     parse_answer,
@@ -16,6 +19,7 @@ from data_pipeline.sources.http_responses import (
     type_without_header,
     unpacked_body,
 )
+from data_pipeline.sources.warc_records import MAX_HEADER_BYTES
 
 BODY = b"<p>" + b"A sentence of the page that was stored. " * 3 + b"</p>"
 # packed by the packages brotli 1.2.1 and zstandard 0.25.0
@@ -134,6 +138,36 @@ def test_a_bomb_is_noticed_before_it_is_unpacked():
         body_of(answer("zstd", ZSTD), max_bytes=50)
     with pytest.raises(UnreadableAnswer, match="too large"):
         body_of(answer("", BODY), max_bytes=50)
+
+
+def test_members_that_end_anywhere_in_the_bytes_given_to_zlib():
+    noise = random.Random(3).randbytes(2 * PACKED_BYTES)
+    for size in range(PACKED_BYTES - 30, PACKED_BYTES + 3):
+        parts = [noise[:size], b"", b"a", noise[size:], b"x" * 600_000, b"end"]
+        packed = b"".join(gzip.compress(part, 1) for part in parts)
+        assert body_of(answer("gzip", packed)) == b"".join(parts)
+
+
+def test_more_gzip_members_than_any_server_sends_are_too_large():
+    empty, full = gzip.compress(b""), gzip.compress(BODY)
+    assert body_of(answer("gzip", empty * (MAX_GZIP_MEMBERS - 1) + full)) == BODY
+    for members in (empty * MAX_GZIP_MEMBERS + full, empty * 9 * MAX_GZIP_MEMBERS):
+        with pytest.raises(UnreadableAnswer) as caught:
+            body_of(answer("gzip", members))
+        assert caught.value.reason == "too large"
+        assert caught.value.detail == "more than 10,000 gzip members"
+
+
+def test_headers_have_a_limit():
+    start = b"HTTP/1.1 200 OK\r\nA: 1\r\n"
+    line = b" " * (MAX_HEADER_BYTES - len(start) - 1) + b"2"
+    found = parse_answer(start + line + b"\r\n\r\n" + BODY)
+    assert (found.headers, found.body) == ({"a": "1 2"}, BODY)
+    for end in (b"\r\n\r\n" + BODY, b""):
+        with pytest.raises(UnreadableAnswer) as caught:
+            body_of(start + b" " + line + end)
+        assert caught.value.reason == "too large"
+        assert caught.value.detail == "more than 262,144 bytes of headers"
 
 
 def chunks(*parts: bytes, end: bytes = b"0\r\n\r\n") -> bytes:

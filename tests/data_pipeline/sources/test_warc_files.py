@@ -235,6 +235,16 @@ def test_responses_that_are_odd(tmp_path):
     assert told == [expected for _, expected in cases]
 
 
+def test_headers_without_end_cost_one_page(tmp_path):
+    good = response(b"", b"good")
+    long = response(b"A: 1\r\n" + b" 2\r\n" * 100_000, b"long")
+    missing = long.replace(b"200 OK", b"404 No")
+    first, lost, last = found(tmp_path / "a", [good, long, missing, good])
+    assert (first.payload, last.payload) == (b"good", b"good")
+    assert (lost.url, lost.reason) == ("http://e.org/", "too large")
+    assert lost.detail == "record 2 (http://e.org/): more than 262,144 bytes of headers"
+
+
 def test_a_bomb_in_a_member_costs_itself_alone(tmp_path):
     bomb = response(b"", b"0" * 30_000_000)
     good = response(b"", b"good")

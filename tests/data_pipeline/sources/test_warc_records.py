@@ -107,6 +107,8 @@ def test_headers_by_hand():
         "b": "2 more",
     }
     assert parse_headers([b"A:\r\n", b" 1\r\n"]) == {"a": "1"}
+    values = [b"a: 1", b"\t 2 ", b" ", b"A:", b"b:", b"a :", b" 3", b"x", b" 4", b"B:", b" "]
+    assert parse_headers(values) == {"a": "1 2, 3", "b": ""}
 
 
 ODD = {
