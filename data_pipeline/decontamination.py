@@ -45,6 +45,11 @@ WORD = regex.compile(
 )
 ASCII_WORD = re.compile(r"[0-9a-z]+")
 INVISIBLE = regex.compile(r"\p{Cf}++")  # soft hyphens, zero-width joiners
+# normalization sorts the marks of one character in quadratic time (UAX #15, section 13), as in
+# minhash_dedup.py; here also marks that only invisible characters separate. NFKC makes marks of
+# the half-width U+FF9E and U+FF9F
+MARK = r"[\p{M}\uFF9E\uFF9F]\p{Cf}*+"
+MARKS_AFTER_THE_30TH = regex.compile(rf"((?:{MARK}){{30}})(?:{MARK})++")
 DOCUMENTS_NAMED = 10  # in the report, for each item
 
 
@@ -100,12 +105,16 @@ def normalized_words(text: str) -> list[str]:
     """Return the words of the text in the form in which they are compared.
 
     A word is a run of letters, digits and the marks on them; everything else separates words. Case,
-    compatibility forms, invisible characters and the way in which accents are written do not count:
-    "Don't re-use the ﬁle" has the words don, t, re, use, the, file.
+    compatibility forms, invisible characters and the way in which accents are written do not count,
+    and no marks after the 30th of one character: "Don't re-use the ﬁle" has the words don, t, re,
+    use, the, file.
     """
     if text.isascii():
         return ASCII_WORD.findall(text.lower())
-    return [word.lower() if word.isascii() else _normalized(word) for word in WORD.findall(text)]
+    return [
+        word.lower() if word.isascii() else _normalized(MARKS_AFTER_THE_30TH.sub(r"\1", word))
+        for word in WORD.findall(text)
+    ]
 
 
 def _normalized(word: str) -> str:

@@ -52,6 +52,18 @@ def test_words(text, words):
     assert normalized_words(decomposed) == words
 
 
+MARKS = ["\u0316\u0301", "\u0301", "\uff9e\u0301", "\u3099\uff9f"]
+
+
+@pytest.mark.parametrize("between", ["", "\u200b", "\u00ad\u200d"])
+@pytest.mark.parametrize("marks", MARKS)
+def test_marks_after_the_30th_of_a_character_do_not_count(marks, between):
+    marks = marks * 50
+    for count in (1, 29, 30, 31, 32, 100):
+        word = unicodedata.normalize("NFKC", "q" + marks[: min(count, 30)] + "b")
+        assert normalized_words(between.join("q" + marks[:count] + "b")) == [word], count
+
+
 def test_ngrams():
     words = np.array([5, 6, 5, 6, 7], dtype=np.uint64)
     pairs = ngram_hashes(words, 2)
