@@ -5,7 +5,8 @@ actor. If it ends, its batch is run again, then item by item. A thread of C in t
 (`faulthandler`) ends it if an item takes too long.
 
 What this leaves out: reading the pages on the cluster (they are read here, and sent), and copying
-this project to other machines, where it must be installed.
+files to other machines. This project must be installed there, and the models that settings or
+environment variables name must have the same paths; SENT_VARIABLES are sent.
 """
 
 import faulthandler
@@ -31,12 +32,19 @@ from data_pipeline.executors.executor import (
     same_process,
 )
 from data_pipeline.executors.worker_memory import limit_memory
+from data_pipeline.language_id import MODEL_VARIABLE
+from data_pipeline.quality_classifier import HARMFUL_VARIABLES
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
 
 BATCHES_AHEAD = 8  # per worker: done or not, after the first that is not done
 OBJECT_STORE_BYTES = 200_000_000  # of a cluster that is started here; batches are small
-SENT_VARIABLES = (STAND_INS_VARIABLE, "LM_LANGUAGE_MODEL", "OMP_NUM_THREADS")
+SENT_VARIABLES = (
+    STAND_INS_VARIABLE,
+    MODEL_VARIABLE,
+    *HARMFUL_VARIABLES.values(),
+    "OMP_NUM_THREADS",
+)
 
 
 def import_ray() -> Any:
