@@ -31,7 +31,7 @@ from datatrove.pipeline.filters import (
 )
 from datatrove.utils.text import split_into_parts, split_into_words
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before benchmarks/data_pipeline.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipeline.rule_sets.rule_verdicts import (
     RuleSet,

@@ -51,7 +51,7 @@ def test_without_ray_the_line_says_how_to_install_it(monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the executor asks `ray.init` for; a stand-in for Ray, which is never reached."""
+    """The options of `ray.init`, from a stand-in: Ray itself is never reached."""
     given = {}
 
     def init(**arguments):
