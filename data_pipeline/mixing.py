@@ -102,8 +102,8 @@ def budget_per_source(
     {'web': 60, 'books': 20}
 
     Args:
-        sizes: source -> tokens or documents.
-        weights: source -> weight, for the same sources.
+        sizes: source -> tokens or documents; at least one source.
+        weights: source -> weight, for the same sources, at least one of them above 0.
         budget: in the unit of `sizes`.
         max_epochs: how often a source may be read; None for any number.
     """
@@ -176,7 +176,8 @@ def shuffled(positions: np.ndarray, num_documents: int, seed: int) -> np.ndarray
 def epoch_order(num_documents: int, seed: int, epoch: int, start: int = 0) -> Iterator[int]:
     """Yield the documents 0 to num_documents - 1, each once, in the order of an epoch.
 
-    The order is a pure function of (num_documents, seed, epoch), and is read from `start` on.
+    The order is a pure function of (num_documents, seed, epoch), and is read from `start` on. Two
+    different pairs (seed, epoch) have different orders.
     """
     epoch_seed = derived_seed(seed, "epoch", epoch)
     for first in range(start, num_documents, BLOCK):

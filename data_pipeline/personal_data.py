@@ -15,7 +15,8 @@ more than a number that is masked for nothing, so whatever has the form of such 
 - Cards (13 to 19 digits; ISO/IEC 7812) and IBANs (ISO 13616) have check digits. They are masked
   only if these are right, and the issuer or the country is known.
 
-Only what is replaced is counted. Masks that the text already contained stay as they are.
+A digit is 0 to 9: digits of other scripts are word characters, but no part of such data. Only what
+is replaced is counted. Masks that the text already contained stay as they are.
 
 What this leaves out: names, postal addresses, phone numbers of other countries, IBANs in lower
 case, and disguised addresses ("me at home").
@@ -39,13 +40,14 @@ EMAIL = re.compile(
 # looks behind: the search is then several times as fast
 PHONE = re.compile(
     r"(?=[(+1-9])(?<![\w.+-])(?:"
-    r"(?:\+?1[ .-]?)?(?:\([2-9]\d{2}\)[ .-]?|[2-9]\d{2}[ .-])\d{3}[ .-]\d{4}(?![\w-]|\.\d)"
-    r"|\+1[ .-]?[2-9]\d{9}(?![\w-]|\.\d)"
+    r"(?:\+?1[ .-]?)?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[ .-])[0-9]{3}[ .-][0-9]{4}"
+    r"(?![\w-]|\.[0-9])"
+    r"|\+1[ .-]?[2-9][0-9]{9}(?![\w-]|\.[0-9])"
     r"|(?:1[ .-])?(?!214748364[78]|429496729[56]|858993459[12])"  # 2**31, 2**32, 2**33
-    r"[2-9]\d{9}(?![\w-]|\.\d))"
+    r"[2-9][0-9]{9}(?![\w-]|\.[0-9]))"
 )
 OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-IPV4 = re.compile(rf"(?=[0-9])(?<![\w.])(?:{OCTET}\.){{3}}{OCTET}(?!\w|\.\d)")
+IPV4 = re.compile(rf"(?=[0-9])(?<![\w.])(?:{OCTET}\.){{3}}{OCTET}(?!\w|\.[0-9])")
 TWO_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 # a whole run of hexadecimal digits, colons and dots with two colons near its beginning
 IPV6_RUN = re.compile(

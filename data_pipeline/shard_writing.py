@@ -103,11 +103,12 @@ def split_documents(documents_folder: Path, settings: ShardSettings) -> Iterator
     """Yield the documents in their order, each with its split.
 
     With held_out = "end", the first int(n (1 - validation_share)) of the n characters are for
-    training. A document across that place is yielded in two parts.
+    training, and a document across that place is yielded in two parts. One without text never is.
     """
     if settings.held_out == "documents":
         for document in read_documents(documents_folder):
-            yield SplitDocument(split_of(document.id, settings.validation_share), document)
+            if document.text:
+                yield SplitDocument(split_of(document.id, settings.validation_share), document)
         return
     characters = sum(len(document.text) for document in read_documents(documents_folder))
     left = int(characters * (1 - settings.validation_share))  # characters for training

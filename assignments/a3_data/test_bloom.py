@@ -53,7 +53,8 @@ def test_the_size(implementation, a3_data, capacity, rate, num_bits, num_hashes)
 
 
 @pytest.mark.parametrize(
-    ("capacity", "rate"), [(0, 0.1), (-5, 0.1), (10, 0.0), (10, 1.0), (10, -0.1), (10, 2.0)]
+    ("capacity", "rate"),
+    [(0, 0.1), (-5, 0.1), (10, 0.0), (10, 1.0), (10, -0.1), (10, 2.0), (10, float("nan"))],
 )
 def test_impossible_filters(implementation, a3_data, capacity, rate):
     module = implementation(MODULE)

@@ -21,12 +21,14 @@ ITEM = "The quick, brown fox jumps over the lazy dog while eleven bored cats are
         ("東京は、Abc漢字", ["東", "京", "は", "abc", "漢", "字"]),
         ("대한민국의 수도", ["대한민국의", "수도"]),
         ("CRÈME brûlée", ["crème", "brûlée"]),
+        ("𝐀bc Ⅳ", ["abc", "iv"]),
+        ("e\u200d\u0301t", ["ét"]),
         ("\u200b — ... !", []),
         ("half \ud800 pair \ufffdof bytes\ufffd", ["half", "pair", "of", "bytes"]),
         ("", []),
     ],
     ids=["compatibility", "ascii", "sharp-s", "invisible", "without-spaces", "korean", "accents",
-         "no-word", "not-utf-8", "empty"],
+         "forms-of-capitals", "invisible-before-a-mark", "no-word", "not-utf-8", "empty"],
 )  # fmt: skip
 def test_words_in_one_form(implementation, a3_data, text, words):
     normalized_words = implementation(MODULE).normalized_words
@@ -41,6 +43,14 @@ def test_words_in_one_form(implementation, a3_data, text, words):
             ),
             "remove the invisible characters (\\p{Cf}) within a word": (
                 lambda got: isinstance(got, list) and "so\u00adft" in got
+            ),
+            "normalize to NFKC before casefold(): a letter of another form may become a capital": (
+                lambda got: got != words and [word.casefold() for word in got] == words
+            ),
+            "remove the invisible characters before NFKC, which then composes what is left": (
+                lambda got: (
+                    got != words and [unicodedata.normalize("NFKC", word) for word in got] == words
+                )
             ),
             "compose the characters again (NFKC): é may be written as one or as two": [
                 unicodedata.normalize("NFKD", word) for word in words

@@ -11,13 +11,14 @@ from lm_course.drawn_inputs.result_comparison import Within
 
 NAME = "data_pipeline.quality_classifier."
 PIECES = ["word", "Word", " ", " ", "\n", "12", "3", "_", "__label__", "__label__wiki", ".", "…",
-          "é", "É", "한국", "٣", "\u0301", "\t", "-", "a1b", "\U0001f600", "\x00"]  # fmt: skip
+          "é", "É", "İ", "한국", "٣", "\u0301", "\t", "-", "a1b", "\U0001f600",
+          "\x00"]  # fmt: skip
 lone = st.sampled_from([*PIECES, *PIECES, "\ud800", "\udfff"])
 readable = st.one_of(texts(), st.lists(st.sampled_from(PIECES), max_size=10).map("".join))
 any_text = st.one_of(readable, st.lists(lone, max_size=10).map("".join))
 limits = near_constants(st.integers(1, 12), 1, 30_000)
 labels = st.sampled_from(["wiki", "wiki", "wiki", "cc", "cc", "cc", "news", "한국"])
-rare_labels = st.sampled_from(["", "two words", "wiki\n"])
+rare_labels = st.sampled_from(["", "two words", "wiki\n", " cc"])
 some_texts = st.sampled_from(["Good text.", "buy 7", "buy 100", "a b c", "More", " ", "\n"])
 
 
@@ -30,7 +31,8 @@ def examples(draw):
     each = st.tuples(st.one_of(some_texts, some_texts, readable), labels)
     drawn = draw(st.lists(each, max_size=12))
     if drawn and draw(st.integers(0, 9)) == 1:
-        drawn.append((draw(some_texts), draw(rare_labels)))
+        rare = draw(rare_labels)
+        drawn += [("Good text.", rare), ("a b c", rare)]
     return drawn
 
 
@@ -95,8 +97,15 @@ SPACES = [
         arguments(
             {
                 "text": st.one_of(readable, some_texts),
-                "given": st.sampled_from([["wiki", "cc"], ["cc"], ["a", "wiki", "b", "cc"]]),
-                "label": st.sampled_from(["wiki", "wiki", "cc", "b"]),
+                "given": st.sampled_from(
+                    [
+                        ["wiki", "cc"],
+                        ["cc"],
+                        ["non-cc", "cc", "ccc", "a"],
+                        ["a", "wiki", "non-wiki"],
+                    ]
+                ),
+                "label": st.sampled_from(["wiki", "cc", "cc", "wiki", "c", "a"]),
                 "largest": st.sampled_from([1.0, 1.0, 1.5]),
                 "max_characters": limits,
             }

@@ -2,7 +2,7 @@
 
 import numpy as np
 from hypothesis import strategies as st
-from text_strategies import one_in, texts
+from text_strategies import few_forms, one_in, texts
 
 from lm_course.drawn_inputs.constant_strategies import near_constants
 from lm_course.drawn_inputs.drawn_checks import drawn_checks
@@ -114,7 +114,7 @@ SPACES = [
     Space(
         "a3_data.17",
         f"{NAME}normalized_words",
-        arguments({"text": st.one_of(texts(), sentences())}),
+        arguments({"text": st.one_of(texts(), sentences(), few_forms)}),
         draws=70,
     ),
     Space(

@@ -20,7 +20,8 @@ NAME = "data_pipeline.exact_dedup."
 LINES = [
     "", "", " ", "\t", "a", "a ", " a", "A", "x = 1", "}", "import sys", "\u00a0", "\x0b", "a\rb",
     "é", "e\u0301", "a line of exactly thirty chars", "a line of twenty-nine chars..",
-    "  a line of exactly thirty chars\t", "a much longer line that many of the pages share",
+    "  a line of exactly thirty chars\t", " " * 30 + "}",
+    "a much longer line that many of the pages share",
 ]  # fmt: skip
 lines = one_in(6, texts(), st.sampled_from(LINES))
 

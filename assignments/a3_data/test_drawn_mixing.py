@@ -4,6 +4,7 @@ Orders are free in part, so the call itself checks what the handout says of them
 """
 
 from collections import Counter
+from math import gcd
 
 from hypothesis import strategies as st
 
@@ -31,7 +32,9 @@ sizes = near_constants(st.one_of(st.integers(1, 20), st.integers(1, 10**6)), 1, 
 wrong_numbers = st.sampled_from([-1, -0.5, float("nan"), float("inf")])
 decimals = st.integers(1, 100).map(lambda number: number / 10)
 hundredths = st.integers(1, 100).map(lambda number: number / 100)
-right_weights = st.one_of(decimals, hundredths, st.integers(1, 5), st.just(0))
+right_weights = st.one_of(
+    decimals, hundredths, st.integers(1, 5), st.just(0), st.floats(1e-6, 10), st.floats(0.01, 1)
+)
 amounts = near_constants(st.one_of(st.integers(0, 30), st.integers(0, 10**12)), 0, 10**18)
 
 
@@ -47,12 +50,27 @@ def weights(draw):
 def budgets(draw):
     chosen = draw(by_name(right_weights).filter(lambda each: any(each.values())))
     each = {source: draw(sizes) for source in chosen}
-    epochs = st.sampled_from([1, 1.0, 2, 4, 0.7, 1.5, 0.05])
+    epochs = st.sampled_from([1, 1.0, 2, 4, 0.7, 1.5, 0.05, 0])
     return {
         "sizes": each,
         "weights": chosen,
         "budget": draw(st.one_of(amounts, st.integers(0, 3 * sum(each.values())))),
         "max_epochs": draw(st.one_of(st.none(), epochs, epochs, epochs, decimals)),
+    }
+
+
+@st.composite
+def near_halves(draw):
+    """Numbers whose share is a half, or so near one that 28 digits do not tell."""
+    size = draw(st.integers(1, 10**17)) * 2 + 1
+    documents = draw(st.integers(1, 10**15))
+    if gcd(documents, size) > 1:
+        documents = 1
+    below = size // 2 + draw(st.integers(0, 1))
+    return {
+        "num_documents": documents,
+        "amount": below * pow(documents, -1, size) % size,
+        "size": size,
     }
 
 
@@ -86,7 +104,9 @@ WEIGHTS = [
     Space(
         "a3_data.18",
         f"{NAME}documents_served",
-        arguments({"num_documents": sizes, "amount": amounts, "size": sizes}),
+        st.one_of(
+            arguments({"num_documents": sizes, "amount": amounts, "size": sizes}), near_halves()
+        ),
     ),
 ]
 
@@ -105,11 +125,12 @@ def epochs(draw):
         "num_documents": size,
         "seed": draw(seeds),
         "epoch": draw(numbers),
+        "apart": draw(st.one_of(st.sampled_from([2, 10, 100, 1000, 10**6]), numbers)),
         "starts": drawn_places(draw, 0, size),
     }
 
 
-def call_epoch(module, num_documents, seed, epoch, starts):
+def call_epoch(module, num_documents, seed, epoch, apart, starts):
     """Return the documents of the order; the rest of it is the same from any start."""
     order = [int(each) for each in module.epoch_order(num_documents, seed, epoch)]
     what = f"epoch_order({num_documents}, {seed}, {epoch}"
@@ -123,10 +144,14 @@ def call_epoch(module, num_documents, seed, epoch, starts):
             (seed + 1, epoch + 1),
             (seed - 1, epoch + 1),
         ]
-        for other in places:
-            found = list(module.epoch_order(num_documents, *other))
+        orders = {
+            pair: [int(each) for each in module.epoch_order(num_documents, *pair)]
+            for pair in [*places, (seed - 1, epoch + apart), (seed, epoch + apart)]
+        }
+        for other, found in orders.items():
             check_true(
-                found != order, f"{what}) has the order of seed {other[0]} and epoch {other[1]}"
+                found != order or other == (seed, epoch),
+                f"{what}) has the order of seed {other[0]} and epoch {other[1]}",
             )
     return order
 

@@ -10,7 +10,8 @@ from lm_course.drawn_inputs.input_spaces import Space, arguments
 
 NAME = "data_pipeline.personal_data."
 AROUND = ["", "", " ", " ", "\n", ".", ",", "-", "+", "(", ")", "[", "]", ":", "/", "_", "x", "é",
-          "1", "0.", ".5", " 1 ", "||", "|||", "한", "\u00a0", "@", "#", "%"]  # fmt: skip
+          "1", "0.", ".5", " 1 ", "||", "|||", "한", "\u00a0", "@", "#", "%", ".:", ":.", "٣",
+          ".٣"]  # fmt: skip
 around = st.sampled_from(AROUND)
 digit = st.sampled_from("0123456789")
 
@@ -58,7 +59,7 @@ emails = st.builds(
     st.lists(label, max_size=3),
     last_label,
 )
-separators = st.sampled_from(["-", "-", " ", ".", "", "--", "/"])
+separators = st.sampled_from(["-", "-", "-", " ", " ", ".", "", "--", "/", "\n", "\u00a0"])
 codes = st.sampled_from(["", "", "", "+1", "1", "+1 ", "1-", "1.", "+1-", "+2 ", "11 ", "+"])
 areas = st.sampled_from(
     ["283", "212", "999", "123", "083", "28", "(283)", "(283)", "(123)", "(283"]
@@ -66,7 +67,8 @@ areas = st.sampled_from(
 phones = st.one_of(
     st.builds(
         lambda code, area, one, middle, two, end: f"{code}{area}{one}{middle}{two}{end}",
-        codes, areas, separators, digits(3, 3), separators, st.one_of(digits(4, 4), digits(3, 5)),
+        codes, areas, separators, digits(3, 3), separators,
+        st.one_of(digits(4, 4), digits(4, 4), digits(3, 5), st.just("382٣")),
     ),
     st.builds(lambda code, number: code + number, codes, digits(9, 11)),
     st.builds(lambda code, first, rest: code + first + rest, codes, digit, digits(9, 9)),

@@ -31,7 +31,7 @@ def ids(draw):
 
 @st.composite
 def folders(draw):
-    documents = draw(st.lists(texts.filter(bool), min_size=1, max_size=5))
+    documents = draw(st.lists(texts, min_size=1, max_size=5))
     if size := draw(near_constants(st.just(0), 2, 3000)):
         documents = [(text * size)[:size] for text in documents[:2]]
     return {

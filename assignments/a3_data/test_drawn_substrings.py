@@ -49,7 +49,7 @@ def documents(draw):
         made.append(each)
     if size := draw(near_constants(st.just(0), 2, 300)):
         made.append((draw(st.lists(numbers, min_size=1, max_size=7)) * size)[:size])
-    if made and draw(st.integers(0, 19)) == 1:
+    if made and draw(st.integers(0, 9)) == 1:
         made[-1] = [*made[-1], -1]
     return made
 

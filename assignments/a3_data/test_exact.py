@@ -52,6 +52,19 @@ def test_a_line_counts_once_for_each_document(implementation, a3_data):
     a3_data.expect(dict(got or {}), expected, "documents_of_each_line of four texts", causes)
 
 
+def test_texts_that_are_gone_after_their_turn(implementation, a3_data):
+    """Python gives the id() of a text that is gone to a later one."""
+    texts = ("\n".join(["menu", f"line {number}"]) for number in range(50))
+    got = implementation(MODULE).documents_of_each_line(texts)
+    expected = {text_hash("menu"): 50} | {text_hash(f"line {number}"): 1 for number in range(50)}
+    causes = {
+        "texts of a generator are gone after their turn, and a later one may have the same id()": (
+            lambda found: len(found) < len(expected)
+        )
+    }
+    a3_data.expect(dict(got), expected, "documents_of_each_line of a generator", causes)
+
+
 def dropped(module, text, counts, **settings):
     return module.drop_repeated_lines(text, counts, module.ExactDedupSettings(**settings))
 
@@ -123,6 +136,14 @@ def test_the_settings_of_lines(implementation, a3_data):
     ]:
         got = dropped(module, "one line\nanother\nx", counts, **settings)
         a3_data.expect(got, expected, f"drop_repeated_lines with {settings}")
+
+
+def test_indentation_is_not_part_of_the_length(implementation, a3_data):
+    counts = Counter({text_hash("}"): 20})
+    text = "x\n" + " " * 40 + "}\ny"
+    got = dropped(implementation(MODULE), text, counts)
+    causes = {"a line is as long as it is without the white space around it": ("x\ny", 1)}
+    a3_data.expect(got, (text, 0), "drop_repeated_lines of a short line far to the right", causes)
 
 
 def without_repeated(module, texts, seen=None, **settings):
@@ -253,6 +274,9 @@ def test_line_ends_blanks_and_bytes(implementation, a3_data, memory):
         "kept lines keep their bytes, with their line ends": lambda found: (
             isinstance(found, dict) and found.get("2") in (b"c\n", b"c")
         ),
+        "a \\r without \\n behind it ends no line, and belongs to it": lambda found: (
+            found.get("6") != b"last\r"
+        ),
         "a file of which nothing is left is written, too: empty": lambda found: (
             isinstance(found, dict) and set(found) != set(expected)
         ),
@@ -261,7 +285,7 @@ def test_line_ends_blanks_and_bytes(implementation, a3_data, memory):
     a3_data.expect(count, 8, "the number of lines dropped")
 
 
-@pytest.mark.parametrize("wrong", ["same-name", "missing", "inside"])
+@pytest.mark.parametrize("wrong", ["same-name", "missing", "inside", "link"])
 def test_files_that_are_refused(implementation, a3_data, wrong):
     module = implementation(MODULE)
     with a3_data.written_files({"a.txt": b"x\nx\n", "b.txt": b"y"}) as paths:
@@ -274,6 +298,9 @@ def test_files_that_are_refused(implementation, a3_data, wrong):
         elif wrong == "missing":
             paths.append(paths[0].parent / "none.txt")
             names = ["none.txt"]
+        elif wrong == "link":
+            folder, names = base / "link", []
+            folder.symlink_to(paths[0].parent)
         else:
             folder, names = base / "out" / ".." / "in", []
         what = f"deduplicate_lines ({wrong})"

@@ -244,6 +244,9 @@ def test_a_page_inside_a_form(implementation, a3_data):
     html = f"<title>T</title><form><p>{LONG}</p><script>x</script></form>"
     causes = {"if nothing is kept, read again with only ALWAYS_DROPPED_TAGS dropped": ""}
     a3_data.expect(extract(html), f"T\n\n{LONG}", "a page that is one form", causes)
+    html = f"<title>T</title><p><a href=x>Home</a></p><form><p>{LONG}</p></form>"
+    causes = {"blocks of links only are not kept: then, too, read again": ""}
+    a3_data.expect(extract(html), f"T\n\n{LONG}", "a page of a menu and a form", causes)
     html = f"<form>{LONG} {LONG}</form><p>{LONG}</p>"
     causes = {"read again only if nothing is kept": f"{LONG} {LONG}\n\n{LONG}"}
     a3_data.expect(extract(html), LONG, "a page with a form and a text", causes)

@@ -54,6 +54,19 @@ def test_a_text_of_several_lines(implementation, a3_data):
     a3_data.expect(model.lines, ["a b c d"], "the lines that the model was given", causes)
 
 
+@pytest.mark.parametrize("code", ["ceb", "als", "el", "zh"])
+def test_codes_of_two_and_three_letters(implementation, a3_data, code):
+    model = Model((f"__label__{code}", 0.5))
+    got = with_model(implementation(MODULE), model).identify("some words")
+    causes = {
+        "a code may have three letters: remove the prefix, and keep all behind it": code[-2:],
+        "remove the prefix __label__ as a whole: str.strip removes its letters one by one": (
+            lambda found: found != code and found in code
+        ),
+    }
+    a3_data.expect(got.code, code, f"the code of the label '__label__{code}'", causes)
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n\t \r\n", "\u3000"])
 def test_a_text_without_words(implementation, a3_data, text):
     model = Model(("__label__en", 0.125))
@@ -77,7 +90,10 @@ def test_only_the_beginning_is_read(implementation, a3_data):
     identifier.identify("     words", 5)
     causes = {
         "cut the text to max_characters characters before anything else": lambda lines: (
-            lines[0] == "ab cd ef" or len(lines) == 3
+            lines[0] == "ab cd ef" or "words" in lines
+        ),
+        "the first max_characters characters have no word, so the model is not asked": (
+            lambda lines: len(lines) == 3
         ),
         "the default is 20,000 characters": lambda lines: len(lines[1]) != 20_000,
     }

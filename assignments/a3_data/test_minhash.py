@@ -63,14 +63,33 @@ def test_every_form_of_a_character_is_the_same(implementation, a3_data, form):
         ("é+b=c $5 <i> x_y ~", ["e", "b", "c", "5", "i", "x", "y"]),
         ("5 € Ünïcode ½", ["5", "€", "unicode", "1⁄2"]),
         ("  one\t two\r\n\u00a0three\u2003", ["one", "two", "three"]),
+        ("\u01c6 \u01c4", ["dz", "dz"]),
+        ("a\u20d7 b\u034f c\u0327\u0483", ["a\u20d7", "b", "c\u0483"]),
+        ("ΑΣ'Α ΟΔΟΣ", ["ασ", "α", "οδος"]),
     ],
-    ids=["full-width", "invisible", "ascii-signs", "other-signs", "blanks"],
+    ids=[
+        "full-width",
+        "invisible",
+        "ascii-signs",
+        "other-signs",
+        "blanks",
+        "two-letters-and-mark",
+        "other-marks",
+        "final-sigma",
+    ],
 )
 def test_other_ways_to_write_the_same(implementation, a3_data, text, expected):
     causes = {
         "compatibility forms count in yours: use NFKD, not NFD": with_accents_kept(text),
         "the signs of ASCII (string.punctuation) are punctuation here, too: $ + < = > ^ ` | ~": (
             lambda got: isinstance(got, list) and any(set("$+<=>|~_") & set(word) for word in got)
+        ),
+        "decompose by NFKD at once: a mark that NFKC brings later stays": ["dž", "dž"],
+        "only the marks U+0300 to U+036F are dropped, each of them, and no others": (
+            lambda got: "\u20d7" in text and got != expected
+        ),
+        "lower case comes before punctuation: at the end of a word, Σ becomes ς": (
+            lambda got: got[0] == "ας"
         ),
         "invisible characters (\\p{Cf}) are removed, and separate nothing": (
             lambda got: isinstance(got, list) and {"a\u200bb", "co", "co\u00adop"} & set(got)
@@ -209,8 +228,30 @@ def test_values_wrap(implementation, a3_data):
 def test_a_document_without_shingles(implementation, a3_data):
     empty = np.array([], dtype=np.uint64)
     got = implementation(MODULE).signature(empty, functions_of([1, 3, 5], [0, 1, 2]))
-    causes = {"a minimum of nothing is the largest number, 2^32 - 1": [0, 0, 0]}
+    causes = {
+        "a minimum of nothing is the largest number, 2^32 - 1": [0, 0, 0],
+        "there is one number for each function, however many there are": (
+            lambda numbers: len(numbers) != 3
+        ),
+    }
     a3_data.check_array(got, [2**32 - 1] * 3, "uint32", "the signature without shingles", causes)
+
+
+@pytest.mark.task("a3_data.12")
+def test_each_call_has_functions_of_its_own(implementation, a3_data):
+    """Python gives the id() of an object that is gone to another one."""
+    signature = implementation(MODULE).signature
+    shingles = np.array([5], dtype=np.uint64) << np.uint64(32)
+    for count in (2, 2, 3, 1):
+        for first in (1, 7):
+            multipliers = [first + 2 * number for number in range(count)]
+            got = signature(shingles, functions_of(multipliers, [0] * count))
+            causes = {
+                "these are the functions of an earlier call: keep nothing of it, or not by id(), "
+                "which an object that comes later may have, too": lambda _: True
+            }
+            what = f"the signature of 5 with the multipliers {multipliers}, after other calls"
+            a3_data.check_array(got, [5 * each for each in multipliers], "uint32", what, causes)
 
 
 @pytest.mark.task("a3_data.12")
@@ -232,15 +273,37 @@ def test_equal_minima_estimate_the_similarity(implementation, a3_data, shared):
     )
 
 
+def borders_of_blocks(count, most):
+    """Places beside multiples of usual lengths of blocks, and others: `most` in all."""
+    lengths = [1 << power for power in range(8, 17)] + [1000, 10_000, 50_000, 100_000]
+    lengths += [(unit << 20) // (size * 256) for unit in (1, 10, 50) for size in (1, 4, 8)]
+    places = {0, count - 1}
+    for length in lengths:
+        last = count // length * length
+        places |= {last - 1, last, length - 1, length}
+    rng = np.random.default_rng(3)
+    others = rng.permutation(count)[: most - len({p for p in places if 0 <= p < count})]
+    return sorted({p for p in places if 0 <= p < count} | set(others.tolist()))
+
+
 @pytest.mark.task("a3_data.12")
 def test_a_long_document_takes_little_memory(implementation, a3_data):
+    """For many of the functions, the smallest value is 0, at a place where a block may end."""
     module = implementation(MODULE)
     functions = module.hash_functions(module.MinHashSettings(num_hashes=256))
     rng = np.random.default_rng(1)
     shingles = np.sort(rng.integers(0, 2**64, 120_000, dtype=np.uint64))
+    places = borders_of_blocks(len(shingles), 240)
+    upper = (shingles[places] >> np.uint64(32)).astype(np.uint32)
+    functions[1][: len(places)] = -functions[0][: len(places)] * upper
     got = module.signature(shingles, functions)
     expected = minima(shingles, *functions)
-    a3_data.check_array(got, expected, "uint32", "the signature of 120,000 shingles")
+    causes = {
+        "a shingle was left out: is the last of each block taken, and the last block?": (
+            lambda numbers: all(one >= other for one, other in zip(numbers, expected, strict=True))
+        )
+    }
+    a3_data.check_array(got, expected, "uint32", "the signature of 120,000 shingles", causes)
     most = a3_data.peak_bytes(lambda: module.signature(shingles, functions))
     a3_data.true(
         most <= 100 << 20,

@@ -63,6 +63,7 @@ IN_ORDER = "of sources that lost the same, the earlier in the order of `weights`
 ROUNDED_DOWN = "what is left after rounding down is given out too: the sum is exactly the total"
 
 
+DECIMAL = "all digits that Python prints of a weight count: Fraction(str(weight)), without rounding"
 COMPUTE = "compute the numbers, and make no list with a member for each document or token"
 
 
@@ -130,10 +131,16 @@ COMPUTE = "compute the numbers, and make no list with a member for each document
             {"x": 3 * 10**17, "y": 7 * 10**17 + 1},
             {"floats have 16 digits: compute with whole numbers or Fraction": lambda _: True},
         ),
+        (
+            10**18,
+            {"x": 0.1, "y": 0.123456789012345},
+            {"x": 447513814379904304, "y": 552486185620095696},
+            {DECIMAL: lambda _: True},
+        ),
         (0, {"x": 0.3, "y": 0.7}, {"x": 0, "y": 0}, {}),
     ],
     ids=["half", "smaller-first", "largest-remainder", "ties", "any-sum", "decimal", "large",
-         "nothing"],
+         "all-digits", "nothing"],
 )  # fmt: skip
 def test_exact_parts(implementation, a3_data, total, weights, expected, causes):
     apportion = implementation(MODULE).apportion
@@ -221,8 +228,28 @@ def test_weights_that_are_refused(implementation, a3_data, weights, named):
             {"a": 7, "b": 70},
             {"0.7 is a decimal number: 10 * 0.7 is exactly 7": {"a": 6, "b": 70}},
         ),
+        (
+            {"a": 3, "b": 5},
+            {"a": 1, "b": 1},
+            4,
+            0,
+            {"a": 0, "b": 0},
+            {"a max_epochs of 0 is a limit, and not None": {"a": 2, "b": 2}},
+        ),
+        (
+            {"a": 4, "b": 5, "c": 6},
+            {"a": 1, "b": 3, "c": 3},
+            11,
+            1,
+            {"a": 2, "b": 5, "c": 4},
+            {
+                "a source whose part is exactly its limit is closed, too, and the rest is divided "
+                "again": {"a": 1, "b": 5, "c": 5}
+            },
+        ),
     ],
-    ids=["exhausted", "no-limit", "by-weight", "one-after-the-other", "all-exhausted", "decimal"],
+    ids=["exhausted", "no-limit", "by-weight", "one-after-the-other", "all-exhausted", "decimal",
+         "no-epoch", "at-the-limit"],
 )  # fmt: skip
 def test_a_budget(implementation, a3_data, sizes, weights, budget, max_epochs, expected, causes):
     got = implementation(MODULE).budget_per_source(sizes, weights, budget, max_epochs)
@@ -248,6 +275,7 @@ def test_without_max_epochs(implementation, a3_data):
         (7, 40, 13, 22),
         (10**18, 3, 10, 3 * 10**17),
         (10**17 + 1, 7, 7, 10**17 + 1),
+        (10**13 + 1, 201448130331729857, 10**18 + 9, 2014481303317),
     ],
 )
 def test_documents_of_an_amount(implementation, a3_data, documents, amount, size, expected):
@@ -264,6 +292,9 @@ def test_documents_of_an_amount(implementation, a3_data, documents, amount, size
             lambda got: got == documents * (amount // size) != down
         ),
         "round to the nearest whole number, and halves up": down,
+        "floats have 16 digits, and Decimal has 28 by default: compute with whole numbers": (
+            lambda got: documents > 10**12
+        ),
         "halves are rounded up; Python's round() rounds them to the even number": round(
             documents * amount / size
         ),

@@ -67,6 +67,17 @@ def test_an_epoch_from_a_place_on(implementation, a3_data, start):
     )
 
 
+@pytest.mark.parametrize("apart", [10, 100, 1000, 10_000, 10**6, 2**16])
+def test_distant_epochs_have_their_own_orders(implementation, a3_data, apart):
+    epoch_order = implementation(MODULE).epoch_order
+    one, other = list(epoch_order(50, 0, apart)), list(epoch_order(50, 1, 0))
+    a3_data.true(
+        one != other,
+        f"epoch_order: (seed, epoch) = (0, {apart}) and (1, 0) have the same order; do not "
+        "make one number of them, use derived_seed",
+    )
+
+
 def test_an_epoch_is_not_a_list(implementation, a3_data):
     epoch_order = implementation(MODULE).epoch_order
     size, found = 10**12, []
@@ -143,6 +154,43 @@ def test_a_mix_has_its_counts(implementation, a3_data):
     )
     _, others = order_of(module, a3_data, seed=2)
     a3_data.true(items != others, "MixedOrder: the seeds 1 and 2 give the same mix")
+
+
+class Name(str):
+    """A name with another hash(), as each process gives it."""
+
+    __slots__ = ()
+
+    def __hash__(self):
+        return str.__hash__(self) ^ 0x5DEECE66D
+
+
+def test_the_order_does_not_depend_on_hash(implementation, a3_data):
+    module = implementation(MODULE)
+    _, items = order_of(module, a3_data)
+    sizes, counts = ({Name(s): n for s, n in each.items()} for each in (SIZES, COUNTS))
+    try:
+        got = [tuple(item) for item in module.MixedOrder(sizes, counts, 1).items_from(0)]
+    except LookupError:  # its keys are texts of its own, which this check does not reach
+        return
+    a3_data.true(
+        got == items,
+        "MixedOrder: the order depends on hash() of the sources' names, which differs in each "
+        "process (also the order of a set does): use derived_seed(seed, name)",
+        {"expected": items[:6], "got": got[:6]},
+    )
+
+
+def test_two_readers_of_a_mix(implementation, a3_data):
+    module = implementation(MODULE)
+    order, items = order_of(module, a3_data)
+    one, other = order.items_from(2), order.items_from(40)
+    pairs = [(tuple(next(one)), tuple(next(other))) for _ in range(50)]
+    expected = list(zip(items[2:52], items[40:90], strict=True))
+    causes = {"each call of items_from has places of its own: keep none in the object":
+              lambda _: True}  # fmt: skip
+    what = "items_from(2) and items_from(40) of one mix, read in turns,"
+    a3_data.expect(pairs, expected, what, causes)
 
 
 @pytest.mark.parametrize("counts", [COUNTS, {"web": 1, "books": 60, "code": 2}, {"books": 9}])

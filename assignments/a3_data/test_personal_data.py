@@ -150,6 +150,9 @@ NOT_PHONES = [
     ("12831823829", "eleven digits are not a number, unless there is a separator or a +"),
     ("28318238290", "more digits: not a phone number"),
     ("283-182-38291", "more digits: not a phone number"),
+    ("283\n182\n3829", "a separator is one space, point or hyphen, and no other white space"),
+    ("283-182\t3829", "a separator is one space, point or hyphen, and no other white space"),
+    ("283-182-382٣", "a digit is 0 to 9"),
     ("0.2831823829", "a point directly before: part of a larger number"),
     ("5.283-182-3829", "a point directly before: part of a larger number"),
     ("2831823829.5", "a point and a digit directly behind: part of a larger number"),
@@ -162,40 +165,22 @@ NOT_PHONES = [
 
 
 @pytest.mark.task("a3_data.6")
+def test_borders_of_a_phone_number(implementation, a3_data):
+    function = implementation(MODULE).mask_phone_numbers
+    for behind in (".", ".x", ".٣", ","):
+        causes = {"only a digit (0 to 9) behind the point makes it part of a larger number":
+                  lambda got: PHONE_MASK not in got}  # fmt: skip
+        text = f"283-182-3829{behind}"
+        check_masked(a3_data, function, text, f"{PHONE_MASK}{behind}", 1, causes)
+
+
+@pytest.mark.task("a3_data.6")
 def test_what_is_no_phone_number_stays(implementation, a3_data):
     for text, likely in NOT_PHONES:
         check_stays(a3_data, implementation(MODULE).mask_phone_numbers, text, likely)
 
 
 # a3_data.7
-
-
-@pytest.mark.task("a3_data.7")
-@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "192.0.2.53", "255.255.255.255"])
-def test_ipv4_addresses_are_masked(implementation, a3_data, address):
-    text = f"host {address}:80, {address}."
-    causes = {"a number from 0 to 255 is allowed in each place": text}
-    function = implementation(MODULE).mask_ips
-    check_masked(a3_data, function, text, f"host {IP_MASK}:80, {IP_MASK}.", 2, causes)
-
-
-NOT_IPV4 = [
-    ("256.1.1.1", "octets go up to 255"),
-    ("1.1.1.300", "octets go up to 255"),
-    ("999.999.999.999", "octets go up to 255"),
-    ("1.2.3", "an address has four numbers"),
-    ("1.2.3.4.5", "a number of five parts is not an address, and neither are four of them"),
-    ("v1.2.3.4", "a letter directly before: a version"),
-    ("1.2.3.4b", "a letter directly behind: a version"),
-    ("01.2.3.4", "no number begins with a 0, except 0 itself"),
-    (".1.2.3.4", "a point directly before: part of a longer number"),
-]
-
-
-@pytest.mark.task("a3_data.7")
-def test_what_is_no_ipv4_address_stays(implementation, a3_data):
-    for text, likely in NOT_IPV4:
-        check_stays(a3_data, implementation(MODULE).mask_ips, text, likely)
 
 
 def accepted(address):
@@ -225,7 +210,7 @@ FORMS = [
     ("1:2:3:4:5:6:7:1.2.3.4", "an IPv4 address takes the place of two groups"),
     ("1.2.3.4::", "an IPv4 address is the end only"),
     ("::1.2.3.256", "octets go up to 255"),
-    ("1.2.3.4", "this is IPv4"),
+    ("1.2.3.4", "this is IPv4, and not an IPv6 address"),
     (":1:2:3:4:5:6:7", "a single colon is between two groups"),
     ("", "an empty text is not an address"),
 ]
@@ -237,6 +222,34 @@ def test_the_form_of_ipv6(implementation, a3_data):
         expected = accepted(address)
         got = implementation(MODULE).is_ipv6(address)
         a3_data.expect(got, expected, f"is_ipv6({address!r})", {likely: not expected})
+
+
+@pytest.mark.task("a3_data.7")
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "192.0.2.53", "255.255.255.255"])
+def test_ipv4_addresses_are_masked(implementation, a3_data, address):
+    text = f"host {address}:80, {address}."
+    causes = {"a number from 0 to 255 is allowed in each place": text}
+    function = implementation(MODULE).mask_ips
+    check_masked(a3_data, function, text, f"host {IP_MASK}:80, {IP_MASK}.", 2, causes)
+
+
+NOT_IPV4 = [
+    ("256.1.1.1", "octets go up to 255"),
+    ("1.1.1.300", "octets go up to 255"),
+    ("999.999.999.999", "octets go up to 255"),
+    ("1.2.3", "an address has four numbers"),
+    ("1.2.3.4.5", "a number of five parts is not an address, and neither are four of them"),
+    ("v1.2.3.4", "a letter directly before: a version"),
+    ("1.2.3.4b", "a letter directly behind: a version"),
+    ("01.2.3.4", "no number begins with a 0, except 0 itself"),
+    (".1.2.3.4", "a point directly before: part of a longer number"),
+]
+
+
+@pytest.mark.task("a3_data.7")
+def test_what_is_no_ipv4_address_stays(implementation, a3_data):
+    for text, likely in NOT_IPV4:
+        check_stays(a3_data, implementation(MODULE).mask_ips, text, likely)
 
 
 @pytest.mark.task("a3_data.7")
@@ -272,7 +285,23 @@ NOT_IPV6 = [
     ("fe80:::1", "the whole run is an address, or nothing of it"),
     ("1:2:3:4:5:6:7:8:9", "the whole run is an address, or nothing of it"),
     ("::ffff:256.0.0.1", "octets go up to 255, also within IPv6"),
+    ("fe80::1.: x", "points at both ends are taken away once, and then one colon, not in turns"),
+    ("::1:2:3x", "a word character directly behind the run: no address, however the run begins"),
 ]  # fmt: skip
+
+
+@pytest.mark.task("a3_data.7")
+def test_what_is_before_an_ipv6_address(implementation, a3_data):
+    function = implementation(MODULE).mask_ips
+    for text, expected in [
+        ("host.fe80::1", f"host.{IP_MASK}"),
+        ("host:fe80::1", f"host:{IP_MASK}"),
+        ("_::1:2:3", f"_{IP_MASK}"),
+    ]:
+        causes = {
+            "if the run begins with a colon or a point, what is before it does not matter": text
+        }
+        check_masked(a3_data, function, text, expected, 1, causes)
 
 
 @pytest.mark.task("a3_data.7")
@@ -331,6 +360,7 @@ def test_issuer_and_length(implementation, a3_data):
         ("2721002222222226", False, "prefixes are compared over their whole length: 2221 to 2720"),
         ("411111111111111a", False, "this is not a number"),
         ("4111 1111 1111 1111", False, "is_card_number gets digits only"),
+        ("٤١١١١١١١١١١١١١١١", False, "a digit is 0 to 9; str.isdecimal knows others, too"),
     ]:
         got = implementation(MODULE).is_card_number(digits)
         a3_data.expect(got, expected, f"is_card_number({digits!r})", {likely: not expected})
@@ -420,6 +450,7 @@ def test_a_long_row_of_numbers_takes_no_square(implementation, a3_data):
     )
 
 
+WITH_LETTERS = ["DEA5370400440532013000", "DEK2370400440532013000", "DEET370400440532013000"]
 IBANS = ["DE89370400440532013000", "GB82WEST12345698765432", "NO9386011117947",
          "MT84MALT011000012345MTLCAST001S", "FR1420041010050500013M02606"]  # fmt: skip
 
@@ -436,6 +467,7 @@ def test_the_remainder_of_an_iban(implementation, a3_data, iban):
         iban.lower(): "small letters are not meant",
         iban[:4] + " " + iban[4:]: "is_iban gets characters without spaces",
         "": "an empty text is not an IBAN",
+        iban.translate({48 + i: 0xFF10 + i for i in range(10)}): "a digit is 0 to 9",
     }
     for text, cause in likely.items():
         expected = text == iban
@@ -448,10 +480,20 @@ def test_the_length_of_an_iban_is_checked(implementation, a3_data):
     account = "370400440532013000" + "00"
     number = int("".join(str(int(c, 36)) for c in account + "DE00"))
     text = f"DE{98 - number % 97:02}{account}"
-    causes = {"its remainder is 1, but an IBAN_MASK of DE has 22 characters": True}
+    causes = {"its remainder is 1, but an IBAN of DE has 22 characters": True}
     a3_data.expect(implementation(MODULE).is_iban(text), False, f"is_iban({text!r})", causes)
     function = implementation(MODULE).mask_ibans
-    check_stays(a3_data, function, text, "an IBAN_MASK of DE has 22 characters")
+    check_stays(a3_data, function, text, "an IBAN of DE has 22 characters")
+
+
+@pytest.mark.task("a3_data.8")
+def test_the_check_digits_of_an_iban_are_digits(implementation, a3_data):
+    """Each has the remainder 1 and the length of its country."""
+    module = implementation(MODULE)
+    for text in WITH_LETTERS:
+        causes = {"behind the country are two digits, and no letters": True}
+        a3_data.expect(module.is_iban(text), False, f"is_iban({text!r})", causes)
+        check_stays(a3_data, module.mask_ibans, text, "behind the country are two digits")
 
 
 @pytest.mark.task("a3_data.8")

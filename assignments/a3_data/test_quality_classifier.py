@@ -44,11 +44,15 @@ def test_the_first_characters_are_read(implementation, a3_data):
         ("one, two", 3, "one"),
         ("one, two", 4, "one ,"),
         ("É1!", 2, "é 0"),
+        ("İİx", 2, "i \u0307 i \u0307"),
     ]:
         causes = {
             "the characters of the text are counted, not those of the result": (
                 lambda got, most=most: len(got) == most
-            )
+            ),
+            "take the first characters before lower(), which makes two of İ": (
+                lambda got: got.startswith("i \u0307")
+            ),
         }
         got = prepare_text(text, most)
         a3_data.expect(got, expected, f"prepare_text({text!r}, {most})", causes)
@@ -107,9 +111,12 @@ def test_the_lines_read_as_many_characters_as_the_settings_say(implementation, a
         ([("a", "good"), ("b", "good"), ("c", "poor"), (" ", "poor")], ["poor"]),
         ([("a", "good"), ("b", "good"), ("c", "so so"), ("d", "so so")], ["so so"]),
         ([("a", "good"), ("b", "good"), ("c", ""), ("d", "")], []),
+        ([("a", "good"), ("b", "good"), ("c", "so "), ("d", "so ")], ["so"]),
+        ([("a", "good"), ("b", "good"), ("c", "\u3000so"), ("d", "\u3000so")], ["so"]),
     ],
-    ids=["one-label", "none", "one-text", "one-with-words", "two-words", "no-label"],
-)
+    ids=["one-label", "none", "one-text", "one-with-words", "two-words", "no-label",
+         "blank-behind", "blank-before"],
+)  # fmt: skip
 def test_examples_that_are_refused(implementation, a3_data, examples, named):
     module = implementation(MODULE)
     settings = module.TrainingSettings()
@@ -118,16 +125,16 @@ def test_examples_that_are_refused(implementation, a3_data, examples, named):
 
 
 @pytest.mark.task("a3_data.5")
-@pytest.mark.parametrize("label", ["wiki", "cc", "news", "absent"])
+@pytest.mark.parametrize("label", ["wiki", "cc", "news", "absent", "iki", "non-wiki"])
 def test_the_probability_of_a_label(implementation, a3_data, label):
-    model = LineModel(["wiki", "cc", "news"])
+    model = LineModel(["wiki", "non-wiki", "wikinews", "cc", "news"])
     text = "Two lines\nof TEXT"
     line = "two lines of text"
-    expected = model.number(line, label) if label != "absent" else 0.0
+    expected = model.number(line, label) if label in model.words else 0.0
     causes = {
         "predict returns only the most probable label, unless k is -1": 0.0,
         "give the model the text as in training: prepare_text": model.number(text, label),
-        "this is the probability of another label": (
+        "this is the probability of another label, perhaps of one that ends or begins alike": (
             lambda got: float(got) in [model.number(line, each) for each in model.words]
         ),
     }
@@ -184,6 +191,8 @@ def test_thresholds_that_are_refused(implementation, a3_data):
         ([0.9, 0.1], [False, False], {"recall": 0.5}, "no good text"),
         ([], [], {"recall": 0.5}, "no text"),
         ([0.9, 0.1], [False, True], {"precision": 0.9}, "a precision that no threshold reaches"),
+        ([0.9, 0.1], [True, True], {"precision": float("nan")}, "a precision that is NaN"),
+        ([0.9, 0.1], [True, True], {"recall": float("nan")}, "a recall that is NaN"),
     ]:
         a3_data.raises(
             ValueError, lambda p=probabilities, g=good, w=wanted: pick(p, g, **w),

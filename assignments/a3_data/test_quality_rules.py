@@ -86,6 +86,29 @@ def test_a_share_of_lines(implementation, a3_data, name, expected, causes):
 
 @pytest.mark.task("a3_data.3")
 @pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("bullet_line_share", "- a"),
+        ("ellipsis_line_share", "a…"),
+        ("sentence_line_share", "a."),
+        ("alphabetic_word_share", "a"),
+    ],
+    ids=["bullets", "ellipses", "sentences", "letters"],
+)
+def test_a_share_is_one_division(implementation, a3_data, name, line):
+    share = getattr(implementation(MODULE), name)
+    for others in range(1, 10):
+        pieces = [line] * (10 - others) + ["0"] * others
+        got = float(share(Counter(pieces) if name.startswith("alpha") else pieces))
+        causes = {
+            "divide two whole numbers once; 1 - 7 / 10 is not the float 3 / 10": lambda _: True,
+        }
+        what = f"{name} of {10 - others} right ones in 10"
+        a3_data.expect(got, (10 - others) / 10, what, causes)
+
+
+@pytest.mark.task("a3_data.3")
+@pytest.mark.parametrize(
     ("name", "line", "signs"),
     [
         ("bullet_line_share", "{} a", "- * • ‣ ◦ – ·"),
@@ -230,6 +253,7 @@ def test_the_shares_of_duplicates(implementation, a3_data, pieces, expected):
 NGRAMS = {
     "worked": (["to", "be", "or", "to", "be"], 2),
     "overlap": (["a"] * 4, 2),
+    "overlap-by-one": (["a", "b", "a", "b", "a", "x"], 3),
     "tie": (["a", "b", "x", "a", "b", "y", "long", "long", "z", "long", "long"], 2),
     "once": (["to", "be", "or", "to", "be"], 3),
     "as-long-as-the-page": (["a", "a"], 2),
@@ -270,6 +294,9 @@ def test_the_share_of_the_top_ngram(implementation, monkeypatch, a3_data, case):
         ),
         "a word in two of the n-grams is counted once": sum(map(len, top)) * count / characters,
         "the n-gram is counted at all its places": sum(map(len, top)) / characters,
+        "places of the n-gram that overlap count, too": (
+            lambda got: case == "overlap-by-one" and float(got) < expected
+        ),
         "of several that are the most frequent, take the first": (
             lambda got: last != top and abs(float(got) - len("".join(last)) * count / characters)
             < 1e-9
@@ -302,6 +329,19 @@ def test_the_share_of_duplicate_ngrams(implementation, monkeypatch, a3_data, cas
 
 
 @pytest.mark.task("a3_data.4")
+@pytest.mark.parametrize("name", ["top_ngram_character_share", "duplicate_ngram_character_share"])
+def test_ngrams_that_look_alike_when_joined(implementation, monkeypatch, a3_data, name):
+    words = ["ab", "c", "x", "a", "bc"]
+    got = written_by_hand(implementation, monkeypatch, name)(words, 2)
+    causes = {
+        "compare the words of n-grams: joined, (ab, c) and (a, bc) are the same text": (
+            lambda got: float(got) > 0
+        )
+    }
+    a3_data.close(got, 0.0, 1e-12, 0, f"{name}({words}, 2)", causes)
+
+
+@pytest.mark.task("a3_data.4")
 @pytest.mark.parametrize("name", ["duplicate_shares", "duplicate_ngram_character_share"])
 def test_earlier_ones_are_not_searched(implementation, monkeypatch, a3_data, name):
     """The search of a list makes no steps of Python, so comparisons of words are counted."""
@@ -317,7 +357,8 @@ def test_earlier_ones_are_not_searched(implementation, monkeypatch, a3_data, nam
 
         __hash__ = str.__hash__
 
-    words = [Counted(f"w{number % 700}") for number in range(1000)]
+    # every second word is the same, so half of the n-grams begin alike
+    words = [Counted(f"w{number % 700}" if number % 2 else "w") for number in range(1000)]
     function = written_by_hand(implementation, monkeypatch, name)
     counter = a3_data.StepCounter(200_000)
     with counter:

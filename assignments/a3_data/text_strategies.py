@@ -36,6 +36,13 @@ def texts(draw: st.DrawFn) -> str:
     return text
 
 
+# What the order of normalizing, lower case and removing decides.
+IN_THIS_ORDER = [
+    "a", "e", "Σ", "ΑΣ", "'", ".", " ", "İ", "ǆ", "𝐀", "ſ", "ϓ", "\u0301", "\u0307", "\u030c",
+    "\u034f", "\u0345", "\u20d7", "\u200d", "\u00ad", "ﬁ", "Ⓐ",
+]  # fmt: skip
+few_forms = st.lists(st.sampled_from(IN_THIS_ORDER), max_size=8).map("".join)
+
 words = st.sampled_from(["a", "rose", "is", "Rose", "é", "", " ", "東", "🦉"])
 letters = st.sampled_from("abcdefgh")
 

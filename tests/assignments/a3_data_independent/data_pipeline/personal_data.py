@@ -54,12 +54,12 @@ PHONE = re.compile(
       | \+1{SEPARATOR}? [2-9][0-9]{{9}}
       | (?:1{SEPARATOR})? (?!{COMPUTER_NUMBERS}) [2-9][0-9]{{9}}
     )
-    (?![\w-]|\.\d)""",
+    (?![\w-]|\.[0-9])""",
     re.VERBOSE,
 )
 BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 IPV4 = re.compile(rf"{BYTE}(?:\.{BYTE}){{3}}")
-IPV4_IN_TEXT = re.compile(rf"(?<![\w.]){IPV4.pattern}(?!\w|\.\d)")
+IPV4_IN_TEXT = re.compile(rf"(?<![\w.]){IPV4.pattern}(?!\w|\.[0-9])")
 IPV6_GROUP = re.compile(r"[0-9A-Fa-f]{1,4}")
 ADDRESS_RUN = re.compile(r"[0-9A-Fa-f:.]+")
 WRITTEN_CARD = re.compile(r"[0-9]{3,}(?:(?: [0-9]{3,})*|(?:-[0-9]{3,})*)")
@@ -123,7 +123,7 @@ def _card_spans(text):
             for separator in " -"
             for end in _chain_ends(text, groups, number, separator)
             if not _word_at(text, end)
-            and not re.match(r"\.\d", text[end : end + 2])
+            and not re.match(r"\.[0-9]", text[end : end + 2])
             and is_written_card(text[start:end])
         ]
         if ends:

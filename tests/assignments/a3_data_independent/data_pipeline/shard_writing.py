@@ -107,7 +107,8 @@ def split_documents(documents_folder: Path, settings: ShardSettings) -> Iterator
     """
     if settings.held_out == "documents":
         for document in read_documents(documents_folder):
-            yield SplitDocument(split_of(document.id, settings.validation_share), document)
+            if document.text:
+                yield SplitDocument(split_of(document.id, settings.validation_share), document)
         return
     total = sum(len(document.text) for document in read_documents(documents_folder))
     left = int(total * (1 - settings.validation_share))  # characters for training still to come
