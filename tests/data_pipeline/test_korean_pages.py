@@ -43,7 +43,7 @@ def download_package(name: str, folder: Path) -> Path:
 def package_files(package: Path) -> dict[str, bytes]:
     """Return the files in a .deb, which is an ar archive whose member data.tar.* has them."""
     archive = package.read_bytes()
-    assert archive.startswith(b"!<arch>\n"), f"{package.name} is no .deb"
+    assert archive.startswith(b"!<arch>\n"), f"{package.name} is not a .deb file"
     start = 8
     while start < len(archive):
         header = archive[start : start + 60]

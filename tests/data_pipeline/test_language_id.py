@@ -1,4 +1,4 @@
-"""The language model: six languages, texts in two, line breaks, and files that are no model."""
+"""The language model: six languages, texts in two, line breaks, and an invalid model file."""
 
 import importlib.util
 import sys

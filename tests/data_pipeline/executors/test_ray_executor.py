@@ -51,7 +51,7 @@ def test_without_ray_the_line_says_how_to_install_it(monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The options of `ray.init`, from a stand-in: Ray itself is never reached."""
+    """The arguments of `ray.init`, taken by a stand-in for Ray that then fails to connect."""
     given = {}
 
     def init(**arguments):
