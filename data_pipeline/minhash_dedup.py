@@ -33,8 +33,8 @@ ASCII_PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "
 ACCENTS = regex.compile(r"(?=[\u0300-\u036F])(?<=[\p{Latin}\p{Greek}])[\u0300-\u036F]++")
 PUNCTUATION = regex.compile(rf"[\p{{P}}{regex.escape(string.punctuation)}]++")
 INVISIBLE = regex.compile(r"\p{Cf}++")  # zero-width joiners, soft hyphens
-# normalization sorts the marks of one character in quadratic time (UAX #15, section 13)
-MARKS_AFTER_THE_30TH = regex.compile(r"(\p{M}{30})\p{M}++")
+# normalization sorts marks in quadratic time (UAX #15, section 13); U+FF9E and U+FF9F become marks
+MARKS_AFTER_THE_30TH = regex.compile(r"([\p{M}\uFF9E\uFF9F]{30})[\p{M}\uFF9E\uFF9F]++")
 SCRIPTS_WITHOUT_BLANKS = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
     r"\p{Tibetan}\p{Javanese}\p{Balinese}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}"
