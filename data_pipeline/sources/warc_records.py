@@ -51,22 +51,18 @@ class Record:
 
 def parse_headers(lines: list[bytes]) -> Headers:
     """Return names and values; a line that begins with a space continues the one before it."""
-    values: dict[str, list[list[str]]] = {}  # by name, the values, each in the lines it is on
-    name = ""
-    for line in lines:
+    values: dict[str, list[str]] = {}
+    name, parts = "", [""]  # of the header whose lines are being read
+    for line in [*lines, b""]:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if text[:1] in (" ", "\t") and name:
-            values[name][-1].append(text.strip())
+            parts.append(text.strip())
             continue
-        name, colon, value = text.partition(":")
-        name = name.strip().lower() if colon else ""
         if name:
-            values.setdefault(name, []).append([value.strip()])
-    headers: Headers = {}
-    for name, parts in values.items():
-        joined = (" ".join(filter(None, part)) for part in parts)
-        headers[name] = ", ".join(filter(None, joined))
-    return headers
+            values.setdefault(name, []).append(" ".join(filter(None, parts)))
+        name, colon, value = text.partition(":")
+        name, parts = name.strip().lower() if colon else "", [value.strip()]
+    return {name: ", ".join(filter(None, of_name)) for name, of_name in values.items()}
 
 
 def read_records(path: Path, max_block_bytes: int) -> Iterator[Record]:
