@@ -19,7 +19,10 @@ A digit is 0 to 9: digits of other scripts are word characters, but no part of s
 is replaced is counted. Masks that the text already contained stay as they are.
 
 What this leaves out: names, postal addresses, phone numbers of other countries, IBANs in lower
-case, and disguised addresses ("me at home").
+case, and disguised addresses ("me at home"). Letters of an e-mail address are those of ASCII, as in
+CS336: josé@firma.de and me@bücher.de stay (the ASCII form of such a domain, xn--bcher-kva.de, does
+not), and of müller@firma.de only ller@firma.de is masked. The extension of a phone number stays
+("x12" of 283-182-3829 x12), and the whole number if a letter follows at once (283-182-3829x12).
 """
 
 import re

@@ -40,6 +40,21 @@ def test_emails_are_masked_and_the_text_around_stays(address):
     assert mask_emails(f"<{address}>, {address}") == (f"<{EMAIL_MASK}>, {EMAIL_MASK}", 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("müller@firma.de", f"mü{EMAIL_MASK}"),
+        ("josé@firma.de", "josé@firma.de"),
+        ("me@bücher.de", "me@bücher.de"),
+        ("me@xn--bcher-kva.de", EMAIL_MASK),
+        ("283-182-3829 x12", f"{PHONE_MASK} x12"),
+        ("283-182-3829x12", "283-182-3829x12"),
+    ],
+)
+def test_what_the_masks_do_not_see_is_as_the_module_says(text, masked):
+    assert mask_personal_data(text)[0] == masked
+
+
 @pytest.mark.parametrize("text", ["@decorator", "a @ b", "user@host", "x@y.1", "@pytest.mark.skip"])
 def test_what_is_no_email_stays(text):
     assert mask_emails(text) == (text, 0)
