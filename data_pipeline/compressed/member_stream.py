@@ -3,8 +3,9 @@
 After a damaged gzip member or zstd frame, reading continues at the next place in the file that
 begins like a member and really unpacks to the start of a record. The search begins one byte after
 the start of the damaged member, because the member may have been cut off and the next may follow
-at once. Bytes that were read in vain are counted, and there is no further search when they exceed
-a few times the file's size, so that the work stays proportional to the file whatever is in it.
+at once. Bytes that were read in vain are counted, and the search is given up when they exceed a few
+times the file's size, so that the work stays proportional to the file whatever is in it. What comes
+after that place is lost, and the fault says so.
 
 What this leaves out: records that are divided over several members; bytes in a member of many
 records that were damaged before the place where the decompressor notices it.
@@ -40,7 +41,8 @@ class MemberStream:
 
     Reading stops at the end of each member, or where it is damaged; `fault` then says why.
     `next_member` moves on, and `gap` then holds the positions (start, end) of bytes of the file
-    between two members that belong to neither (None if there are no such bytes).
+    between two members that belong to neither (None if there are no such bytes). `given_up_at` is
+    the position in the file at which the search for a member was given up (None if it was not).
     """
 
     def __init__(self, file: BinaryIO, begins_record: Callable[[bytes], bool]) -> None:
@@ -50,6 +52,7 @@ class MemberStream:
         self.size = file.seek(0, os.SEEK_END)
         self.spare_bytes = RE_READ_SHARE * self.size + RE_READ_BYTES
         self.gap: tuple[int, int] | None = None
+        self.given_up_at: int | None = None
         self.kind, start = self._first_member()
         if start:
             self.gap = (0, start)
@@ -78,12 +81,25 @@ class MemberStream:
             self.fault, data = fault, b""
             self.spare_bytes -= self.member.end - self.member.start
             self.after_fault = self._search(self.kind, self.member.start + 1)
-            if self.after_fault is not None and fault.reason == CUT_OFF:
+            if self.given_up_at is not None:
+                said = [fault.detail, self.told_of_search()]
+                self.fault = Fault(DAMAGED, "; ".join(filter(None, said)))
+            elif self.after_fault is not None and fault.reason == CUT_OFF:
                 self.fault = Fault(DAMAGED, "it has no end")
         self.ended = not data
         self.unpacked += len(data)
         self.buffer += data
         return bool(data)
+
+    def told_of_search(self) -> str:
+        """Return in words that the search for a member was given up, "" if it was not."""
+        if self.given_up_at is None:
+            return ""
+        spent = RE_READ_SHARE * self.size + RE_READ_BYTES - self.spare_bytes
+        return (
+            f"the search for the next record was given up at byte {self.given_up_at:,}, after "
+            f"{spent:,} bytes were read in vain"
+        )
 
     def peek(self, size: int) -> bytes:
         """Return up to `size` bytes, with which the next read will begin."""
@@ -211,6 +227,7 @@ class MemberStream:
         """Return the next position at which a member begins whose first bytes are a record's."""
         for position in positions_of(kind.magic, self.file, start):
             if self.spare_bytes < 0:
+                self.given_up_at = position
                 return None
             data, used = kind.first_bytes(self.file, position)
             if self.begins_record(data):

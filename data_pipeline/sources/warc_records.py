@@ -79,14 +79,17 @@ def read_records(path: Path, max_block_bytes: int) -> Iterator[Record]:
                 f"{path}: is compressed with a zstd dictionary, which is not supported; unpack it, "
                 "or pack it again without a dictionary"
             )
-        reader = _RecordReader(MemberStream(file, begins_record), max_block_bytes)
+        stream = MemberStream(file, begins_record)
+        reader = _RecordReader(stream, max_block_bytes)
         last = None
         for last in reader.records():
             yield last
     if not reader.found_one:
-        damage = f" (it is {last.reason})" if last and last.reason in (CUT_OFF, DAMAGED) else ""
+        damage = last.reason if last and last.reason in (CUT_OFF, DAMAGED) else ""
+        said = "; ".join(filter(None, [damage and f"it is {damage}", stream.told_of_search()]))
+        said = f" ({said})" if said else ""
         raise UserError(
-            f"{path}: contains no WARC record{damage}; expected a WARC or ARC file of a crawl, "
+            f"{path}: contains no WARC record{said}; expected a WARC or ARC file of a crawl, "
             "plain or packed by gzip or zstd"
         )
 
@@ -134,6 +137,8 @@ class _RecordReader:
             what = (
                 f"is {end - start:,} bytes at byte {start:,} that are not a {self.stream.kind.name}"
             )
+            if self.stream.given_up_at is not None:
+                what += f" ({self.stream.told_of_search()})"
             yield Record(self.number, {}, b"", end - start, what, DAMAGED)
 
     def _faulty(self, headers: Headers, length: int) -> Record:

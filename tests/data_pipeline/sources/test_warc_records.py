@@ -14,6 +14,7 @@ import pytest
 from shared_data import CRAWLS
 from warcio.archiveiterator import ArchiveIterator
 
+from data_pipeline.compressed.member_stream import RE_READ_BYTES
 from data_pipeline.sources.warc_files import LostPage, Page, read_answers, read_warc
 from data_pipeline.sources.warc_records import parse_headers, read_records
 from lm_core.user_error import UserError
@@ -238,6 +239,27 @@ def test_a_damaged_member_costs_itself_alone(tmp_path, name):
     (tmp_path / "a").write_bytes(one + three + DAMAGE[name](two))
     assert told(tmp_path / "a")[:2] == [0, 2]
     assert told(tmp_path / "a")[2] in ("damaged", "cut off")
+
+
+def test_a_search_that_is_given_up_is_told(tmp_path):
+    one, two = map(gzip.compress, numbered(2))
+    starts = b"\x1f\x8b\x08" * 2000
+    for between, what in {
+        starts: f"record 2 is damaged: the gzip member at byte {len(one):,} (",
+        b"zz" + starts: f"record 2 is {6002 + len(two):,} bytes at byte {len(one):,} that are not",
+    }.items():
+        (tmp_path / "a").write_bytes(one + between + two)
+        page, lost = read_answers(tmp_path / "a")
+        assert (page.url, lost.reason) == ("http://e.org/0", "damaged")
+        assert lost.detail.startswith(what)
+        assert lost.detail.count("the search for the next record was given up at byte ") == 1
+        read = int(lost.detail.rpartition(", after ")[2].partition(" ")[0].replace(",", ""))
+        assert 0 < read - RE_READ_BYTES - 4 * (tmp_path / "a").stat().st_size < 10_000
+        (tmp_path / "a").write_bytes(between + two)
+        with pytest.raises(UserError, match=r"no WARC record \(.*the search .* was given up at"):
+            told(tmp_path / "a")
+        (tmp_path / "a").write_bytes(one + between[:300] + two)
+        assert told(tmp_path / "a") == [0, "damaged", 1]
 
 
 def test_damage_in_one_member_keeps_the_records_before_it(tmp_path):
