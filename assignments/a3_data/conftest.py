@@ -24,6 +24,8 @@ from lm_course.grading.comparisons import (
     check_equal,
     check_raises,
     check_true,
+    likely_cause,
+    message_of,
     shown,
 )
 
@@ -52,6 +54,25 @@ def check_array(
         found.ndim == 1, f"{what}: expected one axis, got an array of the shape {found.shape}"
     )
     check_equal([int(number) for number in found], expected, what, causes)
+
+
+def close(
+    got: Any, expected: Any, atol: float, rtol: float, what: str, causes: Causes | None = None
+) -> None:
+    """As `check_close`; the message of one number has no shape and no place."""
+    if not isinstance(got, int | float | np.number) or not isinstance(expected, int | float):
+        check_close(got, expected, atol, rtol, what, causes)
+        return
+    number = np.float64(got)
+
+    def alike(one: Any, other: Any) -> bool:
+        return abs(float(one) - float(other)) <= atol + rtol * abs(float(other))
+
+    if not alike(number, expected):
+        values = {"expected": repr(float(expected)), "got": repr(float(number))}
+        if cause := likely_cause(number, expected, causes, alike):
+            values["likely"] = cause
+        raise GradedFailure(message_of(f"{what} is wrong", values))
 
 
 def check_number(
@@ -120,7 +141,7 @@ def a3_data() -> SimpleNamespace:
         array=array,
         check_array=check_array,
         check_number=check_number,
-        close=check_close,
+        close=close,
         expect=check_equal,
         files_in=files_in,
         peak_bytes=peak_bytes,

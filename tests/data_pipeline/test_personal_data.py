@@ -95,6 +95,7 @@ def test_phone_numbers_are_masked(number):
         "283-182-38291",
         "5.283-182-3829",
         "x283-182-3829",
+        "283-182-382٣",
     ],
 )
 def test_what_is_no_phone_number_stays(text):

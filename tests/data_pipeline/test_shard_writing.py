@@ -104,6 +104,13 @@ def test_the_parts_of_a_split_at_the_end_are_the_text(tmp_path_factory, lengths,
     assert "".join(p.document.text + "." * p.is_whole for p in parts) == ".".join(texts) + "."
 
 
+@pytest.mark.parametrize("held_out", ["end", "documents"])
+def test_a_document_without_text_is_in_no_split(tmp_path, held_out):
+    write_texts(tmp_path, ["", "ab", "", "cd"])
+    parts = split_documents(tmp_path, ShardSettings(held_out=held_out, validation_share=0.5))
+    assert [part.document.text for part in parts] == ["ab", "cd"]
+
+
 @pytest.mark.parametrize(
     ("share", "texts", "ends"),
     [(1.0, ["abcde", "fgh"], 2), (0.5, ["abcd"], 0), (0.7, ["abcde"], 1), (1e-9, ["a"], 0)],
