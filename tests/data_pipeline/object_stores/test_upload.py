@@ -12,6 +12,8 @@ NAMES = ["counts.json", "examples.json", "part-00000.parquet"]
 @pytest.fixture
 def store():
     store = fsspec.filesystem("memory")
+    if store.exists("/out"):  # the store belongs to the process, and other tests write there, too
+        store.rm("/out", recursive=True)
     yield store
     store.rm("/out", recursive=True)
 
