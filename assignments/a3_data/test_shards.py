@@ -96,6 +96,16 @@ def test_the_end_is_held_out(implementation, a3_data, texts, share, expected):
     a3_data.expect(short(got), expected, what, causes)
 
 
+@pytest.mark.parametrize("held_out", ["documents", "end"])
+@pytest.mark.parametrize("function", ["split_documents", "used_documents"])
+def test_documents_without_text(implementation, a3_data, function, held_out):
+    settings = {"validation_share": 0.4, "held_out": held_out, "training_share": 0.99}
+    got = split(implementation, ["", "abc", "", "de", ""], function, **settings)
+    texts = [part[1] for part in got]
+    sentence = f"{function} yields no document without text, whatever held_out is ({settings})"
+    a3_data.true(texts and "" not in texts, sentence, {"texts": texts})
+
+
 def test_parts_keep_the_document(implementation, a3_data):
     texts = ["abcdef", "ghij"]
     got = split(implementation, texts, validation_share=0.7, held_out="end")
