@@ -46,8 +46,10 @@ def signature_inputs(draw):
         for _ in range(2)
     )
     if size:  # one of the smallest values is that of a place near an end of a block
-        place = draw(st.sampled_from([0, len(shingles) // 2, -1, -2, -3]))
-        offsets[0] = -(multipliers[0] | np.uint32(1)) * np.uint32(shingles[place] >> np.uint64(32))
+        places = st.sampled_from([0, size // 2, size - 1, size - 2, size - 3])
+        place = max(draw(places), 0) % len(shingles)
+        upper = np.uint32(shingles[place] >> np.uint64(32))
+        offsets[:1] = -(multipliers[:1] | np.uint32(1)) * upper
     return {
         "shingles": np.array(shingles, dtype=np.uint64),
         "functions": (multipliers | np.uint32(1), offsets),

@@ -147,7 +147,7 @@ class BloomFilter:
     """The bits as one whole number of Python, and as bytes when they are asked for."""
 
     def __init__(self, capacity, false_positive_rate):
-        if capacity < 1 or false_positive_rate <= 0 or false_positive_rate >= 1:
+        if capacity < 1 or not 0 < false_positive_rate < 1:
             raise ValueError(f"a filter for {capacity} hashes and a rate of {false_positive_rate}")
         nats = -math.log(false_positive_rate)
         self.num_bits = math.ceil(capacity * nats / math.log(2) ** 2)
