@@ -54,6 +54,7 @@ from data_pipeline.substring_dedup import SubstringDedupSettings
 from lm_core.formats.documents import Document, document_id, write_documents
 from lm_core.progress import progress_bar
 from lm_core.settings import Settings
+from lm_core.stand_ins import stand_in_files
 from lm_core.user_error import UserError
 
 BATCH_PAGES, BATCH_BYTES = 32, 4_000_000  # of a batch, at most, unless a page is larger
@@ -211,6 +212,11 @@ def check_not_empty(counts: Iterable[StepCount]) -> None:
             named = row.get("named", [""])[0]
             failures = sum(n for reason, n in row["dropped"].items() if reason.startswith(FAILED))
             if failures == row["documents_in"]:
+                for path in stand_in_files("data_pipeline"):
+                    if f"({path.name}, line" in named:
+                        raise UserError(
+                            f"{path}: your code fails on all {failures} pages; the first is {named}"
+                        )
                 raise RuntimeError(f"the code fails on all {failures} pages; the first is {named}")
             setting = f"change the setting {SETTING_OF_STEP[row['step']]}"
             advice = f"the first of them is {named}" if named else setting

@@ -2,9 +2,10 @@
 quality rule drops, and a quality filter of one's own.
 """
 
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +22,10 @@ def print_data_sets() -> None:
     from data_pipeline.downloads.registered_sets import DATA_SETS, data_set_named
     from lm_course.locations import data_folder, shown
 
-    table = Table("name", "contents", "licence", "where", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True, min_width=max(map(len, DATA_SETS)))
+    for column in ("contents", "licence", "where"):
+        table.add_column(column, overflow="fold")
     editions = sorted(path.name for path in data_folder().glob("wikipedia_*") if path.is_dir())
     wikipedia = [data_set_named(name) for name in editions or ["wikipedia_ko"]]
     for data_set in [*DATA_SETS.values(), *wikipedia]:
@@ -58,11 +62,22 @@ def get_data_set(name: str) -> None:
     print(f"licence: {data_set.licence}{uses.get(data_set.use, '')}")
 
 
+def _as_overrides(values: dict[str, Any], prefix: str) -> list[str]:
+    """Return the `--set` options, without "--set", that give these settings."""
+    found = []
+    for name, value in values.items():
+        key = f"{prefix}.{name}"
+        found += (
+            _as_overrides(value, key) if isinstance(value, dict) else [f"{key}={json.dumps(value)}"]
+        )
+    return found
+
+
 def print_verdicts(recipe: Path, overrides: list[str] | None) -> None:
-    """Print how many pages each rule drops with the recipe's thresholds."""
+    """Print how many pages each rule drops with the thresholds of the build, or with others."""
     from rich.table import Table
 
-    from data_pipeline.rule_sets.verdict_files import VERDICTS_FILE, count_drops
+    from data_pipeline.rule_sets.verdict_files import VERDICTS_FILE, count_drops, read_settings
     from lm_core.artifact_paths import RunPaths
     from lm_core.settings import load_settings
     from lm_course.commands.plain_console import plain_console
@@ -73,7 +88,11 @@ def print_verdicts(recipe: Path, overrides: list[str] | None) -> None:
     run = RunPaths(in_home(settings.run.folder) / settings.run.name)
     file = run.documents / VERDICTS_FILE
     if not file.is_file():
-        raise UserError(f"{file}: no verdicts there; make them with `lm data build {recipe}`")
+        raise UserError(
+            f"{file}: no verdicts there; make them with `lm data build {recipe}` and the same --set"
+        )
+    built = _as_overrides(read_settings(file).model_dump(), "documents.quality")
+    settings = load_settings(Recipe, recipe_file(recipe), [*built, *(overrides or [])])
     drops, kept = count_drops(file, settings.documents.quality)
     table = Table("rule", box=None, pad_edge=False)
     for column in ("break it", "dropped", "only by it"):

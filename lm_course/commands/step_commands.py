@@ -148,6 +148,7 @@ def documents(
     """Run the step `documents`, on the recipe's pages or on those of `sources`, and print the
     funnel. Copy the documents to `target`.
     """
+    set_stand_ins(implementation)  # before the first import of a stage, below
     for path in sources or []:
         if "://" not in path and not os.path.lexists(path):
             raise UserError(f"--from {path}: no such file or folder")
@@ -163,7 +164,6 @@ def documents(
     if target is None:
         print_funnel(_run_one("documents", recipe, changes, force, wandb, implementation))
         return
-    set_stand_ins(implementation)
     from data_pipeline.object_stores.upload import check_target, upload_folder
 
     check_target(target)
@@ -176,12 +176,14 @@ def documents(
 def print_funnel(paths: RunPaths) -> None:
     """Print what each step of the build kept, and why the other documents were dropped."""
     from lm_core.formats.documents import read_counts
-    from lm_course.pipeline.recipe_runner import read_record
+    from lm_course.locations import shown
+    from lm_course.pipeline.step_records import read_record
     from lm_course.report.funnel_table import funnel_lines
 
     record = read_record(paths, "documents") or {"summary": {}}
     seconds = record["summary"].get("step_seconds", {})  # missing in runs of before November 2026
     print("\n".join(funnel_lines(read_counts(paths.documents), seconds)))
+    print(f"written: {shown(paths.documents)}")
 
 
 def pretrain(

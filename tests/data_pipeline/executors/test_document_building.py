@@ -255,6 +255,20 @@ def test_an_exception_costs_its_page_unless_every_page_raises_it(tmp_path, monke
         build_documents([tmp_path / "a.warc.gz"], tmp_path / "documents", SETTINGS)
 
 
+def test_your_own_file_that_fails_on_every_page_is_named_as_yours(warc, tmp_path, monkeypatch):
+    own = tmp_path / "mine" / "data_pipeline" / "test_document_building.py"  # where the error is
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    monkeypatch.setenv("LM_STAND_INS", str(tmp_path / "mine"))
+
+    def fails(*given):
+        raise NotImplementedError("a3_data.1")
+
+    monkeypatch.setattr(page_steps, "page_text", fails)
+    with pytest.raises(UserError, match=rf"{own}: your code fails on all 18 pages; .*a3_data\.1"):
+        build_documents([warc], tmp_path / "documents", SETTINGS)
+
+
 def test_a_language_model_that_is_none_is_one_line_from_several_processes_too(
     warc, tmp_path, monkeypatch, capfd
 ) -> None:

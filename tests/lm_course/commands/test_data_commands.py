@@ -124,13 +124,31 @@ def test_verdicts_by_other_thresholds(folder: Path, capsys: pytest.CaptureFixtur
     assert rows == [("1", "1", "0"), ("2", "3"), ("2", "2", "1"), ("1", "3")]
 
 
+def test_verdicts_begin_with_the_rules_of_the_build(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / "recipe.toml").write_text('[run]\nname = "one"\nsteps = ["collect", "documents"]\n')
+    settings = RuleSettings(rules=["fineweb"], min_words=3)
+    measures = measure_rules("A line without an end", settings, settings.rules)
+    path = folder / "runs/one/documents/verdicts.parquet"
+    write_verdicts(path, [Verdict("", "", "en", None, measures)], settings, settings.rules)
+    main(["data", "verdicts", "recipe.toml"])
+    printed = capsys.readouterr().out
+    assert "0 of 1 pages pass" in printed and "number of words" not in printed
+    changes = ["min_end_mark_share=0.0", "max_short_line_share=1.0"]
+    given = [f"--set=documents.quality.fineweb.{change}" for change in changes]
+    main(["data", "verdicts", "recipe.toml", *given])
+    assert "1 of 1 pages pass" in capsys.readouterr().out
+
+
 def test_verdicts_before_the_documents_are_built(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (folder / "recipe.toml").write_text('[run]\nname = "one"\nsteps = ["collect", "documents"]\n')
     with pytest.raises(SystemExit, match="2"):
         main(["data", "verdicts", "recipe.toml"])
-    assert "make them with `lm data build recipe.toml`" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "make them with `lm data build recipe.toml` and the same --set" in said
 
 
 def texts(folder: Path, name: str, form: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from data_pipeline.sources import page_files
 from lm_core.settings import load_settings
 from lm_core.user_error import UserError
 from lm_course.cli import app
@@ -79,3 +80,14 @@ def test_pages_from_a_path_replace_those_of_the_recipe(calls, tmp_path, monkeypa
     assert pages.paths == ["crawl", 'c:\\é "b".jsonl']
     CliRunner().invoke(app, ["data", "build", "mine.toml"])
     assert calls[1:] == [(Path("mine.toml"), ["documents"], [], [], False, None)]
+
+
+def test_your_own_files_are_chosen_before_a_stage_is_imported(calls, tmp_path, monkeypatch):
+    (tmp_path / "page.html").write_text("<p>words")
+    order = []
+    monkeypatch.setattr(step_commands, "set_stand_ins", lambda folder: order.append(folder))
+    monkeypatch.setattr(page_files, "page_files", lambda paths: order.append(paths))
+    arguments = ["data", "build", "--from", str(tmp_path), "--impl", "mine"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert order == ["mine", [str(tmp_path)]]

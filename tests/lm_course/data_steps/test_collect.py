@@ -70,7 +70,8 @@ def test_documents_come_out_of_the_given_paths_alone(crawl: Path) -> None:
 def test_the_funnel_is_printed_also_if_nothing_runs(crawl: Path) -> None:
     build("build", "--from", "crawl")
     for _ in range(2):
-        said = build("build", "--from", "crawl").splitlines()
+        *said, last = build("build", "--from", "crawl").splitlines()
+        assert last == f"written: {Path('runs/demo/documents')}"
         [start] = [number for number, line in enumerate(said) if line.startswith("step  ")]
         table = said[start:]
         assert table[0].split() == ["step", "in", "out", "MB", "out", "s"]
