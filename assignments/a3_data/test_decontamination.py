@@ -125,6 +125,13 @@ def check_found(implementation, a3_data, items, text, expected, causes, **settin
     a3_data.expect(found(index, text), expected, what, causes)
 
 
+def test_the_shorter_of_two_hits_comes_first(implementation, a3_data):
+    causes = {"of hits with the same start, the shorter comes first": ["a b c", "a b"]}
+    settings = {"ngram_words": 3, "min_item_words": 2}
+    for items in (["a b c", "a b"], ["a b", "a b c"]):
+        check_found(implementation, a3_data, items, "a b c", ["a b", "a b c"], causes, **settings)
+
+
 def test_a_question_in_a_document(implementation, a3_data):
     """16 words have four 13-grams; the document has 14 of them in a row, so two."""
     words = ITEM.split()

@@ -112,10 +112,14 @@ def test_no_hole_is_left(implementation, a3_data):
     for text, expected in [
         (f"{MENU}\n\na\n\n{MENU}\n \n\nb\n{MENU}\n", ("a\n\nb", 3)),
         ("\n\na\n\n\n\nb\n", ("\n\na\n\n\n\nb\n", 0)),
+        (f"a\n\x0c\n\xa0\nb\n{MENU}", ("a\n\x0c\n\xa0\nb", 1)),
         (MENU, ("", 1)),
         ("", ("", 0)),
     ]:
         causes = {
+            "here a blank line has only spaces and tabs, and no form feed or U+00A0": (
+                lambda found, expected=expected: "\x0c" in expected[0]
+            ),
             "where lines were dropped, two or more blank lines become one, and the text loses the "
             "line ends around it": lambda found: isinstance(found, tuple) and found[1] > 0,
             "a text of which nothing is dropped stays as it is, also its blank lines": (

@@ -107,6 +107,11 @@ def test_rows_of_a_table(implementation, a3_data):
             [("Next | A chapter | 5 | x", "tr", round(8.5 / 15, 6))],
             "the density of the characters weighs each cell by its length",
         ),
+        (
+            [("  ab", "td", 0.5), ("c", "td", 0.0)],
+            [("ab | c", "tr", 0.4)],
+            "a cell weighs as much as its text in the block, with the white space around it",
+        ),
     ]:
         got = row(module, *cells)
         a3_data.expect(got, expected, f"join_row of {cells}", {cause: lambda _: True})
@@ -163,6 +168,11 @@ TITLE = "of a short run that links follow, the last block is the title of the li
             [False, False, True],
             "a text is measured without the white space around it",
         ),
+        (
+            [p("    " + "x" * 98, 0.6), p(LONG)],
+            [True, True],
+            "link-heavy: the length of the text counts, with its indentation",
+        ),
         ([], [], "no blocks"),
     ],
     ids=[
@@ -179,6 +189,7 @@ TITLE = "of a short run that links follow, the last block is the title of the li
         "text-beside-links",
         "forty",
         "padded",
+        "indented",
         "nothing",
     ],
 )

@@ -425,6 +425,7 @@ def test_of_several_cards_the_first_and_longest(implementation, a3_data):
         ("4593 4564 1708 5254 0641", f"{CARD_MASK} 0641", "from left to right, without overlaps"),
         ("4111 1111 1111 1111 003", CARD_MASK, "of several from the same place, the longest"),
         ("1234 4111 1111 1111 1111", f"1234 {CARD_MASK}", "a card may begin with any group"),
+        ("411 111 111 111 111 118", CARD_MASK, "18 digits may be six groups of three"),
     ]:
         causes = {likely: lambda got: True}
         check_masked(a3_data, function, text, expected, 1, causes)

@@ -137,6 +137,13 @@ def test_the_share_of_words_with_a_letter(implementation, a3_data):
     }
     a3_data.close(share(counts), 6 / 10, 1e-12, 0, f"alphabetic_word_share({counts})", causes)
     a3_data.close(share(Counter()), 0.0, 1e-12, 0, "alphabetic_word_share without words")
+    counts = Counter({"½": 1, "²": 1, "Ⅳ": 1, "٣": 1, "x": 1})
+    causes = {
+        "a letter is what str.isalpha says: ½ and ² are none, although they match \\w": (
+            lambda got: float(got) > 1 / 5
+        )
+    }
+    a3_data.close(share(counts), 1 / 5, 1e-12, 0, f"alphabetic_word_share({counts})", causes)
 
 
 @pytest.mark.task("a3_data.3")
