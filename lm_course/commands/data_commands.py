@@ -16,24 +16,20 @@ from lm_course.commands.step_commands import DEMO, Overrides, RecipePath
 def print_data_sets() -> None:
     """Print the registered data sets, and where those that are there are."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
     from data_pipeline.downloads.data_set_files import is_downloaded
     from data_pipeline.downloads.registered_sets import DATA_SETS, data_set_named
     from lm_course.locations import data_folder, shown
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("name", no_wrap=True, min_width=max(map(len, DATA_SETS)))
-    for column in ("contents", "licence", "where"):
-        table.add_column(column, overflow="fold")
+    console = Console(highlight=False)
     editions = sorted(path.name for path in data_folder().glob("wikipedia_*") if path.is_dir())
     wikipedia = [data_set_named(name) for name in editions or ["wikipedia_ko"]]
     for data_set in [*DATA_SETS.values(), *wikipedia]:
         is_there = is_downloaded(data_set, data_folder())
         where = shown(data_folder() / data_set.name) if is_there else "not downloaded"
-        table.add_row(data_set.name, data_set.title, data_set.licence, where)
-    console = Console()
-    console.print(table)
+        console.print(f"[bold]{data_set.name}[/bold]: {where}")
+        console.print(Padding(f"{data_set.title}; {data_set.licence}", (0, 0, 0, 2)))
     console.print(
         "wikipedia_ and the code of another language gets its edition; a URL gets the file there.",
         style="dim",
