@@ -39,6 +39,7 @@ LARGEST_OUTPUT = 1 << 20  # bytes of what a check printed that are kept
 SHORTER = 20  # divides the time limit, once a check of the same task has reached it
 SHORTEST = 0.3  # seconds
 BUSY_MACHINE = 6  # times its limit, for a check that other programs keep from computing
+LOOKS_IN_VAIN = 4  # in a row, until a late child whose threads all sleep is no longer waited for
 SECONDS_BETWEEN_LOOKS = 0.1  # for a child that died and left the pipe open in its own children
 SECONDS_TO_SAY_WHERE = 1.0  # for faulthandler to write the stack of a child that took too long
 STACK_LINE = re.compile(r'File "(.+)", line (\d+) in (.+)')
@@ -202,8 +203,10 @@ def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode, seal: bytes
     started = time.monotonic()
     received, status = _receive(child, pipe, started + limits.seconds)
     last_deadline = started + BUSY_MACHINE * limits.seconds
+    in_vain = 0  # a thread that hands work to another sleeps for a moment: one look is not enough
     while status is None and not received.endswith(END) and time.monotonic() < last_deadline:
-        if not _is_kept_waiting(child, limits.seconds):
+        in_vain = 0 if _is_kept_waiting(child, limits.seconds) else in_vain + 1
+        if in_vain == LOOKS_IN_VAIN:
             break
         more, status = _receive(child, pipe, time.monotonic() + SECONDS_BETWEEN_LOOKS)
         received += more
@@ -221,15 +224,27 @@ def _watch(child: int, pipe: int, limits: Limits, code: LearnerCode, seal: bytes
 
 
 def _is_kept_waiting(child: int, seconds: float) -> bool:
-    """Return whether the child could compute but has had less than `seconds` of processor time,
-    because other programs had the rest. Only Linux says so.
+    """Return whether a thread of the child could compute, but the child has had less than `seconds`
+    of processor time, because other programs had the rest. Only Linux says so.
     """
     try:
-        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        used = _stat_fields(Path(f"/proc/{child}/stat"))
+        threads = list(Path(f"/proc/{child}/task").iterdir())
     except OSError:
         return False
-    ticks = int(fields[11]) + int(fields[12])  # in its own code and in the kernel
-    return fields[0] == "R" and ticks / os.sysconf("SC_CLK_TCK") < 0.9 * seconds
+    ticks = int(used[11]) + int(used[12])  # in its own code and in the kernel
+    if ticks / os.sysconf("SC_CLK_TCK") >= 0.9 * seconds:
+        return False
+    for thread in threads:
+        with suppress(OSError):  # a thread that has ended since
+            if _stat_fields(thread / "stat")[0] == "R":
+                return True
+    return False
+
+
+def _stat_fields(path: Path) -> list[str]:
+    """Return the fields after the name, which may contain spaces; the first is the state."""
+    return path.read_text().rpartition(")")[2].split()
 
 
 def _receive(child: int, pipe: int, deadline: float) -> tuple[bytes, int | None]:

@@ -211,6 +211,32 @@ def test_who_is_kept_waiting() -> None:
     assert not forked_check._is_kept_waiting(sleeper.pid, 1000.0)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux says so")
+def test_a_library_s_thread_that_computes_is_kept_waiting() -> None:
+    """The main thread sleeps until another has computed its part, as with pyarrow."""
+    computing = (
+        "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin).start()"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", computing])
+    try:
+        looks = []
+        for _ in range(50):
+            looks.append(forked_check._is_kept_waiting(worker.pid, 1000.0))
+            time.sleep(0.05)
+        assert any(looks[25:]), "its second thread never sleeps"
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_a_late_check_is_ended_only_after_several_looks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([False, True] * 1000)
+    monkeypatch.setattr(forked_check, "_is_kept_waiting", lambda child, seconds: next(looks))
+    assert bench.run(slow_by_other_programs, seconds=0.3).status == PASSED
+
+
 def test_a_recursion_without_python_s_limit(bench: Bench) -> None:
     def dig_deeper() -> None:
         sys.setrecursionlimit(10**9)
