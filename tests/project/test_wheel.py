@@ -78,7 +78,7 @@ def test_the_course_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
     where = run(installed, tmp_path, "-c", "import lm_course; print(lm_course.__file__)")
     site = Path(where).parent.parent
     assert not site.is_relative_to(PROJECT)
-    for assignment in ("a1", "a2", "a3", "a3_data"):
+    for assignment in ("a1", "a2", "a3", "a3_data", "a6"):
         screen = lm(installed, tmp_path, "start", assignment)
         handout = f"{site}/lm_course/assignments/{assignment}/README.md"
         assert f"read    {handout}#" in screen
@@ -88,7 +88,7 @@ def test_the_course_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
     from lm_course.learning.assignment_file import load_assignment
     from lm_course.learning.stubs import cut_stubs
 
-    for assignment in map(load_assignment, ("a1", "a2", "a3", "a3_data")):
+    for assignment in map(load_assignment, ("a1", "a2", "a3", "a3_data", "a6")):
         for module, text in cut_stubs(assignment).items():
             assert (stubs / assignment.package / f"{module}.py").read_text() == text
     screen = lm(installed, tmp_path, "check", "a1", "2")
