@@ -11,8 +11,7 @@ MODULE = "inference.sampling"
 LAST = 1 - 2**-53
 
 
-@pytest.mark.parametrize(("seed", "index"), [(0, 0), (0, 1), (1, 0), (7, 5), (2**63 - 1, 10**12)])
-def test_uniform(implementation, a6, seed, index):
+def check_uniform(implementation, a6, seed, index):
     got = implementation(MODULE).uniform(seed, index)
     causes = {
         "the first number has the factor index + 1": number_of(seed, index - 1),
@@ -31,6 +30,11 @@ def test_uniform(implementation, a6, seed, index):
     a6.expect(got, number_of(seed, index), f"uniform({seed}, {index})", causes)
 
 
+def test_uniform(implementation, a6):
+    for seed, index in [(0, 0), (0, 1), (1, 0), (7, 5), (2**63 - 1, 10**12)]:
+        check_uniform(implementation, a6, seed, index)
+
+
 def test_no_earlier_number_is_computed(implementation, a6):
     uniform = implementation(MODULE).uniform
     with a6.StepCounter(limit=2000) as counter:
@@ -47,8 +51,7 @@ def test_no_earlier_number_is_computed(implementation, a6):
     )
 
 
-@pytest.mark.parametrize(("seed", "number"), [(0, 1), (1, 1), (1, 2), (2, 1), (2**63 - 1, 9)])
-def test_the_seed_of_a_sample(implementation, a6, seed, number):
+def check_seed(implementation, a6, seed, number):
     got = implementation(MODULE).seed_of_sample(seed, number)
     causes = {
         "each sample needs a seed of its own": seed,
@@ -60,6 +63,11 @@ def test_the_seed_of_a_sample(implementation, a6, seed, number):
     }
     what = f"seed_of_sample({seed}, {number})"
     a6.expect(got, sample_seed(seed, number), what, causes)
+
+
+def test_the_seed_of_a_sample(implementation, a6):
+    for seed, number in [(0, 1), (1, 1), (1, 2), (2, 1), (2**63 - 1, 9)]:
+        check_seed(implementation, a6, seed, number)
 
 
 def test_samples_differ_from_their_first_token(implementation, a6):
@@ -81,25 +89,7 @@ def test_samples_differ_from_their_first_token(implementation, a6):
     )
 
 
-@pytest.mark.parametrize(
-    ("shares", "number"),
-    [
-        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.0),
-        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.124),
-        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.125),
-        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.624),
-        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.625),
-        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], LAST),
-        ([0.0, 0.0, 1.0], 0.0),
-        ([1.0, 0.0, 0.0], LAST),
-        ([0.25, 0.25], 0.75),
-        ([3.0, 1.0], 0.7),
-        ([0.5, 0.5, 1e-10], 1 - 2**-40),
-        ([1.0, 1e-12, 1e-12, 0.0], LAST),
-    ],
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_pick(implementation, a6, shares, number, dtype):
+def check_pick(implementation, a6, shares, number, dtype):
     values = torch.tensor(shares, dtype=dtype)
     got = implementation(MODULE).pick(values, number)
     exact = values.double().tolist()
@@ -122,12 +112,33 @@ def test_pick(implementation, a6, shares, number, dtype):
     a6.expect(got, right, f"pick of {shares} ({dtype}) for the number {number}", causes)
 
 
-@pytest.mark.parametrize(
-    "shares", [[0.0, 0.0], [0.5, math.nan], [math.nan, math.nan], [0.5, math.inf]]
-)
-def test_probabilities_that_are_none(implementation, a6, shares):
+def test_pick(implementation, a6):
+    for shares, number in [
+        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.0),
+        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.124),
+        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.125),
+        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.624),
+        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], 0.625),
+        ([0.0, 0.125, 0.0, 0.5, 0.375, 0.0], LAST),
+        ([0.0, 0.0, 1.0], 0.0),
+        ([1.0, 0.0, 0.0], LAST),
+        ([0.25, 0.25], 0.75),
+        ([3.0, 1.0], 0.7),
+        ([0.5, 0.5, 1e-10], 1 - 2**-40),
+        ([1.0, 1e-12, 1e-12, 0.0], LAST),
+    ]:
+        check_pick(implementation, a6, shares, number, torch.float32)
+        check_pick(implementation, a6, shares, number, torch.float64)
+
+
+def check_broken(implementation, a6, shares):
     pick = implementation(MODULE).pick
     a6.raises(ValueError, lambda: pick(torch.tensor(shares), 0.3), f"pick of {shares}", [])
+
+
+def test_probabilities_that_are_none(implementation, a6):
+    for shares in [[0.0, 0.0], [0.5, math.nan], [math.nan, math.nan], [0.5, math.inf]]:
+        check_broken(implementation, a6, shares)
 
 
 def test_draws_have_the_frequencies_of_the_distribution(implementation, a6):

@@ -31,19 +31,7 @@ def check_kept(a6, function, logits, limit, expected, causes):
     a6.true(torch.equal(row, before), f"{what} changes the logits that it was given")
 
 
-@pytest.mark.parametrize(
-    ("logits", "k", "expected"),
-    [
-        (LOGITS, 2, [1, 3]),
-        (LOGITS, 1, [1]),
-        (LOGITS, 4, [0, 1, 2, 3]),
-        (LOGITS, 99, [0, 1, 2, 3]),
-        ([1.0, 2.0, 1.0, 1.0, 0.0], 2, [0, 1]),
-        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.0], 4, [0, 1, 2, 3]),
-        ([0.0, 3.0, 5.0, 3.0, 3.0, 9.0], 4, [1, 2, 3, 5]),
-    ],
-)
-def test_top_k(implementation, a6, logits, k, expected):
+def check_top_k(implementation, a6, logits, k, expected):
     least = sorted(logits)[-min(k, len(logits))]
     last = sorted(range(len(logits)), key=lambda token: (-logits[token], -token))[:k]
     causes = {
@@ -56,22 +44,20 @@ def test_top_k(implementation, a6, logits, k, expected):
     check_kept(a6, implementation(MODULE).keep_top_k, logits, k, expected, causes)
 
 
-@pytest.mark.parametrize(
-    ("logits", "p", "expected"),
-    [
-        (LOGITS, 0.49, [1]),
-        (LOGITS, 0.51, [1, 3]),
-        (LOGITS, 0.74, [1, 3]),
-        (LOGITS, 0.76, [1, 2, 3]),
-        (LOGITS, 0.91, [0, 1, 2, 3]),
-        (LOGITS, 1e-9, [1]),
-        (LOGITS, 1.0, [0, 1, 2, 3]),
-        ([0.0, 0.0, 0.0, 0.0], 0.5, [0, 1]),
-        ([0.0, 0.0, 0.0, 0.0], 0.25, [0]),
-        ([0.0, 0.0, 0.0, 0.0], 0.3, [0, 1]),
-    ],
-)
-def test_top_p(implementation, a6, logits, p, expected):
+def test_top_k(implementation, a6):
+    for logits, k, expected in [
+        (LOGITS, 2, [1, 3]),
+        (LOGITS, 1, [1]),
+        (LOGITS, 4, [0, 1, 2, 3]),
+        (LOGITS, 99, [0, 1, 2, 3]),
+        ([1.0, 2.0, 1.0, 1.0, 0.0], 2, [0, 1]),
+        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.0], 4, [0, 1, 2, 3]),
+        ([0.0, 3.0, 5.0, 3.0, 3.0, 9.0], 4, [1, 2, 3, 5]),
+    ]:
+        check_top_k(implementation, a6, logits, k, expected)
+
+
+def check_top_p(implementation, a6, logits, p, expected):
     each = shares(logits)
     order = sorted(range(len(logits)), key=lambda token: -logits[token])
     sums = [sum(each[token] for token in order[: count + 1]) for count in range(len(order))]
@@ -93,6 +79,22 @@ def test_top_p(implementation, a6, logits, p, expected):
     check_kept(a6, implementation(MODULE).keep_top_p, logits, p, expected, causes)
 
 
+def test_top_p(implementation, a6):
+    for logits, p, expected in [
+        (LOGITS, 0.49, [1]),
+        (LOGITS, 0.51, [1, 3]),
+        (LOGITS, 0.74, [1, 3]),
+        (LOGITS, 0.76, [1, 2, 3]),
+        (LOGITS, 0.91, [0, 1, 2, 3]),
+        (LOGITS, 1e-9, [1]),
+        (LOGITS, 1.0, [0, 1, 2, 3]),
+        ([0.0, 0.0, 0.0, 0.0], 0.5, [0, 1]),
+        ([0.0, 0.0, 0.0, 0.0], 0.25, [0]),
+        ([0.0, 0.0, 0.0, 0.0], 0.3, [0, 1]),
+    ]:
+        check_top_p(implementation, a6, logits, p, expected)
+
+
 def test_top_p_of_1_keeps_all(implementation, a6):
     """The sum of the first logits is already 1 when the last ones are added."""
     logits = torch.tensor([40.0, 0.0, -40.0, 20.0])
@@ -102,11 +104,7 @@ def test_top_p_of_1_keeps_all(implementation, a6):
     a6.expect(kept(a6, got, what), [0, 1, 2, 3], what, causes)
 
 
-@pytest.mark.parametrize(
-    ("p", "expected"),
-    [(0.0, [0, 1, 2, 3]), (0.19, [0, 1, 2, 3]), (0.21, [1, 2, 3]), (0.31, [1, 3]), (0.51, [1])],
-)
-def test_min_p(implementation, a6, p, expected):
+def check_min_p(implementation, a6, p, expected):
     causes = {
         "p is relative to the largest probability of the row, not to 1": (
             [token for token, share in enumerate(SHARES) if share >= p]
@@ -115,6 +113,17 @@ def test_min_p(implementation, a6, p, expected):
         "with p = 0 all stay": lambda got: p == 0,
     }
     check_kept(a6, implementation(MODULE).keep_min_p, LOGITS, p, expected, causes)
+
+
+def test_min_p(implementation, a6):
+    for p, expected in [
+        (0.0, [0, 1, 2, 3]),
+        (0.19, [0, 1, 2, 3]),
+        (0.21, [1, 2, 3]),
+        (0.31, [1, 3]),
+        (0.51, [1]),
+    ]:
+        check_min_p(implementation, a6, p, expected)
 
 
 def test_min_p_of_1_and_of_unlikely_rows(implementation, a6):
@@ -148,22 +157,7 @@ def of(logits, **fields):
     return torch.tensor([probabilities(logits, every)])
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"temperature": 0.5},
-        {"temperature": 2.0},
-        {"top_k": 2, "top_p": 0.6},
-        {"temperature": 0.5, "top_p": 0.7},
-        {"temperature": 2.0, "top_p": 0.55},
-        {"temperature": 0.5, "min_p": 0.2},
-        {"temperature": 2.0, "min_p": 0.35},
-        {"top_p": 0.8, "min_p": 0.4},
-        {"top_k": 3, "min_p": 0.21},
-        {"temperature": 0.7, "top_k": 3, "top_p": 0.9, "min_p": 0.1},
-    ],
-)
-def test_the_order_of_the_steps(implementation, a6, fields):
+def check_steps(implementation, a6, fields):
     module = implementation(MODULE)
     got = module.next_token_probabilities(torch.tensor([LOGITS]), settings_of(module, **fields))
     limits = {name: value for name, value in fields.items() if name != "temperature"}
@@ -188,8 +182,23 @@ def test_the_order_of_the_steps(implementation, a6, fields):
     a6.tensor(got, of(LOGITS, **fields), what, causes)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-40])
-def test_greedy(implementation, a6, temperature):
+def test_the_order_of_the_steps(implementation, a6):
+    for fields in [
+        {"temperature": 0.5},
+        {"temperature": 2.0},
+        {"top_k": 2, "top_p": 0.6},
+        {"temperature": 0.5, "top_p": 0.7},
+        {"temperature": 2.0, "top_p": 0.55},
+        {"temperature": 0.5, "min_p": 0.2},
+        {"temperature": 2.0, "min_p": 0.35},
+        {"top_p": 0.8, "min_p": 0.4},
+        {"top_k": 3, "min_p": 0.21},
+        {"temperature": 0.7, "top_k": 3, "top_p": 0.9, "min_p": 0.1},
+    ]:
+        check_steps(implementation, a6, fields)
+
+
+def check_greedy(implementation, a6, temperature):
     module = implementation(MODULE)
     logits = torch.tensor([[1.0, 5.0, 5.0, 2.0], [0.0, -1.0, -3.0, -9.0]])
     got = module.next_token_probabilities(logits, settings_of(module, temperature=temperature))
@@ -209,21 +218,12 @@ def test_greedy(implementation, a6, temperature):
     a6.tensor(got, right, what, causes)
 
 
-@pytest.mark.parametrize(
-    ("logits", "temperature"),
-    [
-        ([3e38, -3e38, 0.0, 1e38], 1.0),
-        ([3e38, -3e38, 0.0, 1e38], 0.01),
-        ([-3e38, -3e38, -3e38, -3e38], 0.5),
-        ([1.0, 2.0, 1.5, 0.0], 1e-30),
-        ([1.0, 2.0, 2.0, 0.0], 1e-37),
-        ([1000.0, 999.0, 0.0, -1000.0], 1.0),
-        ([-math.inf, 2.0, 1.0, -math.inf], 1e300),
-        ([-math.inf, 2.0, 1.0, -math.inf], 0.5),
-        ([1.0, 2.0, 3.0, 3e38], 1e30),
-    ],
-)
-def test_no_nan(implementation, a6, logits, temperature):
+def test_greedy(implementation, a6):
+    for temperature in [0.0, 1e-45, 1e-40]:
+        check_greedy(implementation, a6, temperature)
+
+
+def check_no_nan(implementation, a6, logits, temperature):
     module = implementation(MODULE)
     settings = settings_of(module, temperature=temperature, top_k=3, top_p=0.9999, min_p=1e-4)
     got = module.next_token_probabilities(torch.tensor([logits]), settings)
@@ -234,6 +234,21 @@ def test_no_nan(implementation, a6, logits, temperature):
     }
     what = f"next_token_probabilities of {logits} at temperature {temperature}"
     a6.tensor(got, of(logits, **fields), what, causes)
+
+
+def test_no_nan(implementation, a6):
+    for logits, temperature in [
+        ([3e38, -3e38, 0.0, 1e38], 1.0),
+        ([3e38, -3e38, 0.0, 1e38], 0.01),
+        ([-3e38, -3e38, -3e38, -3e38], 0.5),
+        ([1.0, 2.0, 1.5, 0.0], 1e-30),
+        ([1.0, 2.0, 2.0, 0.0], 1e-37),
+        ([1000.0, 999.0, 0.0, -1000.0], 1.0),
+        ([-math.inf, 2.0, 1.0, -math.inf], 1e300),
+        ([-math.inf, 2.0, 1.0, -math.inf], 0.5),
+        ([1.0, 2.0, 3.0, 3e38], 1e30),
+    ]:
+        check_no_nan(implementation, a6, logits, temperature)
 
 
 def test_the_type(implementation, a6):

@@ -58,9 +58,8 @@ def check(implementation, a6, stop, pieces):
     a6.expect(got, shown(stop, pieces), what, causes_of(stop, pieces))
 
 
-@pytest.mark.parametrize(
-    ("stop", "pieces"),
-    [
+def test_across_pieces(implementation, a6):
+    for stop, pieces in [
         (["END"], ["Hi", " E", "ND!"]),
         (["END"], ["Hi E", "N", "Z"]),
         (["END"], ["Hi E"]),
@@ -71,15 +70,12 @@ def check(implementation, a6, stop, pieces):
         ([], ["a", "", "b"]),
         (["xyz"], ["", "x", "", "y", ""]),
         (["é!"], ["caf", "é", "é", "!"]),
-    ],
-)
-def test_across_pieces(implementation, a6, stop, pieces):
-    check(implementation, a6, stop, pieces)
+    ]:
+        check(implementation, a6, stop, pieces)
 
 
-@pytest.mark.parametrize(
-    ("stop", "text"),
-    [
+def test_stop_strings_that_overlap_themselves(implementation, a6):
+    for stop, text in [
         ("aab", "aaab"),
         ("aab", "aaaaab."),
         ("abab!", "abababab!"),
@@ -87,16 +83,13 @@ def test_across_pieces(implementation, a6, stop, pieces):
         ("aaa", "aabaaaa"),
         ("abcabd", "abcabcabd"),
         ("\n\n-", "a\n\n\n-"),
-    ],
-)
-def test_stop_strings_that_overlap_themselves(implementation, a6, stop, text):
-    check(implementation, a6, [stop], [text])
-    check(implementation, a6, [stop], list(text))
+    ]:
+        check(implementation, a6, [stop], [text])
+        check(implementation, a6, [stop], list(text))
 
 
-@pytest.mark.parametrize(
-    ("stop", "text"),
-    [
+def test_several_stop_strings(implementation, a6):
+    for stop, text in [
         (["abc", "b"], "xabc"),
         (["abc", "bc"], "xabc"),
         (["bc", "abc"], "xabc"),
@@ -107,12 +100,10 @@ def test_stop_strings_that_overlap_themselves(implementation, a6, stop, text):
         (["abc", "ab"], "xabc"),
         (["longer text", "x"], "longer tex"),
         (["ba", "aab"], "aaba"),
-    ],
-)
-def test_several_stop_strings(implementation, a6, stop, text):
-    check(implementation, a6, stop, [text])
-    check(implementation, a6, stop, list(text))
-    check(implementation, a6, stop, [text[:2], text[2:3], text[3:], "abc"])
+    ]:
+        check(implementation, a6, stop, [text])
+        check(implementation, a6, stop, list(text))
+        check(implementation, a6, stop, [text[:2], text[2:3], text[3:], "abc"])
 
 
 def test_no_cut_changes_the_answer(implementation, a6):
@@ -153,15 +144,17 @@ def test_two_filters_share_nothing(implementation, a6):
     a6.expect([one.stopped_by, other.stopped_by], [None, "cd"], "stopped_by of both")
 
 
-@pytest.mark.parametrize("stop", [[""], ["END", ""], ("", "a"), "END", ""])
-def test_what_is_refused(implementation, a6, stop):
+def check_refused(implementation, a6, stop):
     module = implementation(MODULE)
     a6.raises(ValueError, lambda: module.StopStringFilter(stop), f"StopStringFilter({stop!r})", [])
 
 
-@pytest.mark.parametrize(("size", "length"), [(1, 150), (3000, 150), (3000, 3), (1, 3)])
-def test_the_work_for_a_piece(implementation, a6, size, length):
-    """The text is always nearly a stop string, and some was pushed before."""
+def test_what_is_refused(implementation, a6):
+    for stop in [[""], ["END", ""], ("", "a"), "END", ""]:
+        check_refused(implementation, a6, stop)
+
+
+def check_work(implementation, a6, size, length):
     made = implementation(MODULE).StopStringFilter(["a" * length + "b"])
     for _ in range(30):
         made.push("a" * 100)
@@ -174,6 +167,12 @@ def test_the_work_for_a_piece(implementation, a6, size, length):
         f"{length + 1} characters and 3,000 characters before: look at the new piece and at what "
         "is held back, and at each character a few times only",
     )
+
+
+def test_the_work_for_a_piece(implementation, a6):
+    """The text is always nearly a stop string, and some was pushed before."""
+    for size, length in [(1, 150), (3000, 150), (3000, 3), (1, 3)]:
+        check_work(implementation, a6, size, length)
 
 
 def test_the_text_is_not_kept(implementation, a6):
