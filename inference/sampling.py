@@ -118,7 +118,7 @@ def penalize(
     Raises ValueError if the bias names a token that the model does not have.
     """
     result = logits.to(torch.float32, copy=True)
-    seen = result.new_tensor(sorted({*prompt_ids, *answer_ids}), dtype=torch.int64)
+    seen = result.new_tensor(list({*prompt_ids, *answer_ids}), dtype=torch.int64)
     before = result[seen]
     r = settings.repetition_penalty
     result[seen] = torch.where(before > 0, before / r, before * r)
@@ -232,7 +232,7 @@ def pick(probabilities: Float[Tensor, " vocab"], number: float) -> int:
     Raises ValueError if the probabilities do not add up to a positive number, such as NaN.
     """
     assert 0 <= number < 1, f"expected a number in [0, 1), got {number}"
-    sums = probabilities.double().cumsum(dim=-1)
+    sums = probabilities.double().cumsum(dim=0)
     total = sums[-1].item()  # the last sum and no other, so that one is always above the number
     if not 0 < total < math.inf:
         raise UserError(f"the probabilities of the next token add up to {total}; expected 1")
