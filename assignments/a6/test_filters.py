@@ -178,6 +178,10 @@ def check_steps(implementation, a6, fields):
         causes["top-k comes before top-p: the sums are over the tokens that top-k has kept"] = of(
             late, **{**fields, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         )
+    if "min_p" in fields and "top_p" in fields:
+        late = top_p(min_p([x / temperature for x in LOGITS], fields["min_p"]), fields["top_p"])
+        late = of(late, **{**fields, "temperature": 1.0, "top_p": 1.0, "min_p": 0.0})
+        causes["top-p comes before min-p"] = late
     what = f"next_token_probabilities of the shares {SHARES} with {fields}"
     a6.tensor(got, of(LOGITS, **fields), what, causes)
 
@@ -192,6 +196,7 @@ def test_the_order_of_the_steps(implementation, a6):
         {"temperature": 0.5, "min_p": 0.2},
         {"temperature": 2.0, "min_p": 0.35},
         {"top_p": 0.8, "min_p": 0.4},
+        {"top_p": 0.6, "min_p": 0.4},
         {"top_k": 3, "min_p": 0.21},
         {"temperature": 0.7, "top_k": 3, "top_p": 0.9, "min_p": 0.1},
     ]:
