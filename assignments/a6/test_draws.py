@@ -158,7 +158,7 @@ def test_draws_have_the_frequencies_of_the_distribution(implementation, a6):
 
 
 def rows(a6):
-    return a6.random(5, 40, seed=8) * 1.5
+    return a6.random(5, 40, seed=8) / 2
 
 
 def each_of(module):
@@ -191,6 +191,9 @@ def test_sample(implementation, a6):
     causes = {
         "the number depends on indices[i], the tokens of the answer so far": drawn(
             lambda i: number_of(settings[i].seed, 0)
+        ),
+        "indices[i] is the index as it is: 0 for the first token": drawn(
+            lambda i: number_of(settings[i].seed, indices[i] + 1)
         ),
         "the place of a row in the batch must not matter": drawn(
             lambda i: number_of(settings[i].seed, i)

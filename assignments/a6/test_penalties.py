@@ -43,6 +43,10 @@ def test_the_table_of_the_handout(implementation, a6):
         "the repetition penalty comes first: it must see the model's logits, not lowered ones": (
             torch.tensor(late)
         ),
+        "token 0 is in the prompt (twice), not in the answer: 2 is halved once, and nothing is "
+        "subtracted": lambda got: bool(got[0] != 1),
+        "token 2 is in the answer twice: 1 is halved once, then 2 * 0.25 and 0.5 once are "
+        "subtracted": lambda got: bool(got[2] != -0.5),
     }
     check(implementation, a6, "the four settings of the handout", causes, **fields)
 
