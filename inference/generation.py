@@ -6,20 +6,27 @@
 Prefill uses large matrix products, decode many small ones that are bound by memory: see Pope et al.
 2022 ("Efficiently Scaling Transformer Inference", arXiv 2211.05102, section 2).
 
-What this leaves out: prompts of different lengths in one batch, and requests that join or leave
-while others run.
+What this leaves out: prompts of different lengths in one batch (batch_generation.py), and requests
+that join or leave while others run (batch_scheduler.py).
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inference.kv_cache import KVCache
-from inference.sampling import MINUS_INFINITY, SamplingSettings, sample
+from inference.sampling import (
+    MINUS_INFINITY,
+    SamplingSettings,
+    penalize,
+    sample,
+    seed_of_sample,
+)
 from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
+from transformer_lm.model_config import ModelConfig
 from transformer_lm.token_id_check import check_token_ids
 
 
@@ -39,6 +46,23 @@ def check_max_new_tokens(max_new_tokens: int) -> None:
     """Raise ValueError if the limit leaves nothing to generate."""
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+
+
+def num_new_tokens(
+    config: ModelConfig, prompt_ids: Int[Tensor, "*batch prompt"], max_new_tokens: int
+) -> int:
+    """Return how many tokens a text can get at most, by its limit and by the model's context.
+
+    The last one is never read, so its position may be one past the context: a prompt of n tokens in
+    a context of n tokens still gets one.
+
+    Raises ValueError if the limit is below one token, or if the prompt is empty, longer than the
+    context or outside the vocabulary.
+    """
+    check_max_new_tokens(max_new_tokens)
+    check_prompt_fits(prompt_ids.shape[-1], config.context_length)
+    check_token_ids(prompt_ids, config.vocab_size)
+    return min(max_new_tokens, config.context_length - prompt_ids.shape[-1] + 1)
 
 
 PREFILL_TOKENS = 512  # logits of a whole prompt of 8,192 would be 1.6 GB with 49,152 entries
@@ -62,6 +86,21 @@ def prefill(
     return logits
 
 
+def next_token_ids(
+    logits: Float[Tensor, "texts vocab"],
+    settings: Sequence[SamplingSettings],
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+) -> list[int]:
+    """Return the next token id of each text, by its own settings, prompt and answer so far.
+
+    The draw of a text depends on its seed and the length of its answer, but not on the other texts.
+    """
+    rows = zip(logits, prompts, answers, settings, strict=True)
+    penalized = torch.stack([penalize(*row) for row in rows])
+    return sample(penalized, settings, [len(answer) for answer in answers])
+
+
 def generate_steps(
     model: TransformerLM,
     prompt_ids: Int[Tensor, "batch prompt"],
@@ -77,38 +116,36 @@ def generate_steps(
     A text ends at a stop id (which is not yielded), after `max_new_tokens`, or when the context is
     full. The steps end when every text has ended. Text number i continues prompt i //
     samples_per_prompt. Each prompt is read only once for all its samples, which differ from their
-    first token, because the logits are repeated before sampling. `drawable` says which rows of the
-    model may be sampled, None for all: a model may have more rows than its tokenizer has tokens.
+    first token, because the logits are repeated before sampling, and each sample of a prompt has a
+    seed of its own (`seed_of_sample`). `drawable` says which rows of the model may be sampled, None
+    for all: a model may have more rows than its tokenizer has tokens.
 
-    Raises ValueError if a prompt is empty, longer than the context length or outside the
-    vocabulary, or if the limit is below one token.
+    Raises ValueError, at the first step, for what `num_new_tokens` refuses.
     """
-    check_max_new_tokens(max_new_tokens)
-    context_length = model.config.context_length
-    prompt_length = prompt_ids.shape[1]
-    check_prompt_fits(prompt_length, context_length)
-    check_token_ids(prompt_ids, model.config.vocab_size)
-    # The last token is never read again, so its position may be one past the context.
-    num_steps = min(max_new_tokens, context_length - prompt_length + 1)
+    num_steps = num_new_tokens(model.config, prompt_ids, max_new_tokens)
     if cache is None:
-        cache = _new_cache(model, len(prompt_ids), prompt_length + num_steps - 1)
-    generator = torch.Generator(prompt_ids.device).manual_seed(settings.seed)
+        cache = _new_cache(model, len(prompt_ids), prompt_ids.shape[1] + num_steps - 1)
     logits = prefill(model, prompt_ids, cache)
     if samples_per_prompt > 1:
         logits = logits.repeat_interleave(samples_per_prompt, dim=0)  # (texts, vocab)
         cache = cache.repeat_texts(samples_per_prompt)
-    ended = [False] * len(logits)
+    seeds = [seed_of_sample(settings.seed, number) for number in range(samples_per_prompt)]
+    each = [settings.model_copy(update={"seed": seed}) for seed in seeds] * len(prompt_ids)
+    prompts = [ids for ids in prompt_ids.tolist() for _ in range(samples_per_prompt)]
+    answers: list[list[int]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
     for step in range(num_steps):
         if drawable is not None:
             logits = logits.masked_fill(~drawable, MINUS_INFINITY)
-        drawn = sample(logits, settings, generator)  # (texts,)
-        ids = drawn.tolist()
+        ids = next_token_ids(logits, each, prompts, answers)
         ended = [was or token in stop_ids for was, token in zip(ended, ids, strict=True)]
         if all(ended):
             return
         yield [None if end else token for end, token in zip(ended, ids, strict=True)]
+        for answer, token in zip(answers, ids, strict=True):
+            answer.append(token)
         if step + 1 < num_steps:
-            logits = _last_logits(model, drawn[:, None], cache)
+            logits = _last_logits(model, torch.tensor(ids, device=logits.device)[:, None], cache)
 
 
 def generate(
