@@ -96,9 +96,11 @@ def next_token_ids(
 
     The draw of a text depends on its seed and the length of its answer, but not on the other texts.
     """
-    rows = zip(logits, prompts, answers, settings, strict=True)
-    penalized = torch.stack([penalize(*row) for row in rows])
-    return sample(penalized, settings, [len(answer) for answer in answers])
+    rows = [
+        penalize(row, prompt, answer, own) if own.has_penalties else row.float()
+        for row, prompt, answer, own in zip(logits, prompts, answers, settings, strict=True)
+    ]
+    return sample(torch.stack(rows), settings, [len(answer) for answer in answers])
 
 
 def generate_steps(
