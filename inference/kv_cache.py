@@ -10,8 +10,8 @@ query head.
 This class implements `KeyValueCache`, the protocol defined next to the model's attention; the model
 never imports it.
 
-What this leaves out: rows of different lengths in one batch, and sharing memory between requests
-(pages).
+What this leaves out: rows of different lengths in one batch (batch_generation.py), and memory that
+requests share (block_pool.py, paged_attention.py).
 """
 
 import torch
@@ -53,7 +53,7 @@ class KVCache:
             config.num_layers,
             batch_size,
             config.num_kv_heads,
-            max_length or config.context_length,
+            config.context_length if max_length is None else max_length,
             config.head_dim,
             dtype,
             device,
@@ -62,7 +62,7 @@ class KVCache:
     @property
     def length(self) -> int:
         """Number of tokens stored in *every* layer; during a forward pass, the number before it."""
-        return self._layer_lengths[-1]
+        return min(self._layer_lengths)
 
     @property
     def max_length(self) -> int:
@@ -89,7 +89,8 @@ class KVCache:
     ]:
         """Store one layer's new keys and values, and return all of that layer's, old and new.
 
-        The result is a view, valid until the next `append` or `truncate`.
+        The result is a view, valid until the next `append` or `truncate`. Tokens for which there is
+        no room, and another number of texts, are refused before anything is stored.
         """
         start = self._layer_lengths[layer]
         end = start + keys.shape[2]
