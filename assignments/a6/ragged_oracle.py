@@ -11,58 +11,62 @@ import torch
 from torch import Tensor
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Sees = Callable[[int, int | None], range]
 
 
 def attend_one(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attend from one query [heads, head_dim] to the keys [keys, kv_heads, head_dim]."""
-    group_size = q.shape[0] // keys.shape[1]
-    results = []
-    for head, query in enumerate(q.double()):
-        own = head // group_size
-        weights = (keys[:, own].double() @ query / math.sqrt(len(query))).softmax(0)
-        results.append(weights @ values[:, own].double())
-    return torch.stack(results).to(q.dtype)
+    grouped = q.double().unflatten(0, (keys.shape[1], -1))  # [kv_heads, group, head_dim]
+    scores = torch.einsum("ghd,kgd->ghk", grouped, keys.double()) / math.sqrt(q.shape[1])
+    result = torch.einsum("ghk,kgd->ghd", scores.softmax(-1), values.double())
+    return result.flatten(0, 1).to(q.dtype)
 
 
 class RaggedOracle:
-    """Lists of the keys and values of each row, in each layer.
+    """Lists of the keys and values of each row, in each layer."""
 
-    Args:
-        num_layers, num_rows: their numbers.
-        sees: changes which of a row's keys a query at a position sees, for a mistake: (position,
-            sliding window) -> range of positions.
-    """
-
-    def __init__(
-        self,
-        num_layers: int,
-        num_rows: int,
-        sees: Callable[[int, int | None], range] | None = None,
-    ) -> None:
+    def __init__(self, num_layers: int, num_rows: int) -> None:
         self.stored: list[list[list[Any]]] = [
             [[] for _ in range(num_rows)] for _ in range(num_layers)
         ]
         self.lengths = [0] * num_rows
-        self.sees = sees or seen_keys
 
     def attend(
         self, rows: Sequence[int], counts: Sequence[int], sliding_window: int | None = None
     ) -> Attend:
         def attend_in_layer(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            results, token = [], 0
+            token = 0
             for row, count in zip(rows, counts, strict=True):
                 place = self.stored[layer][row]
                 del place[self.lengths[row] :]
-                for _ in range(count):
-                    place.append((k[token].clone(), v[token].clone()))
-                    token += 1
-                keys, values = (torch.stack(part) for part in zip(*place, strict=True))
-                for at in range(len(place) - count, len(place)):
-                    seen = [i for i in self.sees(at, sliding_window) if 0 <= i < len(place)]
-                    results.append(attend_one(q[len(results)], keys[seen], values[seen]))
-            return torch.stack(results)
+                new = slice(token, token + count)
+                place += zip(k[new].clone(), v[new].clone(), strict=True)
+                token += count
+            return self.attended(layer, rows, counts, q, sliding_window)
 
         return attend_in_layer
+
+    def attended(
+        self,
+        layer: int,
+        rows: Sequence[int],
+        counts: Sequence[int],
+        q: Tensor,
+        sliding_window: int | None,
+        sees: Sees | None = None,
+    ) -> Tensor:
+        """Return what the last `counts` tokens of the rows see; `sees` (position, sliding window)
+        -> positions is another rule than the right one.
+        """
+        results: list[Tensor] = []
+        for row, count in zip(rows, counts, strict=True):
+            place = self.stored[layer][row]
+            keys, values = (torch.stack(part) for part in zip(*place, strict=True))
+            for at in range(len(place) - count, len(place)):
+                seen = (sees or seen_keys)(at, sliding_window)
+                seen = [i for i in seen if 0 <= i < len(place)]
+                results.append(attend_one(q[len(results)], keys[seen], values[seen]))
+        return torch.stack(results)
 
     def advance(self, rows: Sequence[int], counts: Sequence[int]) -> None:
         for row, count in zip(rows, counts, strict=True):

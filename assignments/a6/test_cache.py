@@ -99,24 +99,24 @@ def test_the_length_during_a_forward_pass(implementation, a6):
     a6.expect(lengths, [0, 0, 4, 4, 4, 5], what, causes)
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2])
-def test_truncate_cuts_every_layer(implementation, a6, layer):
+def test_truncate_cuts_every_layer(implementation, a6):
     """Also one that has more tokens than the others, because a forward pass was interrupted."""
     sizes = (3, 1, 1, 8, 1)
-    operations = [("pass", 4, 1), ("append", layer, 2, 2), ("truncate", 4), ("pass", 1, 3)]
-    got = results_of(implementation(MODULE).KVCache, (*sizes, torch.float32), operations)
-    expected = results_of(CacheOracle, (*sizes, torch.float32), operations)
-    for number, (have, right) in enumerate(zip(got[-7:-1:2], expected[-7:-1:2], strict=True)):
-        what = (
-            f"the keys of layer {number} after 4 tokens in each layer, 2 more in layer {layer} "
-            "alone, truncate(4), and 1 token in each layer"
-        )
-        causes = {
-            f"truncate did not cut layer {number}: every layer must have 4 tokens after it": (
-                lambda found: found.shape[2] != 5
+    for layer in range(3):
+        operations = [("pass", 4, 1), ("append", layer, 2, 2), ("truncate", 4), ("pass", 1, 3)]
+        got = results_of(implementation(MODULE).KVCache, (*sizes, torch.float32), operations)
+        expected = results_of(CacheOracle, (*sizes, torch.float32), operations)
+        for number, (have, right) in enumerate(zip(got[-7:-1:2], expected[-7:-1:2], strict=True)):
+            what = (
+                f"the keys of layer {number} after 4 tokens in each layer, 2 more in layer {layer} "
+                "alone, truncate(4), and 1 token in each layer"
             )
-        }
-        a6.tensor(have[0], right[0], what, causes)
+            causes = {
+                f"truncate did not cut layer {number}: every layer must have 4 tokens after it": (
+                    lambda found: found.shape[2] != 5
+                )
+            }
+            a6.tensor(have[0], right[0], what, causes)
 
 
 def test_repeated_texts(implementation, a6):
@@ -145,10 +145,8 @@ def test_repeated_texts(implementation, a6):
     a6.tensor(keys, expected, "the keys of layer 0 of the new cache")
 
 
-@pytest.mark.parametrize(
-    ("sizes", "dtype"), [((3, 2, 2, 500, 8), torch.float32), ((1, 4, 1, 300, 6), torch.bfloat16)]
-)
-def test_memory_is_taken_once(implementation, a6, sizes, dtype):
+def test_memory_is_taken_once(implementation, a6):
+    sizes, dtype = (3, 2, 2, 500, 8), torch.bfloat16
     module = implementation(MODULE)
     layers, batch, heads, length, width = sizes
     total = 2 * layers * batch * heads * length * width * dtype.itemsize
@@ -200,9 +198,8 @@ def test_what_has_no_place_is_refused(implementation, a6):
     a6.tensor(keys, expected, "the keys after these refusals and one more token")
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_model_computes_the_same(implementation, a6, batch):
-    model = a6.tiny_model(seed=2)
+def test_the_model_computes_the_same(implementation, a6):
+    model, batch = a6.tiny_model(seed=2), 3
     ids = torch.randint(11, (batch, 9), generator=torch.Generator().manual_seed(1))
     cache = implementation(MODULE).KVCache.for_model(model.config, batch)
     with torch.no_grad():

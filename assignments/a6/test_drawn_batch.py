@@ -139,9 +139,9 @@ def call_batch(module, variant, seed, prompts, settings, limits, stop_ids):
 
 
 SPACES = [
-    Space("a6.6", f"{NAME}forward_tokens", rows(), call_rows, view_rows, draws=30),
-    Space("a6.6", f"{NAME}logits_of", hidden_states(), call_logits, draws=12),
-    Space("a6.7", f"{NAME}RaggedKVCache.attend", schedules(), call_cache, view_cache, draws=30),
+    Space("a6.6", f"{NAME}forward_tokens", rows(), call_rows, view_rows, draws=20),
+    Space("a6.6", f"{NAME}logits_of", hidden_states(), call_logits, draws=8),
+    Space("a6.7", f"{NAME}RaggedKVCache.attend", schedules(), call_cache, view_cache, draws=24),
     Space("a6.7", f"{NAME}generate_batch", batches(), call_batch, draws=16),
 ]
 

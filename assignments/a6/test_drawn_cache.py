@@ -60,9 +60,9 @@ def space(method, draws, **likely):
 
 
 SPACES = [
-    space("append", 30, **{"pass": 4, "append": 2}),
-    space("truncate", 25, **{"pass": 3, "truncate": 4}),
-    space("repeat_texts", 20, **{"pass": 2, "repeat": 4}),
+    space("append", 20, **{"pass": 4, "append": 2}),
+    space("truncate", 16, **{"pass": 3, "truncate": 4}),
+    space("repeat_texts", 12, **{"pass": 2, "repeat": 4}),
 ]
 
 test_as_the_reference, test_contracts = drawn_checks(SPACES)

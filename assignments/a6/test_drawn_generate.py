@@ -118,7 +118,7 @@ def call_texts(module, variant, seed, prompts, settings, limit, stop_ids, sample
 
 
 SPACES = [
-    Space("a6.5", f"{NAME}num_new_tokens", limits(), call_limit, draws=50, told=r"-?\d+"),
+    Space("a6.5", f"{NAME}num_new_tokens", limits(), call_limit, draws=30),
     Space("a6.5", f"{NAME}prefill", prefills(), call_prefill, view_prefill, draws=16),
     Space("a6.5", f"{NAME}next_token_ids", next_tokens(), call_next, draws=30),
     Space("a6.5", f"{NAME}generate_steps", texts(), call_steps, draws=16),

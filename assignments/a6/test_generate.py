@@ -25,21 +25,21 @@ def tools_of(implementation, a6):
     )
 
 
-@pytest.mark.parametrize(
-    ("prompt", "limit", "expected"),
-    [(20, 3, 3), (20, 5, 5), (20, 6, 5), (23, 9, 2), (24, 9, 1), (1, 99, 24), (24, 1, 1)],
-)
-def test_how_many_tokens_a_text_can_get(implementation, a6, prompt, limit, expected):
+def test_how_many_tokens_a_text_can_get(implementation, a6):
     tools = tools_of(implementation, a6)
-    got = tools.module.num_new_tokens(
-        tools.model.config, torch.zeros(2, prompt, dtype=torch.int64), limit
-    )
-    causes = {
-        "the last token is never read, so its position may be one past the context": expected - 1,
-        "the limit of the request counts too": 24 - prompt + 1,
-    }
-    what = f"the number of tokens after a prompt of {prompt} in a context of 24, limit {limit},"
-    a6.expect(got, expected, what, causes)
+    for length, limit, expected in [
+        (20, 3, 3), (20, 5, 5), (20, 6, 5), (23, 9, 2), (24, 9, 1), (1, 99, 24), (24, 1, 1)
+    ]:  # fmt: skip
+        prompt = torch.zeros(2, length, dtype=torch.int64)
+        got = tools.module.num_new_tokens(tools.model.config, prompt, limit)
+        causes = {
+            "the last token is never read, so its position may be one past the context": (
+                expected - 1
+            ),
+            "the limit of the request counts too": 24 - length + 1,
+        }
+        what = f"num_new_tokens of a prompt of {length} in a context of 24 with the limit {limit}"
+        a6.expect(got, expected, what, causes)
 
 
 def test_what_is_refused(implementation, a6):
@@ -63,27 +63,27 @@ def test_what_is_refused(implementation, a6):
             a6.raises(ValueError, call, what, words)
 
 
-@pytest.mark.parametrize("cached", [0, 1, 4, 5, 6])
-def test_prefill_with_a_part_in_the_cache(implementation, a6, cached):
+def test_prefill_with_a_part_in_the_cache(implementation, a6):
     tools = tools_of(implementation, a6)
-    cache = tools.cache.for_model(tools.model.config, 1)
-    with torch.no_grad():
-        if cached:
-            tools.model(torch.tensor([[*PROMPT, 7][:cached]]), cache=cache)
-    with reads_of(tools.model) as shapes:
-        got = tools.module.prefill(tools.model, torch.tensor([PROMPT]), cache)
-    expected = logits_after(tools.model, PROMPT)[None]
-    what = f"the logits after a prompt of 5 tokens, of which {cached} are in the cache,"
-    a6.tensor(got, expected, what, rtol=1e-3, atol=1e-4)
-    causes = {
-        "tokens in the cache must not be computed again": [(1, 5)],
-        "the whole prompt is in the cache: cut one token off the cache, and compute it once more": (
-            lambda found: cached > 4 and found != [(1, 1)]
-        ),
-    }
-    a6.expect(shapes, [(1, max(1, 5 - cached))], f"the passes of a prefill, {what}", causes)
-    a6.expect(cache.length, 5, "the length of the cache after the prefill")
-    a6.true(not got.requires_grad, "prefill must run under torch.no_grad()")
+    for cached in (0, 1, 4, 5, 6):
+        cache = tools.cache.for_model(tools.model.config, 1)
+        with torch.no_grad():
+            if cached:
+                tools.model(torch.tensor([[*PROMPT, 7][:cached]]), cache=cache)
+        with reads_of(tools.model) as shapes:
+            got = tools.module.prefill(tools.model, torch.tensor([PROMPT]), cache)
+        expected = logits_after(tools.model, PROMPT)[None]
+        what = f"the logits after a prompt of 5 tokens, of which {cached} are in the cache,"
+        a6.tensor(got, expected, what, rtol=1e-3, atol=1e-4)
+        causes = {
+            "tokens in the cache must not be computed again": [(1, 5)],
+            "the whole prompt is in the cache: cut its last token off, and compute it again": (
+                lambda found, cached=cached: cached > 4 and found != [(1, 1)]
+            ),
+        }
+        a6.expect(shapes, [(1, max(1, 5 - cached))], f"the passes of a prefill, {what}", causes)
+        a6.expect(cache.length, 5, "the length of the cache after the prefill")
+        a6.true(not got.requires_grad, "prefill must run under torch.no_grad()")
 
 
 def test_prefill_of_two_prompts(implementation, a6):
@@ -185,18 +185,18 @@ def test_greedy_text(implementation, a6):
         a6.expect(shapes, [(1, 5)] + [(1, 1)] * (limit - 1), what, causes)
 
 
-@pytest.mark.parametrize("length", [21, 23, 24])
-def test_the_end_of_the_context(implementation, a6, length):
+def test_the_end_of_the_context(implementation, a6):
     tools = tools_of(implementation, a6)
-    prompt = [number % 11 for number in range(length)]
-    got = tools.module.generate(tools.model, torch.tensor([prompt]), tools.greedy, 100)
-    expected = greedy(tools.model, prompt[:24], 1) if length == 24 else None
-    count = 24 - length + 1
-    causes = {"the last token needs no place in the context: it is never read": count - 1}
-    what = f"the number of tokens after a prompt of {length} in a context of 24"
-    a6.expect(len(got[0]), count, what, causes)
-    if expected is not None:
-        a6.expect(got[0], expected, "the one token after a prompt as long as the context")
+    for length in (21, 23, 24):
+        prompt = [number % 11 for number in range(length)]
+        got = tools.module.generate(tools.model, torch.tensor([prompt]), tools.greedy, 100)
+        expected = greedy(tools.model, prompt[:24], 1) if length == 24 else None
+        count = 24 - length + 1
+        causes = {"the last token needs no place in the context: it is never read": count - 1}
+        what = f"the number of tokens after a prompt of {length} in a context of 24"
+        a6.expect(len(got[0]), count, what, causes)
+        if expected is not None:
+            a6.expect(got[0], expected, "the one token after a prompt as long as the context")
 
 
 def test_a_stop_id_ends_its_own_text(implementation, a6):
@@ -299,24 +299,29 @@ def test_samples_of_two_prompts(implementation, a6):
     a6.expect(got, expected, "two samples of each of two prompts", causes)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("repetition_penalty", 1.7), ("presence_penalty", 1.5), ("frequency_penalty", 1.0)],
-)
-def test_penalties_of_a_whole_text(implementation, a6, name, size):
+def test_penalties_of_a_whole_text(implementation, a6):
     tools = tools_of(implementation, a6)
-    settings = tools.settings(temperature=0.0, **{name: size})
-    prompts = [PROMPT, [2, 7, 1, 8, 2]]
-    got = tools.module.generate(tools.model, torch.tensor(prompts), settings, 10)
-    expected = [one_text(tools.sampling, tools.model, each, settings, 10) for each in prompts]
-    causes = {
-        "the penalties are not applied": [greedy(tools.model, each, 10) for each in prompts],
-        "the second text is penalized by the prompt or the answer of the first": (
-            lambda found: found[0] == expected[0]
-        ),
-        "penalize needs the answer so far": lambda found: found[0][:2] == expected[0][:2],
-    }
-    a6.expect(got, expected, f"two greedy texts with {name}={size}", causes)
+    for name, size in [
+        ("repetition_penalty", 1.7),
+        ("presence_penalty", 1.5),
+        ("frequency_penalty", 1.0),
+    ]:
+        settings = tools.settings(temperature=0.0, **{name: size})
+        prompts = [PROMPT, [2, 7, 1, 8, 2]]
+        got = tools.module.generate(tools.model, torch.tensor(prompts), settings, 6)
+        expected = [one_text(tools.sampling, tools.model, each, settings, 6) for each in prompts]
+        causes = {
+            "the penalties are not applied": lambda found, prompts=prompts: (
+                found == [greedy(tools.model, each, 6) for each in prompts]
+            ),
+            "the second text is penalized by the prompt or the answer of the first": (
+                lambda found, right=expected: found[0] == right[0]
+            ),
+            "penalize needs the answer so far": lambda found, right=expected: (
+                found[0][:2] == right[0][:2]
+            ),
+        }
+        a6.expect(got, expected, f"two greedy texts with {name}={size}", causes)
 
 
 def test_rows_that_may_not_be_drawn(implementation, a6):
