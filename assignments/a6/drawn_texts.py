@@ -28,7 +28,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"norm": "layernorm", "position": "learned", "mlp": "gelu", "biases": True},
     {"norm_position": "post", "tie_embeddings": False},
     {"norm": "none", "position": "none", "num_kv_heads": 1},
-    {"qk_norm": True, "sliding_window": 3, "rope_theta": 50.0},
+    {"qk_norm": True, "sliding_window": 3, "rope_theta": 50.0, "head_dim": 6},
 ]
 
 

@@ -183,6 +183,9 @@ def test_settings_of_each_text(implementation, a6):
         "each text has its own settings": [
             one_text(sampling, model, prompt, settings[0], 6) for prompt in prompts
         ],
+        "text 1 is penalized by the prompt of another text": lambda found: (
+            [found[i] for i in (0, 2, 3)] == [expected[i] for i in (0, 2, 3)]
+        ),
         "the index of a draw is the number of tokens of its own answer": lambda found: (
             [text[0] for text in found] == [text[0] for text in expected]
         ),

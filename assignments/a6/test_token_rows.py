@@ -19,6 +19,7 @@ VARIANTS = {
     "rescaled": {
         "rope_scaling": {"kind": "linear", "factor": 4.0, "original_context_length": 8},
         "rope_theta": 50.0,
+        "head_dim": 6,
     },
 }
 
@@ -209,8 +210,14 @@ def test_another_model_afterwards(implementation, a6):
     """Two models, one after the other: what is kept of the first must not serve the second."""
     module, (ids, positions) = implementation(MODULE), flat(TEXTS[:1])
     for theta in (10000.0, 7.0):
-        model = model_of({"rope_theta": theta}, 1)
+        model = model_of({"rope_theta": theta, "head_dim": 6}, 1)
         hidden = module.forward_tokens(model, ids, positions, attend_of(model.config, TEXTS[:1]))
         expected = logits_after(model, TEXTS[0])
-        what = f"the logits of a model with rope_theta = {theta:g}, after one with another"
-        a6.tensor(module.logits_of(model, hidden)[-1], expected, what, rtol=1e-3, atol=1e-4)
+        what = f"the logits of a model with rope_theta = {theta:g}"
+        causes = {
+            "the rotary table of an earlier model is used: keep one for each config": (
+                lambda _, theta=theta: theta == 7.0
+            )
+        }
+        got = module.logits_of(model, hidden)[-1]
+        a6.tensor(got, expected, what, causes, rtol=1e-3, atol=1e-4)
