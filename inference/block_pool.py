@@ -120,10 +120,6 @@ class BlockPool:
         """Return the block recorded under `key`, or None. Nothing changes."""
         return self._block_of.get(key)
 
-    def has_key(self, block: int) -> bool:
-        """Return whether `block` is recorded, so that `find` can return it."""
-        return self._key_of[block] is not None
-
     def forget(self, block: int) -> None:
         """Drop the key of a referenced block, whose content is about to change."""
         assert self._references[block] > 0, f"block {block} is forgotten, but has no references"
