@@ -156,7 +156,7 @@ def block_keys(token_ids: Sequence[int], block_size: int, model_key: bytes = b""
     key = hashlib.sha256(model_key).digest()
     for end in range(block_size, len(token_ids) + 1, block_size):
         ids = token_ids[end - block_size : end]
-        key = hashlib.sha256(key + b"".join(int(i).to_bytes(8, "little") for i in ids)).digest()
+        key = hashlib.sha256(key + b"".join(i.to_bytes(8, "little") for i in ids)).digest()
         keys.append(key)
     return keys
 
