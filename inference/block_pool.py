@@ -194,6 +194,21 @@ def take_cached_prefix(
     return table
 
 
+def record_full_blocks(
+    pool: BlockPool, table: BlockTable, keys: Sequence[bytes], num_computed: int
+) -> None:
+    """Record the blocks that lie wholly within the first `num_computed` tokens of the text.
+
+    `keys` are the `block_keys` of the text. A block still being written is never recorded.
+    """
+    assert num_computed <= table.num_tokens, (
+        f"{num_computed} tokens are computed, but only {table.num_tokens} have a place"
+    )
+    num_full = num_computed // pool.block_size
+    for block, key in zip(table.blocks[:num_full], keys, strict=False):
+        pool.record(block, key)
+
+
 def _must_copy(pool: BlockPool, table: BlockTable) -> bool:
     """Whether the next token goes into a block that another table holds too."""
     partly_filled = table.num_tokens % pool.block_size != 0
@@ -261,18 +276,3 @@ def release_all(pool: BlockPool, table: BlockTable) -> None:
     before it are found, so a text's beginning is worth the most.
     """
     truncate(pool, table, 0)
-
-
-def record_full_blocks(
-    pool: BlockPool, table: BlockTable, keys: Sequence[bytes], num_computed: int
-) -> None:
-    """Record the blocks that lie wholly within the first `num_computed` tokens of the text.
-
-    `keys` are the `block_keys` of the text. A block still being written is never recorded.
-    """
-    assert num_computed <= table.num_tokens, (
-        f"{num_computed} tokens are computed, but only {table.num_tokens} have a place"
-    )
-    num_full = num_computed // pool.block_size
-    for block, key in zip(table.blocks[:num_full], keys, strict=False):
-        pool.record(block, key)
