@@ -85,11 +85,9 @@ POOL = [
     ),
     pool_space("allocate", "allocate", "release"),
     pool_space("num_available", "share", "release", "record"),
-    pool_space("references", "share", "release"),
     pool_space("share", "record", "release", "release", "share found"),
     pool_space("release", "record", "record", "release", "release"),
-    pool_space("record", "record", "record", "share", "release"),
-    pool_space("find", "record", "find", "release", "share found"),
+    pool_space("record", "record", "record", "find", "share", "release"),
     pool_space("forget", "record", "record", "forget", "release"),
 ]
 

@@ -55,12 +55,13 @@ def wrong_keys(blocks):
 @pytest.mark.parametrize(
     "blocks",
     [[[1, 2]], [[1, 2], [3, 4]], [[65_537, 2], [257, 256]], [[2**40, 70_000], [0, 0], [0, 0]]],
+    ids=["one block", "two blocks", "large ids", "equal blocks"],
 )
-@pytest.mark.parametrize("rest", [[], [7]])
-def test_the_keys_of_a_text(implementation, a6, blocks, rest):
-    ids = [i for block in blocks for i in block] + rest
-    got = implementation(MODULE).block_keys(ids, 2)
-    a6.expect(got, chained(blocks), f"block_keys({ids}, 2)", wrong_keys(blocks))
+def test_the_keys_of_a_text(implementation, a6, blocks):
+    for rest in ([], [7]):
+        ids = [i for block in blocks for i in block] + rest
+        got = implementation(MODULE).block_keys(ids, 2)
+        a6.expect(got, chained(blocks), f"block_keys({ids}, 2)", wrong_keys(blocks))
 
 
 def test_the_first_bytes_of_the_handout(implementation, a6):
@@ -122,29 +123,29 @@ def released(pool, table):
         pool.release(block)
 
 
-@pytest.mark.parametrize("computed", range(8))
-def test_only_full_and_computed_blocks_are_recorded(implementation, a6, computed):
+def test_only_full_and_computed_blocks_are_recorded(implementation, a6):
     module = implementation(MODULE)
     ids = [1, 2, 3, 4, 5, 6, 7]
-    pool, table = pool_with(module, ids, computed=computed)
-    got = [pool.find(key) for key in pool_oracle.block_keys(ids, 2)]
-    expected = [number if 2 * number + 2 <= computed else None for number in range(3)]
-    causes = {
-        "num_computed counts, not table.num_tokens: blocks without content must not be found": (
-            [0, 1, 2]
-        ),
-        "a block is recorded only when all of its tokens are computed": (
-            [number if 2 * number < computed else None for number in range(3)]
-        ),
-        "a block is complete with its last token": (
-            [number if 2 * number + 2 < computed else None for number in range(3)]
-        ),
-    }
-    what = f"the blocks found after record_full_blocks with num_computed = {computed}"
-    a6.expect(got, expected, what, causes)
-    a6.expect([table.blocks, table.num_tokens], [[0, 1, 2, 3], 7], "the table after it")
-    found = [pool.references(block) for block in range(8)]
-    a6.expect(found, [1] * 4 + [0] * 4, "the references after record_full_blocks")
+    for computed in range(8):
+        pool, table = pool_with(module, ids, computed=computed)
+        got = [pool.find(key) for key in pool_oracle.block_keys(ids, 2)]
+        expected = [number if 2 * number + 2 <= computed else None for number in range(3)]
+        causes = {
+            "num_computed counts, not table.num_tokens: blocks without content must not be found": (
+                [0, 1, 2]
+            ),
+            "a block is recorded only when all of its tokens are computed": (
+                [number if 2 * number < computed else None for number in range(3)]
+            ),
+            "a block is complete with its last token": (
+                [number if 2 * number + 2 < computed else None for number in range(3)]
+            ),
+        }
+        what = f"the blocks found after record_full_blocks with num_computed = {computed}"
+        a6.expect(got, expected, what, causes)
+        a6.expect([table.blocks, table.num_tokens], [[0, 1, 2, 3], 7], "the table after it")
+        found = [pool.references(block) for block in range(8)]
+        a6.expect(found, [1] * 4 + [0] * 4, "the references after record_full_blocks")
 
 
 def test_recorded_step_by_step(implementation, a6):
@@ -170,24 +171,36 @@ def test_more_computed_than_the_table_has(implementation, a6):
 
 
 # The text [1, 2, 3, 4, 5] is cached in blocks 0, 1 and 2 of two tokens.
-TAKEN = [
-    ([1, 2, 3, 4, 9], [0, 1], "the beginning"),
+BEGINNINGS = [
+    ([1, 2, 3, 4, 9], [0, 1], "the beginning is the same"),
     ([1, 2, 3, 4, 5], [0, 1], "the same text"),
     ([1, 2, 3, 4, 5, 6, 7], [0, 1], "a longer text; its third block was never full"),
-    ([1, 2, 3, 4], [0], "two blocks, both found: one token is left"),
     ([1, 2, 3], [0], "one token after a block"),
-    ([1, 2], [], "one block, found: one token is left"),
     ([1, 2, 9, 4, 5], [0], "another second block"),
+]
+NO_BEGINNINGS = [
     ([9, 2, 3, 4, 5], [], "another first block"),
     ([3, 4, 5], [], "the second block without the first"),
     ([1], [], "less than a block"),
     ([], [], "no token"),
 ]
+ALL_FOUND = [
+    ([1, 2, 3, 4], [0], "two blocks, both found: one token is left"),
+    ([1, 2], [], "one block, found: one token is left"),
+]
 
 
-@pytest.mark.parametrize(("ids", "blocks", "why"), TAKEN, ids=[why for *_, why in TAKEN])
-def test_what_is_taken(implementation, a6, ids, blocks, why):
-    module = implementation(MODULE)
+@pytest.mark.parametrize(
+    "texts",
+    [BEGINNINGS, NO_BEGINNINGS, ALL_FOUND],
+    ids=["beginnings", "other texts", "all blocks found"],
+)
+def test_what_is_taken(implementation, a6, texts):
+    for ids, blocks, why in texts:
+        check_what_is_taken(implementation(MODULE), a6, ids, blocks, why)
+
+
+def check_what_is_taken(module, a6, ids, blocks, why):
     pool, table = pool_with(module, [1, 2, 3, 4, 5])
     released(pool, table)
     keys = pool_oracle.block_keys(ids, 2)
