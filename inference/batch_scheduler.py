@@ -4,13 +4,12 @@
                          ^            |
                          +-preempted--+   no blocks left: back to the front of those that wait
 
-A batch is put together anew for every step, so a request joins as soon as there is room and leaves
-as soon as it ends, and short answers do not wait for long ones (Yu et al. 2022, "Orca", OSDI,
-section 3.1). A step has a budget of tokens. Requests that decode take one token each, and first; a
-prompt is cut into chunks that fill up what is left, so that a long prompt never delays the answers
-that are being written (Agrawal et al. 2024, "Sarathi-Serve", arXiv 2403.02310, section 4.2). Keys
-and values are kept in blocks (block_pool.py). When these run out, the request that arrived last
-gives its blocks back and is computed again later (Kwon et al. 2023, arXiv 2309.06180, section 4.5).
+A batch is put together anew for every step: a request joins as soon as there is room and leaves as
+soon as it ends (Yu et al. 2022, "Orca", OSDI, section 3.1). A step has a budget of tokens. Requests
+that decode take one token each, and first; a prompt is cut into chunks that fill up what is left,
+so that a long prompt never delays the answers that are being written (Agrawal et al. 2024,
+"Sarathi-Serve", arXiv 2403.02310, section 4.2). When the blocks run out, the request that arrived
+last gives up its own and is computed again later (Kwon et al. 2023, arXiv 2309.06180, section 4.5).
 
 Nobody overtakes: every running request arrived before every waiting one, so a preempted one belongs
 at the front of `waiting`. The oldest gets tokens in every step, so everything ends.
@@ -112,8 +111,8 @@ class SchedulerSettings(Settings):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens `first` to `first + count - 1` of a request, to be computed in one step; `samples`
-    says that the last known token is among them, so that a token is drawn behind it.
+    """Tokens `first` to `first + count - 1` of a request. `samples`: the last known token is among
+    them, so a token is drawn behind it.
     """
 
     request: Request
@@ -183,6 +182,56 @@ class Scheduler:
             )
         self.waiting.append(request)
 
+    def schedule(self) -> Step:
+        """Choose the tokens of the next step, and reserve their places in the blocks.
+
+        First some requests may have to make room. Then running requests with one token to compute
+        get theirs, after them the other running ones, at last waiting ones, each by arrival. Nobody
+        is admitted in a step that preempts.
+        """
+        step = Step([], [], self.make_room())
+        budget = self.settings.max_tokens_per_step
+        for request, count in self._shares():
+            budget -= self._plan(step, request, count)
+        while budget > 0 and not step.preempted and (request := self._admit_next()):
+            budget -= self._plan(step, request, min(request.num_to_compute, budget))
+        return step
+
+    def make_room(self) -> list[Request]:
+        """Preempt running requests, the latest first, until the others find the blocks that they
+        need in this step; return them. Each gives up its blocks and waits in front of all others.
+        """
+        preempted = []
+        while self._blocks_needed() > self.pool.num_available:
+            request = self.running.pop()
+            release_all(self.pool, request.table)
+            request.num_computed = 0
+            request.num_preemptions += 1
+            request.state = RequestState.WAITING
+            self.waiting.insert(0, request)
+            preempted.append(request)
+        return preempted
+
+    def finish_step(self, step: Step, sampled: Mapping[str, int]) -> list[Request]:
+        """Take over the results of a step, and return the requests that ended with it.
+
+        `sampled` maps the id of each request whose chunk samples to the token id drawn. Chunks of
+        requests that were aborted since `schedule` are ignored.
+        """
+        size, ended = self.pool.block_size, []
+        for chunk in step.chunks:
+            request = chunk.request
+            if request.state is not RequestState.RUNNING:
+                continue
+            request.num_computed = end = chunk.first + chunk.count
+            if self.settings.prefix_caching and end // size > chunk.first // size:
+                keys = block_keys(request.token_ids, size, self.model_key)
+                record_full_blocks(self.pool, request.table, keys, end)
+            if chunk.samples and (reason := self._take(request, sampled[request.id])):
+                self._end(request, reason)
+                ended.append(request)
+        return ended
+
     def abort(self, request_id: str) -> bool:
         """End a request now, also between `schedule` and `finish_step`, and free its blocks.
 
@@ -194,81 +243,34 @@ class Scheduler:
                 return True
         return False
 
-    def schedule(self) -> Step:
-        """Choose the tokens of the next step, and reserve their places in the blocks.
-
-        Running requests with one token to compute come first, then the other running ones, then
-        waiting ones, each by arrival. Nobody is admitted in a step that preempts.
-        """
-        planned: dict[Request, tuple[Chunk, list[tuple[int, int]]]] = {}
-        preempted: list[Request] = []
+    def _shares(self) -> list[tuple[Request, int]]:
+        """How many tokens each running request gets in this step, without those that get none."""
+        shares = []
         budget = self.settings.max_tokens_per_step
         for request in sorted(self.running, key=lambda request: request.num_to_compute > 1):
-            while budget > 0 and request.state is RequestState.RUNNING and request not in planned:
-                count = min(request.num_to_compute, budget)
-                if blocks_needed(self.pool, request.table, count) <= self.pool.num_available:
-                    planned[request] = self._plan(request, count)
-                    budget -= count
-                else:
-                    latest = self._preempt_latest()
-                    preempted.append(latest)
-                    if latest in planned:  # it has tokens of this step already: withdraw them
-                        budget += planned.pop(latest)[0].count
-        while not preempted and budget > 0 and self._admit_next():
-            request = self.running[-1]
-            count = min(request.num_to_compute, budget)
-            planned[request] = self._plan(request, count)
-            budget -= count
-        copies = [pair for _, pairs in planned.values() for pair in pairs]
-        return Step([chunk for chunk, _ in planned.values()], copies, preempted)
+            if count := min(request.num_to_compute, budget):
+                shares.append((request, count))
+                budget -= count
+        return shares
 
-    def finish_step(self, step: Step, sampled: Mapping[str, int]) -> list[Request]:
-        """Take over the results of a step, and return the requests that ended with it.
+    def _blocks_needed(self) -> int:
+        return sum(blocks_needed(self.pool, each.table, count) for each, count in self._shares())
 
-        `sampled` maps the id of each request whose chunk samples to the token id drawn. Chunks of
-        requests that were aborted since `schedule` are ignored.
-        """
-        size = self.pool.block_size
-        ended: list[Request] = []
-        for chunk in step.chunks:
-            request = chunk.request
-            if request.state is not RequestState.RUNNING:
-                continue
-            request.num_computed = chunk.first + chunk.count
-            filled_a_block = request.num_computed // size > chunk.first // size
-            if self.settings.prefix_caching and filled_a_block:
-                keys = block_keys(request.token_ids, size, self.model_key)
-                record_full_blocks(self.pool, request.table, keys, request.num_computed)
-            if not chunk.samples:
-                continue
-            assert request.id in sampled, f"no token was drawn for the request {request.id!r}"
-            token = sampled[request.id]
-            if token in request.stop_ids:
-                self._end(request, FinishReason.STOP)
-            else:
-                request.answer_ids.append(token)
-                # A token at position context_length could be answered, but never computed.
-                full = len(request.prompt_ids) + len(request.answer_ids) > self.context_length
-                if full or len(request.answer_ids) >= request.max_new_tokens:
-                    self._end(request, FinishReason.LENGTH)
-            if request.state is RequestState.FINISHED:
-                ended.append(request)
-        return ended
-
-    def _plan(self, request: Request, count: int) -> tuple[Chunk, list[tuple[int, int]]]:
-        """Reserve the places of its next `count` tokens; the chunk, and the copies it needs."""
-        copies = reserve(self.pool, request.table, count)
+    def _plan(self, step: Step, request: Request, count: int) -> int:
+        """Reserve places for the next `count` tokens of a request, add them to the step."""
+        step.copies.extend(reserve(self.pool, request.table, count))
         samples = count == request.num_to_compute
-        return Chunk(request, request.num_computed, count, samples), copies
+        step.chunks.append(Chunk(request, request.num_computed, count, samples))
+        return count
 
-    def _admit_next(self) -> bool:
-        """Move the first waiting request to the running ones, with the beginning that is cached.
+    def _admit_next(self) -> Request | None:
+        """Let the first waiting request run, with the blocks of its beginning that are cached.
 
-        False if it must wait: all its known tokens have to fit into the available blocks, not only
+        None if it must wait: all its known tokens have to fit into the available blocks, not only
         its first chunk, or it would soon be preempted and computed again.
         """
         if not self.waiting or len(self.running) >= self.settings.max_running:
-            return False
+            return None
         request = self.waiting[0]
         if self.settings.prefix_caching:
             keys = block_keys(request.token_ids, self.pool.block_size, self.model_key)
@@ -277,21 +279,21 @@ class Scheduler:
         # Only after the cached blocks were taken: until then they count as available.
         if blocks_needed(self.pool, request.table, num_new) > self.pool.num_available:
             release_all(self.pool, request.table)
-            return False
+            return None
         request.num_computed = request.table.num_tokens
         request.state = RequestState.RUNNING
         self.running.append(self.waiting.pop(0))
-        return True
-
-    def _preempt_latest(self) -> Request:
-        """Take the blocks from the running request that arrived last, and let it wait in front."""
-        request = self.running.pop()
-        release_all(self.pool, request.table)
-        request.num_computed = 0
-        request.num_preemptions += 1
-        request.state = RequestState.WAITING
-        self.waiting.insert(0, request)
         return request
+
+    def _take(self, request: Request, token: int) -> FinishReason | None:
+        """Append the token to the answer unless it is a stop id; why the request ends, if so."""
+        if token in request.stop_ids:
+            return FinishReason.STOP
+        request.answer_ids.append(token)
+        # A token at position context_length may be the last of an answer: it is never computed.
+        full = len(request.prompt_ids) + len(request.answer_ids) > self.context_length
+        at_limit = len(request.answer_ids) >= request.max_new_tokens
+        return FinishReason.LENGTH if full or at_limit else None
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         """Free the blocks of a request, and forget it."""
