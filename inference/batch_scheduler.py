@@ -233,10 +233,7 @@ class Scheduler:
         return ended
 
     def abort(self, request_id: str) -> bool:
-        """End a request now, also between `schedule` and `finish_step`, and free its blocks.
-
-        Returns whether there was one with this id that had not ended.
-        """
+        """End a request now, also between `schedule` and `finish_step`; False if none has this id."""
         for request in self.waiting + self.running:
             if request.id == request_id:
                 self._end(request, FinishReason.ABORT)
