@@ -123,8 +123,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """What is computed next: at most one chunk of each request, after the blocks in `copies` were
-    copied, (source, target). `preempted` lost their blocks for it.
+    """The next work: at most one chunk of each request, after the blocks in `copies` were copied,
+    (source, target). The requests in `preempted` lost their blocks for it.
     """
 
     chunks: list[Chunk]
@@ -233,7 +233,7 @@ class Scheduler:
         return ended
 
     def abort(self, request_id: str) -> bool:
-        """End a request now, also between `schedule` and `finish_step`; False if none has this id."""
+        """End a request now, even within a step; False if none with this id is left."""
         for request in self.waiting + self.running:
             if request.id == request_id:
                 self._end(request, FinishReason.ABORT)
