@@ -128,8 +128,9 @@ def finish_by_hand(scheduler: Any, step: Any, sampled: Mapping[str, int]) -> Non
     pool = scheduler.pool
     for chunk in step.chunks:
         request = chunk.request
-        request.num_computed = chunk.first + chunk.count
-        if scheduler.settings.prefix_caching:
+        request.num_computed = end = chunk.first + chunk.count
+        fills_a_block = end // pool.block_size > chunk.first // pool.block_size
+        if scheduler.settings.prefix_caching and fills_a_block:
             known = [*request.prompt_ids, *request.answer_ids]
             keys = block_pool.block_keys(known, pool.block_size, scheduler.model_key)
             block_pool.record_full_blocks(pool, request.table, keys, request.num_computed)
