@@ -238,9 +238,9 @@ def test_nobody_is_admitted_while_one_is_preempted(implementation, a6):
 # Cached beginnings
 
 
-def shared(prompt_of_b, implementation, caching=True):
+def shared(prompt_of_b, implementation):
     """Request a has computed a prompt of 10; then b is added."""
-    run = Run(implementation, limits=(30, 4), caching=caching)
+    run = Run(implementation, limits=(30, 4), caching=True)
     first = run.add("a", range(10))
     run.step()
     return run, first, run.add("b", prompt_of_b)
@@ -287,11 +287,17 @@ def test_a_cached_beginning(implementation, a6, prompt, cached):
 
 
 def test_no_caching(implementation, a6):
-    run, _, _ = shared(range(14), implementation, caching=False)
-    run.scheduler.schedule()
-    causes = {"prefix_caching is off: b shares nothing": (8, 3)}
-    second = run.scheduler.running[1]
-    a6.expect((second.num_computed, len(second.table.blocks)), (0, 4), "b without caching", causes)
+    """The blocks that another scheduler has recorded in the pool are left alone."""
+    run, _, _ = shared(range(14), implementation)
+    settings = run.scheduler.settings.model_copy(update={"prefix_caching": False})
+    other = run.module.Scheduler(run.scheduler.pool, settings, 200)
+    other.make_room = list
+    request = run.module.Request("c", list(range(14)), 3)
+    other.add(request)
+    causes = {"prefix_caching is off: nothing is shared": [("c", 8, 6, True)]}
+    got = chunks_of(other.schedule())
+    a6.expect(got, [("c", 0, 14, True)], "a known prompt without caching", causes)
+    a6.expect((request.num_computed, len(request.table.blocks)), (0, 4), "(num_computed, blocks)")
 
 
 def test_other_weights_have_other_keys(implementation, a6):
