@@ -85,7 +85,7 @@ SPACES = [
         call=added,
         told=r"(?<=prompt has )\d+|(?<=context holds )\d+|(?<=blocks, which have )\d+"
         r"|(?<=with the id ')\w+|(?<=at least 1, got )-?\d+",
-        draws=50,
+        draws=40,
     ),
     Space(
         "a6.13",
@@ -93,7 +93,7 @@ SPACES = [
         runs(9, stops=[()]).map(until_blocks_run_out),
         call=traced,
         oracle=traced_by_oracle,
-        draws=50,
+        draws=40,
     ),
     Space(
         "a6.14",
@@ -101,7 +101,7 @@ SPACES = [
         runs(2, most_new=9, stops=[(), (), (0,)]),
         call=traced,
         oracle=traced_by_oracle,
-        draws=40,
+        draws=30,
     ),
     Space(
         "a6.14",
@@ -109,7 +109,7 @@ SPACES = [
         runs(12, contexts=contexts),
         call=traced,
         oracle=traced_by_oracle,
-        draws=40,
+        draws=30,
     ),
     Space(
         "a6.14",
@@ -117,7 +117,7 @@ SPACES = [
         runs(6, aborts=3),
         call=traced,
         oracle=traced_by_oracle,
-        draws=40,
+        draws=30,
     ),
 ]
 
