@@ -91,8 +91,12 @@ class Request:
 
 
 class SchedulerSettings(Settings):
-    """The most tokens that a step computes, the most requests that hold blocks at one time, and
-    whether requests share the blocks of equal beginnings.
+    """The limits of a step.
+
+    Attributes:
+        max_tokens_per_step: the most tokens that it computes, of all requests together.
+        max_running: the most requests that hold blocks at one time.
+        prefix_caching: whether requests share the blocks of equal beginnings.
     """
 
     max_tokens_per_step: int = 512
@@ -111,9 +115,7 @@ class SchedulerSettings(Settings):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens `first` to `first + count - 1` of a request. `samples`: the last known token is among
-    them, so a token is drawn behind it.
-    """
+    """Tokens `first` to `first + count - 1`; `samples` if the last known one is among them."""
 
     request: Request
     first: int
@@ -123,9 +125,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """The next work: at most one chunk of each request, after the blocks in `copies` were copied,
-    (source, target). The requests in `preempted` lost their blocks for it.
-    """
+    """Chunks of different requests; before, the blocks in `copies` are copied, (source, target)."""
 
     chunks: list[Chunk]
     copies: list[tuple[int, int]]
@@ -272,9 +272,9 @@ class Scheduler:
         if self.settings.prefix_caching:
             keys = block_keys(request.token_ids, self.pool.block_size, self.model_key)
             request.table = take_cached_prefix(self.pool, request.token_ids, keys)
+        available = self.pool.num_available  # until now, the cached blocks above were, too
         num_new = request.num_to_compute - request.table.num_tokens
-        # Only after the cached blocks were taken: until then they count as available.
-        if blocks_needed(self.pool, request.table, num_new) > self.pool.num_available:
+        if blocks_needed(self.pool, request.table, num_new) > available:
             release_all(self.pool, request.table)
             return None
         request.num_computed = request.table.num_tokens
