@@ -32,9 +32,8 @@ def test_the_residual_of_the_handout(implementation, a6):
     a6.tensor(got, torch.tensor([2 / 3, 1 / 3, 0.0]), "residual of the handout", causes)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_residual_of_equal_distributions(implementation, a6, dtype):
-    p = torch.tensor([0.1, 0.2, 0.7], dtype=dtype)
+def test_the_residual_of_equal_distributions(implementation, a6):
+    p = torch.tensor([0.1, 0.2, 0.7])
     module = implementation(MODULE)
     causes = {
         "0 divided by 0 is NaN: if nothing is left, return the target": lambda x: x.isnan().any(),
@@ -43,7 +42,7 @@ def test_the_residual_of_equal_distributions(implementation, a6, dtype):
     }
     for draft, what in ((p.clone(), "equal distributions"), (p * 1.0001, "a draft with p < q")):
         got = module.residual(p, draft)
-        a6.tensor(got, p, f"residual of {what}", causes, dtype=dtype)
+        a6.tensor(got, p, f"residual of {what}", causes)
 
 
 ONE = {
@@ -57,34 +56,38 @@ ONE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("draft", "numbers", "expected", "causes"),
-    [
-        (
-            2,
-            [(0.2, 0.9), (0.4, 0.4)],
-            [2, 2],
-            {
-                "all drafts were accepted: one more token comes from the last row": [2],
-                "0.2 is below 0.125 / 0.5 = 0.25: accepted; compare with p(x) / q(x), not with "
-                "p(x)": lambda got: len(got) == 1,
-            },
-        ),
-        (2, [(0.25, 0.5), (0.4, 0.4)], [0], {"a number equal to p / q rejects": [2, 2], **ONE}),
+LAST_ROW = "all drafts were accepted: one more token comes from the last row"
+# Draft, numbers, expected, causes.
+ONE_DRAFT = {
+    "accepted": [
+        (2, [(0.2, 0.9), (0.4, 0.4)], [2, 2], {
+            LAST_ROW: [2],
+            "0.2 is below p(x) / q(x) = 0.125 / 0.5: accepted": lambda got: len(got) == 1}),
+        (0, [(0.999, 0.7), (0.4, 0.4)], [0, 2], {
+            LAST_ROW: [0],
+            "p / q is 2: such a draft is always accepted": lambda got: len(got) == 1}),
+    ],
+    "rejected": [
+        (2, [(0.9, 0.7), (0.4, 0.4)], [1], ONE),
+        (2, [(0.25, 0.5), (0.4, 0.4)], [0], {
+            "0.25 is not below p(x) / q(x) = 0.25: rejected": [2, 2], **ONE}),
+    ],
+    "replaced": [
         (2, [(0.3, 0.6), (0.4, 0.4)], [0], {
             "this draws from the target; after a rejection, draw from the residual": [1], **ONE}),
-        (2, [(0.9, 0.7), (0.4, 0.4)], [1], {
-            "the number that accepts is not the one that picks": [1, 2], **ONE}),
         (2, [(0.9, 0.1), (0.7, 0.7)], [0], {
-            "the pair of place i is numbers[i], also for the residual": [1], **ONE}),
-        (0, [(0.999, 0.7), (0.4, 0.4)], [0, 2], {
-            "p / q is 2: such a draft is always accepted": lambda got: len(got) == 1,
-            "all drafts were accepted: one more token comes from the last row": [0]}),
+            "numbers[i] holds both numbers of place i: the first accepts, the second picks": [1],
+            **ONE}),
     ],
-)  # fmt: skip
-def test_one_draft(implementation, a6, draft, numbers, expected, causes):
-    got = implementation(MODULE).accept_drafts([draft], rows(Q), rows(P, LAST), numbers)
-    a6.expect(got, expected, f"accept_drafts of the draft {draft} with {numbers}", causes)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ONE_DRAFT)
+def test_one_draft(implementation, a6, which):
+    module = implementation(MODULE)
+    for draft, numbers, expected, causes in ONE_DRAFT[which]:
+        got = module.accept_drafts([draft], rows(Q), rows(P, LAST), numbers)
+        a6.expect(got, expected, f"accept_drafts of the draft {draft} with {numbers}", causes)
 
 
 def test_a_draft_that_the_target_excludes(implementation, a6):
@@ -110,12 +113,12 @@ TARGETS = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6], [
 WROTE = [[0.5, 0.3, 0.2], [0.2, 0.4, 0.4], [0.1, 0.3, 0.6], [0.8, 0.1, 0.1]]
 
 
-@pytest.mark.parametrize("rejected_at", [None, 0, 1, 2, 3])
+@pytest.mark.parametrize("rejected_at", [None, 0, 2, 3])
 def test_four_drafts(implementation, a6, rejected_at):
-    """Each draft is rejected in turn; all others have numbers that accept them."""
+    """One draft is rejected; all others have numbers that accept them."""
     ratios = [TARGETS[i][x] / WROTE[i][x] for i, x in enumerate(DRAFTS)]
     targets = [list(row) for row in TARGETS]
-    if rejected_at in (0, 1):  # their ratio is above 1
+    if rejected_at == 0:  # its ratio is above 1
         x = DRAFTS[rejected_at]
         targets[rejected_at] = [0.05 if token == x else 0.475 for token in range(3)]
         ratios[rejected_at] = 0.05 / WROTE[rejected_at][x]
@@ -146,25 +149,26 @@ def test_four_drafts(implementation, a6, rejected_at):
     a6.expect(got, expected, f"accept_drafts of {DRAFTS}, {what}", causes)
 
 
-@pytest.mark.parametrize(
-    ("drafts", "numbers", "expected", "causes"),
-    [
-        ([1], [0.6, 0.1], [1, 2], {
-            "the draft is right: one more token comes from the last row": [1]}),
-        ([1], [0.4, 0.1], [0], {
-            "drafts of a look-up are compared with the target's own draw": [1, 2],
-            "at the first difference, the target's token is the last one": [0, 2],
-            "the target's own token takes the place of the wrong draft": []}),
-        ([2], [0.1, 0.1], [0], {
-            "a draft is not accepted by `number < p(x)`: the number draws a token, and the draft "
-            "must equal it": [2, 2]}),
-        ([], [0.6], [1], {"without drafts, the target draws one token": []}),
-    ],
-)  # fmt: skip
-def test_drafts_of_a_lookup(implementation, a6, drafts, numbers, expected, causes):
-    targets = rows(P, LAST)[: len(drafts) + 1]
-    got = implementation(MODULE).accept_lookup(drafts, targets, numbers)
-    a6.expect(got, expected, f"accept_lookup of {drafts} with {numbers}", causes)
+BY_LOOKUP = [
+    ([1], [0.6, 0.1], [1, 2], {
+        "the draft is right: one more token comes from the last row": [1]}),
+    ([1], [0.4, 0.1], [0], {
+        "drafts of a look-up are compared with the target's own draw": [1, 2],
+        "at the first difference, the target's token is the last one": [0, 2],
+        "the target's own token takes the place of the wrong draft": []}),
+    ([2], [0.1, 0.1], [0], {
+        "a draft is not accepted by `number < p(x)`: the number draws a token, and the draft must "
+        "equal it": [2, 2]}),
+    ([], [0.6], [1], {"without drafts, the target draws one token": []}),
+]  # fmt: skip
+
+
+def test_drafts_of_a_lookup(implementation, a6):
+    module = implementation(MODULE)
+    for drafts, numbers, expected, causes in BY_LOOKUP:
+        targets = rows(P, LAST)[: len(drafts) + 1]
+        got = module.accept_lookup(drafts, targets, numbers)
+        a6.expect(got, expected, f"accept_lookup of {drafts} with {numbers}", causes)
 
 
 def test_three_drafts_of_a_lookup(implementation, a6):
@@ -222,7 +226,7 @@ def test_the_distribution_with_a_draft_model(implementation, a6):
     counts: Counter = Counter()
     known = {text: (row_after(1, text), row_after(5, text), rows(row_after(1, text)))
              for length in range(3) for text in product(range(3), repeat=length)}  # fmt: skip
-    for seed in range(700):
+    for seed in range(500):
         drafts: list[int] = []
         while len(drafts) < 2:
             drafts.append(pick(known[tuple(drafts)][1], uniform(10_000 + seed, len(drafts))))
@@ -247,7 +251,7 @@ def test_the_distribution_with_a_lookup(implementation, a6):
     drafts = [1, 2]
     targets = rows(row_after(1, ()), row_after(1, (1,)), row_after(1, (1, 2)))
     counts: Counter = Counter()
-    for seed in range(700):
+    for seed in range(500):
         numbers = [uniform(50_000 + seed, place) for place in range(3)]
         text = tuple(module.accept_lookup(drafts, targets, numbers))
         while len(text) < 3:
