@@ -24,6 +24,9 @@ MISTAKES = {
     "no further token was drawn after all drafts were accepted": "no bonus",
     "the places are those of the answer, counted from 0, not those of the whole text": "text",
     "the places are those of the answer, not those of the pass": "pass",
+    "drafts are drawn with the places of the answer, not with those of the pass": "draft places",
+    "the drafts are the draft model's likeliest tokens, but must be drawn": "likeliest",
+    "the penalties of a place count the drafts before it as part of the answer": "penalties",
 }
 
 
@@ -73,8 +76,15 @@ def lookup(text: Sequence[int], max_ngram: int, num_drafts: int, min_ngram: int 
     return []
 
 
-def probabilities(model: TableModel, text: list[int], temperature: float) -> list[float]:
-    row = model.row(text).tolist()
+def probabilities(
+    model: TableModel, prompt: list[int], answer: list[int], temperature: float, frequency: float
+) -> list[float]:
+    row = model.row(prompt + answer).tolist()
+    row = [logit - frequency * answer.count(token) for token, logit in enumerate(row)]
+    return distribution(row, temperature)
+
+
+def distribution(row: list[float], temperature: float) -> list[float]:
     largest = max(row)
     if temperature == 0:
         return [float(token == row.index(largest)) for token in range(len(row))]
@@ -116,6 +126,7 @@ def run(
     stop_ids: Collection[int] = (),
     num_drafts: int = 4,
     max_ngram: int = 3,
+    frequency: float = 0.0,
     mistake: str = "",
 ) -> Run:
     """Return what `speculative_generate` returns, and what its passes read."""
@@ -128,12 +139,11 @@ def run(
     rows_of_draft: list[list[float]] = []
     given: list[list[int]] = []
     while True:
-        text = prompt + answer
         rows = [
-            probabilities(model, text + drafts[:number], temperature)
+            _row(model, prompt, answer, drafts[:number], temperature, frequency, mistake)
             for number in range(len(drafts) + 1)
         ]
-        first = {"text": len(text), "pass": 0}.get(mistake, len(answer))
+        first = {"text": len(prompt + answer), "pass": 0}.get(mistake, len(answer))
         places = range(first, first + len(rows))
         if draft_model is None:
             rows_of_draft = [[float(token == draft) for token in range(len(rows[0]))]
@@ -156,10 +166,28 @@ def run(
         else:
             drafts, rows_of_draft = [], []
             for place in range(len(answer), len(answer) + count):
-                row = probabilities(draft_model, prompt + answer + drafts, temperature)
+                row = _row(draft_model, prompt, answer, drafts, temperature, frequency, mistake)
                 rows_of_draft.append(row)
-                drafts.append(pick(row, uniform(drafting, place)))
+                shift = len(answer) if mistake == "draft places" else 0
+                drawn = pick(row, uniform(drafting, place - shift))
+                drafts.append(row.index(max(row)) if mistake == "likeliest" else drawn)
         given.append([answer[-1], *drafts])
+
+
+def _row(
+    model: TableModel,
+    prompt: list[int],
+    answer: list[int],
+    drafts: list[int],
+    temperature: float,
+    frequency: float,
+    mistake: str,
+) -> list[float]:
+    if mistake == "penalties":
+        row = model.row(prompt + answer + drafts).tolist()
+        row = [logit - frequency * answer.count(token) for token, logit in enumerate(row)]
+        return distribution(row, temperature)
+    return probabilities(model, prompt, answer + drafts, temperature, frequency)
 
 
 def likely_answers(run_with_mistake) -> dict[str, list[int]]:

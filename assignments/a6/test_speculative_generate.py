@@ -146,6 +146,29 @@ def test_with_a_draft_model(implementation, a6, temperature):
     a6.expect(got[1], expected.num_passes, f"the number of passes {what}")
 
 
+@pytest.mark.parametrize("by", ["a look-up", "a draft model"])
+def test_penalties(implementation, a6, by):
+    """A model that repeats 1, 2, 3 until the penalty is large enough; drafts of a pass count."""
+    for seed in (0, 1):
+        model, small = BY_LOOKUP.model(), None
+        model.rows = 0.3 * model.rows
+        for token, following in CYCLE.items():
+            model.rows[token + 1, following] = 3.0
+        model.order = 1
+        if by == "a draft model":
+            small = BY_LOOKUP.model()
+            small.rows, small.order = model.rows, 1
+        prompt = [1, 2, 3, 1, 2, 3]
+        options = {"seed": seed, "frequency": 1.0}
+        expected = run(model, small, prompt, 12, **options)
+        got, _ = implementation(MODULE).speculative_generate(
+            model, small, prompt, settings(seed=seed, frequency_penalty=1.0), 12
+        )
+        causes = likely_answers(lambda m, ms=(model, small), p=prompt, o=options: run(
+            *ms, p, 12, **o, mistake=m))  # fmt: skip
+        a6.expect(got, expected.answer, f"the answer with a frequency penalty, by {by}", causes)
+
+
 def test_what_the_draft_model_reads(implementation, a6):
     """Its cache loses what was rejected, and nothing else."""
     model, small = TARGET.model(), SMALL.model()
