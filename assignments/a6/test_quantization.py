@@ -1,5 +1,6 @@
 """a6.18 to a6.20: int8 by row, int4 by group, a quantized model, GGUF blocks."""
 
+import itertools
 import math
 
 import pytest
@@ -81,16 +82,16 @@ def test_each_row_has_its_scale(implementation, a6):
 
 
 @INT8
-@pytest.mark.parametrize("row", [[0.0, -0.0, 0.0], [2e-45, 0.0, -2e-45]])
-def test_a_row_whose_scale_is_zero(implementation, a6, row):
+def test_a_row_whose_scale_is_zero(implementation, a6):
     module = implementation(MODULE)
-    x = torch.tensor([[1.0, 2.0, 4.0], row])
-    codes, scales = pair(a6, module.quantize_int8(x), "quantize_int8")
-    what = f"of a row {row}"
-    a6.tensor(scales[1], torch.zeros(1), f"the scale {what}", atol=0)
-    check_codes(a6, codes[1], [0, 0, 0], f"the codes {what}")
-    restored = module.dequantize_int8(codes, scales)
-    a6.tensor(restored[1], torch.zeros(3), f"the restored values {what}", atol=0)
+    for row in ([0.0, -0.0, 0.0], [2e-45, 0.0, -2e-45]):
+        x = torch.tensor([[1.0, 2.0, 4.0], row])
+        codes, scales = pair(a6, module.quantize_int8(x), "quantize_int8")
+        what = f"of a row {row}"
+        a6.tensor(scales[1], torch.zeros(1), f"the scale {what}", atol=0)
+        check_codes(a6, codes[1], [0, 0, 0], f"the codes {what}")
+        restored = module.dequantize_int8(codes, scales)
+        a6.tensor(restored[1], torch.zeros(3), f"the restored values {what}", atol=0)
 
 
 @INT8
@@ -149,12 +150,11 @@ def test_int8_restored_by_hand(implementation, a6):
 
 
 @INT8
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_row_that_is_not_finite(implementation, a6, bad):
-    x = torch.tensor([[1.0, 2.0], [bad, 1.0]])
-    a6.raises(
-        ValueError, lambda: implementation(MODULE).quantize_int8(x), f"quantize_int8 of {bad}"
-    )
+def test_a_row_that_is_not_finite(implementation, a6):
+    quantize = implementation(MODULE).quantize_int8
+    for bad in (math.nan, math.inf, -math.inf):
+        x = torch.tensor([[1.0, 2.0], [bad, 1.0]])
+        a6.raises(ValueError, lambda x=x: quantize(x), f"quantize_int8 of {bad}")
 
 
 @INT8
@@ -337,11 +337,11 @@ def test_zero_and_error_of_groups(implementation, a6, symmetric):
 
 
 @INT4
-@pytest.mark.parametrize("columns", [1, 2, 5, 7, 8, 9])
-def test_four_bits_restored(implementation, a6, columns):
+def test_four_bits_restored(implementation, a6):
     """dequantize_int4 against a loop over single weights, from parts that it did not make."""
     module = implementation(MODULE)
-    for zeros in (None, torch.tensor([[3, 0, 15], [8, 1, 0]], dtype=torch.uint8)):
+    some = torch.tensor([[3, 0, 15], [8, 1, 0]], dtype=torch.uint8)
+    for columns, zeros in itertools.product((1, 5, 8, 9), (None, some)):
         groups = -(-columns // 3)
         codes = torch.randint(16, (2, columns), generator=torch.Generator().manual_seed(columns))
         filled = torch.nn.functional.pad(codes, (0, columns % 2)).unflatten(1, (-1, 2))
@@ -416,16 +416,14 @@ def num_bytes(module):
 
 
 @INT4
-@pytest.mark.parametrize(
-    ("kind", "symmetric", "most"),
-    [
-        ("int8", True, 30 * 40 + 4 * 30),
-        ("int4", True, 30 * 20 + 4 * 30 * 5),
-        ("int4", False, 30 * 20 + 5 * 30 * 5),
-    ],
-)
-def test_what_a_quantized_layer_keeps(implementation, a6, kind, symmetric, most):
+def test_what_a_quantized_layer_keeps(implementation, a6):
     module = implementation(MODULE)
+    check_what_is_kept(a6, module, "int8", True, 30 * 40 + 4 * 30)
+    check_what_is_kept(a6, module, "int4", True, 30 * 20 + 4 * 30 * 5)
+    check_what_is_kept(a6, module, "int4", False, 30 * 20 + 5 * 30 * 5)
+
+
+def check_what_is_kept(a6, module, kind, symmetric, most):
     layer = layer_of(a6, 40, 30, bias=True)
     before = layer.weight.detach().clone()
     quantized = module.QuantizedLinear(layer, kind, 8, symmetric)
@@ -454,9 +452,13 @@ def test_what_a_quantized_layer_keeps(implementation, a6, kind, symmetric, most)
 
 @INT4
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_quantized_layer_computes_with_its_weight(implementation, a6, kind, bias):
+def test_a_quantized_layer_computes_with_its_weight(implementation, a6, kind):
     module = implementation(MODULE)
+    for bias in (False, True):
+        check_layer(a6, module, kind, bias)
+
+
+def check_layer(a6, module, kind, bias):
     layer = layer_of(a6, 12, 6, bias, seed=5)
     quantized = module.QuantizedLinear(layer, kind, 5, False)
     weight = quantized.dequantized()
@@ -493,11 +495,16 @@ def test_a_quantized_layer_computes_with_its_weight(implementation, a6, kind, bi
 
 
 @INT4
-@pytest.mark.parametrize("kind", ["int2", "int16", "", "INT8"])
-def test_an_unknown_kind(implementation, a6, kind):
+def test_an_unknown_kind(implementation, a6):
     module = implementation(MODULE)
     layer = layer_of(a6, 4, 4)
-    a6.raises(ValueError, lambda: module.QuantizedLinear(layer, kind), f"the kind {kind!r}", [kind])
+    for kind in ("int2", "int16", "", "INT8"):
+        a6.raises(
+            ValueError,
+            lambda kind=kind: module.QuantizedLinear(layer, kind),
+            f"the kind {kind!r}",
+            [kind],
+        )
 
 
 def linear_names(model):
@@ -507,8 +514,7 @@ def linear_names(model):
 
 
 @INT4
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize(("tied", "kind"), [(True, "int4"), (False, "int8")])
 def test_which_layers_of_a_model(implementation, a6, tied, kind):
     module = implementation(MODULE)
     model = a6.tiny_model(tie_embeddings=tied)
@@ -677,9 +683,13 @@ def test_blocks_of_zeros(implementation, a6):
 
 
 @GGUF
-@pytest.mark.parametrize("name", ["q8_0_bytes", "q4_0_bytes"])
-def test_other_types_and_layouts(implementation, a6, name):
-    function = getattr(implementation(MODULE), name)
+def test_other_types_and_layouts(implementation, a6):
+    module = implementation(MODULE)
+    for name in ("q8_0_bytes", "q4_0_bytes"):
+        check_layouts(a6, getattr(module, name), name)
+
+
+def check_layouts(a6, function, name):
     values = a6.random(64, 4, seed=1, dtype=torch.bfloat16)
     expected = function(values.T.contiguous().float())
     for x, what in ((values.T, "a transposed bfloat16 tensor"), (values.T.double(), "float64")):
@@ -715,7 +725,7 @@ def test_block_refusals(implementation, a6, name):
 
 
 @GGUF
-@pytest.mark.parametrize("name", ["q8_0_bytes", "q4_0_bytes"])
-def test_blocks_work_on_whole_tensors(implementation, a6, name):
-    function = getattr(implementation(MODULE), name)
-    check_steps(a6, function, a6.random(1, 32), a6.random(8, 512), name)
+def test_blocks_work_on_whole_tensors(implementation, a6):
+    module = implementation(MODULE)
+    for name in ("q8_0_bytes", "q4_0_bytes"):
+        check_steps(a6, getattr(module, name), a6.random(1, 32), a6.random(8, 512), name)
