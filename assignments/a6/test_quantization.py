@@ -278,7 +278,7 @@ def test_int4_by_hand(implementation, a6):
 def test_a_zero_point_by_hand(implementation, a6):
     module = implementation(MODULE)
     weight = torch.tensor([[-2.5, 12.5, 3.0], [9, 12, 15], [-15, -9, -1]])
-    got = four_bits(a6, module.quantize_int4(weight, 4, symmetric=False), "quantize_int4")
+    got = four_bits(a6, module.quantize_int4(weight, 3, symmetric=False), "quantize_int4")
     causes = {
         "the range of [9, 12, 15] must contain 0, so it is 0 to 15: low is at most 0": lambda got: (
             abs(float(got[1, 0]) - 0.4) < 1e-3
@@ -523,6 +523,13 @@ def test_which_layers_of_a_model(implementation, a6, tied, kind):
     quantized = module.quantize_model(model, kind, 4)
     a6.true(quantized is not None, "quantize_model returned None; is `return` missing?")
     a6.true(quantized is not model, "quantize_model returns the model itself; expected a copy")
+    layer = model.blocks[0].feed_forward.down
+    a6.tensor(
+        quantized.blocks[0].feed_forward.down.dequantized(),
+        module.QuantizedLinear(layer, kind, 4).dequantized(),
+        f"a weight of a model in {kind} with group_size=4",
+        {"pass group_size and symmetric on to the layers": lambda got: kind == "int4"},
+    )
     got = {n for n, part in quantized.named_modules() if isinstance(part, module.QuantizedLinear)}
     missing, extra = sorted(expected - got), sorted(got - expected)
     head = "output_head" in missing
