@@ -1,5 +1,6 @@
 """`lm import` turns another program's model into a checkpoint folder, and `lm export` turns a
-checkpoint into a folder that `transformers` loads. Also the engine of `lm chat` and `lm generate`.
+checkpoint into a folder that `transformers` loads, or a GGUF file. Also the engine of `lm chat` and
+`lm generate`.
 
 Nothing is written until the whole source has been read and found to fit; the folder appears all at
 once. What this leaves out: downloading (`huggingface-cli download` does it), and training on an
@@ -198,6 +199,51 @@ def export_model(checkpoint: Path, folder: Path) -> str:
     return _described(model, config)
 
 
+def export_gguf_file(checkpoint: Path, path: Path, kind: str) -> str:
+    """Write a checkpoint as a GGUF file, with its tokenizer and chat template.
+
+    Args:
+        checkpoint: as in `export_model`.
+        path: must end in .gguf, and must not exist yet.
+        kind: the type of the matrices: q8_0, q4_0 or f16.
+
+    Returns:
+        One line: architecture, parameters, type, size.
+
+    Raises:
+        ValueError: there is no checkpoint, the kind is not known, the model or its tokenizer cannot
+            be written as GGUF, or `path` already exists.
+    """
+    from inference.engine.engine import check_rows
+    from inference.engine.text_side import TOKENIZER_FILE, text_side_of_folder
+    from inference.quantized_files.gguf_export import check_kind, export_gguf, gguf_architecture
+    from lm_course.commands.checkpoint_choice import chosen_checkpoint
+    from tokenizer_bpe.templates.jinja_template import special_roles, token_texts, tokenizer_config
+    from transformer_lm.model_cost import count_parameters
+    from transformer_lm.weights.pretrained import load_model
+
+    check_kind(kind)
+    if path.suffix != ".gguf":
+        raise UserError(f"{path}: with --gguf, the target is a file whose name ends in .gguf")
+    if path.exists():
+        raise UserError(f"{path}: already exists; name another file, or remove it first")
+    source = chosen_checkpoint(checkpoint)
+    model, side = load_model(source), text_side_of_folder(source)
+    check_rows(model, side.tokenizer, f"{source / TOKENIZER_FILE}")
+    roles = token_texts(special_roles(source, tokenizer_config(source)))
+    try:
+        wider = export_gguf(path, model, side, roles, kind)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    line = (
+        f"{gguf_architecture(model.config)}: {count_parameters(model.config):,} parameters, "
+        f"{kind}, {path.stat().st_size:,} bytes"
+    )
+    if wider:
+        line += f"; {len(wider)} matrices in f16, because their rows are not blocks of 32"
+    return line
+
+
 def _token_ids(folder: Path) -> dict[str, Any]:
     """Return the ids of the special tokens that a folder's config.json names."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -244,7 +290,19 @@ def register(app: typer.Typer) -> None:
     @app.command("export")
     def export_command(
         checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder, or a run's folder.")],
-        folder: Annotated[Path, typer.Argument(help="The folder to create.")],
+        target: Annotated[
+            Path, typer.Argument(help="The folder to create; with --gguf, the file.")
+        ],
+        gguf: Annotated[
+            str | None,
+            typer.Option(
+                help="Write a GGUF file for llama.cpp, with the weights as q8_0, q4_0 or f16."
+            ),
+        ] = None,
     ) -> None:
-        """Turn a checkpoint into a folder that `transformers` loads."""
-        print(export_model(checkpoint, folder))
+        """Turn a checkpoint into a folder that `transformers` loads, or into a GGUF file."""
+        if gguf is None:
+            print(export_model(checkpoint, target))
+        else:
+            print(export_gguf_file(checkpoint, target, gguf))
+            print(f"written to {target}; chat with it: lm chat --model {target}")

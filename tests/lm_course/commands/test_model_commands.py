@@ -132,6 +132,45 @@ def test_a_gguf_file_says_the_same_by_itself_imported_and_exported(gguf_file, tm
             engine.complete("a\x04", GREEDY, 3)
 
 
+def test_export_writes_a_gguf_file_that_chats(tmp_path, capsys):
+    folder_of(tmp_path / "ours", small_model(tie_embeddings=False))
+    before = engine_for(None, tmp_path / "ours")
+    for kind, size in (("q8_0", 34 / 32), ("q4_0", 34 / 32), ("f16", 2)):
+        path = tmp_path / f"{kind}.gguf"
+        main(["export", str(tmp_path / "ours"), str(path), "--gguf", kind])
+        line, next_step = capsys.readouterr().out.splitlines()
+        assert line == f"llama: 94,912 parameters, {kind}, {path.stat().st_size:,} bytes"
+        assert path.stat().st_size < 94_912 * size + 12_000  # the tokenizer
+        assert next_step == f"written to {path}; chat with it: lm chat --model {path}"
+        engine = engine_for(None, path)
+        assert engine.chat_ids(QUESTION) == before.chat_ids(QUESTION)
+        assert engine.stop_ids >= before.stop_ids
+        if kind == "f16":
+            assert engine.chat(QUESTION, GREEDY, 12) == before.chat(QUESTION, GREEDY, 12)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "words"),
+    [
+        ("m.gguf", "q5_0", "GGUF type 'q5_0': expected f16, q8_0, q4_0"),
+        ("folder", "q8_0", "folder: with --gguf, the target is a file whose name ends in .gguf"),
+        ("there.gguf", "q8_0", "there.gguf: already exists; name another file"),
+        ("m.gguf", "q4_0", "nothing: no checkpoint there"),
+    ],
+)
+def test_a_refused_gguf_export_is_one_line_and_writes_nothing(
+    source, tmp_path, capsys, target, kind, words
+):
+    (tmp_path / "there.gguf").write_bytes(b"mine")
+    checkpoint = tmp_path / "nothing" if "nothing" in words else source
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(checkpoint), str(tmp_path / target), "--gguf", kind])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1 and words in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "there.gguf"]
+    assert (tmp_path / "there.gguf").read_bytes() == b"mine"
+
+
 def test_import_says_what_it_made_and_what_to_do_and_generate_speaks(
     source, gguf_file, tmp_path, capsys
 ):
