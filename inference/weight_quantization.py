@@ -46,7 +46,7 @@ def quantize_int8(
     Raises:
         ValueError: a row contains NaN or infinity.
     """
-    x = x.float()
+    x = x.detach().float()
     scales = x.abs().amax(dim=-1, keepdim=True) / 127
     _check_finite(scales, "row")
     # The limits matter if a scale is one of the smallest floats, which have few digits.
@@ -73,8 +73,8 @@ def relative_error(weight: Float[Tensor, "..."], restored: Float[Tensor, "..."])
             f"the weight has shape {tuple(weight.shape)}, but the restored one has "
             f"{tuple(restored.shape)}; expected the same shape"
         )
-    error = float((weight.double() - restored.double()).norm())
-    size = float(weight.double().norm())
+    weight, restored = weight.detach().double(), restored.detach().double()
+    error, size = float((weight - restored).norm()), float(weight.norm())
     return error / size if size else 0.0 if error == 0 else float("inf")
 
 
@@ -118,7 +118,7 @@ def quantize_int4(
     size = min(group_size, max(columns, 1))
     num_groups = -(-columns // size)
     # Zeros behind the row change neither the largest magnitude nor a range that contains 0.
-    padded = nn.functional.pad(weight.float(), (0, num_groups * size - columns))
+    padded = nn.functional.pad(weight.detach().float(), (0, num_groups * size - columns))
     groups = padded.reshape(rows, num_groups, size)
     if symmetric:
         scales = groups.abs().amax(dim=-1, keepdim=True) / 7
@@ -282,7 +282,7 @@ def _blocks(values: Tensor) -> Tensor:
     columns = values.shape[-1]
     if columns % BLOCK:
         raise UserError(f"rows of {columns} values, expected a multiple of {BLOCK}")
-    return values.float().reshape(-1, BLOCK)
+    return values.detach().float().reshape(-1, BLOCK)
 
 
 def _joined(d: Tensor, codes: Tensor, values: Tensor) -> Tensor:
