@@ -70,9 +70,8 @@ def step_oracle(config, new_tokens, cached_tokens, weight_bits, cache_bits):
 
 amounts = st.sampled_from([0.0, 1.0, 3.5, 1e3, 1e9, 7e12])
 rates = st.sampled_from([1.0, 2.5, 1e3, 1e9, 3e12])
-roofs = arguments(
-    {"cost": st.tuples(amounts, amounts, amounts), "machine": st.tuples(rates, rates)}
-)
+machines = st.tuples(rates, rates)
+roofs = arguments({"cost": st.tuples(amounts, amounts, amounts), "machine": machines})
 
 
 def roofline_seconds(module, cost, machine):
