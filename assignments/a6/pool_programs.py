@@ -53,9 +53,11 @@ def run_pool(
             held.append(pool.find(key))
             pool.share(held[-1])
             lines.append(f"share({held[-1]}), which is found")
-        elif name == "forget all":
-            pool.forget_all()
-            lines.append("forget_all()")
+        elif name == "use found" and pool.find(key) is not None:
+            found = pool.find(key)
+            pool.share(found)
+            pool.release(found)
+            lines.append(f"share({found}), which is found, and release({found})")
         elif block is None:
             continue
         elif name == "share":
@@ -136,15 +138,16 @@ def run_tables(
             copies = outcome(module, lambda table=table, n=number: module.reserve(pool, table, n))
             before += f", {number} more: {needed} needed, returned {copies}"
         elif name == "truncate":
-            left = table.num_tokens * (number % 8) // 8
+            left = max(table.num_tokens - number, 0)
             module.truncate(pool, table, left)
             before += f" to {left} tokens"
         elif name == "release_all":
             module.release_all(pool, table)
-        elif number < table.num_tokens // block_size:  # "record": a full block
+        elif full := table.num_tokens // block_size:  # "record": mostly the last full block
+            block = table.blocks[full - 1 - number // 4 % full]
             keys.append(bytes([len(keys)]) * 32)
-            pool.record(table.blocks[number], keys[-1])
-            before += f": block {table.blocks[number]}"
+            pool.record(block, keys[-1])
+            before += f": block {block}"
         shown = [(list(each.blocks), each.num_tokens) for each in tables]
         lines.append(f"{before}: {shown}; {state_of(pool, keys)}")
     return [*lines, drained(module, pool)]

@@ -86,7 +86,7 @@ POOL = [
     pool_space("allocate", "allocate", "release"),
     pool_space("num_available", "share", "release", "record"),
     pool_space("share", "record", "release", "release", "share found"),
-    pool_space("release", "record", "record", "release", "release"),
+    pool_space("release", "record", "record", "release", "release", "use found", "use found"),
     pool_space("record", "record", "record", "find", "share", "release"),
     pool_space("forget", "record", "record", "forget", "release"),
 ]
@@ -164,7 +164,7 @@ TABLES = [
     table_space("blocks_needed", "reserve", "begin"),
     table_space("reserve", "reserve", "fork", "record", "truncate"),
     table_space("fork", "fork", "release_all"),
-    table_space("truncate", "truncate", "record", "fork"),
+    table_space("truncate", "truncate", "record", "record"),
     table_space("release_all", "record", "release_all", "begin"),
 ]
 

@@ -212,7 +212,8 @@ def test_a_recorded_block_that_is_cut_and_written(implementation, a6):
     causes = {"its content is still complete: only reserve, which announces a write, forgets": None}
     a6.expect(pool.find(Y), 1, "find of the key of the block that truncate cut", causes)
     a6.expect(module.reserve(pool, table, 0), [], "reserve of no token")
-    a6.expect(pool.find(Y), 1, "find of that key after reserve of no token")
+    causes = {"with num_new = 0, nothing is written, and no key is forgotten": None}
+    a6.expect(pool.find(Y), 1, "find of that key after reserve of no token", causes)
     causes = {"nobody else holds it: its key is forgotten, and it is not copied": [(1, 2)]}
     a6.expect(module.reserve(pool, table, 1), [], "reserve of a token after it", causes)
     causes = {"the block is written now, and would be found with other tokens than its key's": 1}
