@@ -69,8 +69,8 @@ def results_of(
 
     ("append", layer, number of tokens, seed), ("pass", number of tokens, seed) for all layers,
     ("texts", batch size, seed) with keys of another number of texts, ("truncate", length),
-    ("repeat", times), after which the operations go on with the new cache and, at the end, with the
-    old one. The tensors that were appended are overwritten at once.
+    ("repeat", times), after which the operations continue with the new cache and, at the end, with
+    the old one. The tensors that were appended are overwritten at once.
     """
     num_layers, _, num_kv_heads, _, head_dim, dtype = sizes
     cache = make(*sizes)
