@@ -1,5 +1,5 @@
-"""What a scheduler of a6.13 and a6.14 has to do, written in another way: it hands out tokens
-request by request, and takes them back from a request that is preempted after it got some. Blocks
+"""A right scheduler for a6.13 and a6.14, written in another way: it hands out tokens request by
+request, and takes them back from a request that is preempted after it got some. Blocks
 are objects with a count, not numbers of a pool.
 
 What this leaves out: the contents of blocks, which the simulated model checks (scheduler_runs.py).

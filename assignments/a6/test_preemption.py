@@ -140,6 +140,7 @@ def test_as_many_as_needed(implementation, a6, budget, preempted, chunks):
         request.state = run.module.RequestState.RUNNING
         request.num_computed = request.table.num_tokens = computed
         request.table.blocks.append(run.pool.allocate())
+    run.add("d", 2)
     step = run.scheduler.schedule()
     causes = {
         "after c is preempted, a gets its token, too, and needs a third block": lambda got: (
@@ -155,6 +156,8 @@ def test_as_many_as_needed(implementation, a6, budget, preempted, chunks):
         sum(chunk[2] for chunk in got) < budget
     )}  # fmt: skip
     a6.expect(chunks_of(step), chunks, f"the step with {budget} tokens", causes)
+    waiting = [*reversed(preempted), "d"]
+    a6.expect(ids_of(run.scheduler.waiting), waiting, "waiting, in the order of arrival")
 
 
 def test_those_who_need_no_block_stay(implementation, a6):
@@ -179,7 +182,8 @@ def test_it_is_computed_again(implementation, a6):
         "the prompt alone is not enough: the answer so far is computed again, too": (
             lambda got: got[0][:3] == ("c", 0, 7)
         ),
-        "num_computed is 0 after a preemption": lambda got: got[0][1] > 0,
+        "num_computed is 0 after a preemption": lambda got: got[0][0] == "c" and got[0][1] > 0,
+        "abort takes a request out of running at once": lambda got: got[0][0] == "a",
     }
     got = run.step()
     a6.expect(got[:1], [("c", 0, 9, True)], "c, with 7 + 2 tokens, when it is admitted", causes)
@@ -208,6 +212,24 @@ def test_it_finds_its_own_blocks_again(implementation, a6):
         expected = answer_alone([ord(request.id), *range(length - 1)], 9, frozenset(), 200)[0]
         a6.expect(request.answer_ids, expected, f"the answer of {request.id}")
     a6.expect(second.answer_ids, answer_alone([98, *range(4)], 4, frozenset(), 200)[0][:3], "b")
+
+
+def test_it_finds_blocks_of_its_answer_again(implementation, a6):
+    """The other blocks are held for one step, so the only request has to give up its two."""
+    run = Run(implementation, pool=(6, 4), caching=True)
+    request = run.add("a", 6)
+    for _ in range(3):
+        run.step()
+    held = [run.pool.allocate() for _ in range(4)]
+    a6.expect((run.step(), run.preempted), ([], ["a"]), "a step without any block left")
+    for block in held:
+        run.pool.release(block)
+    causes = {
+        "the keys are those of all known tokens, not of the prompt alone": [("a", 4, 5, True)],
+    }
+    what = "the next step: 8 of a's 9 tokens, of which 3 are its answer, are cached"
+    a6.expect(run.step(), [("a", 8, 1, True)], what, causes)
+    a6.expect(len(request.answer_ids), 4, "the length of its answer")
 
 
 def test_one_alone_uses_every_block(implementation, a6):

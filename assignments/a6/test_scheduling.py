@@ -61,6 +61,24 @@ def test_a_long_prompt_in_chunks(implementation, a6):
     a6.expect(request.table.num_tokens, 11, "table.num_tokens after 10 + 1 tokens")
 
 
+def test_an_answer_so_far_in_chunks(implementation, a6):
+    """A preempted request is computed again: its answer, too, and only the end samples."""
+    run = Run(implementation, limits=(4, 1))
+    request = run.add("a", 3)
+    request.answer_ids += [5, 1, 4, 2, 6, 3]
+    causes = {
+        "only the chunk with the last known token samples: that is one of the answer here": (
+            lambda got: got[0][0][3]
+        ),
+        "the known tokens are the prompt and the answer so far": lambda got: (
+            got[0] == [("a", 0, 3, True)]
+        ),
+    }
+    expected = [[("a", 0, 4, False)], [("a", 4, 4, False)], [("a", 8, 1, True)]]
+    what = "a prompt of 3 with an answer of 6 so far, 4 tokens a step"
+    a6.expect([run.step() for _ in range(3)], expected, what, causes)
+
+
 def test_decodes_come_first(implementation, a6):
     run = Run(implementation, limits=(6, 4))
     run.add("a", 9)
