@@ -173,7 +173,7 @@ def quantized_layer(module, weight, bias, kind, group_size, symmetric):
 
 
 def call_constructor(module, weight, group_size, symmetric, bias, x, kind):
-    """What the module holds: the bytes and parameters, whatever their names are."""
+    """Return the number of parameters, and whether there are buffers with bytes, of any names."""
     layer = quantized_layer(module, weight, bias, kind, group_size, symmetric)
     state = layer.state_dict().values()
     size = sum(each.numel() * each.element_size() for each in state)

@@ -26,7 +26,7 @@ MODEL_TYPE = "lm_course_quantized"
 
 
 class QuantizationSettings(Settings):
-    """How the linear layers of a model are quantized.
+    """Settings for the quantization of a model's linear layers.
 
     Attributes:
         kind: "int8", with a scale per row, or "int4".

@@ -1,4 +1,4 @@
-"""What the writer writes, package `gguf` and our own reader read."""
+"""Package `gguf` and our own reader read the files of the writer."""
 
 from pathlib import Path
 
