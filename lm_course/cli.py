@@ -54,6 +54,7 @@ from lm_course.model_checks import compare_command
 from lm_course.mutation_testing import prove_command
 from lm_course.pipeline.step_catalogue import GROUPS, listed_steps
 from lm_course.pipeline.step_failures import StepsFailed
+from lm_course.serving import serve_command
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -72,6 +73,7 @@ learner_commands.register(app)
 prove_command.register(app)
 drill_command.register(app)
 model_commands.register(app)
+serve_command.register(app)
 compare_command.register(app)
 doctor_command.register(app)
 

@@ -7,8 +7,9 @@ What this leaves out: more than one request at a time, and keeping a chat's cach
 the next.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -105,15 +106,19 @@ class Engine:
         An empty text is continued from the start of a document. Raises ValueError, before any
         computation, if the text has more tokens than the context length.
         """
+        return self._stream_ids(self.text_ids(text), sampling, max_new_tokens)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the ids of a text that is to be continued; never none."""
         ids = self.tokenizer.encode(text)
         if self.first_id is not None:
             ids = [self.first_id, *ids]
-        if not ids:
-            first = self.tokenizer.special_tokens.get(END_OF_TEXT, min(self.stop_ids, default=None))
-            if first is None:
-                raise UserError("the prompt is empty, and the model names no token to start from")
-            ids = [first]
-        return self._stream_ids(ids, sampling, max_new_tokens)
+        if ids:
+            return ids
+        first = self.tokenizer.special_tokens.get(END_OF_TEXT, min(self.stop_ids, default=None))
+        if first is None:
+            raise UserError("the prompt is empty, and the model names no token to start from")
+        return [first]
 
     def complete(self, text: str, sampling: SamplingSettings, max_new_tokens: int) -> str:
         """Return the text of `stream` as one string."""
@@ -133,10 +138,19 @@ class Engine:
         """Return the text of `stream_chat` as one string, without surrounding whitespace."""
         return "".join(self.stream_chat(messages, sampling, max_new_tokens)).strip()
 
-    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the conversation as token ids, up to the start of the assistant's next message."""
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """Return the conversation as token ids, up to the start of the assistant's next message.
+
+        `tools` describes functions that the model may call, for a template that lists them.
+        """
         if self.template is not None:
-            return encode_with_template(self.tokenizer, self.template, messages)
+            return encode_with_template(self.tokenizer, self.template, messages, tools)
+        if tools:
+            raise UserError("the model's chat template has no place for tools; leave them out")
         if MESSAGE_START not in self.tokenizer.special_tokens:
             raise UserError(
                 "the model has no chat template: it was trained to continue text, not to answer; "

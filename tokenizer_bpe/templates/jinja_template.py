@@ -6,12 +6,13 @@ its metadata. It is untrusted code, so it runs in Jinja's sandbox, set up as in 
 here too: the content of a message is text, because otherwise a user could end the message and speak
 for the assistant.
 
-What this leaves out: tools, documents, images, and the mask for training.
+What this leaves out: documents, images, and the mask for training.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,14 +104,18 @@ def token_texts(config: Mapping[str, Any]) -> dict[str, str]:
 
 def render(
     template: JinjaTemplate,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool = False,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
-    """Return the conversation as text; raise ValueError if the template fails or rejects it."""
+    """Return the conversation as text; raise ValueError if the template fails or rejects it.
+
+    `tools` describes functions that the model may call, in the form of OpenAI's API.
+    """
     try:
         return compiled_template(template.text).render(
             messages=[dict(message) for message in messages],
-            tools=None,
+            tools=tools,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **template.tokens,
@@ -122,7 +127,10 @@ def render(
 
 
 def encode_with_template(
-    tokenizer: AnyTokenizer, template: JinjaTemplate, messages: Sequence[Mapping[str, str]]
+    tokenizer: AnyTokenizer,
+    template: JinjaTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[int]:
     """Return the conversation as ids, up to the start of the assistant's next message.
 
@@ -138,23 +146,44 @@ def encode_with_template(
         content = message.get("content")
         if not isinstance(content, str):
             raise UserError(f"message {number}: content {content!r}, expected text")
-    rendered = render(template, messages, add_generation_prompt=True)
-    contents = "\n".join(message["content"] for message in messages)
+    rendered = render(template, messages, True, tools)
+    contents = "\n".join(_texts_in([messages, tools]))
     spelled = [token for token in control_tokens(tokenizer) if token in contents]
     if not spelled:
         return tokenizer.encode(rendered)
     mark = next(mark for mark in MARKS if mark not in contents + template.text)
     names = re.compile(f"(?={'|'.join(map(re.escape, spelled))})")
-    marked_messages = [
-        {**message, "content": names.sub(mark, message["content"])} for message in messages
-    ]
-    marked = render(template, marked_messages, add_generation_prompt=True)
+    marked_messages, marked_tools = _with_texts_changed(
+        [messages, tools], lambda text: names.sub(mark, text)
+    )
+    marked = render(template, marked_messages, True, marked_tools)
     if marked.replace(mark, "") != rendered:
         raise UserError(
             f"a message holds {spelled[0]!r}, a control token of the model, and the model's chat "
             "template does more than write it down; remove it"
         )
     return _encode_marked(tokenizer, marked, mark)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts of a JSON value, without the names of its fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_texts_in, value.values()))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_texts_in, value))
+
+
+def _with_texts_changed(value: Any, change: Callable[[str], str]) -> Any:
+    """Return the same JSON value with each of its texts changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _with_texts_changed(part, change) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_texts_changed(part, change) for part in value]
+    return value
 
 
 def _encode_marked(tokenizer: AnyTokenizer, marked: str, mark: str) -> list[int]:

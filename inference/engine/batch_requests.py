@@ -1,0 +1,94 @@
+"""What goes into the engine of many requests and what comes out of it: settings, new tokens, and a
+request with all that its draws depend on.
+
+What this leaves out: the steps (batch_engine.py).
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import pydantic
+from jaxtyping import Bool
+from torch import Tensor
+
+from inference.batch_scheduler import FinishReason, Request
+from inference.sampling import SamplingSettings
+from lm_core.settings import Settings
+
+
+class BatchSettings(Settings):
+    """How the engine shares its time and memory.
+
+    Attributes:
+        block_size: tokens of a block of the cache.
+        cache_tokens: tokens for which the cache has room, all requests together.
+        max_tokens_per_step: tokens that one step computes at most.
+        max_running: requests that run at the same time.
+        prefix_caching: whether requests with the same beginning share its blocks.
+        num_drafts: tokens that prompt look-up proposes for each request and step; 0 for none.
+        max_ngram: longest n-gram that prompt look-up looks for.
+    """
+
+    block_size: int = pydantic.Field(default=16, gt=0)
+    cache_tokens: int = pydantic.Field(default=16_384, gt=0)
+    max_tokens_per_step: int = pydantic.Field(default=512, gt=0)
+    max_running: int = pydantic.Field(default=16, gt=0)
+    prefix_caching: bool = True
+    num_drafts: int = pydantic.Field(default=0, ge=0)
+    max_ngram: int = pydantic.Field(default=3, gt=0)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the cache; the last one may be more than cache_tokens asks for."""
+        return -(-self.cache_tokens // self.block_size)
+
+
+class NewToken(NamedTuple):
+    """One token of one request, or its end.
+
+    Attributes:
+        request_id: whose.
+        token_id: None if the request ended without a further token (a stop id, an abort).
+        log_probability: of this token in the model's own distribution, before temperature and
+            filters; None unless the request asked for it.
+        alternatives: the likeliest tokens at this place with theirs, best first.
+        finish_reason: of the last event of a request; None before.
+    """
+
+    request_id: str
+    token_id: int | None
+    log_probability: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@runtime_checkable
+class TokenConstraint(Protocol):
+    """What may come next in one answer, such as JSON by a schema."""
+
+    def allowed(self) -> Bool[Tensor, " vocab"]:
+        """Return True for each token that may come next."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Go on after this token, which was allowed."""
+        ...
+
+
+@dataclass(eq=False)
+class Generation:
+    """A request with the settings of its draws.
+
+    Attributes:
+        request: for the scheduler.
+        sampling: temperature and the like; its seed is this sample's own.
+        num_alternatives: None for no log-probabilities.
+        constraint: what may be drawn; None for everything.
+        siblings: further samples of the same prompt, which start once it is computed.
+    """
+
+    request: Request
+    sampling: SamplingSettings
+    num_alternatives: int | None = None
+    constraint: TokenConstraint | None = None
+    siblings: list["Generation"] = field(default_factory=list)

@@ -1,0 +1,145 @@
+"""`lm serve`: one model behind OpenAI's API, until Ctrl-C.
+
+Everything that can be wrong (the model, the memory, the port) is found before the server answers
+its first request. What this leaves out: TLS and several models, which a proxy in front provides.
+"""
+
+import errno
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lm_core.user_error import UserError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from inference.server.app import ServerSettings
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raise ValueError if it cannot."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"port {port} of {host} is in use: end the other program, or name another port "
+                "with --port"
+            ) from None
+        raise UserError(f"cannot listen at {host}:{port}: {error.strerror or error}") from None
+    opened.listen(socket.SOMAXCONN)
+    return opened
+
+
+def run_server(app: "FastAPI", opened: socket.socket, settings: "ServerSettings") -> None:
+    """Serve until Ctrl-C or SIGTERM; running answers then get `shutdown_seconds`."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+    )
+    uvicorn.Server(config).run(sockets=[opened])
+
+
+def register(app: typer.Typer) -> None:
+    """Add `lm serve`."""
+
+    @app.command()
+    def serve(
+        checkpoint: Annotated[
+            Path | None,
+            typer.Option(
+                "--checkpoint", help="A checkpoint folder; by default the last in runs/demo."
+            ),
+        ] = None,
+        model: Annotated[
+            Path | None,
+            typer.Option(
+                "--model",
+                help="A model of another program: a folder, a GGUF file, or the name smollm2.",
+            ),
+        ] = None,
+        host: Annotated[
+            str, typer.Option(help="The address; 0.0.0.0 lets other computers in.")
+        ] = "127.0.0.1",
+        port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 8000,
+        name: Annotated[
+            str | None, typer.Option(help="What clients call the model; by default its file.")
+        ] = None,
+        api_key: Annotated[
+            str | None,
+            typer.Option(envvar="LM_API_KEY", help="Clients must send it; by default, none."),
+        ] = None,
+        cache_tokens: Annotated[
+            int | None,
+            typer.Option(min=1, help="Room of the cache in tokens, all requests together."),
+        ] = None,
+        block_size: Annotated[int, typer.Option(min=1, help="Tokens of a block of it.")] = 16,
+        max_running: Annotated[
+            int, typer.Option(min=1, help="Answers that are computed at the same time.")
+        ] = 16,
+        max_requests: Annotated[
+            int, typer.Option(min=1, help="Answers computed or waiting; beyond, clients get 429.")
+        ] = 256,
+        step_tokens: Annotated[
+            int, typer.Option(min=1, help="Tokens that one step computes at most.")
+        ] = 512,
+        prefix_caching: Annotated[
+            bool, typer.Option(help="Share the computed beginnings of prompts.")
+        ] = True,
+        drafts: Annotated[
+            int, typer.Option(min=0, help="Tokens guessed ahead from the text itself; 0 for none.")
+        ] = 0,
+        time_limit: Annotated[
+            float, typer.Option(min=0.001, help="Seconds that a whole answer may take.")
+        ] = 600.0,
+        max_body_mb: Annotated[
+            float, typer.Option(min=0.001, help="Largest request, in megabytes.")
+        ] = 4.0,
+    ) -> None:
+        """Serve a model over HTTP, by OpenAI's API."""
+        from inference.engine.batch_engine import BatchEngine
+        from inference.engine.batch_requests import BatchSettings
+        from inference.server.app import ServerSettings, create_app
+        from inference.server.served_model import ServedModel
+        from lm_course.commands.model_commands import chosen_model, engine_at
+        from lm_course.serving.cache_memory import cache_tokens as checked_cache_tokens
+
+        path = chosen_model(checkpoint, model)
+        opened = listening_socket(host, port)
+        engine = engine_at(path)
+        bytes_per_value = next(engine.model.parameters()).element_size()
+        batch = BatchSettings(
+            block_size=block_size,
+            cache_tokens=checked_cache_tokens(
+                engine.model.config, cache_tokens, bytes_per_value, block_size
+            ),
+            max_tokens_per_step=max(step_tokens, max_running),
+            max_running=max_running,
+            prefix_caching=prefix_caching,
+            num_drafts=drafts,
+        )
+        limits = ServerSettings(
+            api_key=api_key,
+            max_requests=max_requests,
+            max_body_bytes=int(max_body_mb * 1e6),
+            time_limit_seconds=time_limit,
+        )
+        served = ServedModel(engine, name or path.stem)
+        made = create_app(served, BatchEngine(engine.model, batch, engine.drawable), limits)
+        shown_host, shown_port = opened.getsockname()[:2]
+        url = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
+        print(f"{served.name}: {url}/v1 (OpenAI's API), room for {batch.cache_tokens:,} tokens")
+        print("Ctrl-C ends it.", flush=True)
+        run_server(made, opened, limits)
