@@ -98,7 +98,7 @@ def step_cost(
     return StepCost(
         weight_bytes=(block_weights + head_weights) * weight_bits / 8,
         cache_bytes=tokens_read * _cache_bytes_per_token(config, cache_bits),
-        flops=float(products + attention),
+        flops=products + attention,
     )
 
 
@@ -143,7 +143,7 @@ def memory_for_cache(
     return CacheMemory(
         block_bytes=places * per_token,
         wasted_bytes=(places - sum(lengths)) * per_token,
-        table_bytes=float(num_blocks * TABLE_ENTRY_BYTES),
+        table_bytes=num_blocks * TABLE_ENTRY_BYTES,
     )
 
 

@@ -111,9 +111,8 @@ def places_of(
         f"{len(blocks)} blocks of {block_size} have no place for position {first + count - 1}"
     )
     positions = torch.arange(first, first + count)
-    return torch.tensor(list(blocks), dtype=torch.int64)[positions // block_size] * block_size + (
-        positions % block_size
-    )
+    block_of_each = torch.tensor(blocks, dtype=torch.int64)[positions // block_size]
+    return block_of_each * block_size + positions % block_size
 
 
 def paged_attention(

@@ -1,0 +1,1 @@
+"""Paged attention on a GPU: a Triton kernel and its launcher."""
