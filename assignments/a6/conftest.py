@@ -48,7 +48,7 @@ def check_number(
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> Any:
-    """Return a decoder with random weights, large enough that greedy decoding is no coin toss.
+    """Return a decoder with random weights, large enough that one token is clearly the likeliest.
 
     11 tokens, width 8, two layers, 4 heads that share 2 key-value heads; `changes` replace fields
     of its config.

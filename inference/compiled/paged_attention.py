@@ -13,7 +13,6 @@ products of whole tiles, with which PyTorch reads a long prompt faster.
 """
 
 import math
-import threading
 
 import numba
 import numpy as np
@@ -22,11 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inference.compiled.step_tables import StepTables
-
-# Sums in any order, so that they use vector instructions; infinities and NaN keep their meaning.
-FAST = {"reassoc", "contract", "nsz"}
-# numba's default threads may not be entered by two threads of Python at once.
-_one_caller = threading.Lock()
+from inference.compiled.weight_kernels import FAST, ONE_CALLER
 
 
 @numba.njit(nogil=True, cache=True)
@@ -207,7 +202,7 @@ def attend_step(
         np.float32(1 / math.sqrt(q.shape[2])),
         result,
     )
-    with _one_caller:
+    with ONE_CALLER:
         _attend(*arguments)
     return torch.from_numpy(result).to(q.dtype)
 

@@ -4,6 +4,8 @@ With one token, the conversion and the product are one loop. What this leaves ou
 matrices, which weight_products.py describes.
 """
 
+import threading
+
 import numba
 import numpy as np
 
@@ -12,6 +14,8 @@ FAST = {"reassoc", "contract", "nsz"}
 TILE = 8  # rows that a thread brings into float32 at a time
 BLOCK = 32  # columns of an int4 block
 HALF = BLOCK // 2
+# numba's default threads may not be entered by two threads of Python at once.
+ONE_CALLER = threading.Lock()
 
 
 @numba.njit(nogil=True, cache=True)

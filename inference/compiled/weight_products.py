@@ -27,6 +27,7 @@ from torch import Tensor
 from inference.compiled.weight_kernels import (
     BLOCK,
     HALF,
+    ONE_CALLER,
     bfloat16_product,
     int4_product,
     int8_product,
@@ -156,8 +157,10 @@ def product(
 ) -> Float32[np.ndarray, "tokens rows"]:
     """Return x @ weights.T, [tokens, rows]."""
     out = np.empty((len(x), matrix.num_rows), np.float32)
-    if len(x) <= FEW_TOKENS:
-        matrix.multiply(x, out)
-    else:
-        torch.mm(torch.from_numpy(x), matrix.restored().T, out=torch.from_numpy(out))
+    with ONE_CALLER:
+        if len(x) <= FEW_TOKENS:
+            matrix.multiply(x, out)
+            return out
+        restored = matrix.restored()
+    torch.mm(torch.from_numpy(x), restored.T, out=torch.from_numpy(out))
     return out

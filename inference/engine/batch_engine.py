@@ -34,7 +34,8 @@ from inference.engine.batch_requests import (
     NewToken,
     TokenConstraint,
 )
-from inference.engine.forward_pass import ChunkRows, ForwardPass, PlainForwardPass
+from inference.engine.forward_choice import forward_for
+from inference.engine.forward_pass import ChunkRows, ForwardPass
 from inference.generation import check_max_new_tokens
 from inference.sampling import (
     MINUS_INFINITY,
@@ -56,7 +57,7 @@ class BatchEngine:
         model: the decoder, in evaluation mode.
         settings: memory and steps.
         drawable: rows of the model that may be drawn; None for all.
-        forward: the forward pass with its cache; by default, that of the lessons.
+        forward: the forward pass with its cache; by default, the fastest that knows the model.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class BatchEngine:
         )
         self.scheduler = Scheduler(self.pool, limits, model.config.context_length)
         self.forward = (
-            PlainForwardPass(model, self.settings.num_blocks, self.settings.block_size)
+            forward_for(
+                model, self.settings.num_blocks, self.settings.block_size, self.settings.weights
+            )
             if forward is None
             else forward
         )

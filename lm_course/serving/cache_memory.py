@@ -9,8 +9,8 @@ from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import kv_cache_bytes_per_token
 
 SHARE_OF_FREE = 0.8  # the rest is for activations and the system
-DEFAULT_CONTEXTS = 8  # contexts of the model that fit into the cache by default
-MOST_BY_DEFAULT = 65_536  # tokens
+DEFAULT_CONTEXTS = 4  # contexts of the model that fit into the cache by default
+MOST_BY_DEFAULT = 32_768  # tokens
 
 
 def tokens_that_fit(config: ModelConfig, bytes_per_value: int, free: int | None) -> int | None:

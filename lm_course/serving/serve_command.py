@@ -101,6 +101,10 @@ def register(app: typer.Typer) -> None:
         drafts: Annotated[
             int, typer.Option(min=0, help="Tokens guessed ahead from the text itself; 0 for none.")
         ] = 0,
+        weights: Annotated[
+            str,
+            typer.Option(help="Form of the weights: auto, float32, bfloat16, int8 or int4."),
+        ] = "auto",
         time_limit: Annotated[
             float, typer.Option(min=0.001, help="Seconds that a whole answer may take.")
         ] = 600.0,
@@ -129,6 +133,7 @@ def register(app: typer.Typer) -> None:
             max_running=max_running,
             prefix_caching=prefix_caching,
             num_drafts=drafts,
+            weights=weights,
         )
         limits = ServerSettings(
             api_key=api_key,
