@@ -289,8 +289,8 @@ def test_a_block_that_occurs_twice(implementation, a6):
 
 @pytest.mark.parametrize(
     ("q_size", "k_size"),
-    [(300.0, 300.0), (300.0, -300.0), (1e4, 1e4)],
-    ids=["large", "far-below-0", "beyond-float16"],
+    [(300.0, 300.0), (300.0, -300.0)],
+    ids=["large", "far-below-0"],
 )
 def test_large_scores(implementation, a6, q_size, k_size):
     """All scores around q_size * k_size * 2: exp of them is infinity, or 0."""
@@ -363,13 +363,14 @@ def test_the_type_of_the_result(implementation, a6, dtype):
 MOST_BYTES_PER_KEY = 64
 
 
-def test_the_blocks_are_not_copied(implementation, a6):
+@pytest.mark.parametrize("queries", [1, 4])
+def test_the_blocks_are_not_copied(implementation, a6, queries):
     """What is allocated grows with the keys by less than a copy of them, or of all scores."""
     paged_attention = implementation(MODULE).paged_attention
     peaks = []
     for keys in (64, 1024):
         blocks = list(range(keys // 64 - 1, -1, -1))
-        q = a6.random(4, 8, 16, seed=90)
+        q = a6.random(queries, 8, 16, seed=90)
         key_blocks = a6.random(16, 64, 4, 16, seed=91)
         value_blocks = a6.random(16, 64, 4, 16, seed=92)
         if not peaks:
