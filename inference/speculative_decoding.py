@@ -163,14 +163,11 @@ def speculative_generate(
     check_max_new_tokens(max_new_tokens)
     check_prompt_fits(len(prompt_ids), model.config.context_length)
     check_token_ids(torch.tensor(prompt_ids), model.config.vocab_size)
-    _check_num_drafts(num_drafts)
-    if max_ngram < 1:
-        raise UserError(f"max_ngram must be at least 1, got {max_ngram}")
+    _check_drafting(model, draft_model, num_drafts, max_ngram)
     # The last token is never read, so its position may be one past the context.
     num_new = min(max_new_tokens, model.config.context_length - len(prompt_ids) + 1)
     cache = _new_cache(model, len(prompt_ids) + num_new - 1)
     if draft_model is not None:
-        _check_draft_model(draft_model, model)
         draft_cache = _new_cache(draft_model, len(prompt_ids) + num_new - 1)
     prompt, answer = list(prompt_ids), list[int]()
     drafts, draft_rows = list[int](), torch.empty(0, model.config.vocab_size)
@@ -265,8 +262,17 @@ def _check_num_drafts(num_drafts: int) -> None:
         raise UserError(f"num_drafts must be 0 (no speculation) or more, got {num_drafts}")
 
 
-def _check_draft_model(draft_model: TransformerLM, model: TransformerLM) -> None:
-    """Raise ValueError if the draft model cannot write drafts for every text of the model."""
+def _check_drafting(
+    model: TransformerLM, draft_model: TransformerLM | None, num_drafts: int, max_ngram: int
+) -> None:
+    """Raise ValueError for impossible numbers, and unless the draft model can write drafts for
+    every text of the model.
+    """
+    _check_num_drafts(num_drafts)
+    if max_ngram < 1:
+        raise UserError(f"max_ngram must be at least 1, got {max_ngram}")
+    if draft_model is None:
+        return
     ours, theirs = model.config, draft_model.config
     if theirs.vocab_size != ours.vocab_size:
         raise UserError(

@@ -77,7 +77,7 @@ class TableModel(TransformerLM):
 
     @property
     def texts(self) -> list[list[int]]:
-        """What each pass attended to: the tokens in the cache and those that it read."""
+        """For each pass, the tokens in the cache, followed by the tokens to read."""
         return [before + given for before, given in self.passes]
 
 
