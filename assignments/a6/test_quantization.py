@@ -194,6 +194,23 @@ def test_relative_error_of_extreme_tensors(implementation, a6):
         )
 
 
+def check_no_gradient(a6, results, what):
+    for result in results:
+        a6.true(
+            not result.requires_grad,
+            f"{what}: the result requires a gradient, because the input does; use x.detach()",
+        )
+
+
+@INT8
+def test_a_parameter_without_its_gradient(implementation, a6):
+    module = implementation(MODULE)
+    weight = a6.random(3, 5).requires_grad_()
+    check_no_gradient(a6, pair(a6, module.quantize_int8(weight), "quantize_int8"), "quantize_int8")
+    error = module.relative_error(weight, (weight * 2).requires_grad_())
+    a6.close(error, 1, 1e-6, 0, "relative_error of a parameter and twice its values")
+
+
 @INT8
 def test_int8_works_on_whole_tensors(implementation, a6):
     module = implementation(MODULE)
@@ -365,6 +382,16 @@ def test_four_bits_restored(implementation, a6):
         }
         what = f"dequantize_int4 of {columns} columns in groups of 3"
         a6.tensor(module.dequantize_int4(given), expected, what, causes, atol=0)
+
+
+@INT4
+def test_a_parameter_in_four_bits(implementation, a6):
+    weight = a6.random(3, 5).requires_grad_()
+    for symmetric in (True, False):
+        got = four_bits(
+            a6, implementation(MODULE).quantize_int4(weight, 4, symmetric), "the result"
+        )
+        check_no_gradient(a6, [got.scales], f"scales of quantize_int4, symmetric={symmetric}")
 
 
 @INT4
@@ -701,6 +728,8 @@ def check_layouts(a6, function, name):
     expected = function(values.T.contiguous().float())
     for x, what in ((values.T, "a transposed bfloat16 tensor"), (values.T.double(), "float64")):
         a6.tensor(function(x), expected, f"{name} of {what}", dtype=torch.uint8, rtol=0, atol=0)
+    got = function(values.T.clone().requires_grad_())
+    a6.tensor(got, expected, f"{name} of a parameter", dtype=torch.uint8, rtol=0, atol=0)
     got = function(torch.ones(32))
     a6.true(got.ndim == 1, f"{name} of [32] has shape {tuple(got.shape)}, expected one axis")
 
