@@ -1,1 +1,1 @@
-"""Paged attention compiled with numba: the lesson's result for all requests of a step at once."""
+"""Attention over blocks and products of quantized weights, compiled with numba for CPUs."""
