@@ -26,14 +26,14 @@ FEED_FORWARD_MATRICES = {"swiglu": 3, "geglu": 3, "gelu": 2, "squared_relu": 2}
 
 
 class Machine(NamedTuple):
-    """What a machine can do at most: bytes read from memory, and FLOPs, in a second."""
+    """The limits of a machine: bytes read from memory, and FLOPs, in a second."""
 
     bytes_per_second: float
     flops_per_second: float
 
 
 class StepCost(NamedTuple):
-    """What one step must do: bytes of weights and of the cache to read, and FLOPs."""
+    """The work of one step: bytes of weights and of the cache to read, and FLOPs."""
 
     weight_bytes: float
     cache_bytes: float

@@ -205,7 +205,7 @@ def test_the_roofline(implementation, a6):
         reading, computing = (weight_bytes + cache_bytes) / 100, flops / 400
         got = module.roofline_seconds(module.StepCost(*cost), machine)
         causes = {
-            "reading and computing go on at the same time: take the larger, not the sum": (
+            "a machine reads and computes at the same time: take the larger, not the sum": (
                 reading + computing
             ),
             "the slower of the two decides": min(reading, computing),

@@ -28,7 +28,7 @@ def test_places_across_a_border(implementation, a6):
     causes = {
         "these are the positions: look each one up in the block table": list(range(2, 9)),
         "a block's first place is its number times the block size": [7, 8, 0, 1, 2, 3, 9],
-        "after a border, go on in the next block of the table": list(range(22, 29)),
+        "after a border, the next block of the table follows": list(range(22, 29)),
         "`first` is a position, not a number of blocks": lambda got: got[0] in (36, 38),
         "the request's first position is 0, but here the first one asked for is 2": (
             [20, 21, 22, 23, 0, 1, 2]
@@ -165,7 +165,7 @@ def problem(a6, queries, keys, heads, kv_heads, dim, blocks, size, seed=0, dtype
 
 
 def causes_of(arguments, window=None):
-    """What each mistake in the rules would give; computed only if the result is wrong."""
+    """The result of each mistake in the rules; computed only if the result is wrong."""
     q, key_blocks, _, blocks, num_keys = arguments
     dim, kv_heads = q.shape[2], key_blocks.shape[2]
 
@@ -365,7 +365,7 @@ MOST_BYTES_PER_KEY = 64
 
 @pytest.mark.parametrize("queries", [1, 4])
 def test_the_blocks_are_not_copied(implementation, a6, queries):
-    """What is allocated grows with the keys by less than a copy of them, or of all scores."""
+    """The memory grows with the keys by less than a copy of them, or all their scores."""
     paged_attention = implementation(MODULE).paged_attention
     peaks = []
     for keys in (64, 1024):

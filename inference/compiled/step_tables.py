@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class StepTables:
-    """What attention must know about the requests of a step.
+    """The requests of a step, as attention needs them.
 
     Attributes:
         blocks: [requests, most_blocks], int32: each request's block table, then zeros.

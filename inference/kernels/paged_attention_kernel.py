@@ -17,7 +17,25 @@ algorithm 1.
 import triton
 import triton.language as tl
 
-from transformer_lm.flash_attention_forward import LOG2_E, online_softmax, product
+from transformer_lm.flash_attention_forward import LOG2_E, online_softmax, product, visible
+
+
+@triton.jit
+def places_of(positions, exists, table, BLOCK_SIZE: tl.constexpr):
+    """Return the places of a request's positions, with 64 bits: a pool may be large."""
+    block = tl.load(table + positions // BLOCK_SIZE, mask=exists, other=0)
+    return block.to(tl.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
+
+
+@triton.jit
+def load_places(
+    pages, places, exists, stride, kv_head, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Load one head of these places as [places, BLOCK_D]; 0 for those that do not exist."""
+    columns = tl.arange(0, BLOCK_D)
+    at = (places * stride + kv_head * HEAD_DIM)[:, None] + columns[None, :]
+    inside = exists[:, None] & (columns < HEAD_DIM)[None, :]
+    return tl.load(pages + at, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -43,7 +61,7 @@ def paged_attention_kernel(
     KEY_TILE: tl.constexpr,
 ):
     """Write `result`. q and result are contiguous [tokens, heads, head_dim]; keys and values are
-    contiguous [blocks, block_size, kv_heads, head_dim]; WINDOW 0 is no window.
+    contiguous [blocks, block_size, kv_heads, head_dim]; WINDOW 0 hides nothing.
     """
     request, kv_head, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     queries, keys_of_request = tl.load(num_queries + request), tl.load(num_keys + request)
@@ -63,26 +81,21 @@ def paged_attention_kernel(
     first = 0
     if WINDOW > 0:
         first = tl.maximum(first_position + start // GROUP - WINDOW + 1, 0)
+    table = tables + request.to(tl.int64) * most_blocks
     largest = tl.full([ROW_TILE], float("-inf"), tl.float32)
-    weighted = tl.zeros([ROW_TILE, BLOCK_D], tl.float32)
-    sums = largest, tl.zeros([ROW_TILE], tl.float32), weighted
+    total, weighted = tl.zeros([ROW_TILE], tl.float32), tl.zeros([ROW_TILE, BLOCK_D], tl.float32)
+    sums = largest, total, weighted
     for key_start in range(first, stop, KEY_TILE):
         positions = key_start + tl.arange(0, KEY_TILE)
         exists = positions < stop
-        table_at = tables + request.to(tl.int64) * most_blocks + positions // BLOCK_SIZE
-        block = tl.load(table_at, mask=exists, other=0)
-        place = block.to(tl.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
-        at = (place * place_stride + kv_head * HEAD_DIM)[:, None] + columns[None, :]
-        inside = exists[:, None] & (columns < HEAD_DIM)[None, :]
-        k_tile = tl.load(keys + at, mask=inside, other=0.0).to(q_tile.dtype)
-        v_tile = tl.load(values + at, mask=inside, other=0.0).to(q_tile.dtype)
+        places = places_of(positions, exists, table, BLOCK_SIZE)
+        k_tile = load_places(keys, places, exists, place_stride, kv_head, HEAD_DIM, BLOCK_D)
+        v_tile = load_places(values, places, exists, place_stride, kv_head, HEAD_DIM, BLOCK_D)
+        scores = product(q_tile, tl.trans(k_tile.to(q_tile.dtype)))
         distance = (first_position + query)[:, None] - positions[None, :]
-        visible = exists[None, :] & (distance >= 0)
-        if WINDOW > 0:
-            visible = visible & (distance < WINDOW)
-        scores = tl.where(visible, product(q_tile, tl.trans(k_tile)), float("-inf"))
-        sums = online_softmax(sums, scores, scale * LOG2_E, v_tile)
-    largest, total, weighted = sums
+        scores = tl.where(visible(distance, exists[None, :], True, WINDOW), scores, float("-inf"))
+        sums = online_softmax(sums, scores, scale * LOG2_E, v_tile.to(q_tile.dtype))
+    _, total, weighted = sums
     # Rows behind the last one have seen nothing, or whatever is there: they are not stored.
     weighted = weighted / tl.where(total == 0, 1.0, total)[:, None]
     tl.store(result + q_at, weighted.to(result.dtype.element_ty), mask=q_inside)
