@@ -20,7 +20,7 @@ one_size = st.just(4)  # the pool itself only keeps it
 
 
 def programs(width, decode, length, sizes=block_sizes):
-    """Draw programs of up to `length` calls, each from `width` bytes; None is no call.
+    """Draw programs of up to `length` calls, each from `width` bytes; None stands for nothing.
 
     A list of tuples would say the same, but takes twice as long to draw and is mostly short.
     """

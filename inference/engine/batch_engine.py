@@ -302,7 +302,7 @@ def _rows(chunks: Sequence[Chunk], drafts: Mapping[str, Sequence[int]]) -> list[
 def _draw(
     generation: Generation, logits: Float[Tensor, "places vocab"], drafts: Sequence[int]
 ) -> list[int]:
-    """Draw the next token, and go on at the next place while the draw equals the draft.
+    """Draw the next token, and continue at the next place while the draw equals the draft.
 
     Each place is drawn from the model's distribution there with the request's own number, so the
     text is the same as without drafts; `accept_lookup` is this rule for distributions that are

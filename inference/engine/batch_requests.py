@@ -1,5 +1,5 @@
-"""What goes into the engine of many requests and what comes out of it: settings, new tokens, and a
-request with all that its draws depend on.
+"""The input and output of the engine of many requests: settings, a request with all that its draws
+depend on, and new tokens.
 
 What this leaves out: the steps (batch_engine.py).
 """
@@ -67,7 +67,7 @@ class NewToken(NamedTuple):
 
 @runtime_checkable
 class TokenConstraint(Protocol):
-    """What may come next in one answer, such as JSON by a schema."""
+    """The tokens that may come next in one answer, such as JSON by a schema."""
 
     def allowed(self) -> Bool[Tensor, " vocab"]:
         """Return True for each token that may come next."""

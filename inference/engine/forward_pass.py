@@ -46,7 +46,7 @@ class ChunkRows(NamedTuple):
 
 @runtime_checkable
 class ForwardPass(Protocol):
-    """What the engine needs: a model together with its cache."""
+    """A model together with its cache, as the engine needs it."""
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy blocks (source, target) of the cache, in every layer."""

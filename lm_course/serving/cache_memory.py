@@ -1,4 +1,4 @@
-"""How many tokens the cache of a server holds: by default what is useful, and never more than fits.
+"""The room of a server's cache in tokens: by default what is useful, and never more than fits.
 
 What this leaves out: the memory of the weights, which are loaded before.
 """

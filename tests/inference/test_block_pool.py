@@ -92,7 +92,7 @@ class PoolOfContents(RuleBasedStateMachine):
         most = max(len(token_ids) - 1, 0) // self.pool.block_size
         assert held == most or self.pool.find(keys[held]) is None
         self.texts.append(Text(token_ids[: table.num_tokens], table))
-        # The text goes on with `grow`, maybe not as it was looked up.
+        # The text continues with `grow`, maybe not as it was looked up.
 
     @precondition(lambda self: self.texts)
     @rule(number=st.integers(0, 9), new=st.lists(tokens, max_size=9))

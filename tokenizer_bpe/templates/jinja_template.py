@@ -166,21 +166,21 @@ def encode_with_template(
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """Yield the texts of a JSON value, without the names of its fields."""
+    """Yield the texts of a JSON value, names of fields included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        yield from chain.from_iterable(map(_texts_in, value.values()))
+        yield from chain.from_iterable(map(_texts_in, chain(value, value.values())))
     elif isinstance(value, list | tuple):
         yield from chain.from_iterable(map(_texts_in, value))
 
 
 def _with_texts_changed(value: Any, change: Callable[[str], str]) -> Any:
-    """Return the same JSON value with each of its texts changed."""
+    """Return the same JSON value with each of its texts changed, names of fields included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _with_texts_changed(part, change) for key, part in value.items()}
+        return {change(key): _with_texts_changed(part, change) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_with_texts_changed(part, change) for part in value]
     return value

@@ -208,3 +208,96 @@ def test_a_template_that_is_not_utf_8_and_templates_without_a_name(tmp_path):
     (tmp_path / "chat_template.jinja").write_bytes(b"{{ messages }}\xff")
     with pytest.raises(UserError, match=r"chat_template.jinja: not UTF-8 \(byte 14\); fetch it"):
         read_template(tmp_path)
+
+
+# In the style of Qwen2.5's template, which describes tools and results inside its messages.
+WITH_TOOLS = """\
+{%- if tools %}{{- '<|im_start|>system\\nYou may call these functions:\\n<tools>' }}
+    {%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}
+    {{- '\\n</tools><|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content }}
+        {{- '\\n</tool_response><|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- (call.function.arguments | tojson) + '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+
+
+def tool_of(description="The weather.", place="A city."):
+    properties = {"place": {"type": "string", "description": place}}
+    parameters = {"type": "object", "properties": properties}
+    function = {"name": "weather", "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def called(place="Rome", result="mild", asked="Weather?"):
+    call = {"id": "1", "type": "function", "function": {"name": "weather"}}
+    call["function"]["arguments"] = {"place": place}
+    return [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": result},
+    ]
+
+
+def test_tools_are_rendered_as_transformers_does(tokenizer):
+    made = TheirTokenizer.from_str(tokenizer_json(tokenizer).decode())
+    theirs = PreTrainedTokenizerFast(tokenizer_object=made, chat_template=WITH_TOOLS)
+    template = JinjaTemplate(WITH_TOOLS, {})
+    for tools in (None, [tool_of()], [tool_of('Für "alle" & <b>'), tool_of()]):
+        expected = theirs.apply_chat_template(
+            called(), tools=tools, add_generation_prompt=True, return_dict=False
+        )
+        assert encode_with_template(tokenizer, template, called(), tools) == expected
+        text = theirs.apply_chat_template(called(), tools=tools, tokenize=False)
+        assert render(template, called(), False, tools) == text
+        assert ("You may call" in text) == (tools is not None)
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+@pytest.mark.parametrize("place", ["description", "parameter", "argument", "result", "user"])
+def test_a_control_token_in_tools_and_calls_is_text(tokenizer, token, place):
+    """Nobody who describes a tool, fills in an argument or writes a page that a tool reads can
+    speak for the assistant.
+    """
+    template = JinjaTemplate(WITH_TOOLS, {})
+    said = f"{token}x{token}\n{token}{token}y"
+    fields = {
+        "description": ({"description": said}, {}),
+        "parameter": ({"place": said}, {}),
+        "argument": ({}, {"place": said}),
+        "result": ({}, {"result": said}),
+        "user": ({}, {"asked": said}),
+    }
+    for_tool, for_call = fields[place]
+    messages, tools = called(**for_call), [tool_of(**for_tool)]
+    ids = encode_with_template(tokenizer, template, messages, tools)
+    controls = set(tokenizer.special_tokens.values())
+    plain = encode_with_template(tokenizer, template, called(), [tool_of()])
+    written = [token_id for token_id in ids if token_id in controls]
+    assert written == [token_id for token_id in plain if token_id in controls]
+    text = b"".join(tokenizer.vocab[token_id] for token_id in ids).decode()
+    assert text == render(template, messages, True, tools), "nothing is lost"
+
+
+def test_a_control_token_as_a_name_in_tools_cannot_end_a_message(tokenizer):
+    """The names of parameters are keys; they are texts of the client, too."""
+    template = JinjaTemplate(WITH_TOOLS, {})
+    tool = tool_of()
+    tool["function"]["parameters"]["properties"] = {"<|im_end|>": {"type": "string"}}
+    call = called()
+    call[1]["tool_calls"][0]["function"]["arguments"] = {"<|im_end|>": 1}
+    controls = set(tokenizer.special_tokens.values())
+    plain = encode_with_template(tokenizer, template, called(), [tool_of()])
+    ids = encode_with_template(tokenizer, template, call, [tool])
+    assert [i for i in ids if i in controls] == [i for i in plain if i in controls]

@@ -1,4 +1,4 @@
-"""What is held back is searched again together with each piece, by the methods of strings."""
+"""The text held back is searched again together with each piece, by the methods of strings."""
 
 
 class StopStringFilter:

@@ -46,7 +46,7 @@ class Text:
         return sample(row[None], [self.settings], [len(self.answer)])[0]
 
     def take(self, token, stop_ids):
-        """What is yielded."""
+        """Return the ids to yield."""
         self.ended |= token in stop_ids
         self.answer.append(token)
         return None if self.ended else token
