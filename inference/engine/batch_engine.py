@@ -143,12 +143,16 @@ class BatchEngine:
             if generation in each.siblings:  # its prompt is still being computed
                 each.siblings.remove(generation)
                 return True
-        siblings, generation.siblings = generation.siblings, []
         aborted = self.scheduler.abort(request_id)
-        if siblings:  # the next sample computes the prompt instead
+        self._hand_over(generation)
+        return aborted
+
+    def _hand_over(self, generation: Generation) -> None:
+        """Let the next sample of the same prompt compute it, in place of one that has ended."""
+        siblings, generation.siblings = generation.siblings, []
+        if siblings:
             siblings[0].siblings = siblings[1:]
             self.scheduler.add(siblings[0].request)
-        return aborted
 
     def weights_changed(self) -> None:
         """Compute everything again: cached keys and values came from the earlier weights."""
@@ -173,21 +177,27 @@ class BatchEngine:
         logits = self._logits(hidden, step.chunks, rows)
         chunks = list(step.chunks)
         sampled: dict[str, list[int]] = {}
+        errors: dict[str, str] = {}
         for chunk in step.chunks:
             if not chunk.samples:
                 continue
-            generation = self._generations[chunk.request.id]
-            sampled[chunk.request.id] = _draw(
-                generation, logits[chunk.request.id], drafts.get(chunk.request.id, ())
-            )
+            name, generation = chunk.request.id, self._generations[chunk.request.id]
+            try:
+                sampled[name] = _draw(generation, logits[name], drafts.get(name, ()))
+            except ValueError as error:  # NaN, or a constraint that allows nothing: it ends alone
+                errors[name] = str(error)
+                self.scheduler.abort(name)
+                self._hand_over(generation)
+                continue
             for sibling in generation.siblings:
                 beside = self._start_beside(chunk, sibling.request)
                 if beside is not None:
-                    logits[sibling.request.id] = logits[chunk.request.id]
-                    sampled[sibling.request.id] = _draw(sibling, logits[chunk.request.id], ())
+                    logits[sibling.request.id] = logits[name]
+                    sampled[sibling.request.id] = _draw(sibling, logits[name], ())
                     chunks.append(beside)
             generation.siblings = []
-        return self._finish(chunks, sampled, logits)
+        events = self._finish(chunks, sampled, logits)
+        return [event._replace(error=errors.get(event.request_id)) for event in events]
 
     def _start_beside(self, chunk: Chunk, request: Request) -> Chunk | None:
         """Let another sample of a computed prompt run beside the first, on the same blocks. If too

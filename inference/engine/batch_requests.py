@@ -56,6 +56,7 @@ class NewToken(NamedTuple):
             filters; None unless the request asked for it.
         alternatives: the likeliest tokens at this place with theirs, best first.
         finish_reason: of the last event of a request; None before.
+        error: why the request could not continue, if nothing could be drawn for it.
     """
 
     request_id: str
@@ -63,6 +64,7 @@ class NewToken(NamedTuple):
     log_probability: float | None = None
     alternatives: tuple[tuple[int, float], ...] = ()
     finish_reason: FinishReason | None = None
+    error: str | None = None
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from inference.answering.answer_text import AnswerText, PlacedToken
 from inference.answering.engine_thread import EngineThread, Ticket
 from inference.engine.batch_requests import NewToken, TokenConstraint
 from inference.sampling import SamplingSettings
+from inference.server.api_errors import ApiError
 from inference.server.metrics import AnswerClock, Metrics
 from inference.server.served_model import ServedModel
 
@@ -108,6 +109,8 @@ class Answerer:
             texts = [AnswerText(vocab, silent, question.stop) for _ in ticket.ids]
             while ticket.left:
                 for event in await _before(deadline, self.thread.next_events(ticket)):
+                    if event.error is not None:
+                        raise ApiError(500, f"no token can be drawn: {event.error}")
                     index = ticket.ids.index(event.request_id)
                     text = texts[index]
                     if text.finish_reason is not None:  # a token behind a stop string
