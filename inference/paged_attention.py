@@ -151,10 +151,12 @@ def paged_attention(
     oldest = 0 if sliding_window is None else max(0, first_query - sliding_window + 1)
     for start in range(oldest - oldest % block_size, num_keys, block_size):
         block, filled = blocks[start // block_size], min(block_size, num_keys - start)
-        keys = key_blocks[block, :filled].to(dtype)  # [filled, kv_heads, head_dim]
-        values = value_blocks[block, :filled].to(dtype)
+        first = max(0, oldest - start)  # the first place of the block that a query sees
+        keys = key_blocks[block, first:filled].to(dtype)  # [keys, kv_heads, head_dim]
+        values = value_blocks[block, first:filled].to(dtype)
         scores = torch.einsum("qhgd,khd->qhgk", grouped, keys)
-        distance = positions[:, None] - torch.arange(start, start + filled, device=q.device)
+        seen = torch.arange(start + first, start + filled, device=q.device)
+        distance = positions[:, None] - seen
         hidden = distance < 0
         if sliding_window is not None:
             hidden |= distance >= sliding_window

@@ -280,6 +280,29 @@ def test_blocks_before_the_window_are_not_read(implementation, a6):
         a6.tensor(got, expected, what, causes)
 
 
+def test_places_before_the_window_have_no_effect(implementation, a6):
+    """They may lie in the first block that a query sees."""
+    for queries, keys, window, first in ((1, 6, 4, 2), (2, 7, 3, 3), (1, 12, 2, 10)):
+        arguments = problem(a6, queries, keys, 2, 1, 4, [3, 0, 2], 4)
+        _, key_blocks, value_blocks, blocks, _ = arguments
+        expected = attention_in_float64(*arguments, window)
+        for place in range(first):
+            for pool in (key_blocks, value_blocks):
+                pool[blocks[place // 4], place % 4] = math.nan
+        got = implementation(MODULE).paged_attention(*arguments, window)
+        causes = {
+            f"NaN: the first position that a query sees is {first}; those before it were read. "
+            "Begin the first block at that position: a weight of 0 times NaN is NaN": (
+                lambda got: bool(got.isnan().any())
+            ),
+        }
+        what = (
+            f"queries: {queries}, keys: {keys}, window {window}, blocks of 4, with NaN at the "
+            f"positions before {first}"
+        )
+        a6.tensor(got, expected, what, causes)
+
+
 def test_a_block_that_occurs_twice(implementation, a6):
     q, keys, values = (a6.random(*shape, seed=40 + n) for n, shape in
                        enumerate([(1, 2, 4), (3, 4, 1, 4), (3, 4, 1, 4)]))  # fmt: skip
@@ -340,6 +363,35 @@ def test_the_types_of_the_pool_and_of_the_sums(implementation, a6, dtype):
     }
     what = f"queries of float32 over a pool of {dtype}"
     a6.tensor(got, expected, what, causes, rtol=1e-4, atol=1e-5)
+
+
+def test_float64_of_the_blocks_or_of_q_alone(implementation, a6):
+    """The difference of the two scores is lost if either is rounded to float32."""
+    values = torch.tensor([0.0, 1.0])
+    for q, keys, expected, what in (
+        ([1.0], [[1e8], [1e8 + 1]], 0.7310586, "q = 1 in float32, float64 keys 1e8 and 1e8 + 1"),
+        ([1 + 1e-9, -1.0], [[0.0, 0.0], [1e9, 1e9]], 0.6697615,
+         "q = (1 + 1e-9, -1) in float64, float32 keys (0, 0) and (1e9, 1e9)"),
+    ):  # fmt: skip
+        dim = len(q)
+        of_q, of_blocks = torch.float32, torch.float64
+        if dim == 2:
+            of_q, of_blocks = of_blocks, of_q
+        got = implementation(MODULE).paged_attention(
+            torch.tensor(q, dtype=of_q).reshape(1, 1, dim),
+            torch.tensor(keys, dtype=of_blocks).reshape(1, 2, 1, dim),
+            values.to(of_blocks).reshape(1, 2, 1, 1).expand(1, 2, 1, dim),
+            [0],
+            2,
+        )
+        causes = {
+            "the scores were computed in float32, where they are equal: the sums are in float64 if "
+            "q or the blocks are": lambda got: torch.allclose(
+                got.double(), torch.full_like(got.double(), 0.5), atol=1e-3
+            ),
+        }
+        right = torch.full((1, 1, dim), expected)
+        a6.tensor(got, right, f"{what}, values 0 and 1", causes, dtype=of_q, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -636,6 +636,45 @@ def test_q8_0_by_hand(implementation, a6):
 
 
 @GGUF
+def test_q8_0_just_below_a_half(implementation, a6):
+    """x + 0.5 is rounded to 1 in float32."""
+    below = 0.49999997
+    got = implementation(MODULE).q8_0_bytes(block_of(_0=127, _1=below, _2=-below))
+    expected = bytes([0, 0x3C, 127, 0, 0]) + bytes(29)
+    causes = {
+        "0.49999997 + 0.5 is 1 in float32: floor(x + 0.5) is not the nearest whole number": (
+            bytes([0, 0x3C, 127, 1, 0xFF]) + bytes(29)
+        ),
+        "0.49999997 + 0.5 is 1 in float32": lambda got: int(got[0, 3]) != 0,
+    }
+    check_bytes(a6, got, expected, "q8_0_bytes of 127, 0.49999997, -0.49999997, 0, ...", causes)
+
+
+@GGUF
+def test_a_scale_that_rounds_to_the_largest_float16(implementation, a6):
+    module = implementation(MODULE)
+    for name, value, codes in (
+        ("q8_0_bytes", 127.0 * 65510, bytes([127]) + bytes(31)),
+        ("q4_0_bytes", -8.0 * 65510, bytes([0x80] + [0x88] * 15)),
+    ):
+        what = f"{name} of {value:,.0f}, 0, ..., whose d is 65510"
+        try:
+            got = getattr(module, name)(block_of(_0=value))
+        except ValueError as error:
+            raise a6.GradedFailure(
+                a6.message_of(
+                    f"{what}: refused",
+                    {
+                        "expected": "the bytes ff 7b for d, which is 65504 in float16",
+                        "got": f"ValueError: {error}",
+                        "likely": "d was compared with 65504 before it was rounded to float16",
+                    },
+                )
+            ) from error
+        check_bytes(a6, got, bytes([0xFF, 0x7B]) + codes, what)
+
+
+@GGUF
 def test_q4_0_by_hand(implementation, a6):
     values = block_of(_0=-8, _1=2.5, _16=3)
     rest = bytes([0x88] * 14)

@@ -45,6 +45,17 @@ def test_the_residual_of_equal_distributions(implementation, a6):
         a6.tensor(got, p, f"residual of {what}", causes)
 
 
+def test_the_residual_of_nearly_equal_distributions(implementation, a6):
+    p, q = torch.tensor([0.5 + 3e-7, 0.5 - 3e-7, 0.0]), torch.tensor([0.5, 0.5, 0.0])
+    causes = {
+        "this is the target: it is the result only if no token has p > q. A small sum of the "
+        "differences is divided by, too": lambda got: torch.allclose(got, p, atol=1e-3),
+    }
+    got = implementation(MODULE).residual(p, q)
+    what = "residual of p = (0.5 + 3e-7, 0.5 - 3e-7, 0) and q = (0.5, 0.5, 0)"
+    a6.tensor(got, torch.tensor([1.0, 0.0, 0.0]), what, causes)
+
+
 ONE = {
     "drafts are accepted with probability p(x) / q(x): the draft has 0.125 / 0.5 = 0.25": [2, 2],
     "the rejected draft is still in the result": lambda got: got[:1] == [2] and len(got) == 2,
@@ -100,6 +111,19 @@ def test_a_draft_that_the_target_excludes(implementation, a6):
         "with <": [0, 0],
     }
     a6.expect(got, [1], "accept_drafts of a draft with p = 0 and the number 0.0", causes)
+
+
+def test_a_number_just_below_one(implementation, a6):
+    half, numbers = rows([0.5, 0.5]), [(1 - 2**-30, 0.9), (0.5, 0.5)]
+    targets = rows([0.5, 0.5], [0.0, 1.0])
+    got = implementation(MODULE).accept_drafts([0], half, targets, numbers)
+    causes = {
+        "1 - 2**-30 is below p(x) / q(x) = 1: accepted. In float32 the number is 1: compare Python "
+        "floats, not tensors of float32": [1],
+        LAST_ROW: [0],
+    }
+    what = "accept_drafts of the draft 0 with p = q = (0.5, 0.5) and the number 1 - 2**-30"
+    a6.expect(got, [0, 1], what, causes)
 
 
 def test_without_drafts(implementation, a6):

@@ -279,6 +279,26 @@ def test_limits(implementation, a6, by, limit):
         a6.expect(answer, expected, f"the answer after 5 tokens: {what}", causes)
 
 
+def test_a_draft_model_with_a_longer_context(implementation, a6):
+    module = implementation(MODULE)
+    model, small = cyclic_model(context_length=16), cyclic_model(context_length=32)
+    what = "a model with a context of 16, a draft model with one of 32, the prompt [1, 2], 6 tokens"
+    try:
+        answer, _ = module.speculative_generate(model, small, [1, 2], settings(), 6)
+    except ValueError as error:
+        raise a6.GradedFailure(
+            a6.message_of(
+                f"{what}: refused",
+                {
+                    "expected": [3, 1, 2, 3, 1, 2],
+                    "got": f"ValueError: {error}",
+                    "likely": "only a draft model with a shorter context is refused",
+                },
+            )
+        ) from error
+    a6.expect(answer, [3, 1, 2, 3, 1, 2], f"the answer of {what}")
+
+
 def test_a_real_model(implementation, a6):
     """Greedy decoding of a decoder with weights: positions must be right, too."""
     module = implementation(MODULE)
@@ -298,6 +318,7 @@ REFUSED = {
         ({"max_new_tokens": 0}, []),
         ({"num_drafts": -1}, ["-1"]),
         ({"max_ngram": 0}, ["0"]),
+        ({"max_ngram": 0, "draft_model": Table()}, ["0"]),
     ],
     "prompts": [({"prompt_ids": ids}, []) for ids in ([], [1] * 41, [1, 7])],
     "draft models": [

@@ -25,6 +25,10 @@ def test_the_formula_in_float64(seed: int) -> None:
     k, v = torch.randn(2, num_keys, kv_heads, head_dim, generator=generator)
     q = 3 * torch.randn(queries, kv_heads * group, head_dim, generator=generator)
     cache.write(1, places_of(blocks, size, 0, num_keys), k, v)
+    if window is not None:  # what no query sees has no effect
+        unseen = max(0, num_keys - queries - window + 1)
+        for pool in (cache.keys, cache.values):
+            pool[1].flatten(0, 1)[places_of(blocks, size, 0, unseen)] = float("nan")
     got = paged_attention(q, cache.keys[1], cache.values[1], blocks, num_keys, window)
     each = q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     mask = causal_mask(queries, num_keys, q.device, window)
