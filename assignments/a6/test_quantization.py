@@ -8,7 +8,9 @@ import torch
 from quantization_oracle import q4_0_block, q8_0_block
 
 MODULE = "inference.weight_quantization"
-INT8, INT4, GGUF = map(pytest.mark.task, ("a6.18", "a6.19", "a6.20"))
+INT8 = pytest.mark.task("a6.18")
+INT4 = pytest.mark.task("a6.19")
+GGUF = pytest.mark.task("a6.20")
 TIES = torch.tensor([[127, -63.5, 0.5, 1.5, -2.5], [127, 62.5, -0.5, -1.5, 2.5]])
 
 
