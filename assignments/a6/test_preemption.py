@@ -430,6 +430,21 @@ def test_abort_within_a_step(implementation, a6, caching):
     a6.expect(run.pool.num_available, 60, "available blocks at the end")
 
 
+def test_a_result_for_a_request_that_is_gone(implementation, a6):
+    """Its id is in use again, by a request that already runs."""
+    run = Run(implementation)
+    old = run.add("a", 3)
+    step = run.scheduler.schedule()
+    run.scheduler.abort("a")
+    new = run.add("a", 3)
+    run.scheduler.schedule()
+    run.scheduler.finish_step(step, {"a": 7})
+    cause = "go by the request of the chunk: another request now has its id"
+    got = (new.answer_ids, new.num_computed)
+    a6.expect(got, ([], 0), "(answer_ids, num_computed) of the new request", {cause: ([7], 3)})
+    a6.expect(old.answer_ids, [], "the answer of the request that was aborted")
+
+
 def test_abort_of_a_preempted_request(implementation, a6):
     run, (*_, third, _) = three_running(implementation)
     run.step()

@@ -423,3 +423,19 @@ def test_a_long_queue_costs_nothing(implementation, a6):
         f"schedule took {steps[0]:,} steps with 5 waiting requests and {steps[1]:,} with 400: look "
         "only at the first one, until it must wait",
     )
+
+
+def test_an_answer_that_is_computed_again(implementation, a6):
+    """After a preemption, the answer so far is computed like a prompt."""
+    run = Run(implementation, limits=(4, 1))
+    request = run.module.Request("a", [1, 2, 3], 9)
+    request.answer_ids = [4, 5, 6]
+    run.scheduler.add(request)
+    got = [chunks_of(run.scheduler.schedule())]
+    causes = {
+        "a chunk samples if it ends with the last known token, not with the last of the prompt": (
+            [[("a", 0, 4, True)]]
+        ),
+    }
+    what = "the first step of a request with 3 prompt and 3 answer tokens, 4 tokens a step"
+    a6.expect(got, [[("a", 0, 4, False)]], what, causes)

@@ -77,6 +77,7 @@ def test_across_pieces(implementation, a6):
 def test_stop_strings_that_overlap_themselves(implementation, a6):
     for stop, text in [
         ("aab", "aaab"),
+        ("abab", "abaabab!"),
         ("aab", "aaaaab."),
         ("abab!", "abababab!"),
         ("abac", "abababac"),
