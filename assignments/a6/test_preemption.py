@@ -159,6 +159,41 @@ def test_as_many_as_needed(implementation, a6, budget, preempted, chunks):
     a6.expect(ids_of(run.scheduler.waiting), waiting, "waiting, in the order of arrival")
 
 
+def test_a_block_that_only_preempted_requests_share(implementation, a6):
+    """6 blocks: a, b and c hold a full one each and need one more; d and e share their first block
+    and have a partly filled one each. Once both are preempted, three blocks are available.
+    """
+    run = Run(implementation, pool=(6, 4), limits=(16, 8))
+    blocks = [run.pool.allocate() for _ in range(6)]
+    run.pool.share(blocks[3])
+    for name, held, computed in [
+        ("a", [0], 4),
+        ("b", [1], 4),
+        ("c", [2], 4),
+        ("d", [3, 4], 6),
+        ("e", [3, 5], 6),
+    ]:
+        request = run.add(name, computed + 1)
+        run.scheduler.waiting.remove(request)
+        run.scheduler.running.append(request)
+        request.state = run.module.RequestState.RUNNING
+        request.num_computed = request.table.num_tokens = computed
+        request.table.blocks += [blocks[number] for number in held]
+    causes = {
+        "a block that only preempted requests share is available once all of them are preempted": (
+            lambda got: got[0][:2] == ["e", "d"]
+        ),
+        "a block that d still holds is not available when e is preempted": lambda got: (
+            got[0] == ["e"]
+        ),
+        "a, b and c need a block each, and none is available": lambda got: got[0] == [],
+    }
+    got = ids_of(run.scheduler.make_room()), ids_of(run.scheduler.running)
+    what = "(preempted, running) after make_room() when d and e share one of their two blocks"
+    a6.expect(got, (["e", "d"], ["a", "b", "c"]), what, causes)
+    a6.expect(run.pool.num_available, 3, "available blocks after d and e were preempted")
+
+
 def test_those_who_need_no_block_stay(implementation, a6):
     run = Run(implementation, pool=(3, 4), limits=(30, 3))
     for name, size in (("a", 5), ("b", 1)):
@@ -442,7 +477,8 @@ def test_a_result_for_a_request_that_is_gone(implementation, a6):
     cause = "go by the request of the chunk: another request now has its id"
     got = (new.answer_ids, new.num_computed)
     a6.expect(got, ([], 0), "(answer_ids, num_computed) of the new request", {cause: ([7], 3)})
-    a6.expect(old.answer_ids, [], "the answer of the request that was aborted")
+    got = (old.answer_ids, old.num_computed)
+    a6.expect(got, ([], 0), "(answer_ids, num_computed) of the request that was aborted")
 
 
 def test_abort_of_a_preempted_request(implementation, a6):
