@@ -6,6 +6,7 @@ its first request. What this leaves out: TLS and several models, which a proxy i
 
 import errno
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,8 @@ def run_server(app: "FastAPI", opened: socket.socket, settings: "ServerSettings"
         access_log=False,
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
     )
-    uvicorn.Server(config).run(sockets=[opened])
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
+        uvicorn.Server(config).run(sockets=[opened])
 
 
 CheckpointPath = Annotated[
