@@ -26,6 +26,7 @@ from lm_course.commands import (
     model_commands,
     tokenizer_commands,
 )
+from lm_course.commands.checkpoint_choice import CheckpointPath, ModelPath
 from lm_course.commands.step_commands import (
     DEMO,
     Implementation,
@@ -76,17 +77,6 @@ model_commands.register(app)
 serve_command.register(app)
 compare_command.register(app)
 doctor_command.register(app)
-
-CheckpointPath = Annotated[
-    Path | None,
-    typer.Option("--checkpoint", help="A checkpoint folder; by default the last in runs/demo."),
-]
-ModelPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--model", help="A model of another program: a folder, a GGUF file, or the name smollm2."
-    ),
-]
 
 
 def print_version(wanted: bool) -> None:

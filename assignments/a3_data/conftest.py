@@ -22,6 +22,7 @@ from lm_course.grading.comparisons import (
     Causes,
     check_close,
     check_equal,
+    check_number,
     check_raises,
     check_true,
     likely_cause,
@@ -73,18 +74,6 @@ def close(
         if cause := likely_cause(number, expected, causes, alike):
             values["likely"] = cause
         raise GradedFailure(message_of(f"{what} is wrong", values))
-
-
-def check_number(
-    answers: Any, key: str, expected: float, causes: Mapping[str, float], within: float = 0.0
-) -> None:
-    """Compare a written answer; `causes` maps a likely cause to the wrong number that it gives."""
-    found = answers.number(key)
-    likely = [cause for cause, wrong in causes.items() if abs(found - wrong) <= max(within, 1e-9)]
-    sentence = f"{key}: {found:.10g} is not right"
-    if likely:
-        sentence += f": {likely[0]}"
-    check_true(abs(found - expected) <= within, sentence)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ does not grade. What this leaves out: the oracles, which are beside the checks t
 """
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,7 @@ from lm_course.grading.check_outcome import GradedFailure
 from lm_course.grading.comparisons import (
     check_close,
     check_equal,
+    check_number,
     check_raises,
     check_true,
     message_of,
@@ -33,18 +33,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the oracles and strategies
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return normal random numbers that depend on the seed alone."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def check_number(
-    answers: Any, key: str, expected: float, causes: Mapping[str, float], within: float = 0.0
-) -> None:
-    """Compare a written answer; `causes` maps a likely cause to the wrong number that it gives."""
-    found = answers.number(key)
-    likely = [cause for cause, wrong in causes.items() if abs(found - wrong) <= max(within, 1e-9)]
-    sentence = f"{key}: {found:.10g} is not right"
-    if likely:
-        sentence += f": {likely[0]}"
-    check_true(abs(found - expected) <= within, sentence)
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> Any:

@@ -5,7 +5,7 @@ What this leaves out: HTTP (app.py).
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -55,14 +55,7 @@ class ServedModel:
         """Return the ids of a text to continue; ids are checked."""
         if isinstance(prompt, str):
             return self._checked(self.engine.text_ids(prompt), field)
-        wrong = next((i for i in prompt if i >= self.config.vocab_size), None)
-        if wrong is not None:
-            raise ApiError(
-                400,
-                f"{field}: the token id {wrong} is not in the vocabulary of "
-                f"{self.config.vocab_size}",
-                field,
-            )
+        self._check_known(prompt, field)
         return self._checked(list(prompt), field)
 
     def chat_ids(
@@ -76,14 +69,7 @@ class ServedModel:
     def sampling(self, fields: SamplingFields) -> SamplingSettings:
         """Return the settings of the draws that a request asks for."""
         bias = {int(token): value for token, value in fields.logit_bias.items()}
-        wrong = next((token for token in bias if token >= self.config.vocab_size), None)
-        if wrong is not None:
-            raise ApiError(
-                400,
-                f"logit_bias: the token id {wrong} is not in the vocabulary of "
-                f"{self.config.vocab_size}",
-                "logit_bias",
-            )
+        self._check_known(bias, "logit_bias")
         return SamplingSettings(
             temperature=fields.temperature,
             top_k=fields.top_k,
@@ -110,6 +96,14 @@ class ServedModel:
     def token_text(self, token_id: int) -> bytes:
         """Return the bytes of a token; none if it has no text."""
         return self.tokenizer.vocab.get(token_id, b"")
+
+    def _check_known(self, ids: Iterable[int], field: str) -> None:
+        """Refuse token ids that the model does not have."""
+        size = self.config.vocab_size
+        wrong = next((token for token in ids if token >= size), None)
+        if wrong is not None:
+            message = f"{field}: the token id {wrong} is not in the vocabulary of {size}"
+            raise ApiError(400, message, field)
 
     def _checked(self, ids: list[int], field: str) -> list[int]:
         most = self.config.context_length

@@ -1,6 +1,9 @@
 """The checkpoint to load; if none is named, the most aligned one of runs/demo."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from lm_core.artifact_paths import RunPaths
 from lm_core.formats.checkpoint_files import list_checkpoints
@@ -9,6 +12,16 @@ from lm_course.locations import in_home
 
 STAGES = ("dpo", "sft", "pretrain")
 DEFAULT_RUN = "runs/demo"
+CheckpointPath = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="A checkpoint folder; by default the last in runs/demo."),
+]
+ModelPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", help="A model of another program: a folder, a GGUF file, or the name smollm2."
+    ),
+]
 
 
 def chosen_checkpoint(given: Path | None) -> Path:

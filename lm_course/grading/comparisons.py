@@ -107,6 +107,18 @@ def check_close(
     raise GradedFailure(message_of(sentence, values))
 
 
+def check_number(
+    answers: Any, key: str, expected: float, causes: Mapping[str, float], within: float = 0.0
+) -> None:
+    """Compare a written answer; `causes` maps a likely cause to the wrong number that it gives."""
+    found = answers.number(key)
+    likely = [cause for cause, wrong in causes.items() if abs(found - wrong) <= max(within, 1e-9)]
+    sentence = f"{key}: {found:.10g} is not right"
+    if likely:
+        sentence += f": {likely[0]}"
+    check_true(abs(found - expected) <= within, sentence)
+
+
 def likely_cause(
     got: Any,
     expected: Any,

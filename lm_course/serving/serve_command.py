@@ -7,12 +7,12 @@ its first request. What this leaves out: TLS and several models, which a proxy i
 import errno
 import socket
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lm_core.user_error import UserError
+from lm_course.commands.checkpoint_choice import CheckpointPath, ModelPath
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -58,16 +58,6 @@ def run_server(app: "FastAPI", opened: socket.socket, settings: "ServerSettings"
         uvicorn.Server(config).run(sockets=[opened])
 
 
-CheckpointPath = Annotated[
-    Path | None,
-    typer.Option("--checkpoint", help="A checkpoint folder; by default the last in runs/demo."),
-]
-ModelPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--model", help="A model of another program: a folder, a GGUF file, or the name smollm2."
-    ),
-]
 Host = Annotated[str, typer.Option(help="The address; 0.0.0.0 lets other computers in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")]
 Name = Annotated[
