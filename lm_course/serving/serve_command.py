@@ -6,7 +6,7 @@ its first request. What this leaves out: TLS and several models, which a proxy i
 
 import errno
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +26,7 @@ WEIGHTS = ("auto", "float32", "bfloat16", "int8", "int4")
 
 def listening_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens; raise ValueError if it cannot."""
+    opened = None
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -33,14 +34,16 @@ def listening_socket(host: str, port: int) -> socket.socket:
         opened = socket.socket(family, socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
+        opened.listen(socket.SOMAXCONN)
     except OSError as error:
+        if opened is not None:
+            opened.close()
         if error.errno == errno.EADDRINUSE:
             raise UserError(
                 f"port {port} of {host} is in use: end the other program, or name another port "
                 "with --port"
             ) from None
         raise UserError(f"cannot listen at {host}:{port}: {error.strerror or error}") from None
-    opened.listen(socket.SOMAXCONN)
     return opened
 
 
@@ -117,25 +120,26 @@ def register(app: typer.Typer) -> None:
         if weights not in WEIGHTS:
             raise UserError(f"--weights {weights}: expected one of {', '.join(WEIGHTS)}")
         path = chosen_model(checkpoint, model)
-        opened = listening_socket(host, port)
-        engine = engine_at(path)
-        bytes_per_value = next(engine.model.parameters()).element_size()
-        batch = BatchSettings(
-            block_size=block_size,
-            cache_tokens=checked(engine.model.config, cache_tokens, bytes_per_value, block_size),
-            max_tokens_per_step=max(step_tokens, max_running),
-            max_running=max_running,
-            prefix_caching=prefix_caching,
-            num_drafts=drafts,
-            weights=weights,
-        )
-        limits = ServerSettings(
-            api_key=api_key,
-            max_requests=max_requests,
-            max_body_bytes=int(max_body_mb * 1e6),
-            time_limit_seconds=time_limit,
-        )
-        serve_engine(engine, name or path.stem, opened, batch, limits)
+        with closing(listening_socket(host, port)) as opened:  # before the model is read
+            engine = engine_at(path)
+            bytes_per_value = next(engine.model.parameters()).element_size()
+            room = checked(engine.model.config, cache_tokens, bytes_per_value, block_size)
+            batch = BatchSettings(
+                block_size=block_size,
+                cache_tokens=room,
+                max_tokens_per_step=max(step_tokens, max_running),
+                max_running=max_running,
+                prefix_caching=prefix_caching,
+                num_drafts=drafts,
+                weights=weights,
+            )
+            limits = ServerSettings(
+                api_key=api_key,
+                max_requests=max_requests,
+                max_body_bytes=int(max_body_mb * 1e6),
+                time_limit_seconds=time_limit,
+            )
+            serve_engine(engine, name or path.stem, opened, batch, limits)
 
 
 def serve_engine(

@@ -1,0 +1,41 @@
+"""The fastest forward pass that knows a model is taken, and a form that it lacks is refused."""
+
+import pytest
+import torch
+
+from inference.compiled.weight_products import BFloat16Matrix, Float32Matrix, Int4Matrix
+from inference.engine.compiled_forward import CompiledForwardPass
+from inference.engine.forward_choice import forward_for
+from inference.engine.forward_pass import PlainForwardPass
+from lm_core.user_error import UserError
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.model_config import ModelConfig
+
+
+def made(**changes: object) -> TransformerLM:
+    shape = {"d_model": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "d_ff": 32}
+    return TransformerLM(ModelConfig(vocab_size=9, context_length=8, **{**shape, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights", "form"),
+    [
+        (torch.float32, "auto", Float32Matrix),
+        (torch.bfloat16, "auto", BFloat16Matrix),
+        (torch.float32, "int4", Int4Matrix),
+    ],
+)
+def test_the_form_of_the_weights(dtype, weights, form) -> None:
+    forward = forward_for(made().to(dtype), 2, 4, weights)
+    assert isinstance(forward, CompiledForwardPass)
+    assert isinstance(forward._head, form)
+
+
+@pytest.mark.parametrize("model", [made(mlp="gelu"), made().double()], ids=["gelu", "float64"])
+def test_other_models_take_the_plain_pass(model) -> None:
+    assert isinstance(forward_for(model, 2, 4), PlainForwardPass)
+
+
+def test_a_form_that_the_model_cannot_have() -> None:
+    with pytest.raises(UserError, match=r"weights in int8: not for this model .*gelu"):
+        forward_for(made(mlp="gelu"), 2, 4, "int8")

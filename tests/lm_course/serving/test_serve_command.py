@@ -1,0 +1,118 @@
+"""`lm serve`: what is wrong is said in one line before anything is served; a model answers."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lm_core.special_tokens import SPECIAL_TOKENS
+from lm_core.user_error import UserError
+from lm_course.cli import app
+from lm_course.serving.serve_command import listening_socket
+from tokenizer_bpe.tokenizer import Tokenizer
+from tokenizer_bpe.tokenizer_file import hugging_face_files
+from transformer_lm.language_model import TransformerLM
+from transformer_lm.model_config import ModelConfig
+from transformer_lm.weights.pretrained import to_hugging_face
+
+PROJECT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    from lm_core.formats.checkpoint_files import write_checkpoint
+
+    torch.manual_seed(0)
+    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [], SPECIAL_TOKENS)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        context_length=64,
+        d_model=32,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        d_ff=32,
+    )
+    tensors, described = to_hugging_face(TransformerLM(config), {})
+    folder = tmp_path_factory.mktemp("model") / "step_000001"
+    write_checkpoint(folder, tensors, described, hugging_face_files(tokenizer), None)
+    return folder
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["serve", *arguments])
+    assert result.exit_code != 0
+    return str(result.exception)
+
+
+def test_a_port_in_use(checkpoint) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        message = refused("--checkpoint", str(checkpoint), "--port", str(port))
+    assert f"port {port} of 127.0.0.1 is in use" in message
+    assert "--port" in message
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(UserError, match=r"cannot listen at 192\.0\.2\.1:0"):
+        listening_socket("192.0.2.1", 0)
+
+
+def test_models_that_are_not_whole(checkpoint, tmp_path) -> None:
+    assert "no such folder or file" in refused("--model", str(tmp_path / "missing"))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (broken / name).write_bytes((checkpoint / name).read_bytes())
+    assert "tokenizer.json" in refused("--model", str(broken), "--port", "0")
+
+
+def test_other_arguments(checkpoint) -> None:
+    message = refused("--checkpoint", str(checkpoint), "--weights", "int3")
+    assert "--weights int3: expected one of auto, float32" in message
+    limit = str(10**13)
+    message = refused("--checkpoint", str(checkpoint), "--port", "0", "--cache-tokens", limit)
+    assert "--cache-tokens" in message
+
+
+def test_a_model_answers_until_ctrl_c(checkpoint) -> None:
+    command = [sys.executable, "-m", "lm_course", "serve", "--checkpoint", str(checkpoint)]
+    environment = {**os.environ, "LM_API_KEY": "key of the test"}
+    with subprocess.Popen(
+        [*command, "--port", "0", "--name", "small"],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            first = server.stdout.readline()
+            found = re.fullmatch(
+                r"small: (http://127\.0\.0\.1:\d+)/v1 .*room for 256 tokens\n", first
+            )
+            assert found, first
+            assert server.stdout.readline() == "Ctrl-C ends it.\n"
+            request = urllib.request.Request(
+                f"{found[1]}/v1/completions",
+                json.dumps({"prompt": "a", "max_tokens": 3}).encode(),
+                {"Content-Type": "application/json", "Authorization": "Bearer key of the test"},
+            )
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert json.load(answer)["usage"]["prompt_tokens"] == 1
+        finally:
+            server.send_signal(signal.SIGINT)
+        _, errors = server.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert server.returncode == 0, errors
