@@ -191,27 +191,7 @@ def traced(
         for request, (arrival, *_) in zip(made, requests, strict=True):
             if arrival == number:
                 scheduler.add(request)
-        aborted = [_abort(scheduler, number, False, each) for each in aborts]
-        step = scheduler.schedule()
-        event = {
-            "preempted": ids_of(step.preempted),
-            "chunks": chunks_of(step),
-            "running": ids_of(scheduler.running),
-            "waiting": ids_of(scheduler.waiting),
-        }
-        sampled = model.run(step)
-        aborted += [_abort(scheduler, number, True, each) for each in aborts]
-        if by_hand:
-            finish_by_hand(scheduler, step, sampled)
-            for chunk in step.chunks:
-                request = chunk.request
-                if len(request.answer_ids) >= request.max_new_tokens:
-                    end_by_hand(module, scheduler, request)
-        else:
-            event["ended"] = ids_of(scheduler.finish_step(step, sampled))
-        event["aborted"] = [each for each in aborted if each is not None]
-        event["available"] = scheduler.pool.num_available
-        trace.append(event)
+        trace.append(_one_step(module, scheduler, model, number, aborts, by_hand))
     reasons = {} if by_hand else {"reasons": [_reason(request) for request in made]}
     return [
         *trace,
@@ -222,6 +202,38 @@ def traced(
             **reasons,
         },
     ]
+
+
+def _one_step(
+    module: ModuleType,
+    scheduler: Any,
+    model: SimulatedModel,
+    number: int,
+    aborts: Sequence[tuple[int, bool, int]],
+    by_hand: bool,
+) -> dict[str, Any]:
+    """Make step `number`, with its aborts, and return what happened in it."""
+    aborted = [_abort(scheduler, number, False, each) for each in aborts]
+    step = scheduler.schedule()
+    event = {
+        "preempted": ids_of(step.preempted),
+        "chunks": chunks_of(step),
+        "running": ids_of(scheduler.running),
+        "waiting": ids_of(scheduler.waiting),
+    }
+    sampled = model.run(step)
+    aborted += [_abort(scheduler, number, True, each) for each in aborts]
+    if by_hand:
+        finish_by_hand(scheduler, step, sampled)
+        for chunk in step.chunks:
+            request = chunk.request
+            if len(request.answer_ids) >= request.max_new_tokens:
+                end_by_hand(module, scheduler, request)
+    else:
+        event["ended"] = ids_of(scheduler.finish_step(step, sampled))
+    event["aborted"] = [each for each in aborted if each is not None]
+    event["available"] = scheduler.pool.num_available
+    return event
 
 
 def _abort(scheduler: Any, number: int, within: bool, abort: tuple[int, bool, int]) -> bool | None:

@@ -176,6 +176,17 @@ class _Draws:
         return drafts, rows
 
 
+def _check_drafts(
+    model: TransformerLM, draft_model: TransformerLM | None, num_drafts: int, max_ngram: int
+) -> None:
+    if num_drafts < 0:
+        raise UserError(f"num_drafts must be at least 0, got {num_drafts}")
+    if max_ngram < 1:
+        raise UserError(f"max_ngram must be at least 1, got {max_ngram}")
+    if draft_model is not None:
+        _check_draft_model(draft_model, model)
+
+
 def speculative_generate(
     model: TransformerLM,
     draft_model: TransformerLM | None,
@@ -204,13 +215,7 @@ def speculative_generate(
     check_max_new_tokens(max_new_tokens)
     check_prompt_fits(len(prompt), config.context_length)
     check_token_ids(torch.tensor(prompt), config.vocab_size)
-    if num_drafts < 0:
-        raise UserError(f"num_drafts must be at least 0, got {num_drafts}")
-    if max_ngram < 1:
-        raise UserError(f"max_ngram must be at least 1, got {max_ngram}")
-    if draft_model is not None:
-        _check_draft_model(draft_model, model)
-
+    _check_drafts(model, draft_model, num_drafts, max_ngram)
     limit = min(max_new_tokens, config.context_length - len(prompt) + 1)
     draws = _Draws(settings, prompt)
     cache = _new_cache(model, len(prompt) + limit - 1)
