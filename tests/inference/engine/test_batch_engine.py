@@ -135,6 +135,8 @@ def run(model, schedule):
                 tokens[event.request_id].append(event.token_id)
             if event.finish_reason is not None:
                 reasons[event.request_id] = event.finish_reason
+        for request in engine.scheduler.running:
+            assert request.table.num_tokens == request.num_computed, "places of rejected drafts"
         step += 1
         assert step < 2000, "the requests do not end"
     return engine, asked, tokens, reasons
@@ -225,10 +227,13 @@ def test_after_a_change_of_the_weights_nothing_is_found(small_model) -> None:
     counts = counted(engine)
     engine.submit("before", PROMPT, GREEDY, 1)
     until_done(engine)
+    engine.submit("during", PROMPT[1:], HOT, 9)
+    engine.step()
     engine.weights_changed()
-    engine.submit("after", PROMPT, GREEDY, 1)
-    until_done(engine)
-    assert counts == [21, 21]
+    assert [request.num_computed for request in engine.scheduler.waiting] == [0]
+    assert engine.pool.num_available == engine.pool.num_blocks
+    engine.step()
+    assert counts == [21, 20, 21], "its prompt and its first token are computed again"
 
 
 def test_samples_of_a_prompt_share_its_blocks(small_model) -> None:
