@@ -1,8 +1,8 @@
 """The small parts of a decoder layer between its products, compiled with numba: the norm, the
 rotation of queries and keys, the gate of the feed-forward layer.
 
-Each takes PyTorch several calls, and with one token in a step the calls take longer than the work.
-What this leaves out: the products (weight_products.py) and attention (paged_attention.py).
+A few rows are computed by one thread, which takes less time than to wake another. What this leaves
+out: the products (weight_products.py) and attention (paged_attention.py).
 """
 
 import math
@@ -10,17 +10,34 @@ import math
 import numba
 import numpy as np
 
+from inference.compiled.product_kernels import FAST, FEW_TOKENS
+from inference.compiled.vectors import LANES, gated, load_row, store_row
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
+def _rms_norm_row(x, weight, eps, out):
+    total = 0.0
+    for i in range(len(x)):
+        total += np.float64(x[i]) * x[i]
+    scale = np.float32(1.0 / math.sqrt(total / len(x) + eps))
+    for i in range(len(x)):
+        out[i] = x[i] * scale * weight[i]
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _rms_norm_many(x, weight, eps, out):
+    for token in numba.prange(len(x)):
+        _rms_norm_row(x[token], weight, eps, out[token])
+
 
 @numba.njit(nogil=True, cache=True)
 def rms_norm(x, weight, eps, out):
     """out = x / sqrt(mean(x^2) + eps) * weight, for each row; x [tokens, size]."""
-    for token in range(len(x)):
-        total = 0.0
-        for i in range(x.shape[1]):
-            total += np.float64(x[token, i]) * x[token, i]
-        scale = np.float32(1.0 / math.sqrt(total / x.shape[1] + eps))
-        for i in range(x.shape[1]):
-            out[token, i] = x[token, i] * scale * weight[i]
+    if len(x) > FEW_TOKENS:
+        _rms_norm_many(x, weight, eps, out)
+    else:
+        for token in range(len(x)):
+            _rms_norm_row(x[token], weight, eps, out[token])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -28,13 +45,8 @@ def norm_heads(x, first_head, num_heads, head_dim, weight, eps):
     """As `rms_norm`, in place, for each of some heads of x [tokens, heads * head_dim]."""
     for token in range(len(x)):
         for head in range(first_head, first_head + num_heads):
-            start = head * head_dim
-            total = 0.0
-            for i in range(head_dim):
-                total += np.float64(x[token, start + i]) * x[token, start + i]
-            scale = np.float32(1.0 / math.sqrt(total / head_dim + eps))
-            for i in range(head_dim):
-                x[token, start + i] *= scale * weight[i]
+            part = x[token, head * head_dim : (head + 1) * head_dim]
+            _rms_norm_row(part, weight, eps, part)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -43,19 +55,43 @@ def rotate(x, num_heads, head_dim, positions, cosines, sines):
     for token in range(len(x)):
         position = positions[token]
         for head in range(num_heads):
-            start = head * head_dim
-            for pair in range(head_dim // 2):
+            # Slices, because numba asks at each sum of indices whether it is negative.
+            part = x[token, head * head_dim : (head + 1) * head_dim].reshape(-1, 2)
+            for pair in range(len(part)):
                 cosine, sine = cosines[position, pair], sines[position, pair]
-                a, b = x[token, start + 2 * pair], x[token, start + 2 * pair + 1]
-                x[token, start + 2 * pair] = a * cosine - b * sine
-                x[token, start + 2 * pair + 1] = a * sine + b * cosine
+                a, b = part[pair, 0], part[pair, 1]
+                part[pair, 0] = a * cosine - b * sine
+                part[pair, 1] = a * sine + b * cosine
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def swiglu(gate_and_up, out):
-    """out = silu(gate) * up; the first half of the columns is the gate."""
+@numba.njit(nogil=True, cache=True)
+def _gate_row(both, token, out):
     width = out.shape[1]
-    for token in range(len(out)):
-        for i in range(width):
-            gate = gate_and_up[token, i]
-            out[token, i] = gate / (np.float32(1) + math.exp(-gate)) * gate_and_up[token, width + i]
+    whole = width - width % LANES
+    for column in range(0, whole, LANES):
+        up = load_row(both, token, width + column)
+        store_row(gated(load_row(both, token, column), up), out, token, column)
+    if whole < width:  # vectors are loaded whole
+        last = np.zeros((3, LANES), np.float32)
+        last[0, : width - whole] = both[token, whole:width]
+        last[1, : width - whole] = both[token, width + whole : 2 * width]
+        store_row(gated(load_row(last, 0, 0), load_row(last, 1, 0)), last, 2, 0)
+        out[token, whole:] = last[2, : width - whole]
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _gate_many(both, out):
+    for token in numba.prange(len(out)):
+        _gate_row(both, token, out)
+
+
+@numba.njit(nogil=True, cache=True)
+def gate(both, out):
+    """out = silu(gates) * up, [tokens, width]: the first `width` columns of `both` are the gates,
+    the next ones `up`.
+    """
+    if len(out) > FEW_TOKENS:
+        _gate_many(both, out)
+    else:
+        for token in range(len(out)):
+            _gate_row(both, token, out)

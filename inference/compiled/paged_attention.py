@@ -18,153 +18,181 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float
+from numba.extending import overload
 from torch import Tensor
 
+from inference.compiled.product_kernels import ONE_CALLER
 from inference.compiled.step_tables import StepTables
-from inference.compiled.weight_kernels import FAST, ONE_CALLER
+from inference.compiled.vectors import (
+    LANES,
+    add_row,
+    bits_of_float,
+    dots_of_rows,
+    largest_lane,
+    load_columns,
+    load_row,
+    powers_of_e,
+    scale_all,
+    store_columns,
+    store_row,
+    sum_of_lanes,
+    zeros,
+)
+
+LARGEST, TOTAL, FACTOR = 0, 1, 2  # columns of the state of online softmax
+
+
+def write_numbers(numbers: np.ndarray, page: np.ndarray) -> None:
+    """page = numbers, rounded to the type of the page, half to even. For compiled code."""
+    if page.dtype == np.uint16:
+        _write_bfloat16(numbers, page)
+    else:
+        _write_float32(numbers, page)
+
+
+def _write_bfloat16(numbers, page):
+    for i in range(len(page)):
+        bits = np.uint32(bits_of_float(numbers[i]))
+        half = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+        page[i] = (bits + half) >> np.uint32(16)
+
+
+def _write_float32(numbers, page):
+    for i in range(len(page)):
+        page[i] = numbers[i]
+
+
+@overload(write_numbers)
+def _write_numbers(numbers, page):
+    return _write_bfloat16 if page.dtype == numba.uint16 else _write_float32
 
 
 @numba.njit(nogil=True, cache=True)
-def _load(pages, block, filled, head, is_bfloat16, bits, rows):
-    """Bring one head of one block into `rows` [block_size, head_dim]; `bits` is its memory."""
-    for place in range(filled):
-        if is_bfloat16:
-            for i in range(rows.shape[1]):
-                bits[place, i] = np.uint32(pages[block, place, head, i]) << np.uint32(16)
-        else:
-            for i in range(rows.shape[1]):
-                rows[place, i] = pages[block, place, head, i]
-
-
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
-def _scores(query, keys, first, stop, scale, scores):
-    """Write the scores of keys[first:stop], and return the largest; four keys at a time, so that
-    the query is loaded once for them.
+def _weigh(found, scores, row, state):
+    """Write exp(score - largest so far) of 16 scores to scores[row], and bring state[row] up to
+    date: the largest score, the sum of the powers, and the factor of what was added before.
     """
-    largest = np.float32(-np.inf)
-    place = first
-    while place + 4 <= stop:
-        a = b = c = d = np.float32(0)
-        for i in range(len(query)):
-            a += query[i] * keys[place, i]
-            b += query[i] * keys[place + 1, i]
-            c += query[i] * keys[place + 2, i]
-            d += query[i] * keys[place + 3, i]
-        scores[place], scores[place + 1] = a * scale, b * scale
-        scores[place + 2], scores[place + 3] = c * scale, d * scale
-        place += 4
-    while place < stop:
-        a = np.float32(0)
-        for i in range(len(query)):
-            a += query[i] * keys[place, i]
-        scores[place] = a * scale
-        place += 1
-    for place in range(first, stop):
-        largest = max(largest, scores[place])
-    return largest
-
-
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
-def _exponentials(scores, largest, first, stop, powers, bits):
-    """Replace scores[first:stop] by exp(score - largest), and return their sum.
-
-    exp(x) = 2^k 2^f with k a whole number and |f| <= 1/2: 2^k is k in the exponent's bits of a
-    float32, and 2^f a polynomial (its Taylor series, with coefficients of the least error; below
-    1e-6). The loop of `math.exp` would call a function for each score, and took 8 times as long.
-    `bits` is the memory of `powers`.
-    """
-    for place in range(first, stop):
-        x = max((scores[place] - largest) * np.float32(1.4426950408889634), np.float32(-126))
-        k = np.floor(x + np.float32(0.5))
-        f = x - k
-        y = np.float32(1.535336188319500e-4)
-        y = y * f + np.float32(1.339887440266574e-3)
-        y = y * f + np.float32(9.618437357674640e-3)
-        y = y * f + np.float32(5.550332471162809e-2)
-        y = y * f + np.float32(2.402264791363012e-1)
-        y = y * f + np.float32(6.931472028550421e-1)
-        scores[place] = y * f + np.float32(1)
-        bits[place] = np.uint32(np.int32(k) + 127) << np.uint32(23)
-    total = np.float32(0)
-    for place in range(first, stop):
-        scores[place] *= powers[place]
-        total += scores[place]
-    return total
-
-
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
-def _add_values(weights, values, first, stop, rescale, result):
-    """result = result * rescale + weights[first:stop] @ values[first:stop]."""
-    for i in range(len(result)):
-        result[i] *= rescale
-    place = first
-    while place + 4 <= stop:
-        a, b, c, d = weights[place], weights[place + 1], weights[place + 2], weights[place + 3]
-        for i in range(len(result)):
-            result[i] += (
-                a * values[place, i]
-                + b * values[place + 1, i]
-                + c * values[place + 2, i]
-                + d * values[place + 3, i]
-            )
-        place += 4
-    while place < stop:
-        for i in range(len(result)):
-            result[i] += weights[place] * values[place, i]
-        place += 1
+    largest = state[row, LARGEST]
+    new = max(largest, largest_lane(found))
+    powers = powers_of_e(found, new)
+    store_row(powers, scores, row, 0)
+    factor = np.float32(math.exp(largest - new))
+    state[row, LARGEST], state[row, FACTOR] = new, factor
+    state[row, TOTAL] = state[row, TOTAL] * factor + sum_of_lanes(powers)
 
 
 @numba.njit(nogil=True, cache=True)
-def _attend_head(q, key_pages, value_pages, is_bfloat16, table, first_row, num_queries, num_keys,
-                 kv_head, window, scale, result):  # fmt: skip
+def _add_values(weights, values, base, step, first, stop, factor, sums, row, column, like):
+    """Add weights[row, first:stop] @ the values of these places to sums[row] * factor, for as many
+    vectors of columns as the bundle `like` has.
+    """
+    total = scale_all(load_columns(like, sums, row, column), factor)
+    for place in range(first, stop):
+        total = add_row(total, weights[row, place], values, base + place * step, column)
+    store_columns(total, sums, row, column)
+
+
+@numba.njit(nogil=True, cache=True)
+def _attend_keys(queries, keys, values, base, step, group, first_position, start, filled, window,
+                 scores, state, sums):  # fmt: skip
+    """Add up to 16 keys to the sums of all queries: key p is row base + p * step of `keys` and
+    `values`, and at position start + p.
+    """
+    for query in range(len(queries) // group):
+        position = first_position + query
+        first = max(0, position - window + 1 - start)  # the keys that the query sees
+        stop = min(filled, position + 1 - start)
+        if first >= stop:
+            continue
+        for own in range(query * group, (query + 1) * group):
+            found = dots_of_rows(queries, own, keys, base, step, stop)
+            if first > 0:
+                store_row(found, scores, own, 0)
+                scores[own, :first] = -np.inf
+                found = load_row(scores, own, 0)
+            _weigh(found, scores, own, state)
+            column, factor = 0, state[own, FACTOR]
+            while column + 4 * LANES <= sums.shape[1]:
+                _add_values(scores, values, base, step, first, stop, factor, sums, own, column,
+                            zeros(4))  # fmt: skip
+                column += 4 * LANES
+            while column < sums.shape[1]:
+                _add_values(scores, values, base, step, first, stop, factor, sums, own, column,
+                            zeros(1))  # fmt: skip
+                column += LANES
+
+
+@numba.njit(nogil=True, cache=True)
+def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row, num_queries,
+                 num_keys, kv_head, group, window, result):  # fmt: skip
     """One key-value head of one request: the queries and heads that read it."""
-    block_size, head_dim = key_pages.shape[1], key_pages.shape[3]
-    group = q.shape[1] // key_pages.shape[2]
-    bits = np.empty((2, block_size, head_dim), np.uint32)
-    rows = bits.view(np.float32)
-    scores = np.empty(block_size, np.float32)
-    power_bits = np.empty(block_size, np.uint32)
-    powers = power_bits.view(np.float32)
-    largest = np.full((num_queries, group), -np.inf, np.float32)
-    total = np.zeros((num_queries, group), np.float32)
+    head_dim = key_rows.shape[1]
+    width = (head_dim + LANES - 1) // LANES * LANES
+    num_rows = num_queries * group
+    queries = _scaled_queries(q, first_row, num_queries, kv_head * group, group, head_dim, width)
+    scores = np.empty((num_rows, LANES), np.float32)
+    state = np.zeros((num_rows, 3), np.float32)
+    state[:, LARGEST] = -np.inf
+    sums = np.zeros((num_rows, width), np.float32)
+    padded = np.zeros((2, LANES if width > head_dim else 0, width), key_rows.dtype)
     first_query = num_keys - num_queries
     oldest = max(0, first_query - window + 1)
     for start in range(oldest // block_size * block_size, num_keys, block_size):
-        block, filled = table[start // block_size], min(block_size, num_keys - start)
-        _load(key_pages, block, filled, kv_head, is_bfloat16, bits[0], rows[0])
-        _load(value_pages, block, filled, kv_head, is_bfloat16, bits[1], rows[1])
-        for query in range(num_queries):
-            position = first_query + query
-            first = max(0, position - window + 1 - start)  # the keys of the block that it sees
-            stop = min(filled, position + 1 - start)
-            if first >= stop:
+        block = table[start // block_size] * block_size
+        for inside in range(0, min(block_size, num_keys - start), LANES):
+            base = (block + inside) * kv_heads + kv_head
+            filled = min(LANES, block_size - inside, num_keys - start - inside)
+            if width == head_dim:
+                _attend_keys(queries, key_rows, value_rows, base, kv_heads, group, first_query,
+                             start + inside, filled, window, scores, state, sums)  # fmt: skip
                 continue
-            for member in range(group):
-                head = kv_head * group + member
-                vector = q[first_row + query, head]
-                best = _scores(vector, rows[0], first, stop, scale, scores)
-                best = max(best, largest[query, member])
-                rescale = np.float32(math.exp(largest[query, member] - best))
-                weight = _exponentials(scores, best, first, stop, powers, power_bits)
-                largest[query, member] = best
-                total[query, member] = total[query, member] * rescale + weight
-                _add_values(scores, rows[1], first, stop, rescale, result[first_row + query, head])
-    for query in range(num_queries):
-        for member in range(group):
-            head = kv_head * group + member
-            for i in range(head_dim):
-                result[first_row + query, head, i] /= total[query, member]
+            for place in range(filled):  # vectors are loaded whole
+                padded[0, place, :head_dim] = key_rows[base + place * kv_heads]
+                padded[1, place, :head_dim] = value_rows[base + place * kv_heads]
+            _attend_keys(queries, padded[0], padded[1], 0, 1, group, first_query, start + inside,
+                         filled, window, scores, state, sums)  # fmt: skip
+    for row in range(num_rows):
+        query, member = divmod(row, group)
+        place = (kv_head * group + member) * head_dim
+        into = result[first_row + query, place : place + head_dim]
+        _scale(sums[row, :head_dim], np.float32(1) / state[row, TOTAL], into)
+
+
+@numba.njit(nogil=True, cache=True)
+def _scaled_queries(q, first_row, num_queries, first_head, group, head_dim, width):
+    """Return the queries of a group of heads / sqrt(head_dim), [queries * group, width]."""
+    factor = np.float32(1 / math.sqrt(head_dim))
+    queries = np.zeros((num_queries * group, width), np.float32)
+    for row in range(len(queries)):
+        query, member = divmod(row, group)
+        place = (first_head + member) * head_dim
+        own = q[first_row + query, place : place + head_dim]
+        _scale(own, factor, queries[row, :head_dim])
+    return queries
+
+
+@numba.njit(nogil=True, cache=True)
+def _scale(numbers, factor, out):
+    for i in range(len(numbers)):
+        out[i] = numbers[i] * factor
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)
-def _attend(q, key_pages, value_pages, is_bfloat16, tables, first_rows, num_queries, num_keys,
-            window, scale, result):  # fmt: skip
-    num_requests = len(num_keys)
+def attend(q, num_heads, key_pages, value_pages, tables, window, result):
+    """Write the attention of all requests of the tables to `result`.
+
+    q and result are [tokens, at least num_heads * head_dim], the pages of one layer [blocks,
+    block_size, kv_heads, head_dim].
+    """
+    num_requests = len(tables.num_keys)
+    _, block_size, kv_heads, head_dim = key_pages.shape
+    key_rows, value_rows = key_pages.reshape(-1, head_dim), value_pages.reshape(-1, head_dim)
     # Head after head, so that each thread gets all requests: they differ in length.
-    for task in numba.prange(key_pages.shape[2] * num_requests):
+    for task in numba.prange(kv_heads * num_requests):
         request = task % num_requests
-        _attend_head(q, key_pages, value_pages, is_bfloat16, tables[request], first_rows[request],
-                     num_queries[request], num_keys[request], task // num_requests, window, scale,
+        _attend_head(q, key_rows, value_rows, block_size, kv_heads, tables.blocks[request],
+                     tables.first_rows[request], tables.num_queries[request],
+                     tables.num_keys[request], task // num_requests, num_heads // kv_heads, window,
                      result)  # fmt: skip
 
 
@@ -187,27 +215,20 @@ def attend_step(
     is_bfloat16 = key_blocks.dtype == torch.bfloat16
     assert is_bfloat16 or key_blocks.dtype == torch.float32, f"no kernel for {key_blocks.dtype}"
     assert q.shape[0] == tables.num_rows, f"{q.shape[0]} rows, {tables.num_rows} in the tables"
-    result = np.zeros(tuple(q.shape), np.float32)
-    window = sliding_window or np.iinfo(np.int32).max
-    arguments = (
-        q.detach().float().contiguous().numpy(),
-        _as_numpy(key_blocks),
-        _as_numpy(value_blocks),
-        is_bfloat16,
-        tables.blocks,
-        tables.first_rows,
-        tables.num_queries,
-        tables.num_keys,
-        window,
-        np.float32(1 / math.sqrt(q.shape[2])),
-        result,
-    )
+    result = np.empty((len(q), q.shape[1] * q.shape[2]), np.float32)
+    rows = q.detach().float().flatten(1).contiguous().numpy()
+    pages = pages_as_numpy(key_blocks), pages_as_numpy(value_blocks)
     with ONE_CALLER:
-        _attend(*arguments)
-    return torch.from_numpy(result).to(q.dtype)
+        attend(rows, q.shape[1], *pages, tables, window_size(sliding_window), result)
+    return torch.from_numpy(result).view(q.shape).to(q.dtype)
 
 
-def _as_numpy(blocks: Tensor) -> np.ndarray:
+def window_size(sliding_window: int | None) -> int:
+    """Return the keys that a query sees at most, as a number in any case."""
+    return sliding_window or np.iinfo(np.int32).max
+
+
+def pages_as_numpy(blocks: Tensor) -> np.ndarray:
     """Return the same memory as an array; bfloat16 as uint16."""
     assert blocks.is_contiguous(), "the blocks of a layer are contiguous"
     blocks = blocks.detach()

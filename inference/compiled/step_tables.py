@@ -5,13 +5,12 @@ What this leaves out: which requests compute in a step (batch_scheduler.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class StepTables:
+class StepTables(NamedTuple):
     """The requests of a step, as attention needs them.
 
     Attributes:
@@ -21,6 +20,7 @@ class StepTables:
         num_keys: [requests], int32: its tokens in the cache, the new ones included.
         places: [tokens], int64: where the keys and values of each row are written; see
             `inference.paged_attention.places_of`.
+        positions: [tokens], int64: the position of each row in its text.
     """
 
     blocks: np.ndarray
@@ -28,16 +28,18 @@ class StepTables:
     num_queries: np.ndarray
     num_keys: np.ndarray
     places: np.ndarray
+    positions: np.ndarray
 
     @property
     def num_rows(self) -> int:
         """Return the tokens of the step."""
         return len(self.places)
 
-    @property
-    def decodes_only(self) -> bool:
-        """Return whether each request has one new token."""
-        return bool((self.num_queries == 1).all())
+    def of_requests(self, chosen: Sequence[int]) -> "StepTables":
+        """Return the tables with some of the requests; the rows stay where they are."""
+        each = (self.blocks, self.first_rows, self.num_queries, self.num_keys)
+        picked = [array[np.array(chosen, np.int64)] for array in each]
+        return StepTables(*picked, self.places, self.positions)
 
 
 def step_tables(
@@ -73,4 +75,5 @@ def step_tables(
         num_queries=new.astype(np.int32),
         num_keys=num_keys.astype(np.int32),
         places=places + position % block_size,
+        positions=position,
     )

@@ -34,6 +34,7 @@ from inference.engine.batch_requests import (
     NewToken,
     TokenConstraint,
 )
+from inference.engine.draws import draw
 from inference.engine.forward_choice import forward_for
 from inference.engine.forward_pass import ChunkRows, ForwardPass
 from inference.generation import check_max_new_tokens
@@ -41,7 +42,6 @@ from inference.sampling import (
     MINUS_INFINITY,
     SamplingSettings,
     penalize,
-    sample,
     seed_of_sample,
 )
 from inference.speculative_decoding import prompt_lookup
@@ -322,11 +322,13 @@ def _draw(
     drawn: list[int] = []
     for place, row in enumerate(logits):
         answer = request.answer_ids + drawn
-        penalized = penalize(row, request.prompt_ids, answer, sampling)
+        penalized = row
+        if sampling.has_penalties:
+            penalized = penalize(row, request.prompt_ids, answer, sampling)
         if generation.constraint is not None:
             allowed = generation.constraint.allowed().to(row.device)
             penalized = penalized.masked_fill(~allowed, MINUS_INFINITY)
-        [token] = sample(penalized[None], [sampling], [len(answer)])
+        token = draw(penalized, sampling, len(answer))
         drawn.append(token)
         if generation.constraint is not None:
             generation.constraint.accept(token)

@@ -1,56 +1,58 @@
 """The forward pass of the engine on a CPU: weights in float32, bfloat16, int8 or int4, and compiled
 loops.
 
-It computes what `PlainForwardPass` computes from the same weights, to rounding: activations are
-float32 throughout. What this leaves out: the variants that few models have (`is_supported`), and
-GPUs.
+With float weights it computes what `PlainForwardPass` computes from the same weights, to rounding:
+activations are float32 throughout. With int8 and int4 weights, the activations that go into a
+product are rounded to bytes, in blocks of 32, as llama.cpp does. What this leaves out: the variants
+that few models have (`is_supported`), and GPUs.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from inference.batch_generation import rotary_of
-from inference.compiled.decoder_parts import norm_heads, rms_norm, rotate, swiglu
-from inference.compiled.paged_attention import attend_step
-from inference.compiled.step_tables import step_tables
-from inference.compiled.weight_products import MATRICES, Matrix, product
+from inference.compiled.decoder_layers import (
+    DecoderShape,
+    DecoderWeights,
+    attention_inputs,
+    decoder_layers,
+    layer_outputs,
+    layer_room,
+)
+from inference.compiled.decoder_parts import rms_norm
+from inference.compiled.paged_attention import attend, pages_as_numpy, window_size
+from inference.compiled.product_kernels import ONE_CALLER
+from inference.compiled.step_tables import StepTables, step_tables
+from inference.compiled.weight_products import Matrices
 from inference.engine.forward_pass import ChunkRows
 from inference.paged_attention import PagedKVCache
-from transformer_lm.language_model import TransformerBlock, TransformerLM
+from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
 WeightKind = Literal["float32", "bfloat16", "int8", "int4"]
 CacheKind = Literal["float32", "bfloat16"]
+# The output head has a third of the weights of a small model, and int4 costs most there. GGUF files
+# in four bits keep it in eight, too.
+HEAD_KINDS: dict[WeightKind, WeightKind] = {"int4": "int8"}
+LONG_CHUNK = 32  # beyond, PyTorch's attention is faster than that over pages
 
 
-class _Layer(NamedTuple):
-    attention_norm: np.ndarray
-    query_key_value: Matrix
-    query_norm: np.ndarray | None
-    key_norm: np.ndarray | None
-    output: Matrix
-    feed_forward_norm: np.ndarray
-    gate_up: Matrix
-    down: Matrix
-
-
-def is_supported(config: ModelConfig, weights: WeightKind) -> bool:
+def is_supported(config: ModelConfig) -> bool:
     """Return whether `CompiledForwardPass` computes this model: pre-norm with RMSNorm, SwiGLU
-    without biases, rotary positions or none; for int4, widths of whole blocks of 32.
+    without biases, rotary positions or none.
     """
-    widths = (config.d_model, config.d_ff, config.num_heads * config.head_dim)
     return (
         config.norm == "rmsnorm"
         and config.norm_position == "pre"
         and config.mlp == "swiglu"
         and not config.biases
         and config.position in ("rotary", "none")
-        and (weights != "int4" or all(width % 32 == 0 for width in widths))
     )
 
 
@@ -62,7 +64,7 @@ class CompiledForwardPass:
         num_blocks: blocks of the cache.
         block_size: tokens of a block.
         weights: form of the matrices; norms and the embedding of the input stay as they are.
-        cache: type of keys and values.
+        cache: type of keys and values; by default float32 beside weights in float32, else bfloat16.
     """
 
     def __init__(
@@ -71,22 +73,38 @@ class CompiledForwardPass:
         num_blocks: int,
         block_size: int,
         weights: WeightKind = "float32",
-        cache: CacheKind = "float32",
+        cache: CacheKind | None = None,
     ) -> None:
         config = model.config
-        assert is_supported(config, weights), f"not supported: {config}"
+        if cache is None:
+            cache = "float32" if weights == "float32" else "bfloat16"
+        assert is_supported(config), f"not supported: {config}"
         self.config, self.block_size = config, block_size
         self.cache = PagedKVCache.for_model(config, num_blocks, block_size, getattr(torch, cache))
-        self._make = MATRICES[weights].of
-        self._layers = [self._layer(block) for block in model.blocks]
+        self._pages = pages_as_numpy(self.cache.keys), pages_as_numpy(self.cache.values)
         self._embedding = model.token_embedding.weight.detach().cpu()
-        self._final_norm = _numbers(model.final_norm.weight)
+        self._final_norm = _numbers([model.final_norm.weight])[0]
         head = model.token_embedding if config.tie_embeddings else model.output_head
-        self._head: Matrix = self._make(head.weight)
-        rotary = rotary_of(config)
-        self._angles = (
-            None if rotary is None else (_numbers(rotary.cosines), _numbers(rotary.sines))
+        head_kind = HEAD_KINDS.get(weights, weights)
+        self.head = Matrices.of(head_kind, head.weight.detach()[None])
+        self.matrices = _layer_matrices(model, weights)
+        self._weights = _decoder_weights(model, self.matrices)
+        self._shape = DecoderShape(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            d_ff=config.d_ff,
+            norm_eps=config.norm_eps,
+            window=window_size(config.sliding_window),
+            input_columns=self.matrices["query_key_value"].padded_rows,
+            model_columns=self.matrices["down"].padded_rows,
+            gate_columns=self.matrices["gate_up"].padded_rows,
         )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the matrices, which each step reads once."""
+        return self.head.num_bytes + sum(each.num_bytes for each in self.matrices.values())
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         if pairs:
@@ -94,74 +112,110 @@ class CompiledForwardPass:
 
     @torch.no_grad()
     def hidden(self, chunks: Sequence[ChunkRows]) -> Float[Tensor, "tokens d_model"]:
-        config = self.config
         ids = [token for chunk in chunks for token in chunk.token_ids]
-        positions = np.array(
-            [p for chunk in chunks for p in range(chunk.first, chunk.num_keys)], np.int64
-        )
         tables = step_tables(
             [chunk.blocks for chunk in chunks],
             [chunk.first for chunk in chunks],
             [len(chunk.token_ids) for chunk in chunks],
             self.block_size,
         )
-        places = torch.from_numpy(tables.places)
-        x = self._embedding[ids].float().numpy()  # [tokens, d_model]
-        normed = np.empty_like(x)
-        eps = config.norm_eps
-        queries = config.num_heads * config.head_dim
-        keys = config.num_kv_heads * config.head_dim
-        for number, layer in enumerate(self._layers):
-            rms_norm(x, layer.attention_norm, eps, normed)
-            qkv = product(layer.query_key_value, normed)
-            self._prepare_heads(layer, qkv, positions)
-            q, k, v = torch.from_numpy(qkv).split([queries, keys, keys], dim=1)
-            heads = (-1, config.head_dim)
-            self.cache.write(number, places, k.unflatten(1, heads), v.unflatten(1, heads))
-            attended = attend_step(
-                q.unflatten(1, heads),
-                self.cache.keys[number],
-                self.cache.values[number],
-                tables,
-                config.sliding_window,
-            )
-            x += product(layer.output, attended.flatten(1).numpy())
-            rms_norm(x, layer.feed_forward_norm, eps, normed)
-            gate_up = product(layer.gate_up, normed)
-            gated = np.empty((len(x), config.d_ff), np.float32)
-            swiglu(gate_up, gated)
-            x += product(layer.down, gated)
-        rms_norm(x, self._final_norm, eps, normed)
-        return torch.from_numpy(normed)
+        x = self._embedding[ids].float().numpy()  # [tokens, d_model], a copy
+        long = [chunk for chunk in chunks if len(chunk.token_ids) > LONG_CHUNK]
+        if long:
+            short = [i for i, chunk in enumerate(chunks) if len(chunk.token_ids) <= LONG_CHUNK]
+            self._layers_with_long_chunks(x, tables, short, long)
+        else:
+            with ONE_CALLER:
+                decoder_layers(x, self._weights, self._shape, tables, *self._pages)
+        rms_norm(x, self._final_norm, self.config.norm_eps, x)
+        return torch.from_numpy(x)
 
     @torch.no_grad()
     def logits(self, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
-        return torch.from_numpy(product(self._head, hidden.contiguous().numpy()))
+        return torch.from_numpy(self.head.product(hidden.contiguous().numpy()))
 
-    def _layer(self, block: TransformerBlock) -> _Layer:
+    def _layers_with_long_chunks(
+        self, x: np.ndarray, tables: StepTables, short: list[int], long: list[ChunkRows]
+    ) -> None:
+        """Run all layers on x, in place; the attention of long chunks is PyTorch's."""
+        weights, shape = self._weights, self._shape
+        few = tables.of_requests(short)
+        room = layer_room(x, shape)
+        width = shape.num_heads * shape.head_dim
+        for layer in range(self.config.num_layers):
+            with ONE_CALLER:
+                attention_inputs(x, layer, weights, shape, tables, *self._pages, room)
+                pages = self._pages[0][layer], self._pages[1][layer]
+                attend(room.heads, shape.num_heads, *pages, few, shape.window, room.attended)
+            queries = torch.from_numpy(room.heads[:, :width])
+            for chunk in long:
+                found = self._attend_long(queries[chunk.rows], layer, chunk)
+                room.attended[chunk.rows] = found.numpy()
+            with ONE_CALLER:
+                layer_outputs(x, layer, weights, shape, room)
+
+    def _attend_long(
+        self, queries: Float[Tensor, "queries width"], layer: int, chunk: ChunkRows
+    ) -> Float[Tensor, "queries width"]:
+        """Return the attention of a chunk, from a copy of its keys and values."""
+        blocks = list(chunk.blocks)[: -(-chunk.num_keys // self.block_size)]
+        keys, values = (
+            pages[layer, blocks].flatten(0, 1)[: chunk.num_keys].transpose(0, 1).float()[None]
+            for pages in (self.cache.keys, self.cache.values)
+        )
+        q = queries.unflatten(1, (-1, self.config.head_dim)).transpose(0, 1)[None]
+        mask = None
+        if chunk.first or self.config.sliding_window is not None:
+            own = torch.arange(chunk.first, chunk.num_keys)[:, None]
+            other = torch.arange(chunk.num_keys)
+            mask = (other <= own) & (other > own - self._shape.window)
+        attended = F.scaled_dot_product_attention(
+            q, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
+        return attended[0].transpose(0, 1).flatten(1)
+
+
+def _layer_matrices(model: TransformerLM, kind: WeightKind) -> dict[str, Matrices]:
+    """Return the matrices of all layers, by the name that `DecoderWeights` has for them."""
+    every = {"query_key_value": [], "output": [], "gate_up": [], "down": []}
+    for block in model.blocks:
         attention, forward = block.attention, block.feed_forward
         inward = (attention.query, attention.key, attention.value)
-        return _Layer(
-            _numbers(block.attention_norm.weight),
-            self._make(torch.cat([part.weight for part in inward])),
-            _numbers(attention.query_norm.weight) if self.config.qk_norm else None,
-            _numbers(attention.key_norm.weight) if self.config.qk_norm else None,
-            self._make(attention.output.weight),
-            _numbers(block.feed_forward_norm.weight),
-            self._make(torch.cat([forward.gate.weight, forward.up.weight])),
-            self._make(forward.down.weight),
+        every["query_key_value"].append(torch.cat([part.weight.detach() for part in inward]))
+        every["output"].append(attention.output.weight.detach())
+        both = (forward.gate.weight.detach(), forward.up.weight.detach())
+        every["gate_up"].append(torch.cat(both))
+        every["down"].append(forward.down.weight.detach())
+    return {name: Matrices.of(kind, torch.stack(each)) for name, each in every.items()}
+
+
+def _decoder_weights(model: TransformerLM, matrices: dict[str, Matrices]) -> DecoderWeights:
+    blocks, none = model.blocks, np.empty((0, 0), np.float32)
+    rotary = rotary_of(model.config)
+    cosines, sines = (
+        (none, none)
+        if rotary is None
+        else (_numbers([rotary.cosines])[0], _numbers([rotary.sines])[0])
+    )
+    query_norm, key_norm = (
+        (
+            _numbers([block.attention.query_norm.weight for block in blocks]),
+            _numbers([block.attention.key_norm.weight for block in blocks]),
         )
+        if model.config.qk_norm
+        else (none, none)
+    )
+    return DecoderWeights(
+        attention_norm=_numbers([block.attention_norm.weight for block in blocks]),
+        feed_forward_norm=_numbers([block.feed_forward_norm.weight for block in blocks]),
+        query_norm=query_norm,
+        key_norm=key_norm,
+        cosines=cosines,
+        sines=sines,
+        **{name: each.parts for name, each in matrices.items()},
+    )
 
-    def _prepare_heads(self, layer: _Layer, qkv: np.ndarray, positions: np.ndarray) -> None:
-        """Norm and rotate queries and keys, in place; the values behind them stay."""
-        config = self.config
-        heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
-        if layer.query_norm is not None:
-            norm_heads(qkv, 0, heads, size, layer.query_norm, config.norm_eps)
-            norm_heads(qkv, heads, kv_heads, size, layer.key_norm, config.norm_eps)
-        if self._angles is not None:
-            rotate(qkv, heads + kv_heads, size, positions, *self._angles)
 
-
-def _numbers(weight: Tensor) -> np.ndarray:
-    return weight.detach().cpu().float().contiguous().numpy()
+def _numbers(weights: Sequence[Tensor]) -> np.ndarray:
+    """Return tensors of the same shape as one array in float32, in the order given."""
+    return torch.stack([each.detach().cpu().float() for each in weights]).contiguous().numpy()

@@ -31,7 +31,7 @@ def forward_for(
     """
     weight = next(model.parameters())
     kind = KINDS_OF_TYPES.get(weight.dtype) if weights == "auto" else weights
-    if kind is not None and weight.device.type == "cpu" and is_supported(model.config, kind):
+    if kind is not None and weight.device.type == "cpu" and is_supported(model.config):
         return CompiledForwardPass(model, num_blocks, block_size, kind)
     if weights != "auto":
         raise UserError(

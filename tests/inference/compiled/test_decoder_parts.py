@@ -1,9 +1,11 @@
 """The small compiled parts compute what the layers of `transformer_lm` compute."""
 
 import numpy as np
+import pytest
 import torch
 
-from inference.compiled.decoder_parts import norm_heads, rms_norm, rotate, swiglu
+from inference.compiled.decoder_parts import gate, norm_heads, rms_norm, rotate
+from inference.compiled.product_kernels import FEW_TOKENS
 from transformer_lm.layers import RMSNorm, silu
 from transformer_lm.rotary_embedding import RotaryEmbedding
 
@@ -21,9 +23,10 @@ def norm_of(weight: torch.Tensor) -> RMSNorm:
     return norm
 
 
-def test_rms_norm() -> None:
-    x, weight = random(5, 24) * 3, random(24, seed=1)
-    got = np.empty((5, 24), np.float32)
+@pytest.mark.parametrize("tokens", [5, FEW_TOKENS + 1])
+def test_rms_norm(tokens: int) -> None:
+    x, weight = random(tokens, 24) * 3, random(24, seed=1)
+    got = np.empty((tokens, 24), np.float32)
     rms_norm(x.numpy(), weight.numpy(), EPS, got)
     torch.testing.assert_close(torch.from_numpy(got), norm_of(weight)(x).detach())
 
@@ -48,8 +51,21 @@ def test_rotation_of_the_first_heads() -> None:
     torch.testing.assert_close(got, heads.flatten(1))
 
 
-def test_gate() -> None:
-    x = random(3, 20) * 30  # silu of large numbers on both sides
-    got = np.empty((3, 10), np.float32)
-    swiglu(x.numpy(), got)
-    torch.testing.assert_close(torch.from_numpy(got), silu(x[:, :10]) * x[:, 10:])
+@pytest.mark.parametrize("width", [7, 16, 37])  # vectors have 16 numbers
+@pytest.mark.parametrize("tokens", [3, FEW_TOKENS + 1])
+def test_gate(tokens: int, width: int) -> None:
+    both = random(tokens, 2 * width + 5) * 60  # silu of large numbers on both sides
+    got = np.empty((tokens, width), np.float32)
+    gate(both.numpy(), got)
+    expected = silu(both[:, :width]) * both[:, width : 2 * width]
+    torch.testing.assert_close(torch.from_numpy(got), expected, atol=1e-30, rtol=1e-5)
+
+
+def test_a_gate_that_is_not_a_number() -> None:
+    both = np.zeros((1, 32), np.float32)
+    both[0, 3], both[0, 4] = np.nan, np.inf
+    got = np.empty((1, 16), np.float32)
+    gate(both + np.float32([0] * 16 + [1] * 16), got)
+    assert np.isnan(got[0, 3])
+    assert np.isinf(got[0, 4])
+    assert np.isfinite(np.delete(got[0], [3, 4])).all()

@@ -103,5 +103,14 @@ def test_the_places_are_those_of_the_lesson() -> None:
             assert cache.keys[0, blocks[position // SIZE], position % SIZE, 0, 0] == row
     assert int((cache.keys != 0).sum()) == 2 * row
     assert tables.blocks.dtype == np.int32
-    assert not tables.decodes_only
-    assert step_tables(TABLES, CACHED, [1] * 5, SIZE).decodes_only
+    positions = [range(old, old + new) for old, new in zip(CACHED, NEW, strict=True)]
+    assert tables.positions.tolist() == [place for each in positions for place in each]
+
+
+def test_some_requests_of_a_step() -> None:
+    tables = step_tables(TABLES, CACHED, NEW, SIZE)
+    some = tables.of_requests([3, 1])
+    assert some.num_rows == tables.num_rows
+    assert some.first_rows.tolist() == [tables.first_rows[3], tables.first_rows[1]]
+    assert some.blocks.tolist() == [list(tables.blocks[3]), list(tables.blocks[1])]
+    assert tables.of_requests([]).blocks.shape == (0, tables.blocks.shape[1])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from inference.compiled.weight_products import BFloat16Matrix, Float32Matrix, Int4Matrix
+from inference.compiled.weight_products import BFloat16Parts, Float32Parts, Int4Parts
 from inference.engine.compiled_forward import CompiledForwardPass
 from inference.engine.forward_choice import forward_for
 from inference.engine.forward_pass import PlainForwardPass
@@ -20,15 +20,15 @@ def made(**changes: object) -> TransformerLM:
 @pytest.mark.parametrize(
     ("dtype", "weights", "form"),
     [
-        (torch.float32, "auto", Float32Matrix),
-        (torch.bfloat16, "auto", BFloat16Matrix),
-        (torch.float32, "int4", Int4Matrix),
+        (torch.float32, "auto", Float32Parts),
+        (torch.bfloat16, "auto", BFloat16Parts),
+        (torch.float32, "int4", Int4Parts),
     ],
 )
 def test_the_form_of_the_weights(dtype, weights, form) -> None:
     forward = forward_for(made().to(dtype), 2, 4, weights)
     assert isinstance(forward, CompiledForwardPass)
-    assert isinstance(forward._head, form)
+    assert isinstance(forward.matrices["down"].parts, form)
 
 
 @pytest.mark.parametrize("model", [made(mlp="gelu"), made().double()], ids=["gelu", "float64"])
