@@ -30,7 +30,8 @@ TENSOR_PACKAGES = (
 )  # fmt: skip
 
 
-COMPILED = re.compile("^ *import (triton|numba)$", re.MULTILINE)  # files with kernels
+# Files with kernels.
+COMPILED = re.compile(r"^ *(import (triton|numba)$|from (numba|\S+kernel_cache)\b)", re.MULTILINE)
 
 CHECKED_CALLS = 8  # of each function in each test: a loop calls one ten thousands of times
 calls: Counter[Callable] = Counter()  # in the test that is running

@@ -11,10 +11,10 @@ What this leaves out: the variants that few models have (compiled_forward.py say
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from inference.compiled.decoder_parts import gate, norm_heads, rms_norm, rotate
+from inference.compiled.kernel_cache import kernel
 from inference.compiled.paged_attention import attend, write_numbers
 from inference.compiled.weight_products import Parts, multiply_into
 
@@ -76,7 +76,7 @@ class LayerRoom(NamedTuple):
     gated: np.ndarray
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def layer_room(x, shape):
     """Return the memory for the layers of a step with the rows x [tokens, d_model]."""
     return LayerRoom(
@@ -89,7 +89,7 @@ def layer_room(x, shape):
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def attention_inputs(x, layer, weights, shape, tables, key_pages, value_pages, room):
     """Compute queries, keys and values, normed and rotated, in `room.heads`; the keys and values
     are also written to their places in the pages [layers, blocks, block_size, kv_heads, head_dim],
@@ -108,7 +108,7 @@ def attention_inputs(x, layer, weights, shape, tables, key_pages, value_pages, r
     write_rows(heads, (queries + keys) * size, tables.places, value_pages[layer])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def layer_outputs(x, layer, weights, shape, room):
     """Add what a layer computes after its attention to x [tokens, d_model], in place."""
     multiply_into(weights.output, layer, room.attended, room.added)
@@ -120,7 +120,7 @@ def layer_outputs(x, layer, weights, shape, room):
     _add(x, room.added)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def decoder_layers(x, weights, shape, tables, key_pages, value_pages):
     """Run all layers on x [tokens, d_model], in place."""
     room = layer_room(x, shape)
@@ -131,14 +131,14 @@ def decoder_layers(x, weights, shape, tables, key_pages, value_pages):
         layer_outputs(x, layer, weights, shape, room)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _add(x, added):
     for token in range(len(x)):
         for i in range(x.shape[1]):
             x[token, i] += added[token, i]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def write_rows(heads, start, places, pages):
     """Write the columns from `start` on to the places of one layer's pages."""
     block_size, kv_heads, size = pages.shape[1:]

@@ -10,11 +10,12 @@ import math
 import numba
 import numpy as np
 
-from inference.compiled.product_kernels import FAST, FEW_TOKENS
+from inference.compiled.kernel_cache import fast_kernel, kernel, parallel_kernel
+from inference.compiled.product_kernels import FEW_TOKENS
 from inference.compiled.vectors import LANES, gated, load_row, store_row
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@fast_kernel
 def _rms_norm_row(x, weight, eps, out):
     total = 0.0
     for i in range(len(x)):
@@ -24,13 +25,13 @@ def _rms_norm_row(x, weight, eps, out):
         out[i] = x[i] * scale * weight[i]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@parallel_kernel
 def _rms_norm_many(x, weight, eps, out):
     for token in numba.prange(len(x)):
         _rms_norm_row(x[token], weight, eps, out[token])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def rms_norm(x, weight, eps, out):
     """out = x / sqrt(mean(x^2) + eps) * weight, for each row; x [tokens, size]."""
     if len(x) > FEW_TOKENS:
@@ -40,7 +41,7 @@ def rms_norm(x, weight, eps, out):
             _rms_norm_row(x[token], weight, eps, out[token])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def norm_heads(x, first_head, num_heads, head_dim, weight, eps):
     """As `rms_norm`, in place, for each of some heads of x [tokens, heads * head_dim]."""
     for token in range(len(x)):
@@ -49,7 +50,7 @@ def norm_heads(x, first_head, num_heads, head_dim, weight, eps):
             _rms_norm_row(part, weight, eps, part)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def rotate(x, num_heads, head_dim, positions, cosines, sines):
     """Rotate the first heads of x [tokens, heads * head_dim] in place: pair i is (2i, 2i + 1)."""
     for token in range(len(x)):
@@ -64,7 +65,7 @@ def rotate(x, num_heads, head_dim, positions, cosines, sines):
                 part[pair, 1] = a * sine + b * cosine
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _gate_row(both, token, out):
     width = out.shape[1]
     whole = width - width % LANES
@@ -79,13 +80,13 @@ def _gate_row(both, token, out):
         out[token, whole:] = last[2, : width - whole]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@parallel_kernel
 def _gate_many(both, out):
     for token in numba.prange(len(out)):
         _gate_row(both, token, out)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def gate(both, out):
     """out = silu(gates) * up, [tokens, width]: the first `width` columns of `both` are the gates,
     the next ones `up`.

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from numba.extending import overload
 from torch import Tensor
 
+from inference.compiled.kernel_cache import kernel, parallel_kernel
 from inference.compiled.product_kernels import ONE_CALLER
 from inference.compiled.step_tables import StepTables
 from inference.compiled.vectors import (
@@ -67,7 +68,7 @@ def _write_numbers(numbers, page):
     return _write_bfloat16 if page.dtype == numba.uint16 else _write_float32
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _weigh(found, scores, row, state):
     """Write exp(score - largest so far) of 16 scores to scores[row], and bring state[row] up to
     date: the largest score, the sum of the powers, and the factor of what was added before.
@@ -81,7 +82,7 @@ def _weigh(found, scores, row, state):
     state[row, TOTAL] = state[row, TOTAL] * factor + sum_of_lanes(powers)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _add_values(weights, values, base, step, first, stop, factor, sums, row, column, like):
     """Add weights[row, first:stop] @ the values of these places to sums[row] * factor, for as many
     vectors of columns as the bundle `like` has.
@@ -92,7 +93,7 @@ def _add_values(weights, values, base, step, first, stop, factor, sums, row, col
     store_columns(total, sums, row, column)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _attend_keys(queries, keys, values, base, step, group, first_position, start, filled, window,
                  scores, state, sums):  # fmt: skip
     """Add up to 16 keys to the sums of all queries: key p is row base + p * step of `keys` and
@@ -122,7 +123,7 @@ def _attend_keys(queries, keys, values, base, step, group, first_position, start
                 column += LANES
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row, num_queries,
                  num_keys, kv_head, group, window, result):  # fmt: skip
     """One key-value head of one request: the queries and heads that read it."""
@@ -158,7 +159,7 @@ def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row
         _scale(sums[row, :head_dim], np.float32(1) / state[row, TOTAL], into)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _scaled_queries(q, first_row, num_queries, first_head, group, head_dim, width):
     """Return the queries of a group of heads / sqrt(head_dim), [queries * group, width]."""
     factor = np.float32(1 / math.sqrt(head_dim))
@@ -171,13 +172,13 @@ def _scaled_queries(q, first_row, num_queries, first_head, group, head_dim, widt
     return queries
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _scale(numbers, factor, out):
     for i in range(len(numbers)):
         out[i] = numbers[i] * factor
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@parallel_kernel
 def attend(q, num_heads, key_pages, value_pages, tables, window, result):
     """Write the attention of all requests of the tables to `result`.
 

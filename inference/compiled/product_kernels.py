@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from inference.compiled.kernel_cache import kernel, parallel_kernel
 from inference.compiled.vectors import (
     add_dots,
     add_products,
@@ -33,8 +34,6 @@ from inference.compiled.vectors import (
     zeros,
 )
 
-# Sums in any order, so that they use vector instructions; infinities and NaN keep their meaning.
-FAST = {"reassoc", "contract", "nsz"}
 GROUP = 32  # rows
 HALF = GROUP // 2
 BLOCK = 32  # columns with one scale
@@ -45,7 +44,7 @@ INT8_OFFSET = 128  # codes of int8 weights are stored from 1 to 255
 ONE_CALLER = threading.Lock()
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _float32_tile(weights, group, x, token, start, out):
     first = second = start
     columns = len(weights) // out.shape[1]
@@ -57,7 +56,7 @@ def _float32_tile(weights, group, x, token, start, out):
     store(second, out, token, group * GROUP + HALF)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _bfloat16_tile(weights, group, x, token, start, out):
     first = second = start
     columns = len(weights) // out.shape[1]
@@ -69,7 +68,7 @@ def _bfloat16_tile(weights, group, x, token, start, out):
     store(second, out, token, group * GROUP + HALF)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _int8_tile(codes, scales, group, x, token, start, out):
     first = second = start
     blocks = x.scales.shape[1]
@@ -86,7 +85,7 @@ def _int8_tile(codes, scales, group, x, token, start, out):
     store(second, out, token, group * GROUP + HALF)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _int4_tile(packed, scales, smallest, group, x, token, start, out):
     first = second = start
     blocks = x.scales.shape[1]
@@ -109,7 +108,7 @@ def _int4_tile(packed, scales, smallest, group, x, token, start, out):
     store(second, out, token, group * GROUP + HALF)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@parallel_kernel
 def float32_product(weights, x, out):
     """out = x @ weights.T for weights in groups of rows; the rows of `out` are whole groups."""
     for group in numba.prange(out.shape[1] // GROUP):
@@ -125,7 +124,7 @@ def float32_product(weights, x, out):
             token += 1
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@parallel_kernel
 def bfloat16_product(weights, x, out):
     """As `float32_product`, of bfloat16 in uint16."""
     for group in numba.prange(out.shape[1] // GROUP):
@@ -141,7 +140,7 @@ def bfloat16_product(weights, x, out):
             token += 1
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@parallel_kernel
 def int8_product(codes, scales, x, out):
     """out = x @ weights.T; weight = (code - 128) * scale, and x is a `RoundedRows`."""
     for group in numba.prange(out.shape[1] // GROUP):
@@ -154,7 +153,7 @@ def int8_product(codes, scales, x, out):
             token += 1
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@parallel_kernel
 def int4_product(packed, scales, smallest, x, out):
     """out = x @ weights.T; weight = code * scale + smallest, and x is a `RoundedRows`."""
     for group in numba.prange(out.shape[1] // GROUP):
@@ -186,7 +185,7 @@ class RoundedRows(NamedTuple):
     zeros: np.ndarray
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def rounded_rows(x):
     """Return activations [tokens, columns] as bytes, half to even. The last block of a row is
     filled up with zeros.
@@ -208,13 +207,13 @@ def rounded_rows(x):
     return rounded
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@parallel_kernel
 def _round_many_rows(x, rounded):
     for token in numba.prange(len(x)):
         _round_row(x, token, rounded)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _round_row(x, token, rounded):
     codes = rounded.words.view(np.int8)
     whole, rest = divmod(x.shape[1], BLOCK)
@@ -230,7 +229,7 @@ def _round_row(x, token, rounded):
         _note_block(rounded, token, whole, scale, total)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _note_block(rounded, token, block, scale, total):
     rounded.scales[token, block] = scale
     rounded.before[token, block] = -INT8_OFFSET * total

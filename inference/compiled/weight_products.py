@@ -23,13 +23,13 @@ What this leaves out: the other forms of GGUF.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8, UInt16
 from numba.extending import overload
 from torch import Tensor
 
+from inference.compiled.kernel_cache import kernel
 from inference.compiled.product_kernels import (
     BLOCK,
     GROUP,
@@ -216,7 +216,7 @@ class Matrices:
         return out[:, : self.num_rows]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _multiply(parts, layer, x, out):
     multiply_into(parts, layer, x, out)
 

@@ -11,42 +11,41 @@ from pathlib import Path
 import numba
 import pytest
 
-from tokenizer_bpe.compiled import kernel_cache
+from lm_core import kernel_cache
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """Create a folder of sources to replace the package's own."""
-    folder = tmp_path / "package"
-    folder.mkdir()
-    for name in ("kernel_cache.py", "word_table.py"):
+def package(tmp_path):
+    """Create a folder of sources."""
+    folder = tmp_path / "tokenizer" / "package"
+    folder.mkdir(parents=True)
+    for name in ("word_counting.py", "word_table.py"):
         (folder / name).write_text("x = 1\n")
-    monkeypatch.setattr(kernel_cache, "__file__", str(folder / "kernel_cache.py"))
     kernel_cache.cache_folder.cache_clear()
     yield folder
     kernel_cache.cache_folder.cache_clear()
 
 
 def test_a_change_in_any_source_is_another_folder(package):
-    before = kernel_cache.cache_folder()
+    before = kernel_cache.cache_folder(package)
     assert before.parent == package / "__pycache__"
     (package / "word_table.py").write_text("x = 2\n")
     kernel_cache.cache_folder.cache_clear()
-    assert kernel_cache.cache_folder() != before
+    assert kernel_cache.cache_folder(package) != before
 
 
 def test_where_one_may_not_write_it_is_the_users_cache(package, monkeypatch, tmp_path):
     monkeypatch.setattr(kernel_cache.os, "access", lambda path, mode: False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert kernel_cache.cache_folder().parent == tmp_path / ".cache" / "tokenizer_bpe"
+    assert kernel_cache.cache_folder(package).parent == tmp_path / ".cache" / "tokenizer"
 
 
 def test_numba_keeps_the_code_there_and_its_setting_as_it_was(package):
     before = numba.config.CACHE_DIR
-    double = kernel_cache.kernel(lambda x: x + x)
+    double = kernel_cache.compiled(package, lambda x: x + x)
     assert double(4) == 8
     assert before == numba.config.CACHE_DIR
-    assert list(kernel_cache.cache_folder().rglob("*.nbi"))
+    assert list(kernel_cache.cache_folder(package).rglob("*.nbi"))
 
 
 def older_folders(package, ages):
@@ -65,22 +64,22 @@ def test_folders_of_older_sources_go_but_for_the_last_used(package):
     (package / "__pycache__" / "module.pyc").touch()
     (package / "__pycache__" / "removed-kernels-9" / "inner").mkdir(parents=True)  # killed there
     (package / "__pycache__" / "kernels-gone").symlink_to("nowhere")  # as if just removed
-    new = kernel_cache.cache_folder()
+    new = kernel_cache.cache_folder(package)
     left = {path for path in (package / "__pycache__").iterdir() if path.exists()}
     assert left == {new, folders[1], package / "__pycache__" / "module.pyc"}
 
 
 def test_a_folder_in_use_stays(package):
     """Use counts, not age: the folder of the current sources, though the oldest, was used last."""
-    present = kernel_cache.cache_folder()
+    present = kernel_cache.cache_folder(package)
     os.utime(present, (1, 1))
     kernel_cache.cache_folder.cache_clear()
-    assert kernel_cache.cache_folder() == present
+    assert kernel_cache.cache_folder(package) == present
     assert present.stat().st_mtime > time.time() - 60
     folders = older_folders(package, [2, 1, 0.1, 0.01])
     (package / "word_table.py").write_text("x = 2\n")
     kernel_cache.cache_folder.cache_clear()
-    new = kernel_cache.cache_folder()
+    new = kernel_cache.cache_folder(package)
     left = set((package / "__pycache__").iterdir())
     assert left == {new, present, folders[0.1], folders[0.01]}
 
@@ -97,11 +96,11 @@ def test_several_processes_may_remove_at_once(package):
 @pytest.mark.parametrize("gone", ["", "*/*.nbc", "*/*.nbi"], ids=["all", "code", "index"])
 def test_who_runs_on_older_sources_compiles_again(package, gone):
     """Its folder is removed after it was made, or between the index and the code that it names."""
-    made = kernel_cache.kernel(lambda x: x + x)
+    made = kernel_cache.compiled(package, lambda x: x + x)
     assert made(4) == 8
-    folder = kernel_cache.cache_folder()
-    running = kernel_cache.kernel(lambda x: x * x)
-    again = kernel_cache.kernel(made.py_func)
+    folder = kernel_cache.cache_folder(package)
+    running = kernel_cache.compiled(package, lambda x: x * x)
+    again = kernel_cache.compiled(package, made.py_func)
     if gone:
         for path in folder.glob(gone):
             path.unlink()
@@ -113,4 +112,4 @@ def test_who_runs_on_older_sources_compiles_again(package, gone):
 
 def test_a_place_that_cannot_be_written_is_numbas_to_complain_of(package, monkeypatch):
     (package / "__pycache__").touch()  # no folder can be made in a file
-    kernel_cache.cache_folder()
+    kernel_cache.cache_folder(package)
