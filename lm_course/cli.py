@@ -49,6 +49,7 @@ from lm_course.error_lines import (
     version,
 )
 from lm_course.interrupts import Interrupts
+from lm_course.load_test import bench_command
 from lm_course.locations import recipe_file
 from lm_course.machine_check import doctor_command
 from lm_course.model_checks import compare_command
@@ -75,6 +76,7 @@ prove_command.register(app)
 drill_command.register(app)
 model_commands.register(app)
 serve_command.register(app)
+bench_command.register(app)
 compare_command.register(app)
 doctor_command.register(app)
 
