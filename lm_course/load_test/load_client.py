@@ -73,8 +73,8 @@ class _Refused(Exception):
 class EventDecoder:
     """Server-sent events from bytes: takes what comes, and returns the data of complete events.
 
-    A line ends with \\n, \\r\\n or \\r and with nothing else: U+2028 inside JSON is no end. Names and
-    ids of events, which OpenAI's API does not use, are ignored.
+    Only \\n, \\r\\n and \\r end a line: U+2028 inside JSON does not. Names and ids of events, which
+    OpenAI's API does not use, are ignored.
     """
 
     def __init__(self) -> None:
