@@ -10,6 +10,7 @@ What this leaves out: when requests are sent (load_run.py), and what the times m
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -158,6 +159,7 @@ class LoadClient:
             record.ended = self.now() - start
 
     async def _read(self, request: PlannedRequest, record: RequestRecord, start: float) -> None:
+        hang_up_after = request.hang_up_after or math.inf
         body = {"model": self.model, "stream": True, **self.options, **request.body}
         async with self.http.stream("POST", request.path, json=body) as response:
             if response.status_code != 200:
@@ -165,19 +167,17 @@ class LoadClient:
                 if response.status_code == 429:
                     record.retry_after = wait_of(response)
                 raise _Refused(f"HTTP {response.status_code}{message_of(response)}")
-            reason = False
+            is_complete = False
             async for data in events(response.aiter_bytes()):
                 moment = self.now() - start
-                if data == END:
-                    record.outcome = "done"
-                    return
-                reason = self._take(data, record, moment) or reason
-                if request.hang_up_after is not None and len(record.pieces) >= max(
-                    request.hang_up_after, 1
-                ):
+                if data == END:  # the stream is read to its end, so that the connection is kept
+                    is_complete = True
+                    continue
+                is_complete = self._take(data, record, moment) or is_complete
+                if len(record.pieces) >= hang_up_after:
                     record.outcome = "hung up"
                     return  # leaving the block closes the connection
-        if not reason:
+        if not is_complete:
             raise _Refused("the stream ended in the middle of the answer")
         record.outcome = "done"
 

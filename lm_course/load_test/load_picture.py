@@ -43,8 +43,15 @@ def _percentiles(
         values = [np.nan if each is None else getattr(each, name) * 1000 for each in found]
         axes.plot([level.load for level in levels], values, marker="o", label=name)
     axes.set(title="Whole answers", ylabel="milliseconds")
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     axes.legend(fontsize="small")
+
+
+def _from_zero(axes: "Axes") -> None:
+    """Let the scale begin at 0, with room above the largest value."""
+    axes.margins(y=0.1)
+    axes.autoscale_view()
+    axes.set_ylim(bottom=0)
 
 
 def draw_picture(path: Path, runs: Sequence[LevelRun], levels: Sequence[LevelReport]) -> None:
@@ -60,7 +67,7 @@ def draw_picture(path: Path, runs: Sequence[LevelRun], levels: Sequence[LevelRep
     names = [level.load for level in levels]
     speed.plot(names, [level.output_tokens_per_second for level in levels], marker="o")
     speed.set(title="Tokens of answers", ylabel="tokens per second")
-    speed.set_ylim(bottom=0)
+    _from_zero(speed)
     whole.set_xlabel(load)
     speed.set_xlabel(load)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ class LoadTest:
     async def _run_level(
         self, plan: LoadPlan, client: LoadClient, stop: asyncio.Event, number: int, level: Level
     ) -> LevelRun:
-        name = f"{level.name} {'clients' if level.rate is None else 'requests'}"
+        name = f"{'rate' if level.clients is None else 'clients'} {level.name}"
         with progress_bar(name, self.count, "requests") as bar:
             runner = LevelRunner(plan, client, stop, self.count, self.seconds, bar.advance)
             return await runner.run(number, level)
