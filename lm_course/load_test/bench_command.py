@@ -182,6 +182,9 @@ def run_and_report(test: "LoadTest", out: Path | None) -> None:
     if result.report.was_stopped:
         print("lm: stopped; the figures are of what was done until then", file=sys.stderr)
         sys.exit(STOPPED)
+    if not any(level.done or level.hung_up for level in result.report.levels):
+        print("lm: no request was answered", file=sys.stderr)
+        sys.exit(1)
 
 
 @contextmanager

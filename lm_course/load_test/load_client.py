@@ -27,7 +27,7 @@ DEFAULT_WAIT = 1.0  # seconds, if a refusal does not say how long to wait
 
 @dataclass
 class RequestRecord:
-    """What became of one request.
+    """The result of one request.
 
     Attributes:
         level, number: which request this is.

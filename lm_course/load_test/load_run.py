@@ -21,7 +21,7 @@ WAIT_AFTER_ERROR = DEFAULT_WAIT  # seconds; a server that is gone should not be 
 
 @dataclass
 class LevelRun:
-    """What became of a level.
+    """The result of a level.
 
     Attributes:
         level: its load.

@@ -1,4 +1,4 @@
-"""What the requests of a load test say: words of a chosen number of tokens, or lines of a file.
+"""The texts of requests: words of a chosen number of tokens, or lines of a file.
 
 A code word, which only one request knows, shows whether the answers of a server get mixed up.
 

@@ -1,5 +1,5 @@
-"""What a load test asks the server before its first request: whether it is there, which model it
-has, how long a context is, and how many tokens a word has.
+"""Questions to the server before the first request of a load test: whether it is there, which model
+it has, how long a context is, and how many tokens a word has.
 
 What this leaves out: servers without `/models`; such a server needs --model, and its context length
 stays unknown.

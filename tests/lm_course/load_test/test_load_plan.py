@@ -36,7 +36,7 @@ def test_a_count_of_arrivals_has_the_mean_and_the_variance_of_poisson() -> None:
 
 def test_arrivals_end_in_time_and_depend_on_seed_and_level() -> None:
     times = PLAN.arrivals(0, 50.0, None, 2.0)
-    assert 0 < times[0]
+    assert times[0] > 0
     assert times[-1] < 2.0
     assert times == sorted(times) == PLAN.arrivals(0, 50.0, None, 2.0)
     assert times != PLAN.arrivals(1, 50.0, None, 2.0)

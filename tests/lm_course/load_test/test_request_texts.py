@@ -1,4 +1,4 @@
-"""What requests say: words, code words, lines of a file."""
+"""The texts of requests: words, code words, lines of a file."""
 
 import numpy as np
 import pytest
