@@ -107,7 +107,7 @@ def mixed_up(records: Sequence[RequestRecord]) -> tuple[str, ...]:
 
 
 def read_numbers(metrics: str) -> ServerNumbers:
-    """Return the numbers of a page of metrics in Prometheus' format; None for each that it lacks."""
+    """Return the numbers of a page in Prometheus' format; None for each that it lacks."""
     sums: dict[str, float] = {}
     try:
         for family in text_string_to_metric_families(metrics):
