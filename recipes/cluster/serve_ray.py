@@ -88,26 +88,38 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
     return create_app(ServedModel(engine, settings.name), batched, limits)
 
 
-class NamedReplica:
-    """Adds the header X-Replica to the responses of an application.
+class ReplicaApp:
+    """An application as a replica runs it. Its responses have the header X-Replica, and it is told
+    of a client that goes away in the way that ASGI defines, where Ray raises an exception.
 
     Args:
         app: an ASGI application.
         name: of the replica.
+        gone: is raised when the client has gone away.
     """
 
-    def __init__(self, app: Any, name: str) -> None:
-        self.app, self.name = app, name.encode()
+    def __init__(self, app: Any, name: str, gone: type[Exception]) -> None:
+        self.app, self.name, self.gone = app, name.encode(), gone
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on, and add the header when its response starts."""
+        """Pass a request on."""
+        has_gone = False
 
         async def with_name(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), (b"x-replica", self.name)]
             await send(message)
 
-        await self.app(scope, receive, with_name)
+        async def with_disconnect() -> Any:
+            nonlocal has_gone
+            if not has_gone:
+                try:
+                    return await receive()
+                except self.gone:
+                    has_gone = True
+            return {"type": "http.disconnect"}
+
+        await self.app(scope, with_disconnect, with_name)
 
 
 def replica_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -199,9 +211,9 @@ def start(options: argparse.Namespace) -> str:
         options.weights,
     )
 
-    def app_of_replica() -> NamedReplica:
-        context = serve.get_replica_context()
-        return NamedReplica(build_app(settings), context.replica_id.unique_id)
+    def app_of_replica() -> ReplicaApp:
+        name = serve.get_replica_context().replica_id.unique_id
+        return ReplicaApp(build_app(settings), name, ray.exceptions.TaskCancelledError)
 
     ray.init(address=options.address, ignore_reinit_error=True, include_dashboard=False)
     serve.start(http_options={"host": options.host, "port": options.port})

@@ -1,5 +1,6 @@
 """recipes/cluster/serve_ray.py: its options, its sentence without Ray, two replicas with Ray."""
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -114,13 +115,11 @@ def test_a_model_that_is_missing(script, monkeypatch, tmp_path) -> None:
 
 
 def test_the_application_of_a_replica_answers(script, checkpoint, tmp_path) -> None:
-    import asyncio
-
     settings = script.ReplicaSettings(checkpoint, "small", cache_tokens=64, max_running=2)
     app = script.build_app(settings)
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(script.NamedReplica(app, "first"))
+        transport = httpx.ASGITransport(script.ReplicaApp(app, "first", ValueError))
         async with (
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://replica") as client,
@@ -131,6 +130,27 @@ def test_the_application_of_a_replica_answers(script, checkpoint, tmp_path) -> N
     assert response.json()["model"] == "small"
     assert response.headers["X-Replica"] == "first"
     assert app.state.answerer.thread.engine.settings.max_running == 2
+
+
+def test_a_client_that_goes_away_is_a_message_and_not_an_exception(script) -> None:
+    received = []
+
+    async def app(scope, receive, send) -> None:
+        received.extend([await receive(), await receive(), await receive()])
+
+    messages = [{"type": "http.request"}]
+
+    async def receive():
+        if not messages:
+            raise KeyError("the request was cancelled")
+        return messages.pop()
+
+    asyncio.run(script.ReplicaApp(app, "first", KeyError)({"type": "http"}, receive, None))
+    assert [message["type"] for message in received] == [
+        "http.request",
+        "http.disconnect",
+        "http.disconnect",
+    ]
 
 
 @pytest.mark.slow
