@@ -8,6 +8,7 @@ imported model, whose folder is a checkpoint like any other.
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -244,6 +245,24 @@ def export_gguf_file(checkpoint: Path, path: Path, kind: str) -> str:
     return line
 
 
+def other_servers(target: Path) -> list[str]:
+    """Return two lines: how vLLM or llama.cpp serves what was exported, and how it is measured.
+
+    Args:
+        target: an exported folder or GGUF file.
+    """
+    from tokenizer_bpe.templates.jinja_template import read_template
+
+    named = shlex.quote(str(target))
+    if target.is_file():
+        server, port, api = f"llama.cpp: llama-server -m {named}", 8080, ""
+    else:  # vLLM refuses chats with a model that has no template
+        server, port = f"vLLM: vllm serve {named}", 8000
+        api = "" if read_template(target) is not None else " --api completions"
+    measure = f"measure that server: lm bench serve --url http://127.0.0.1:{port}/v1{api}"
+    return [f"serve it with {server}", measure]
+
+
 def _token_ids(folder: Path) -> dict[str, Any]:
     """Return the ids of the special tokens that a folder's config.json names."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -305,4 +324,6 @@ def register(app: typer.Typer) -> None:
             print(export_model(checkpoint, target))
         else:
             print(export_gguf_file(checkpoint, target, gguf))
-            print(f"written to {target}; chat with it: lm chat --model {target}")
+        print(f"written to {target}; chat with it: lm chat --model {target}")
+        for line in other_servers(target):
+            print(line)

@@ -26,6 +26,7 @@ What this leaves out:
 """
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -44,7 +45,7 @@ TARGET_SHARE = 0.5  # of --max-ongoing: with more requests per replica, Ray star
 
 @dataclass(frozen=True)
 class ReplicaSettings:
-    """What a replica loads and how.
+    """The model of a replica, and how it is computed.
 
     Attributes:
         path: a checkpoint folder, a model folder or a GGUF file, the same on every machine.
@@ -184,7 +185,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cpus", type=above_zero, default=1, help="of one replica")
     parser.add_argument("--gpus", type=float, default=0, help="of one replica; 0.5 shares one")
     parser.add_argument("--name", help="what clients call the model; default: its file's name")
-    parser.add_argument("--api-key", help="that clients must send; default: none")
+    key = os.environ.get("LM_API_KEY") or None
+    parser.add_argument("--api-key", default=key, help="clients must send it; default: LM_API_KEY")
     parser.add_argument("--cache-tokens", type=above_zero, help="of one replica's cache")
     parser.add_argument("--max-running", type=above_zero, default=16, help="answers at a time")
     parser.add_argument("--max-ongoing", type=above_zero, default=64, help="requests of a replica")

@@ -138,15 +138,35 @@ def test_export_writes_a_gguf_file_that_chats(tmp_path, capsys):
     for kind, size in (("q8_0", 34 / 32), ("q4_0", 34 / 32), ("f16", 2)):
         path = tmp_path / f"{kind}.gguf"
         main(["export", str(tmp_path / "ours"), str(path), "--gguf", kind])
-        line, next_step = capsys.readouterr().out.splitlines()
+        line, next_step, *servers = capsys.readouterr().out.splitlines()
         assert line == f"llama: 94,912 parameters, {kind}, {path.stat().st_size:,} bytes"
         assert path.stat().st_size < 94_912 * size + 12_000  # the tokenizer
         assert next_step == f"written to {path}; chat with it: lm chat --model {path}"
+        assert servers == [
+            f"serve it with llama.cpp: llama-server -m {path}",
+            "measure that server: lm bench serve --url http://127.0.0.1:8080/v1",
+        ]
         engine = engine_for(None, path)
         assert engine.chat_ids(QUESTION) == before.chat_ids(QUESTION)
         assert engine.stop_ids >= before.stop_ids
         if kind == "f16":
             assert engine.chat(QUESTION, GREEDY, 12) == before.chat(QUESTION, GREEDY, 12)
+
+
+@pytest.mark.parametrize("has_template", [True, False])
+def test_an_exported_folder_says_how_to_serve_it(source, tmp_path, capsys, has_template):
+    import_model(source, tmp_path / "ours")
+    if not has_template:
+        for name in ("chat_template.jinja", "tokenizer_config.json"):
+            (tmp_path / "ours" / name).unlink(missing_ok=True)
+    folder = tmp_path / "a folder"
+    main(["export", str(tmp_path / "ours"), str(folder)])
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"written to {folder}; chat with it: lm chat --model {folder}",
+        f"serve it with vLLM: vllm serve '{folder}'",
+        "measure that server: lm bench serve --url http://127.0.0.1:8000/v1"
+        + ("" if has_template else " --api completions"),
+    ]
 
 
 @pytest.mark.parametrize(
