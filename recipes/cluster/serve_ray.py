@@ -6,19 +6,23 @@
     lm bench serve --url http://127.0.0.1:8000/v1 --concurrency 64
 
 Each replica is a process with the whole server of `lm serve`: the same FastAPI application, an
-engine and a cache of its own. Ray Serve starts the replicas on the machines of a cluster, sends
-each request to one of two random replicas, the one with fewer requests, restarts replicas that die,
-and with `--replicas 1-8` starts more of them when more requests arrive. The header X-Replica of a
-response names the replica that gave it. Without `--address`, a cluster of this machine is started.
-Every machine needs this project, and the model under the same path.
+engine and a cache of its own. Ray Serve starts the replicas on the machines of a cluster, restarts
+those that die, and with `--replicas 1-8` starts more of them when more requests arrive. The header
+X-Replica of a response names the replica that gave it. Without `--address`, a cluster of this
+machine is started. Every machine needs this project, and the model under the same path.
+
+With `--route load`, Ray draws two replicas for each request and takes the one with fewer requests.
+With `--route session`, requests with the same header X-Session-Id get the same replica, as long as
+it has room: the turns of a conversation, or all requests with the same long beginning, then find
+their beginning in its cache. Requests without this header are spread evenly. It needs Ray's
+`ConsistentHashRouter` (experimental in Ray 2.60, with which this was tried; older ones lack it).
 
 What this leaves out:
 
-- Requests with the same beginning are not sent to the same replica, so each replica has to compute
-  that beginning once. Ray's `PrefixCacheAffinityRouter` reads the text of a prompt from the
-  arguments of a call between deployments. Here Ray's proxy calls the application, and a router sees
-  the head of the HTTP request but not its body. Only an extra process in front of the engines, as
-  in `ray.serve.llm`, would make the text visible; every token would pass through it.
+- Routing by the text of a prompt. Ray's `PrefixCacheAffinityRouter` reads it from the arguments of
+  a call between deployments. Here Ray's proxy calls the application, and a router sees the head of
+  the HTTP request but not its body. Only an extra process in front of the engines, as in
+  `ray.serve.llm`, would make the text visible; every token would pass through it.
 - One model whose weights are split among several machines.
 - `/metrics` is that of the replica that happens to answer; Ray has its own for all of them. Ray's
   proxy waits if all replicas have `--max-ongoing` requests, so clients get 503 from Ray
@@ -26,6 +30,7 @@ What this leaves out:
 """
 
 import argparse
+import importlib
 import os
 import re
 import signal
@@ -40,6 +45,7 @@ from lm_core.user_error import UserError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router"
 TARGET_SHARE = 0.5  # of --max-ongoing: with more requests per replica, Ray starts another one
 
 
@@ -152,6 +158,22 @@ def import_ray() -> tuple[Any, Any]:
     return ray, serve
 
 
+def session_router() -> dict[str, Any]:
+    """Return the option of Ray's deployment that keeps a session on one replica; raise ValueError
+    if this version of Ray cannot do that.
+    """
+    try:
+        importlib.import_module(SESSION_ROUTER)
+    except ImportError:
+        raise UserError(
+            "--route session: this version of Ray has no ConsistentHashRouter; Ray 2.60 has it"
+        ) from None
+    from ray.serve.config import RequestRouterConfig
+
+    name = f"{SESSION_ROUTER}.ConsistentHashRouter"
+    return {"request_router_config": RequestRouterConfig(request_router_class=name)}
+
+
 def replicas(text: str) -> tuple[int, int]:
     """Return the smallest and the largest number of replicas that "2" or "1-8" names."""
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
@@ -168,6 +190,9 @@ def above_zero(text: str) -> int:
     return int(text)
 
 
+RAW = argparse.RawDescriptionHelpFormatter  # keeps the lines of the text above
+
+
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong."""
 
@@ -179,7 +204,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options; exit with status 2 for a wrong one."""
     from lm_course.serving.serve_command import WEIGHTS
 
-    parser = _Parser(description="Serve a model with Ray Serve, by OpenAI's API.")
+    parser = _Parser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--model", type=Path, help="a folder or a GGUF file; default: the demo's")
     parser.add_argument("--replicas", type=replicas, default=(2, 2), help="2, or 1-8 to scale")
     parser.add_argument("--cpus", type=above_zero, default=1, help="of one replica")
@@ -191,6 +216,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-running", type=above_zero, default=16, help="answers at a time")
     parser.add_argument("--max-ongoing", type=above_zero, default=64, help="requests of a replica")
     parser.add_argument("--max-queued", type=int, default=256, help="waiting; -1 for no limit")
+    routes = {"choices": ("load", "session"), "default": "load"}
+    parser.add_argument("--route", **routes, help="which replica answers: see above")
     parser.add_argument("--weights", choices=WEIGHTS, default="auto")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other computers in")
     parser.add_argument("--port", type=above_zero, default=8000)
@@ -203,6 +230,7 @@ def start(options: argparse.Namespace) -> str:
     ray, serve = import_ray()
     from lm_course.commands.model_commands import chosen_model
 
+    routing = session_router() if options.route == "session" else {}
     path = chosen_model(None, options.model).resolve()
     settings = ReplicaSettings(
         path,
@@ -220,7 +248,8 @@ def start(options: argparse.Namespace) -> str:
     ray.init(address=options.address, ignore_reinit_error=True, include_dashboard=False)
     serve.start(http_options={"host": options.host, "port": options.port})
     deployment = serve.deployment(serve.ingress(app_of_replica)())
-    serve.run(deployment.options(**replica_options(options)).bind(), name="lm", route_prefix="/")
+    chosen = deployment.options(**replica_options(options), **routing)
+    serve.run(chosen.bind(), name="lm", route_prefix="/")
     return f"http://{options.host}:{options.port}/v1"
 
 

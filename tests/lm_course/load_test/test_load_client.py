@@ -136,7 +136,7 @@ def test_the_code_word_is_kept(fake, ask) -> None:
 
 def test_events_from_bytes_in_any_pieces() -> None:
     text = (
-        ': a comment\n\ndata: {"a": 1}\r\n\r\nevent: x\ndata:two\ndata: lines\n\n'
+        ': a comment\n\ndata: {"a": 1}\r\n\r\nevent: x\r\ndata:two\r\ndata: lines\r\n\r\n'
         "data: a\u2028b\u0085c\n\ndata: [DONE]\r\r\n"
     ).encode()
     expected = ['{"a": 1}', "two\nlines", "a\u2028b\u0085c", "[DONE]"]

@@ -153,8 +153,14 @@ def test_a_client_that_goes_away_is_a_message_and_not_an_exception(script) -> No
     ]
 
 
+def test_a_version_of_ray_without_sessions(script, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, script.SESSION_ROUTER, None)
+    with pytest.raises(UserError, match="--route session: this version of Ray has no"):
+        script.session_router()
+
+
 @pytest.mark.slow
-def test_two_replicas_share_the_work(checkpoint) -> None:
+def test_two_replicas_share_the_work_and_each_session_stays_on_one(checkpoint) -> None:
     pytest.importorskip("ray.serve", reason="Ray is not installed: pip install '.[ray]'")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -162,7 +168,7 @@ def test_two_replicas_share_the_work(checkpoint) -> None:
     command = [sys.executable, str(SCRIPT), "--model", str(checkpoint), "--port", port]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "RAY_USAGE_STATS_ENABLED": "0"}
     with subprocess.Popen(
-        [*command, "--replicas", "2", "--api-key", "key"],
+        [*command, "--replicas", "2", "--api-key", "key", "--route", "session"],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -170,18 +176,19 @@ def test_two_replicas_share_the_work(checkpoint) -> None:
         try:
             line = next(line for line in server.stdout if "OpenAI's API" in line)
             url = re.search(r"http://\S+/v1", line)[0]
-            seen = set()
+            replicas: dict[str, set[str]] = {}
             with httpx.Client(trust_env=False, timeout=60) as client:
                 assert client.get(f"{url}/models").status_code == 401
                 client.headers["Authorization"] = "Bearer key"
-                for _ in range(200):
+                for number in range(60):
                     body = {"prompt": "a", "max_tokens": 2}
-                    response = client.post(f"{url}/completions", json=body)
+                    session = {"X-Session-Id": f"session {number % 20}"}
+                    response = client.post(f"{url}/completions", json=body, headers=session)
                     assert response.json()["usage"]["prompt_tokens"] == 1
-                    seen.add(response.headers["X-Replica"])
-                    if len(seen) == 2:
-                        break
-            assert len(seen) == 2
+                    name = response.headers["X-Replica"]
+                    replicas.setdefault(session["X-Session-Id"], set()).add(name)
+            assert {len(names) for names in replicas.values()} == {1}
+            assert len(set.union(*replicas.values())) == 2
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
