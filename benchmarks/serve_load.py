@@ -27,7 +27,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 LM = [sys.executable, "-m", "lm_course"]
-LOADS = {"64 clients": [], "64 clients, 30% leave": ["--hang-up", "0.3"]}
+LOADS = {"all stay": [], "30% leave": ["--hang-up", "0.3"]}
 REQUESTS = [
     *("--prompt-tokens", "64-256", "--answer-tokens", "16-64", "--shared-prefix-tokens", "64"),
     "--secrets",
@@ -61,10 +61,13 @@ def resident_megabytes(process: int) -> float | None:
     return None if found is None else round(int(found[1]) / 1024, 1)
 
 
-def measured(url: str, process: int, more: list[str], seed: int, seconds: float) -> dict[str, Any]:
+def measured(
+    url: str, process: int, more: list[str], seed: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """Run one load and return what it found."""
     with tempfile.TemporaryDirectory() as folder:
-        load = ["--concurrency", "64", "--seconds", f"{seconds:g}", "--seed", str(seed)]
+        load = ["--concurrency", str(options.clients), "--seconds", f"{options.seconds:g}"]
+        load += ["--seed", str(seed)]
         chosen = ["bench", "serve", *load, *REQUESTS, *more]
         print(f"$ lm {shlex.join(chosen)}", flush=True)
         before = resident_megabytes(process)
@@ -84,6 +87,7 @@ def measured(url: str, process: int, more: list[str], seed: int, seconds: float)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=180.0, help="of each load")
+    parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--model", default="smollm2", help="as for `lm serve --model`")
     parser.add_argument("--weights", default="int8")
     parser.add_argument("--max-running", type=int, default=64)
@@ -92,7 +96,7 @@ def main() -> None:
     loads = {}
     with server(options) as (url, process, chosen):
         for seed, (name, more) in enumerate(LOADS.items()):
-            loads[name] = measured(url, process, more, seed, options.seconds)
+            loads[name] = measured(url, process, more, seed, options)
     result = {
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "server": f"lm {shlex.join(chosen)}",

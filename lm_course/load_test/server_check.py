@@ -60,8 +60,8 @@ async def reach(http: httpx.AsyncClient, method: str, path: str, **given: Any) -
         ) from None
     if response.status_code in (401, 403):
         raise UserError(
-            f"{url}: the API key is missing or wrong{message_of(response)}: give --api-key or set "
-            "LM_API_KEY"
+            f"{url}: HTTP {response.status_code}{message_of(response)}: give the server's key with "
+            "--api-key or LM_API_KEY"
         )
     return response
 

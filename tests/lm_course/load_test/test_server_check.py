@@ -46,7 +46,7 @@ def test_no_server(ask) -> None:
 
 def test_a_wrong_key(ask) -> None:
     error = {"error": {"message": "the API key is missing"}}
-    with pytest.raises(UserError, match=r"API key is missing or wrong: the API.*--api-key"):
+    with pytest.raises(UserError, match=r"HTTP 401: the API key is missing: .*--api-key"):
         ask(find_model, lambda request: httpx.Response(401, json=error), None)
 
 
