@@ -19,8 +19,8 @@ import typer
 from lm_core.user_error import UserError
 
 if TYPE_CHECKING:
+    from lm_course.load_test.full_run import LoadTest
     from lm_course.load_test.load_plan import Level
-    from lm_course.load_test.load_test import LoadTest
 
 STOPPED = 130  # as shells count Ctrl-C
 DEFAULT_REQUESTS = 100
@@ -123,8 +123,8 @@ def serve(
 ) -> None:
     """Send many requests to a server of OpenAI's API, and measure how long clients wait."""
     given = dict(locals())
+    from lm_course.load_test.full_run import LoadTest
     from lm_course.load_test.load_plan import LoadPlan
-    from lm_course.load_test.load_test import LoadTest
     from lm_course.load_test.request_texts import read_prompts
     from lm_course.load_test.token_lengths import parse_lengths
 

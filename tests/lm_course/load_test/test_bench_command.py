@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lm_course.cli import app
-from lm_course.load_test import load_test
+from lm_course.load_test import full_run
 from lm_course.load_test.load_report import LoadReport
 
 
@@ -88,7 +88,7 @@ def fake_http(fake, monkeypatch):
         def client(url, key, time_limit):
             return httpx.AsyncClient(transport=httpx.MockTransport(route), base_url=url)
 
-        monkeypatch.setattr(load_test, "http_client", client)
+        monkeypatch.setattr(full_run, "http_client", client)
         return server
 
     return install

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 import pytest
 
 from lm_core.user_error import UserError
+from lm_course.load_test.full_run import LoadTest
 from lm_course.load_test.load_plan import Level, LoadPlan
-from lm_course.load_test.load_test import LoadTest
 from lm_course.load_test.token_lengths import parse_lengths
 
 
