@@ -175,7 +175,7 @@ def test_the_template_describes_the_tools(with_tools):
 
 
 def test_a_conversation_with_a_call_and_its_result(with_tools):
-    """The client sends back what it got; arguments are an object in the template, not a text."""
+    """The client sends back what it got."""
     asked = [{"role": "user", "content": f"say {CALL}"}]
     [choice] = with_tools.chat(asked[0]["content"], tools=TOOLS)["choices"]
     [call] = choice["message"]["tool_calls"]
@@ -185,14 +185,32 @@ def test_a_conversation_with_a_call_and_its_result(with_tools):
         {"role": "tool", "tool_call_id": call["id"], "content": "say 21 degrees"},
     ]
     prompt = prompt_of(with_tools, messages=messages, tools=TOOLS)
-    written = '{"name": "weather", "arguments": {"place": "Kraków"}}\n</tool_call><|im_end|>'
-    assert written in prompt
+    assert prompt.count(f"{CALL}<|im_end|>") == 2, "the order to say it, and the call"
     assert "<|im_start|>tool\nsay 21 degrees<|im_end|>" in prompt
     fields = {"messages": messages, "tools": TOOLS}
     answer = with_tools.post("/v1/chat/completions", **fields).json()
     assert answer["choices"][0]["message"]["content"] == "21 degrees"
-    messages[1]["tool_calls"][0]["function"]["arguments"] = "{broken"
-    assert '"arguments": "{broken"' in prompt_of(with_tools, messages=messages, tools=TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("sent", "written"),
+    [
+        ('{"place":"Kraków"}', '{"place": "Kraków"}'),
+        ("{}", "{}"),
+        ("{broken", '"{broken"'),
+        ("[1]", '"[1]"'),
+    ],
+)
+def test_templates_get_the_arguments_of_earlier_calls_as_an_object(with_tools, sent, written):
+    """In the API they are text. What is not an object stays text."""
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": sent}}
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "mild"},
+    ]
+    prompt = prompt_of(with_tools, messages=messages)
+    assert f'{{"name": "weather", "arguments": {written}}}\n</tool_call><|im_end|>' in prompt
 
 
 @pytest.fixture(scope="module")

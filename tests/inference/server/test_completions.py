@@ -1,6 +1,8 @@
 """Both routes: how long an answer is, where it stops, and how it is drawn."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -79,6 +81,36 @@ def test_stop_strings(scripted, with_merges, merged, stop, text):
     assert "".join(shown) == text
     assert events[-1]["choices"][0]["finish_reason"] == "stop"
     served.wait_until(lambda: served.is_idle)
+
+
+def test_a_stop_string_ends_the_computing_of_its_sample_only(scripted):
+    """The other sample, whose first letter differs, takes the later steps alone."""
+    fields = {"prompt": "say \1-----=>", "n": 2, "seed": 2}
+    [first, second] = texts(scripted.complete(**fields))
+    assert first[0] != second[0] and len(first) == len(second) == 6
+    fields |= {"stop": first[:2], "stream": True}
+    requests, pool = scripted.engine.scheduler.running, scripted.engine.pool
+    with ExitStack() as stack:
+        early, late = (stack.enter_context(scripted.gate(f"=>{second[:n]}")) for n in (2, 3))
+        stream = stack.enter_context(scripted.client.stream("POST", "/v1/completions", json=fields))
+        lines = (line[6:] for line in stream.iter_lines() if line.startswith("data: {"))
+        choices = (json.loads(line)["choices"][0] for line in lines)
+        assert early.reached.wait(30)
+        num_available = pool.num_available
+        assert len(requests) == 2, "the step that was begun before the text was read"
+        seen = []
+        while not seen or seen[-1]["finish_reason"] is None:
+            seen.append(next(choices))
+        assert seen[-1]["index"] == 0 and seen[-1]["finish_reason"] == "stop"
+        early.opened.set()
+        assert late.reached.wait(30)
+        assert len(requests) == 1
+        assert pool.num_available == num_available + 1, "its only block is free"
+        late.opened.set()
+        seen += choices
+    found = ["".join(each["text"] for each in seen if each["index"] == n) for n in (0, 1)]
+    assert found == ["", second]
+    scripted.wait_until(lambda: scripted.is_idle)
 
 
 def test_no_half_character_is_ever_shown(scripted):
