@@ -7,7 +7,7 @@ them down as JSON. What this leaves out: HTTP.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,8 +16,9 @@ from inference.answering.engine_thread import EngineThread, Ticket
 from inference.engine.batch_requests import NewToken, TokenConstraint
 from inference.sampling import SamplingSettings
 from inference.server.api_errors import ApiError
-from inference.server.metrics import AnswerClock, Metrics
+from inference.server.metrics import AnswerClock, ModelMetrics
 from inference.server.served_model import ServedModel
+from lm_core.user_error import UserError
 
 T = TypeVar("T")
 LEAST_LOG_PROBABILITY = -9999.0  # minus infinity is not JSON
@@ -79,7 +80,7 @@ class Answerer:
         self,
         model: ServedModel,
         thread: EngineThread,
-        metrics: Metrics,
+        metrics: ModelMetrics,
         time_limit: float | None = None,
     ) -> None:
         self.model, self.thread, self.metrics = model, thread, metrics
@@ -129,9 +130,48 @@ class Answerer:
         if reason is None:
             return
         ticket.left.discard(event.request_id)
-        self.metrics.answers.labels(reason).inc()
+        self.metrics.answers.labels(self.model.name, reason).inc()
         if event.finish_reason is None:
             self.thread.end_sample(ticket, event.request_id)
+
+
+class Answerers:
+    """The models of a server, each with its engine.
+
+    Args:
+        answerers: at least one; the first answers requests that name no model.
+
+    Raises:
+        ValueError: two models have the same name.
+    """
+
+    def __init__(self, answerers: Sequence[Answerer]) -> None:
+        self._by_name = {answerer.model.name: answerer for answerer in answerers}
+        assert self._by_name, "a server without a model"
+        if len(self._by_name) < len(answerers):
+            names = [answerer.model.name for answerer in answerers]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(
+                f"two models are called {twice!r}; give each its own name with --name, once for "
+                "each model"
+            )
+
+    def __iter__(self) -> Iterator[Answerer]:
+        return iter(self._by_name.values())
+
+    def named(self, name: str | None) -> Answerer:
+        """Return the answerer of a model; refuse a name that is not served here."""
+        if name is None:
+            return next(iter(self))
+        if name in self._by_name:
+            return self._by_name[name]
+        served = ", ".join(map(repr, self._by_name))
+        raise ApiError(
+            404,
+            f"the model {name!r} is not served here; this server has {served}",
+            "model",
+            "model_not_found",
+        )
 
 
 async def _before(deadline: float | None, result: Coroutine[Any, Any, T]) -> T:

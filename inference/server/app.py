@@ -1,12 +1,13 @@
 """The server: routes, limits, and the life of the engine's thread.
 
-What this leaves out: TLS, users, and several models in one process (put a proxy in front).
+What this leaves out: TLS and users (put a proxy in front).
 """
 
+import asyncio
 import base64
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,12 +16,13 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from inference.answering.engine_thread import EngineThread
+from inference.chat_page.page_routes import router as page_routes
 from inference.engine.batch_engine import BatchEngine
-from inference.server.answers import Answerer
+from inference.server.answers import Answerer, Answerers
 from inference.server.api_errors import ApiError, add_error_handlers
 from inference.server.api_fields import EmbeddingFields, TokenizeFields
 from inference.server.completions import router as completion_routes
-from inference.server.metrics import Metrics
+from inference.server.metrics import Metrics, ModelMetrics
 from inference.server.middleware import BodyLimit, KeyCheck, RefusalCount
 from inference.server.served_model import ServedModel
 from lm_core.settings import Settings
@@ -47,25 +49,44 @@ class ServerSettings(Settings):
 
 
 def create_app(
-    model: ServedModel, engine: BatchEngine, settings: ServerSettings | None = None
+    models: Sequence[tuple[ServedModel, BatchEngine]], settings: ServerSettings | None = None
 ) -> FastAPI:
-    """Return the application; its engine runs while it does."""
+    """Return the application; the engines run while it does, each in its own thread.
+
+    Args:
+        models: with their engines; the first answers requests that name no model.
+        settings: limits, which hold for each model by itself.
+
+    Raises:
+        ValueError: two models have the same name.
+    """
     limits = ServerSettings() if settings is None else settings
-    thread = EngineThread(engine, limits.max_requests)
-    metrics = Metrics(engine)
+    metrics = Metrics()
+    answerers = Answerers(
+        [
+            Answerer(
+                model,
+                EngineThread(engine, limits.max_requests),
+                ModelMetrics(metrics, model.name, engine),
+                limits.time_limit_seconds,
+            )
+            for model, engine in models
+        ]
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        thread.start()
+        for answerer in answerers:
+            answerer.thread.start()
         yield
-        await thread.stop(limits.shutdown_seconds)
+        await asyncio.gather(*(each.thread.stop(limits.shutdown_seconds) for each in answerers))
 
-    app = FastAPI(title=model.name, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.answerer = Answerer(model, thread, metrics, limits.time_limit_seconds)
+    app = FastAPI(title="lm serve", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.answerers, app.state.metrics = answerers, metrics
     app.state.started = int(time.time())
     add_error_handlers(app)
-    app.include_router(completion_routes)
-    app.include_router(router)
+    for routes in (completion_routes, page_routes, router):
+        app.include_router(routes)
     app.add_middleware(BodyLimit, most=limits.max_body_bytes)
     app.add_middleware(KeyCheck, key=limits.api_key)
     app.add_middleware(RefusalCount, metrics=metrics)
@@ -74,19 +95,18 @@ def create_app(
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """List the one model."""
-    return {"object": "list", "data": [_model_entry(request)]}
+    """List the models."""
+    served = [_model_entry(each.model, request) for each in request.app.state.answerers]
+    return {"object": "list", "data": served}
 
 
 @router.get("/v1/models/{name:path}")
 async def one_model(name: str, request: Request) -> dict[str, Any]:
-    """Describe the model, if this is its name."""
-    request.app.state.answerer.model.check_name(name)
-    return _model_entry(request)
+    """Describe the model of this name."""
+    return _model_entry(request.app.state.answerers.named(name).model, request)
 
 
-def _model_entry(request: Request) -> dict[str, Any]:
-    model: ServedModel = request.app.state.answerer.model
+def _model_entry(model: ServedModel, request: Request) -> dict[str, Any]:
     return {
         "id": model.name,
         "object": "model",
@@ -98,8 +118,8 @@ def _model_entry(request: Request) -> dict[str, Any]:
 
 @router.get("/health")
 async def health(request: Request) -> Response:
-    """Return 200 while the engine runs, else 503."""
-    if request.app.state.answerer.thread.is_alive:
+    """Return 200 while every engine runs, else 503."""
+    if all(answerer.thread.is_alive for answerer in request.app.state.answerers):
         return JSONResponse({"status": "ok"})
     raise ApiError(503, "the engine has stopped; see the server's log")
 
@@ -107,15 +127,14 @@ async def health(request: Request) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Return the server's numbers in Prometheus' text format."""
-    text = request.app.state.answerer.metrics.text()
+    text = request.app.state.metrics.text()
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.post("/tokenize")
 async def tokenize(fields: TokenizeFields, request: Request) -> dict[str, Any]:
     """Return the ids of a text or conversation."""
-    model: ServedModel = request.app.state.answerer.model
-    model.check_name(fields.model)
+    model: ServedModel = request.app.state.answerers.named(fields.model).model
     if fields.messages is not None:
         ids = model.chat_ids(fields.messages)
     else:
@@ -128,9 +147,8 @@ async def embeddings(fields: EmbeddingFields, request: Request) -> dict[str, Any
     """Return the mean of the last hidden states of each text. A language model was not trained for
     this; models that were give better ones.
     """
-    answerer: Answerer = request.app.state.answerer
+    answerer: Answerer = request.app.state.answerers.named(fields.model)
     model = answerer.model
-    model.check_name(fields.model)
     one = isinstance(fields.input, str) or isinstance(fields.input[0], int)
     texts = [fields.input] if one else fields.input
     every = [model.prompt_ids(text, "input") for text in texts]

@@ -30,10 +30,10 @@ async def respond(
     writer: TextWriter | ChatWriter,
     questions: list[Question],
     fields: SamplingFields,
+    answerer: Answerer,
     request: Request,
 ) -> Response:
     """Answer all questions, streamed if the request asks for it."""
-    answerer: Answerer = request.app.state.answerer
     total = sum(question.num_samples for question in questions)
     most = min(MOST_ANSWERS, answerer.thread.max_requests)
     if total > most:

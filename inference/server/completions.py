@@ -26,9 +26,8 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 @router.post("/v1/completions")
 async def completions(fields: CompletionFields, request: Request) -> Response:
     """Continue one or several texts."""
-    answerer: Answerer = request.app.state.answerer
+    answerer: Answerer = request.app.state.answerers.named(fields.model)
     model = answerer.model
-    model.check_name(fields.model)
     one = isinstance(fields.prompt, str) or isinstance(fields.prompt[0], int)
     prompts = [fields.prompt] if one else fields.prompt
     questions = [
@@ -42,15 +41,14 @@ async def completions(fields: CompletionFields, request: Request) -> Response:
         )
         for prompt in prompts
     ]
-    return await respond(TextWriter(model, fields), questions, fields, request)
+    return await respond(TextWriter(model, fields), questions, fields, answerer, request)
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(fields: ChatFields, request: Request) -> Response:
     """Answer a conversation."""
-    answerer: Answerer = request.app.state.answerer
+    answerer: Answerer = request.app.state.answerers.named(fields.model)
     model = answerer.model
-    model.check_name(fields.model)
     ids = model.chat_ids(fields.messages, fields.offered_tools)
     schema = _schema_of(fields)
     constraint = None  # reading a vocabulary and a schema takes a moment: beside the event loop
@@ -65,7 +63,7 @@ async def chat_completions(fields: ChatFields, request: Request) -> Response:
         (fields.top_logprobs or 0) if fields.logprobs else None,
         constraint,
     )
-    return await respond(ChatWriter(model, fields), [question], fields, request)
+    return await respond(ChatWriter(model, fields), [question], fields, answerer, request)
 
 
 def _limit(model: ServedModel, num_prompt: int, asked: int | None) -> int:

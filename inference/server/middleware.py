@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inference.server.api_errors import ApiError
 from inference.server.metrics import Metrics
 
-OPEN_PATHS = ("/health", "/metrics")  # without a key
+OPEN_PATHS = ("/", "/health", "/metrics")  # without a key
+OPEN_FOLDER = "/page/"  # the files of the chat page
 
 
 class RefusalCount:
@@ -41,7 +42,7 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on if it has the key."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and self.key is not None:
+        if scope["type"] == "http" and self.key is not None and not _is_open(scope["path"]):
             header = dict(scope["headers"]).get(b"authorization", b"")
             scheme, _, sent = header.partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), self.key):
@@ -49,6 +50,11 @@ class KeyCheck:
                 await refusal.response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    """Return whether a path needs no key; the chat page itself then asks for it."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 class BodyLimit:

@@ -18,6 +18,7 @@ from inference.engine.engine import Engine
 from inference.sampling import SamplingSettings
 from inference.server.api_errors import ApiError
 from inference.server.api_fields import ChatMessage, SamplingFields, Tool, ToolCall
+from lm_core.special_tokens import MESSAGE_START
 from tokenizer_bpe.templates.added_tokens import control_tokens
 
 
@@ -41,15 +42,17 @@ class ServedModel:
         """Constraints for JSON; reading the vocabulary takes a moment, so only when asked for."""
         return JsonGrammars(self.tokenizer, self.config.vocab_size, self.stop_ids)
 
-    def check_name(self, name: str | None) -> None:
-        """Refuse a request for another model."""
-        if name is not None and name != self.name:
-            raise ApiError(
-                404,
-                f"the model {name!r} is not served here; this server has {self.name!r}",
-                "model",
-                "model_not_found",
-            )
+    @property
+    def can_chat(self) -> bool:
+        """Whether the model has a format for conversations; else it only continues text."""
+        return self.engine.template is not None or MESSAGE_START in self.tokenizer.special_tokens
+
+    @cached_property
+    def ids_by_bytes(self) -> dict[bytes, int]:
+        """The id of each token's text. Control tokens give way to others of the same text."""
+        control = sorted(self.silent_ids & self.tokenizer.vocab.keys())
+        named = [*control, *(self.tokenizer.vocab.keys() - self.silent_ids)]
+        return {self.tokenizer.vocab[token_id]: token_id for token_id in named}
 
     def prompt_ids(self, prompt: str | Sequence[int], field: str = "prompt") -> list[int]:
         """Return the ids of a text to continue; ids are checked."""

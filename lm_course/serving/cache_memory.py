@@ -1,7 +1,12 @@
-"""The room of a server's cache in tokens: by default what is useful, and never more than fits.
+"""The room of a server's caches in tokens: by default what is useful, and never more than fits.
+
+The models of one server share the free memory.
 
 What this leaves out: the memory of the weights, which are loaded before.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from lm_core.user_error import UserError
 from lm_course.machine_check.memory_fit import computer_memory
@@ -13,41 +18,57 @@ DEFAULT_CONTEXTS = 4  # contexts of the model that fit into the cache by default
 MOST_BY_DEFAULT = 32_768  # tokens
 
 
-def tokens_that_fit(config: ModelConfig, bytes_per_value: int, free: int | None) -> int | None:
-    """Return how many tokens fit into the free memory; None if the system does not tell."""
-    if free is None:
-        return None
-    return int(SHARE_OF_FREE * free) // kv_cache_bytes_per_token(config, bytes_per_value)
+class CachedModel(NamedTuple):
+    """What decides about the memory of a token: the model's shape, and bytes of a key or value."""
+
+    config: ModelConfig
+    bytes_per_value: int
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of the keys and values of one token."""
+        return kv_cache_bytes_per_token(self.config, self.bytes_per_value)
 
 
-def cache_tokens(
-    config: ModelConfig, asked: int | None, bytes_per_value: int, block_size: int
-) -> int:
-    """Return the size of the cache in tokens, in whole blocks.
+def cache_tokens(models: Sequence[CachedModel], asked: int | None, block_size: int) -> list[int]:
+    """Return the size of each model's cache in tokens.
 
     Args:
-        config: the model's shape.
-        asked: by the user; None for the default, which is smaller if memory is short.
-        bytes_per_value: of a key or value.
+        models: all models of the server.
+        asked: for each, by the user; None for the default, which is smaller if memory is short.
         block_size: tokens of a block.
 
     Raises:
         ValueError: what was asked for does not fit, or not even one block does.
     """
-    fits = tokens_that_fit(config, bytes_per_value, computer_memory().free)
+    free = computer_memory().free
+    room = None if free is None else int(SHARE_OF_FREE * free)  # None: the system does not tell
     if asked is None:
-        asked = min(DEFAULT_CONTEXTS * config.context_length, MOST_BY_DEFAULT)
-        asked = asked if fits is None else min(asked, fits)
-    elif fits is not None and asked > fits:
-        per_token = kv_cache_bytes_per_token(config, bytes_per_value)
-        raise UserError(
-            f"--cache-tokens {asked}: keys and values of {asked:,} tokens take "
-            f"{asked * per_token / 1e9:.1f} GB ({per_token:,} bytes each), but the free memory has "
-            f"room for {fits:,} tokens; ask for at most {fits // block_size * block_size}"
-        )
-    if asked < block_size:
-        raise UserError(
-            f"the cache has room for {asked} tokens, but a block has {block_size}: free some "
-            "memory, or choose a smaller --block-size"
-        )
-    return asked
+        defaults = [
+            min(DEFAULT_CONTEXTS * m.config.context_length, MOST_BY_DEFAULT) for m in models
+        ]
+        sizes = defaults if room is None else _within(room, models, defaults)
+    else:
+        sizes = [asked] * len(models)
+        per_token = sum(model.bytes_per_token for model in models)
+        if room is not None and asked * per_token > room:
+            fits = room // per_token
+            of_each = "" if len(models) == 1 else f" in each of {len(models)} caches"
+            raise UserError(
+                f"--cache-tokens {asked}: keys and values of {asked:,} tokens{of_each} take "
+                f"{asked * per_token / 1e9:.1f} GB ({per_token:,} bytes each), but the free memory "
+                f"has room for {fits:,} tokens; ask for at most {fits // block_size * block_size}"
+            )
+    for size in sizes:
+        if size < block_size:
+            raise UserError(
+                f"the cache has room for {size} tokens, but a block has {block_size}: free some "
+                "memory, or choose a smaller --block-size"
+            )
+    return sizes
+
+
+def _within(room: int, models: Sequence[CachedModel], sizes: Sequence[int]) -> list[int]:
+    """Return sizes that fit into so many bytes together, each smaller by the same factor."""
+    total = sum(size * m.bytes_per_token for size, m in zip(sizes, models, strict=True))
+    return list(sizes) if total <= room else [size * room // total for size in sizes]

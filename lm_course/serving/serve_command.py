@@ -1,18 +1,19 @@
-"""`lm serve`: one model behind OpenAI's API, until Ctrl-C.
+"""`lm serve`: one model or several behind OpenAI's API and a chat page, until Ctrl-C.
 
-Everything that can be wrong (the model, the memory, the port) is found before the server answers
-its first request. What this leaves out: TLS and several models, which a proxy in front provides.
+Everything that can be wrong (the models, the memory, the port) is found before the server answers
+its first request. What this leaves out: TLS, which a proxy in front provides.
 """
 
 import errno
 import socket
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lm_core.user_error import UserError
-from lm_course.commands.checkpoint_choice import CheckpointPath, ModelPath
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -61,10 +62,31 @@ def run_server(app: "FastAPI", opened: socket.socket, settings: "ServerSettings"
         uvicorn.Server(config).run(sockets=[opened])
 
 
+Checkpoints = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint",
+        help="A checkpoint folder; by default the last in runs/demo. Give it several times, or "
+        "together with --model, to serve several models.",
+    ),
+]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--model",
+        help="A model of another program: a folder, a GGUF file, or the name smollm2; once or "
+        "several times.",
+    ),
+]
 Host = Annotated[str, typer.Option(help="The address; 0.0.0.0 lets other computers in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")]
-Name = Annotated[
-    str | None, typer.Option(help="What clients call the model; by default its file's name.")
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name",
+        help="What clients call the model; by default its file's name. Of several models, first "
+        "those of --checkpoint, then those of --model, each in the order given.",
+    ),
 ]
 Key = Annotated[
     str | None, typer.Option(envvar="LM_API_KEY", help="Clients must send it; by default, none.")
@@ -94,11 +116,11 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def serve(
-        checkpoint: CheckpointPath = None,
-        model: ModelPath = None,
+        checkpoint: Checkpoints = None,
+        model: Models = None,
         host: Host = "127.0.0.1",
         port: Port = 8000,
-        name: Name = None,
+        name: Names = None,
         api_key: Key = None,
         cache_tokens: CacheTokens = None,
         block_size: BlockSize = 16,
@@ -111,22 +133,25 @@ def register(app: typer.Typer) -> None:
         time_limit: TimeLimit = 600.0,
         max_body_mb: MaxBody = 4.0,
     ) -> None:
-        """Serve a model over HTTP, by OpenAI's API."""
+        """Serve models over HTTP, by OpenAI's API, with a page to chat with them."""
         from inference.engine.batch_requests import BatchSettings
         from inference.server.app import ServerSettings
-        from lm_course.commands.model_commands import chosen_model, engine_at
+        from lm_course.commands.model_commands import engine_at
+        from lm_course.serving.cache_memory import CachedModel
         from lm_course.serving.cache_memory import cache_tokens as checked
 
         if weights not in WEIGHTS:
             raise UserError(f"--weights {weights}: expected one of {', '.join(WEIGHTS)}")
-        path = chosen_model(checkpoint, model)
-        with closing(listening_socket(host, port)) as opened:  # before the model is read
-            engine = engine_at(path)
-            bytes_per_value = next(engine.model.parameters()).element_size()
-            room = checked(engine.model.config, cache_tokens, bytes_per_value, block_size)
+        paths = named_paths(checkpoint or [], model or [], name or [])
+        with closing(listening_socket(host, port)) as opened:  # before the models are read
+            engines = {each: engine_at(path) for each, path in paths.items()}
+            cached = [
+                CachedModel(each.model.config, next(each.model.parameters()).element_size())
+                for each in engines.values()
+            ]
+            rooms = checked(cached, cache_tokens, block_size)
             batch = BatchSettings(
                 block_size=block_size,
-                cache_tokens=room,
                 max_tokens_per_step=max(step_tokens, max_running),
                 max_running=max_running,
                 prefix_caching=prefix_caching,
@@ -139,25 +164,65 @@ def register(app: typer.Typer) -> None:
                 max_body_bytes=int(max_body_mb * 1e6),
                 time_limit_seconds=time_limit,
             )
-            serve_engine(engine, name or path.stem, opened, batch, limits)
+            serve_engines(engines, rooms, opened, batch, limits)
 
 
-def serve_engine(
-    engine: "Engine",
-    name: str,
+def named_paths(
+    checkpoints: Sequence[Path], models: Sequence[Path], names: Sequence[str]
+) -> dict[str, Path]:
+    """Return the models to load, by the names that clients call them: first the checkpoints, then
+    the models of other programs; the last checkpoint of runs/demo if there are none.
+
+    Raises ValueError for a model that does not exist, and for names that are too few, too many or
+    equal.
+    """
+    from lm_course.commands.model_commands import chosen_model
+
+    paths = [chosen_model(each, None) for each in checkpoints]
+    paths += [chosen_model(None, each) for each in models]
+    paths = paths or [chosen_model(None, None)]
+    if names and len(names) != len(paths):
+        raise UserError(f"--name: {len(names)} names for {len(paths)} models; give one for each")
+    named: dict[str, Path] = {}
+    for name, path in zip(names or [path.stem for path in paths], paths, strict=True):
+        if name in named:
+            raise UserError(
+                f"{named[name]} and {path} are both called {name!r}; give different names with "
+                "--name, once for each model"
+            )
+        named[name] = path
+    return named
+
+
+def serve_engines(
+    engines: Mapping[str, "Engine"],
+    rooms: Sequence[int],
     opened: socket.socket,
     batch: "BatchSettings",
     limits: "ServerSettings",
 ) -> None:
-    """Print where the model is served, and serve it until Ctrl-C."""
+    """Print where the models are served, and serve them until Ctrl-C.
+
+    Args:
+        engines: by the names that clients call them.
+        rooms: tokens of the cache of each.
+        opened: the socket.
+        batch: settings of all, but for the size of the cache.
+        limits: of the server.
+    """
     from inference.engine.batch_engine import BatchEngine
     from inference.server.app import create_app
     from inference.server.served_model import ServedModel
 
-    batched = BatchEngine(engine.model, batch, engine.drawable)
-    app = create_app(ServedModel(engine, name), batched, limits)
+    models = []
+    for (name, engine), room in zip(engines.items(), rooms, strict=True):
+        own = batch.model_copy(update={"cache_tokens": room})
+        batched = BatchEngine(engine.model, own, engine.drawable)
+        models.append((ServedModel(engine, name), batched))
+    app = create_app(models, limits)
     host, port = opened.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    print(f"{name}: {url}/v1 (OpenAI's API), room for {batch.cache_tokens:,} tokens")
-    print("Ctrl-C ends it.", flush=True)
+    for name, room in zip(engines, rooms, strict=True):
+        print(f"{name}: {url}/v1 (OpenAI's API), room for {room:,} tokens")
+    print(f"To chat, open {url} in a browser. Ctrl-C ends the server.", flush=True)
     run_server(app, opened, limits)

@@ -25,6 +25,7 @@ from inference.engine.batch_requests import BatchSettings
 from inference.engine.engine import Engine
 from inference.engine.forward_pass import ChunkRows, PlainForwardPass
 from inference.engine.text_side import TextSide
+from inference.server.answers import Answerer
 from inference.server.app import ServerSettings, create_app
 from inference.server.served_model import ServedModel
 from lm_core.random_state import seed_everything
@@ -163,7 +164,11 @@ class Served:
 
     @property
     def thread(self) -> EngineThread:
-        return self.app.state.answerer.thread
+        return self.answerer.thread
+
+    @property
+    def answerer(self) -> Answerer:
+        return self.app.state.answerers.named(None)
 
     def post(self, path: str, **fields: Any) -> httpx.Response:
         return self.client.post(path, json=fields)
@@ -293,7 +298,7 @@ def make(
         "tiny": lambda: PlainForwardPass(decoder, batch.num_blocks, batch.block_size),
     }[model]()
     batched = BatchEngine(decoder, batch, engine.drawable, forward)
-    return Served(create_app(ServedModel(engine, "tiny"), batched, limits), batched, tokenizer)
+    return Served(create_app([(ServedModel(engine, "tiny"), batched)], limits), batched, tokenizer)
 
 
 Serve = Callable[..., Served]

@@ -210,7 +210,7 @@ def test_other_models_paths_and_methods(scripted):
 
 
 def test_an_error_of_our_own_is_not_shown(scripted, monkeypatch):
-    model = scripted.app.state.answerer.model
+    model = scripted.answerer.model
 
     def fail(*given):
         raise KeyError("a secret")

@@ -113,7 +113,7 @@ def test_the_time_limit(serve, n):
         response = served.post(TEXT, prompt="say abc=>", n=n, stream=True)
         assert response.status_code == 504, "nothing has been sent"
         gate.opened.set()
-    served.app.state.answerer.time_limit = 2.0  # enough for the first tokens
+    served.answerer.time_limit = 2.0  # enough for the first tokens
     with served.gate("say abc=>ab") as gate:
         response = served.post(TEXT, prompt="say abc=>", n=n, stream=True, seed=1)
         assert response.status_code == 200

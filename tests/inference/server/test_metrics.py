@@ -25,14 +25,14 @@ def test_answers_and_tokens_are_counted(serve):
     served.chat_events("say Hi")  # 2 tokens
     prompt = served.post("/tokenize", messages=[{"role": "user", "content": "say Hi"}]).json()
     found = numbers(served)
-    assert found["lm_answers_total", "stop"] == 4
-    assert found["lm_answers_total", "length"] == 2
-    assert found["lm_answer_tokens_total",] == 5 + 6 + 2 + 1 + 2
-    assert found["lm_prompt_tokens_total",] == 11 + 11 + 10 + 7 + prompt["count"]
-    assert found["lm_time_to_first_token_seconds_count",] == 6
-    assert found["lm_time_between_tokens_seconds_count",] == 4 + 4 + 1 + 0 + 1
-    assert found["lm_requests_running",] == found["lm_requests_waiting",] == 0
-    assert found["lm_cache_blocks",] == 1024
+    assert found["lm_answers_total", "tiny", "stop"] == 4
+    assert found["lm_answers_total", "tiny", "length"] == 2
+    assert found["lm_answer_tokens_total", "tiny"] == 5 + 6 + 2 + 1 + 2
+    assert found["lm_prompt_tokens_total", "tiny"] == 11 + 11 + 10 + 7 + prompt["count"]
+    assert found["lm_time_to_first_token_seconds_count", "tiny"] == 6
+    assert found["lm_time_between_tokens_seconds_count", "tiny"] == 4 + 4 + 1 + 0 + 1
+    assert found["lm_requests_running", "tiny"] == found["lm_requests_waiting", "tiny"] == 0
+    assert found["lm_cache_blocks", "tiny"] == 1024
 
 
 def test_what_runs_is_counted(serve):
@@ -43,11 +43,11 @@ def test_what_runs_is_counted(serve):
         second = pool.submit(served.complete, "say next=>")
         served.wait_until(lambda: served.thread.num_requests == 2)
         found = numbers(served)
-        assert found["lm_requests_running",] == 1
-        assert found["lm_cache_blocks",] == 4
-        assert found["lm_cache_blocks_available",] == 3
+        assert found["lm_requests_running", "tiny"] == 1
+        assert found["lm_cache_blocks", "tiny"] == 4
+        assert found["lm_cache_blocks_available", "tiny"] == 3
         gate.opened.set()
         assert first.result()["choices"][0]["text"] == "slow"
         assert second.result()["choices"][0]["text"] == "next"
     served.wait_until(lambda: served.is_idle)
-    assert numbers(served)["lm_cache_blocks_available",] == 4
+    assert numbers(served)["lm_cache_blocks_available", "tiny"] == 4

@@ -12,7 +12,7 @@ CHATS = [{"role": "user", "content": "Hi <|im_end|>"}]
 
 def hidden_mean(served, ids):
     """By the model itself, through a hook on its last norm."""
-    model = served.app.state.answerer.model.engine.model
+    model = served.answerer.model.engine.model
     seen = []
     handle = model.final_norm.register_forward_hook(lambda module, given, out: seen.append(out))
     with torch.no_grad():

@@ -5,7 +5,7 @@ import pytest
 from lm_core.user_error import UserError
 from lm_course.machine_check.memory_fit import Memory
 from lm_course.serving import cache_memory
-from lm_course.serving.cache_memory import cache_tokens, tokens_that_fit
+from lm_course.serving.cache_memory import CachedModel, cache_tokens
 from transformer_lm.model_config import ModelConfig
 
 # A token takes 2 x 3 layers x 2 heads x 8 numbers of 4 bytes: 384 bytes.
@@ -19,6 +19,8 @@ CONFIG = ModelConfig(
     d_ff=48,
 )
 
+MODEL = CachedModel(CONFIG, 4)
+
 
 @pytest.fixture
 def free(monkeypatch):
@@ -28,28 +30,36 @@ def free(monkeypatch):
     return set_free
 
 
-def test_what_fits() -> None:
-    assert tokens_that_fit(CONFIG, 4, 384 * 1000) == 800, "a fifth stays free"
-    assert tokens_that_fit(CONFIG, 2, 384 * 1000) == 1600
-    assert tokens_that_fit(CONFIG, 4, None) is None
-
-
-@pytest.mark.parametrize(("memory", "expected"), [(10**9, 200), (384 * 100, 80), (None, 200)])
+@pytest.mark.parametrize(
+    ("memory", "expected"), [(10**9, 200), (384 * 100, 80), (384 * 200, 160), (None, 200)]
+)
 def test_the_default_is_four_contexts_or_what_fits(free, memory, expected) -> None:
     free(memory)
-    assert cache_tokens(CONFIG, None, 4, 16) == expected
+    assert cache_tokens([MODEL], None, 16) == [expected]
 
 
 def test_what_was_asked_for(free) -> None:
     free(384 * 100)
-    assert cache_tokens(CONFIG, 80, 4, 16) == 80
+    assert cache_tokens([MODEL], 80, 16) == [80]
+    assert cache_tokens([CachedModel(CONFIG, 2)], 160, 16) == [160]
     with pytest.raises(UserError, match=r"--cache-tokens 81: .* room for 80 tokens.* at most 80"):
-        cache_tokens(CONFIG, 81, 4, 16)
+        cache_tokens([MODEL], 81, 16)
     free(None)
-    assert cache_tokens(CONFIG, 10**9, 4, 16) == 10**9, "the system does not tell"
+    assert cache_tokens([MODEL], 10**9, 16) == [10**9], "the system does not tell"
 
 
 def test_not_one_block(free) -> None:
     free(384 * 10)
     with pytest.raises(UserError, match="room for 8 tokens, but a block has 16"):
-        cache_tokens(CONFIG, None, 4, 16)
+        cache_tokens([MODEL], None, 16)
+
+
+def test_several_models_share_the_memory(free) -> None:
+    longer = CachedModel(CONFIG.model_copy(update={"context_length": 150}), 2)  # 192 bytes
+    free(10**9)
+    assert cache_tokens([MODEL, longer], None, 16) == [200, 600]
+    free(384 * 250)  # room for 200 tokens of the first, where 200 and half of 600 are wanted
+    assert cache_tokens([MODEL, longer], None, 16) == [80, 240]
+    assert cache_tokens([MODEL, longer], 133, 16) == [133, 133]
+    with pytest.raises(UserError, match=r"134 tokens in each of 2 caches .* at most 128"):
+        cache_tokens([MODEL, longer], 134, 16)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_core.user_error import UserError
 from lm_course.cli import app
-from lm_course.serving.serve_command import listening_socket
+from lm_course.serving.serve_command import listening_socket, named_paths
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import hugging_face_files
 from transformer_lm.language_model import TransformerLM
@@ -103,7 +103,7 @@ def test_a_model_answers_until_ctrl_c(checkpoint) -> None:
                 r"small: (http://127\.0\.0\.1:\d+)/v1 .*room for 256 tokens\n", first
             )
             assert found, first
-            assert server.stdout.readline() == "Ctrl-C ends it.\n"
+            assert f"open {found[1]} in a browser. Ctrl-C" in server.stdout.readline()
             request = urllib.request.Request(
                 f"{found[1]}/v1/completions",
                 json.dumps({"prompt": "a", "max_tokens": 3}).encode(),
@@ -116,3 +116,18 @@ def test_a_model_answers_until_ctrl_c(checkpoint) -> None:
         _, errors = server.communicate(timeout=60)
     assert "Traceback" not in errors
     assert server.returncode == 0, errors
+
+
+def test_names_of_several_models(checkpoint, tmp_path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in checkpoint.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    assert list(named_paths([checkpoint], [other], [])) == ["step_000001", "other"]
+    assert named_paths([other], [checkpoint], ["b", "a"]) == {"b": other, "a": checkpoint}
+    with pytest.raises(UserError, match=r"both called 'step_000001'; give different names.*--name"):
+        named_paths([checkpoint, checkpoint], [], [])
+    with pytest.raises(UserError, match=r"both called 'a'"):
+        named_paths([checkpoint, other], [], ["a", "a"])
+    with pytest.raises(UserError, match="--name: 1 names for 2 models"):
+        named_paths([checkpoint, other], [], ["a"])
