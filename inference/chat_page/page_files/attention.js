@@ -2,6 +2,7 @@
 
 import { ApiFailure, json } from "./api.js";
 import { element } from "./dom.js";
+import { keyboardChoice } from "./token_keys.js";
 import { byteNumbers, inText, percent, visible } from "./token_text.js";
 
 const PAUSE = 120; // milliseconds that a slider rests before the server is asked
@@ -21,6 +22,7 @@ export class AttentionPart {
     places.set(facts.id, this.at);
     this.message = element("p", { class: "soft", role: "status", text: "Reading …" });
     this.list = element("div", { class: "tokens attended", role: "group", "aria-label": "What the chosen token looks at" });
+    this.list.addEventListener("keydown", (event) => this.move(event));
     this.canvas = element("canvas", { class: "map", role: "img" });
     this.canvas.addEventListener("click", (event) => this.pick(event));
     this.read();
@@ -32,6 +34,7 @@ export class AttentionPart {
       this.slider("head", "Head", facts.num_heads),
       this.message,
       this.list,
+      element("p", { class: "soft", text: "All tokens: each row is a token, each column a token that it looks at." }),
       this.canvas,
     );
   }
@@ -39,7 +42,7 @@ export class AttentionPart {
   slider(name, label, count) {
     const shown = element("output", { for: `attention-${name}` });
     const range = element("input", { type: "range", id: `attention-${name}`, min: 0, max: count - 1, step: 1, value: this.at[name] });
-    const tell = () => (shown.textContent = `${range.value} of 0 to ${count - 1}`);
+    const tell = () => (shown.textContent = `${range.value} (0 to ${count - 1})`);
     range.addEventListener("input", () => {
       this.at[name] = Number(range.value);
       tell();
@@ -88,8 +91,8 @@ export class AttentionPart {
   }
 
   tokenButton(bytes, position) {
-    return element("button", {
-      type: "button",
+    return element("span", {
+      role: "button",
       class: position < this.numPrompt ? "token of-prompt" : "token",
       tabIndex: -1,
       text: inText(bytes),
@@ -99,6 +102,13 @@ export class AttentionPart {
         pointerleave: () => this.shade(this.position),
       },
     });
+  }
+
+  move(event) {
+    const position = keyboardChoice(event, this.position, this.buttons.length);
+    if (position === null) return;
+    this.choose(position);
+    this.buttons[position].focus();
   }
 
   choose(position) {
@@ -124,6 +134,7 @@ export class AttentionPart {
       const name = visible(String.fromCharCode(...this.found.tokens[place]));
       each.style.setProperty("--weight", Math.sqrt(weight).toFixed(3));
       each.classList.toggle("chosen", place === position);
+      each.tabIndex = place === this.position ? 0 : -1;
       each.classList.toggle("behind", place > position);
       const text = place > position ? `${name}: behind the chosen token` : `${name}: ${percent(weight)}`;
       each.title = text;

@@ -3,6 +3,7 @@
 
 import { AttentionPart } from "./attention.js";
 import { button, byId, element } from "./dom.js";
+import { keyboardChoice } from "./token_keys.js";
 import { binOf, byteNumbers, inText, percent, visible } from "./token_text.js";
 
 const BIN_NAMES = ["90 % or more", "50 %", "20 %", "5 %", "less"];
@@ -42,8 +43,8 @@ export class InsidePanel {
 
   tokenButton(token, number) {
     const probability = Math.exp(token.logprob);
-    return element("button", {
-      type: "button",
+    return element("span", {
+      role: "button",
       class: `token p${binOf(probability)}`,
       tabIndex: -1,
       text: inText(token.bytes),
@@ -54,11 +55,8 @@ export class InsidePanel {
   }
 
   move(event) {
-    const steps = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
-    const step = steps[event.key];
-    if (step === undefined) return;
-    event.preventDefault();
-    const number = Math.min(Math.max(this.selected + step, 0), this.tokens.length - 1);
+    const number = keyboardChoice(event, Math.max(this.selected, 0), this.tokens.length);
+    if (number === null) return;
     this.select(number, true);
     this.tokens[number].focus();
   }

@@ -226,6 +226,13 @@ function showSide(isShown) {
   byId("open-conversations").setAttribute("aria-expanded", isShown);
 }
 
+function leave() {
+  for (const each of conversations.filter((one) => answersOf(one).some(isRunning))) {
+    answersOf(each).forEach(stop);
+    keep(each);
+  }
+}
+
 function listen() {
   byId("composer").addEventListener("submit", send);
   byId("stop").addEventListener("click", () => answersOf(open).forEach(stop));
@@ -244,7 +251,8 @@ function listen() {
     else if (isBusy()) answersOf(open).forEach(stop);
     else endEditing();
   });
-  window.addEventListener("pagehide", () => conversations.filter((each) => answersOf(each).some(isRunning)).forEach(keep));
+  // Before the browser closes the connections, which would look like failures.
+  for (const kind of ["beforeunload", "pagehide"]) window.addEventListener(kind, leave);
 }
 
 async function start() {

@@ -14,7 +14,7 @@ export function showConversations(conversations, openId, actions) {
 function row(conversation, isOpen, actions) {
   const { id, title } = conversation;
   const made = element("li", { class: isOpen ? "open" : "" });
-  const name = button(title, () => actions.open(id), { class: "name", title });
+  const name = button(title, () => actions.open(id), { class: "quiet name", title });
   if (isOpen) name.setAttribute("aria-current", "true");
   made.append(name);
   if (isOpen) {

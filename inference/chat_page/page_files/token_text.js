@@ -53,7 +53,7 @@ export function binOf(probability) {
 /** Return a probability in per cent, with the digits that mean something. */
 export function percent(probability) {
   const value = 100 * probability;
-  if (value >= 99.95) return "100 %";
+  if (value >= 99.95) return value === 100 ? "100 %" : "> 99.9 %";
   if (value >= 10) return value.toFixed(1) + " %";
   if (value >= 0.01) return value.toFixed(2) + " %";
   return "< 0.01 %";

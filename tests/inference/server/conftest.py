@@ -275,6 +275,8 @@ def make(
     context_length: int = 1024,
     batch: BatchSettings | None = None,
     limits: ServerSettings | None = None,
+    name: str = "tiny",
+    second: Served | None = None,
 ) -> Served:
     """Return an application that does not run yet.
 
@@ -282,6 +284,8 @@ def make(
         model: "scripted" does what it is told, "markov" is random, "tiny" is a real one.
         template: whether its chats have a template with tools; else they are in our own format.
         merged: texts of two characters that are one token.
+        name: what clients call the model.
+        second: its model is served, too.
     """
     vocab = {byte: bytes([byte]) for byte in range(256)}
     for number, text in enumerate(merged):
@@ -298,7 +302,10 @@ def make(
         "tiny": lambda: PlainForwardPass(decoder, batch.num_blocks, batch.block_size),
     }[model]()
     batched = BatchEngine(decoder, batch, engine.drawable, forward)
-    return Served(create_app([(ServedModel(engine, "tiny"), batched)], limits), batched, tokenizer)
+    models = [(ServedModel(engine, name), batched)]
+    if second is not None:
+        models.append((second.answerer.model, second.engine))
+    return Served(create_app(models, limits), batched, tokenizer)
 
 
 Serve = Callable[..., Served]
@@ -346,7 +353,7 @@ def with_tools(serve_module: Serve) -> Served:
     return serve_module(template=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_served() -> Serve:
     """Make an application that does not run."""
     return make
