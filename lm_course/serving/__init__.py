@@ -1,1 +1,3 @@
-"""`lm serve`: a model behind OpenAI's API, and how much memory its cache may take."""
+"""`lm serve`: models behind OpenAI's API and a chat page, and how much memory their caches may
+take.
+"""

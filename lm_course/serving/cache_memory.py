@@ -19,7 +19,7 @@ MOST_BY_DEFAULT = 32_768  # tokens
 
 
 class CachedModel(NamedTuple):
-    """What decides about the memory of a token: the model's shape, and bytes of a key or value."""
+    """A model's shape and the bytes of a key or value, which decide about the memory of a token."""
 
     config: ModelConfig
     bytes_per_value: int

@@ -23,6 +23,8 @@ export class AttentionPart {
     this.message = element("p", { class: "soft", role: "status", text: "Reading …" });
     this.list = element("div", { class: "tokens attended", role: "group", "aria-label": "What the chosen token looks at" });
     this.list.addEventListener("keydown", (event) => this.move(event));
+    this.isFirstLeftOut = element("input", { type: "checkbox" });
+    this.isFirstLeftOut.addEventListener("change", () => this.found && this.draw(this.found));
     this.canvas = element("canvas", { class: "map", role: "img" });
     this.canvas.addEventListener("click", (event) => this.pick(event));
     this.read();
@@ -33,6 +35,7 @@ export class AttentionPart {
       this.slider("layer", "Layer", facts.num_layers),
       this.slider("head", "Head", facts.num_heads),
       this.message,
+      element("label", { class: "tick" }, this.isFirstLeftOut, "No colour for the first token, where many heads put what they do not need"),
       this.list,
       element("p", { class: "soft", text: "All tokens: each row is a token, each column a token that it looks at." }),
       this.canvas,
@@ -126,13 +129,22 @@ export class AttentionPart {
     this.shade(this.position);
   }
 
+  /** Return how strongly each weight of a row is coloured, from 0 to 1. Small weights are raised by
+   * the square root; without the first token, the largest of the others has the full colour. */
+  strengths(row) {
+    const isLeftOut = this.isFirstLeftOut.checked && row.length > 1;
+    const largest = isLeftOut ? Math.max(...row.slice(1), 1e-6) : 1;
+    return row.map((weight, place) => (isLeftOut && place === 0 ? 0 : Math.sqrt(weight / largest)));
+  }
+
   /** Shade every token by the weight that the token at `position` gives it. */
   shade(position) {
     const row = this.found.weights[position];
+    const strengths = this.strengths(row);
     this.buttons.forEach((each, place) => {
       const weight = row[place] ?? 0;
       const name = visible(String.fromCharCode(...this.found.tokens[place]));
-      each.style.setProperty("--weight", Math.sqrt(weight).toFixed(3));
+      each.style.setProperty("--weight", (strengths[place] ?? 0).toFixed(3));
       each.classList.toggle("chosen", place === position);
       each.tabIndex = place === this.position ? 0 : -1;
       each.classList.toggle("behind", place > position);
@@ -153,7 +165,7 @@ export class AttentionPart {
       if (number > 0) parts.push(", ");
       parts.push(name(place), place === position ? ` (itself) ${percent(weight)}` : ` ${percent(weight)}`);
     });
-    return [...parts, ". Darker is more; click another token to choose it."];
+    return [...parts, ". Click another token to choose it."];
   }
 
   drawMap() {
@@ -161,10 +173,10 @@ export class AttentionPart {
     this.canvas.width = this.canvas.height = size;
     this.canvas.setAttribute("aria-label", `Heat map: ${size} tokens looking at ${size} tokens, layer ${this.at.layer}, head ${this.at.head}`);
     const context = this.canvas.getContext("2d");
-    const [r, g, b] = getComputedStyle(this.list).getPropertyValue("--attention").split(" ").map(Number);
+    const [r, g, b] = getComputedStyle(this.list).getPropertyValue("--map").split(" ").map(Number);
     const image = context.createImageData(size, size);
     this.found.weights.forEach((row, i) => {
-      row.forEach((weight, j) => image.data.set([r, g, b, 18 + 237 * Math.sqrt(weight)], 4 * (i * size + j)));
+      this.strengths(row).forEach((strength, j) => image.data.set([r, g, b, 18 + 237 * strength], 4 * (i * size + j)));
     });
     this.image = image;
   }

@@ -19,6 +19,7 @@ from inference.server.served_model import ServedModel
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 expect = playwright.expect
+DESKTOP = {"width": 1280, "height": 800}
 MAX_WIDTH = 375  # of a small phone, in pixels
 LEAST_CONTRAST = 4.5  # WCAG 2.2, level AA
 PATIENCE = 10_000  # milliseconds after which a wait has failed
@@ -70,6 +71,12 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def profile(browser):
+    """A window without special properties, which tests leave as they found it."""
+    return browser.new_context(viewport=DESKTOP)
+
+
 class Chat:
     """A page that a person uses."""
 
@@ -88,11 +95,11 @@ class Chat:
         """Write a message and wait for the end of its answer."""
         turns = self.page.locator(".turn").count()
         self.write(text)
-        expect(self.page.locator(".turn")).to_have_count(turns + 1)
+        self.page.locator(f".turn >> nth={turns}").wait_for()
         self.wait_for_the_end()
 
     def wait_for_the_end(self):
-        expect(self.button("Send")).to_be_visible()
+        self.page.wait_for_selector("#send", state="visible")
 
     def button(self, name):
         return self.page.get_by_role("button", name=name, exact=True)
@@ -112,16 +119,19 @@ class Chat:
 
 
 @pytest.fixture
-def open_page(browser):
+def open_page(browser, profile):
     """Open the page of a server in a browser that has never been there."""
     with ExitStack() as stack:
         seen = []
 
-        def open_page(served, width=1280, height=800, is_open=True, **context):
-            size = {"width": width, "height": height}
-            own = stack.enter_context(browser.new_context(viewport=size, **context))
-            own.set_default_timeout(PATIENCE)
-            page = own.new_page()
+        def open_page(served, is_open=True, **special):
+            if special:
+                own = stack.enter_context(browser.new_context(**{"viewport": DESKTOP, **special}))
+            else:
+                own = profile
+            page = stack.enter_context(own.new_page())
+            page.set_default_timeout(PATIENCE)
+            stack.callback(page.evaluate, "localStorage.clear()")
             page.on("request", lambda request: seen.append((served.url, request.url)))
             page.on("pageerror", lambda error: seen.append(("no error", str(error))))
             chat = Chat(page, served)
@@ -228,13 +238,24 @@ def test_conversations_outlive_a_reload(scripted, open_page):
     expect(names).to_have_text(["say second"])
 
 
-@pytest.mark.parametrize("stored", ["no JSON", "[]", '{"id": "x", "turns": [1, {"said": "Hi"}]}'])
-def test_broken_memory_is_no_obstacle(scripted, open_page, stored):
+def test_broken_memory_is_no_obstacle(scripted, open_page):
     chat = open_page(scripted)
     chat.ask("say kept")
-    chat.page.evaluate("text => localStorage['lm-chat.1.conversation.x'] = text", stored)
-    chat.page.evaluate("localStorage['lm-chat.1.open'] = 'x'")
+    stored = {
+        "w": "no JSON",
+        "x": "[]",
+        "y": '{"id": "other"}',
+        "z": '{"id": "z", "turns": [1, {"said": "Hi", "answers": [{"text": "x", "tokens": [1]}]}]}',
+    }
+    chat.page.evaluate(
+        """stored => { for (const [id, text] of Object.entries(stored))
+          localStorage["lm-chat.1.conversation." + id] = text;
+          localStorage["lm-chat.1.open"] = "z" }""",
+        stored,
+    )
     chat.open()
+    expect(chat.answer).to_have_text("x")
+    expect(chat.page.locator("#conversation-list .name")).to_have_count(2)
     chat.page.locator(".name", has_text="say kept").click()
     expect(chat.answer).to_have_text("kept")
     chat.ask("say more")
@@ -519,7 +540,8 @@ def test_contrast(two, open_page, scheme):
 
 
 def test_a_phone(two, open_page):
-    chat = open_page(two, width=MAX_WIDTH, height=700, has_touch=True, is_mobile=True)
+    size = {"width": MAX_WIDTH, "height": 700}
+    chat = open_page(two, viewport=size, has_touch=True, is_mobile=True)
 
     def is_narrow():
         assert chat.page.evaluate(TOO_WIDE, MAX_WIDTH) == []
