@@ -68,6 +68,8 @@ def test_the_wheel_brings_what_the_checkout_has(wheel: Path) -> None:
         assert {f"lm_course/{name}" for name in ours} <= set(names)
     for path in (PROJECT / "assignments").glob("*/assignment.toml"):
         assert f"lm_course/tests/assignments/{path.parent.name}_answers.toml" in names
+    for path in (PROJECT / "inference" / "chat_page" / "page_files").iterdir():
+        assert path.relative_to(PROJECT).as_posix() in names
     tops = {name.split("/")[0] for name in names if "dist-info" not in name}
     packages = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     assert tops == set(packages["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
