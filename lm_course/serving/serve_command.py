@@ -92,12 +92,14 @@ Key = Annotated[
     str | None, typer.Option(envvar="LM_API_KEY", help="Clients must send it; by default, none.")
 ]
 CacheTokens = Annotated[
-    int | None, typer.Option(min=1, help="Room of the cache in tokens, all requests together.")
+    int | None,
+    typer.Option(min=1, help="Room of each model's cache in tokens, all requests together."),
 ]
 BlockSize = Annotated[int, typer.Option(min=1, help="Tokens of a block of the cache.")]
 MaxRunning = Annotated[int, typer.Option(min=1, help="Answers that are computed at the same time.")]
 MaxRequests = Annotated[
-    int, typer.Option(min=1, help="Answers computed or waiting; beyond, clients get 429.")
+    int,
+    typer.Option(min=1, help="Answers of a model computed or waiting; beyond, clients get 429."),
 ]
 StepTokens = Annotated[int, typer.Option(min=1, help="Tokens that one step computes at most.")]
 PrefixCaching = Annotated[bool, typer.Option(help="Share the computed beginnings of prompts.")]
