@@ -1,4 +1,4 @@
-"""The other side of benchmarks/inference.py: `transformers`, llama.cpp, and servers over HTTP."""
+"""The other side of inference_speed.py: `transformers`, llama.cpp, and servers over HTTP."""
 
 import json
 import signal

@@ -12,7 +12,14 @@ import numpy as np
 
 from inference.compiled.kernel_cache import fast_kernel, kernel, parallel_kernel
 from inference.compiled.product_kernels import FEW_TOKENS
-from inference.compiled.vectors import LANES, gated, load_row, store_row
+from inference.compiled.row_vectors import (
+    gated,
+    load_row,
+    store_row,
+)
+from inference.compiled.vectors import (
+    LANES,
+)
 
 
 @fast_kernel

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from inference.compiled.kernel_cache import kernel, parallel_kernel
 from inference.compiled.product_kernels import ONE_CALLER
-from inference.compiled.step_tables import StepTables
-from inference.compiled.vectors import (
-    LANES,
+from inference.compiled.product_vectors import (
+    zeros,
+)
+from inference.compiled.row_vectors import (
     add_row,
     bits_of_float,
     dots_of_rows,
@@ -37,7 +38,10 @@ from inference.compiled.vectors import (
     store_columns,
     store_row,
     sum_of_lanes,
-    zeros,
+)
+from inference.compiled.step_tables import StepTables
+from inference.compiled.vectors import (
+    LANES,
 )
 
 LARGEST, TOTAL, FACTOR = 0, 1, 2  # columns of the state of online softmax

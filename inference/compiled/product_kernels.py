@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 from inference.compiled.kernel_cache import kernel, parallel_kernel
-from inference.compiled.vectors import (
+from inference.compiled.product_vectors import (
     add_dots,
     add_products,
     add_scaled,

@@ -77,22 +77,22 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
     from inference.server.app import ServerSettings, create_app
     from inference.server.served_model import ServedModel
     from lm_course.commands.model_commands import engine_at
-    from lm_course.serving.cache_memory import cache_tokens
+    from lm_course.serving.cache_memory import CachedModel, cache_tokens
 
     engine = engine_at(settings.path)
     bytes_per_value = next(engine.model.parameters()).element_size()
     block_size = BatchSettings().block_size
+    cached = CachedModel(engine.model.config, bytes_per_value)
+    [room] = cache_tokens([cached], settings.cache_tokens, block_size)
     batch = BatchSettings(
-        cache_tokens=cache_tokens(
-            engine.model.config, settings.cache_tokens, bytes_per_value, block_size
-        ),
+        cache_tokens=room,
         max_tokens_per_step=max(BatchSettings().max_tokens_per_step, settings.max_running),
         max_running=settings.max_running,
         weights=settings.weights,
     )
     batched = BatchEngine(engine.model, batch, engine.drawable)
     limits = ServerSettings(api_key=settings.api_key)
-    return create_app(ServedModel(engine, settings.name), batched, limits)
+    return create_app([(ServedModel(engine, settings.name), batched)], limits)
 
 
 class ReplicaApp:

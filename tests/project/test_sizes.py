@@ -8,7 +8,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 400
-LM_CORE_BUDGET = 1_750
+LM_CORE_BUDGET = 1_850
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "misc", "base"}
 
 PACKAGES = sorted(path.parent for path in PROJECT.glob("*/__init__.py"))

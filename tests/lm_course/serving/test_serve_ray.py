@@ -129,7 +129,8 @@ def test_the_application_of_a_replica_answers(script, checkpoint, tmp_path) -> N
     response = asyncio.run(ask())
     assert response.json()["model"] == "small"
     assert response.headers["X-Replica"] == "first"
-    assert app.state.answerer.thread.engine.settings.max_running == 2
+    [answerer] = app.state.answerers
+    assert answerer.thread.engine.settings.max_running == 2
 
 
 def test_a_client_that_goes_away_is_a_message_and_not_an_exception(script) -> None:

