@@ -254,15 +254,17 @@ class Rows:
         return {**figures, "ratio": figures["without"] / figures["cached"]}
 
     def speculation(self) -> dict[str, float]:
-        """Drafts from the text itself, one request: a code edit, and free text."""
+        """Drafts from the text itself, one request: a file that is written a second time, an edit
+        of it that is asked for in a chat, and free text.
+        """
         code = (ROOT / "inference" / "kv_cache.py").read_text(encoding="utf-8")[-1500:]
-        questions = {
-            "edit": f"Write this Python code again, without comments.\n\n```python\n{code}\n```",
-            "free": "Write a story about a lighthouse keeper who finds a letter in a bottle.",
-        }
+        edit = f"Write this Python code again, without comments.\n\n```python\n{code}\n```"
+        story = "Write a story about a lighthouse keeper who finds a letter in a bottle."
+        prompts = {"copy": self.engine.text_ids(f"{code}\n\n\n{code[:300]}")}
+        for name, question in {"edit": edit, "free": story}.items():
+            prompts[name] = self.engine.chat_ids([{"role": "user", "content": question}])
         figures: dict[str, float] = {}
-        for name, question in questions.items():
-            prompt = self.engine.chat_ids([{"role": "user", "content": question}])
+        for name, prompt in prompts.items():
             plain = made(self.engine, "bfloat16")
             drafts = made(self.engine, "bfloat16", num_drafts=self.options.drafts)
             both = in_turns(

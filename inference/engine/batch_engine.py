@@ -183,7 +183,10 @@ class BatchEngine:
                 continue
             name, generation = chunk.request.id, self._generations[chunk.request.id]
             try:
-                sampled[name] = _draw(generation, logits[name], drafts.get(name, ()))
+                proposed = drafts.get(name, ())
+                sampled[name] = _draw(generation, logits[name], proposed)
+                if proposed:
+                    generation.draft_length.note(len(proposed), len(sampled[name]) - 1)
             except ValueError as error:  # NaN, or a constraint that allows nothing: it ends alone
                 errors[name] = str(error)
                 self.scheduler.abort(name)
@@ -229,8 +232,13 @@ class BatchEngine:
                 self.config.context_length - len(request.token_ids),
                 request.max_new_tokens - len(request.answer_ids) - 1,
             )
-            constrained = self._generations[request.id].constraint is not None
+            generation = self._generations[request.id]
+            constrained = generation.constraint is not None
             if most < 1 or constrained or not (chunk.samples and request.answer_ids):
+                continue
+            limit = generation.draft_length.next()
+            most = most if limit is None else min(most, limit)
+            if not most:
                 continue
             proposed = prompt_lookup(request.token_ids, self.settings.max_ngram, most)
             if blocks_needed(self.pool, request.table, len(proposed)) > self.pool.num_available:

@@ -80,6 +80,36 @@ class TokenConstraint(Protocol):
         ...
 
 
+LONGEST_DRAFT_PAUSE = 8  # steps
+
+
+@dataclass
+class DraftLength:
+    """How many drafts a request gets: computing a draft that is then rejected costs time.
+
+    After a step in which all were accepted, twice as many; else as many as were accepted, but at
+    least one. After steps in a row of which none was accepted, the request decodes without drafts
+    for 2, 4, then 8 steps before it tries one again.
+    """
+
+    most: int | None = None  # None: as many as the settings allow
+    pause: int = 0
+    misses: int = 0
+
+    def next(self) -> int | None:
+        """Return the most drafts for the step that begins; None for no limit of its own."""
+        if self.pause:
+            self.pause -= 1
+            return 0
+        return self.most
+
+    def note(self, num_drafts: int, num_accepted: int) -> None:
+        """Learn from a step with drafts."""
+        self.most = 2 * num_drafts if num_accepted == num_drafts else max(num_accepted, 1)
+        self.misses = 0 if num_accepted else self.misses + 1
+        self.pause = min(LONGEST_DRAFT_PAUSE, 2 ** (self.misses - 1)) if self.misses > 1 else 0
+
+
 @dataclass(eq=False)
 class Generation:
     """A request with the settings of its draws.
@@ -90,6 +120,7 @@ class Generation:
         num_alternatives: None for no log-probabilities.
         constraint: what may be drawn; None for everything.
         siblings: further samples of the same prompt, which start once it is computed.
+        draft_length: of prompt look-up.
     """
 
     request: Request
@@ -97,3 +128,4 @@ class Generation:
     num_alternatives: int | None = None
     constraint: TokenConstraint | None = None
     siblings: list["Generation"] = field(default_factory=list)
+    draft_length: DraftLength = field(default_factory=DraftLength)

@@ -1,0 +1,32 @@
+"""The number of drafts follows how many were accepted."""
+
+from inference.engine.batch_requests import DraftLength
+
+
+def test_as_many_as_the_settings_allow_at_first() -> None:
+    assert DraftLength().next() is None
+
+
+def test_more_after_all_and_fewer_after_some() -> None:
+    length = DraftLength()
+    length.note(8, 8)
+    assert length.next() == 16
+    length.note(8, 3)
+    assert length.next() == 3
+    length.note(3, 3)
+    assert length.next() == 6
+
+
+def test_longer_and_longer_pauses_after_none() -> None:
+    length = DraftLength()
+    pauses = []
+    for _ in range(6):
+        length.note(4, 0)
+        steps = 0
+        while length.next() == 0:
+            steps += 1
+        pauses.append(steps)
+    assert pauses == [0, 2, 4, 8, 8, 8]
+    assert length.next() == 1
+    length.note(1, 1)
+    assert (length.next(), length.misses) == (2, 0)
