@@ -77,9 +77,9 @@ def decode_rate(batch: BatchEngine, prompts: Sequence[Sequence[int]], new: int) 
     """Return tokens per second between the first token of all requests and their last."""
     for number, prompt in enumerate(prompts):
         submit(batch, f"{number}", prompt, new)
-    waiting = len(prompts)
-    while waiting:
-        waiting -= sum(event.token_id is not None for event in batch.step())
+    begun: set[str] = set()
+    while len(begun) < len(prompts):
+        begun |= {event.request_id for event in batch.step()}
     count, start = 0, time.perf_counter()
     while batch.has_work:
         count += sum(event.token_id is not None for event in batch.step())
