@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from filelock import FileLock
 
 KEPT_FOLDERS = 2  # so that switching between two branches does not recompile each time
 SETTLED_SECONDS = 600  # a process that started this long ago has compiled its kernels
@@ -74,6 +75,26 @@ def compiled(sources: Path, function: Callable[..., Any], **options: Any) -> Cal
     previous = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(cache_folder(sources))
     try:
-        return numba.njit(nogil=True, cache=True, **options)(function)
+        kernel = numba.njit(nogil=True, cache=True, **options)(function)
     finally:
         numba.config.CACHE_DIR = previous
+    _let_one_process_write(kernel)
+    return kernel
+
+
+def _let_one_process_write(kernel: Any) -> None:
+    """Make processes that keep code of the same function wait for each other.
+
+    numba reads its index, chooses the next free file name, and writes. Two processes at once choose
+    the same name for code of different argument types; who loads it later may crash.
+    """
+    file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    if file is None:  # NUMBA_DISABLE_JIT, or no place for a cache
+        return
+    save = file.save
+
+    def save_alone(key: Any, data: Any) -> None:
+        with FileLock(Path(file._cache_path) / "writing.lock"):
+            save(key, data)
+
+    file.save = save_alone

@@ -7,11 +7,16 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import numba
 import pytest
 
 from lm_core import kernel_cache
+
+
+def double(x):
+    return x + x
 
 
 @pytest.fixture
@@ -91,6 +96,25 @@ def test_several_processes_may_remove_at_once(package):
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(kernel_cache._remove_older, [parent] * 4))
         assert sorted(path.name for path in parent.iterdir()) == ["kernels-1", "kernels-2"]
+
+
+def test_two_processes_do_not_choose_the_same_file(package, monkeypatch):
+    """While one writes, another comes with code for other arguments of the same function."""
+    files = [kernel_cache.compiled(package, double)._cache._cache_file for _ in range(2)]
+    Path(files[0]._cache_path).mkdir(parents=True, exist_ok=True)
+    other = Thread(target=files[1].save, args=("float", "code for float"))
+    write_index = type(files[0])._save_index
+
+    def write_index_late(file, entries):
+        if not other.ident:
+            other.start()
+            other.join(0.5)  # without the lock it would be done by then
+        write_index(file, entries)
+
+    monkeypatch.setattr(type(files[0]), "_save_index", write_index_late)
+    files[0].save("int", "code for int")
+    other.join()
+    assert [files[0].load(key) for key in ("int", "float")] == ["code for int", "code for float"]
 
 
 @pytest.mark.parametrize("gone", ["", "*/*.nbc", "*/*.nbi"], ids=["all", "code", "index"])
