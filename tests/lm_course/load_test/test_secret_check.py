@@ -102,7 +102,7 @@ def test_numbers_of_other_pages() -> None:
 
 def test_the_metrics_of_our_own_server_are_known(server_fixtures) -> None:
     served = server_fixtures.make()
-    text = served.app.state.answerer.metrics.text().decode()
+    text = served.app.state.metrics.text().decode()
     found = read_numbers(text)
     assert found.is_known
     assert found.is_idle
