@@ -24,10 +24,9 @@ from inference.compiled.product_vectors import (
     add_scaled,
     high_nibbles,
     integers_of,
-    load_bfloat16,
     load_bytes,
     load_float16,
-    load_float32,
+    load_numbers,
     low_nibbles,
     round_block,
     store,
@@ -45,25 +44,13 @@ ONE_CALLER = threading.Lock()
 
 
 @kernel
-def _float32_tile(weights, group, x, token, start, out):
+def _float_tile(weights, group, x, token, start, out):
     first = second = start
     columns = len(weights) // out.shape[1]
     for column in range(x.shape[1]):
         place = (group * columns + column) * GROUP
-        first = add_products(first, load_float32(weights, place), x, token, column)
-        second = add_products(second, load_float32(weights, place + HALF), x, token, column)
-    store(first, out, token, group * GROUP)
-    store(second, out, token, group * GROUP + HALF)
-
-
-@kernel
-def _bfloat16_tile(weights, group, x, token, start, out):
-    first = second = start
-    columns = len(weights) // out.shape[1]
-    for column in range(x.shape[1]):
-        place = (group * columns + column) * GROUP
-        first = add_products(first, load_bfloat16(weights, place), x, token, column)
-        second = add_products(second, load_bfloat16(weights, place + HALF), x, token, column)
+        first = add_products(first, load_numbers(weights, place), x, token, column)
+        second = add_products(second, load_numbers(weights, place + HALF), x, token, column)
     store(first, out, token, group * GROUP)
     store(second, out, token, group * GROUP + HALF)
 
@@ -109,34 +96,20 @@ def _int4_tile(packed, scales, smallest, group, x, token, start, out):
 
 
 @parallel_kernel
-def float32_product(weights, x, out):
-    """out = x @ weights.T for weights in groups of rows; the rows of `out` are whole groups."""
+def float_product(weights, x, out):
+    """out = x @ weights.T; the weights are float32, or bfloat16 in uint16. `out` has a column for
+    each row of whole groups.
+    """
     for group in numba.prange(out.shape[1] // GROUP):
         token = 0
         while token + 8 <= len(x):
-            _float32_tile(weights, group, x, token, zeros(8), out)
+            _float_tile(weights, group, x, token, zeros(8), out)
             token += 8
         while token + 4 <= len(x):
-            _float32_tile(weights, group, x, token, zeros(4), out)
+            _float_tile(weights, group, x, token, zeros(4), out)
             token += 4
         while token < len(x):
-            _float32_tile(weights, group, x, token, zeros(1), out)
-            token += 1
-
-
-@parallel_kernel
-def bfloat16_product(weights, x, out):
-    """As `float32_product`, of bfloat16 in uint16."""
-    for group in numba.prange(out.shape[1] // GROUP):
-        token = 0
-        while token + 8 <= len(x):
-            _bfloat16_tile(weights, group, x, token, zeros(8), out)
-            token += 8
-        while token + 4 <= len(x):
-            _bfloat16_tile(weights, group, x, token, zeros(4), out)
-            token += 4
-        while token < len(x):
-            _bfloat16_tile(weights, group, x, token, zeros(1), out)
+            _float_tile(weights, group, x, token, zeros(1), out)
             token += 1
 
 

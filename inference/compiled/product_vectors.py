@@ -16,7 +16,6 @@ from numba.extending import intrinsic
 from inference.compiled.vectors import (
     FLOAT_VECTOR,
     FLOATS,
-    HALVES,
     INT32,
     INTEGER_VECTOR,
     INTEGERS,
@@ -25,10 +24,10 @@ from inference.compiled.vectors import (
     ROUNDER_BITS,
     address,
     in_all_lanes,
+    loaded_numbers,
     multiply_add,
     of_tokens,
     reduced,
-    widened,
 )
 
 
@@ -41,15 +40,14 @@ def has_byte_products() -> bool:
 
 
 @intrinsic
-def load_float32(typing_context, array, place):
-    """Return array[place : place + 16] of float32."""
-    return _loader(array, FLOAT_VECTOR, FLOATS, lambda builder, loaded: loaded)
+def load_numbers(typing_context, array, place):
+    """Return array[place : place + 16] of float32, or of bfloat16 in uint16."""
 
+    def generate(context, builder, signature, values):
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return loaded_numbers(builder, builder.gep(data, [values[1]]), signature.args[0])
 
-@intrinsic
-def load_bfloat16(typing_context, array, place):
-    """Return array[place : place + 16], bfloat16 in uint16."""
-    return _loader(array, FLOAT_VECTOR, HALVES, widened)
+    return FLOAT_VECTOR(array, types.intp), generate
 
 
 @intrinsic

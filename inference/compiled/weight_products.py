@@ -35,8 +35,7 @@ from inference.compiled.product_kernels import (
     GROUP,
     INT8_OFFSET,
     ONE_CALLER,
-    bfloat16_product,
-    float32_product,
+    float_product,
     int4_product,
     int8_product,
     rounded_rows,
@@ -138,11 +137,11 @@ FORMS = {
 
 
 def _multiply_float32(parts, layer, x, out):
-    float32_product(parts.weights[layer], x, out)
+    float_product(parts.weights[layer], x, out)
 
 
 def _multiply_bfloat16(parts, layer, x, out):
-    bfloat16_product(parts.bits[layer], x, out)
+    float_product(parts.bits[layer], x, out)
 
 
 def _multiply_int8(parts, layer, x, out):
