@@ -5,35 +5,14 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
-from lm_core.formats.checkpoint_files import write_checkpoint
-from lm_core.special_tokens import SPECIAL_TOKENS
-from tokenizer_bpe.tokenizer import Tokenizer
-from tokenizer_bpe.tokenizer_file import hugging_face_files
-from transformer_lm.language_model import TransformerLM
-from transformer_lm.model_config import ModelConfig
-from transformer_lm.weights.pretrained import to_hugging_face
+from tiny_checkpoint import write_tiny_checkpoint
 
 PROJECT = Path(__file__).parents[2]
 SCRIPT = PROJECT / "benchmarks" / "serve_load.py"
 
 
 def test_both_loads_are_measured(tmp_path, monkeypatch) -> None:
-    torch.manual_seed(0)
-    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [], SPECIAL_TOKENS)
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size,
-        context_length=512,
-        d_model=32,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        d_ff=32,
-    )
-    tensors, described = to_hugging_face(TransformerLM(config), {})
-    folder = tmp_path / "step_000001"
-    write_checkpoint(folder, tensors, described, hugging_face_files(tokenizer), None)
+    folder = write_tiny_checkpoint(tmp_path, context_length=512)
     spec = importlib.util.spec_from_file_location("serve_load", SCRIPT)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

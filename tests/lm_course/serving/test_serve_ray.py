@@ -12,16 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
+from tiny_checkpoint import write_tiny_checkpoint
 
-from lm_core.formats.checkpoint_files import write_checkpoint
-from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_core.user_error import UserError
-from tokenizer_bpe.tokenizer import Tokenizer
-from tokenizer_bpe.tokenizer_file import hugging_face_files
-from transformer_lm.language_model import TransformerLM
-from transformer_lm.model_config import ModelConfig
-from transformer_lm.weights.pretrained import to_hugging_face
 
 PROJECT = Path(__file__).parents[3]
 SCRIPT = PROJECT / "recipes" / "cluster" / "serve_ray.py"
@@ -38,21 +31,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [], SPECIAL_TOKENS)
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size,
-        context_length=64,
-        d_model=32,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        d_ff=32,
-    )
-    tensors, described = to_hugging_face(TransformerLM(config), {})
-    folder = tmp_path_factory.mktemp("model") / "step_000001"
-    write_checkpoint(folder, tensors, described, hugging_face_files(tokenizer), None)
-    return folder
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("model"), context_length=64)
 
 
 def test_a_fixed_number_of_replicas(script) -> None:
