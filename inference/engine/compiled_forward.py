@@ -127,7 +127,8 @@ class CompiledForwardPass:
         else:
             with ONE_CALLER:
                 decoder_layers(x, self._weights, self._shape, tables, *self._pages)
-        rms_norm(x, self._final_norm, self.config.norm_eps, x)
+        with ONE_CALLER:
+            rms_norm(x, self._final_norm, self.config.norm_eps, x)
         return torch.from_numpy(x)
 
     @torch.no_grad()
