@@ -62,7 +62,11 @@ def _first_calls_of(check: Callable, function: Callable) -> Callable:
 
 
 def pytest_runtest_setup() -> None:
+    """Forget what the last test did, before any fixture of the next one."""
     calls.clear()
+    interrupts = sys.modules.get("lm_course.interrupts")
+    if interrupts is not None:  # a Ctrl-C in a test outside tests/lm_course stopped later commands
+        interrupts.Interrupts.seen = False
 
 
 def check_types() -> None:
