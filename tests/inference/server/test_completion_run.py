@@ -130,9 +130,9 @@ def test_an_engine_that_fails_leaves_nobody_waiting(serve, pool):
     with served.gate("say abc=>a") as gate:
         whole = pool.submit(served.post, TEXT, prompt="say abc=>")
         streamed = pool.submit(served.post, TEXT, prompt="say abc=>", stream=True)
+        assert gate.reached.wait(WAIT)  # the engine stands still: none of these can be answered
         waiting = [pool.submit(served.post, TEXT, prompt="say d=>") for _ in range(3)]
         embedded = pool.submit(served.post, "/v1/embeddings", input="x")
-        assert gate.reached.wait(WAIT)
         served.wait_until(lambda: served.thread.num_requests >= 1)
         assert served.client.get("/health").status_code == 200
         served.forward.error = RuntimeError("out of memory: secret")
