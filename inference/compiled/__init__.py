@@ -1,1 +1,1 @@
-"""Attention over blocks and products of quantized weights, compiled with numba for CPUs."""
+"""A decoder's layers for CPUs, compiled with numba: attention over blocks, products of weights."""
