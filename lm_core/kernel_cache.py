@@ -79,6 +79,7 @@ def compiled(sources: Path, function: Callable[..., Any], **options: Any) -> Cal
     finally:
         numba.config.CACHE_DIR = previous
     _let_one_process_write(kernel)
+    _pass_on_the_start_of_threads(kernel)
     return kernel
 
 
@@ -98,3 +99,24 @@ def _let_one_process_write(kernel: Any) -> None:
             save(key, data)
 
     file.save = save_alone
+
+
+def _pass_on_the_start_of_threads(kernel: Any) -> None:
+    """Let code that calls a parallel kernel start numba's threads, also if that kernel came from
+    the cache.
+
+    Code from the cache must start them before it runs (`reload_init`). A caller learns this from
+    the kernels that were compiled with it, but not from those that were loaded: kept on disk, it
+    crashes the next process that loads it (numba issue 8578).
+    """
+    implementation = getattr(kernel._cache, "_impl", None)
+    if implementation is None:
+        return
+    rebuild = implementation.rebuild
+
+    def rebuild_with_start(context: Any, payload: Any) -> Any:
+        result = rebuild(context, payload)
+        result.library._reload_init.update(result.reload_init)
+        return result
+
+    implementation.rebuild = rebuild_with_start

@@ -4,6 +4,8 @@ removed.
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,3 +139,35 @@ def test_who_runs_on_older_sources_compiles_again(package, gone):
 def test_a_place_that_cannot_be_written_is_numbas_to_complain_of(package, monkeypatch):
     (package / "__pycache__").touch()  # no folder can be made in a file
     kernel_cache.cache_folder(package)
+
+
+KERNELS = """
+import sys
+from pathlib import Path
+import numba, numpy as np
+from lm_core.kernel_cache import compiled
+
+def fill(numbers):
+    for i in numba.prange(len(numbers)):
+        numbers[i] = i
+
+def total(numbers):
+    fill(numbers)
+    return numbers.sum()
+
+fill = compiled(Path(__file__).parent, fill, parallel=True)
+total = compiled(Path(__file__).parent, total)
+numbers = np.zeros(5)
+print(fill(numbers) if sys.argv[1] == "fill" else total(numbers))
+"""
+
+
+def test_a_caller_of_a_parallel_kernel_from_the_cache(package):
+    """Three processes: one keeps the kernel, one compiles its caller, one loads the caller."""
+    script = package / "kernels.py"
+    script.write_text(KERNELS)
+    for kernel, printed in (("fill", "None"), ("total", "10.0"), ("total", "10.0")):
+        environment = {**os.environ, "PYTHONPATH": str(Path(kernel_cache.__file__).parents[1])}
+        command = [sys.executable, str(script), kernel]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout.strip()) == (0, printed), ended.stderr
