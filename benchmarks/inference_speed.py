@@ -327,8 +327,8 @@ class Rows:
     def first_token(self) -> dict[str, float]:
         """Seconds from the start of `lm generate` to its end at the first token."""
         target = self.options.demo_model or self.path
-        command = [sys.executable, "-m", "lm_course", "generate", "--model", str(target)]
-        command += ["--prompt", "The", "--max-new-tokens", "1"]
+        command = [sys.executable, "-m", "lm_course", "generate", "The", "--model", str(target)]
+        command += ["--max-new-tokens", "1"]
 
         def run() -> float:
             start = time.perf_counter()

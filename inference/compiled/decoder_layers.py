@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from inference.compiled.cache_rows import numbers_in_row, write_numbers
 from inference.compiled.decoder_parts import gate, norm_heads, rms_norm, rotate
 from inference.compiled.kernel_cache import kernel
-from inference.compiled.paged_attention import attend, write_numbers
+from inference.compiled.paged_attention import attend
 from inference.compiled.weight_products import Parts, multiply_into
 
 
@@ -93,7 +94,7 @@ def layer_room(x, shape):
 def attention_inputs(x, layer, weights, shape, tables, key_pages, value_pages, room):
     """Compute queries, keys and values, normed and rotated, in `room.heads`; the keys and values
     are also written to their places in the pages [layers, blocks, block_size, kv_heads, head_dim],
-    float32 or bfloat16 in uint16.
+    of a type of cache_rows.py.
     """
     rms_norm(x, weights.attention_norm[layer], shape.norm_eps, room.normed)
     heads = room.heads
@@ -141,7 +142,8 @@ def _add(x, added):
 @kernel
 def write_rows(heads, start, places, pages):
     """Write the columns from `start` on to the places of one layer's pages."""
-    block_size, kv_heads, size = pages.shape[1:]
+    _, block_size, kv_heads, _ = pages.shape
+    size = numbers_in_row(pages)
     for token in range(len(places)):
         block, offset = divmod(places[token], block_size)
         for head in range(kv_heads):

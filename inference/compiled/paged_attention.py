@@ -5,8 +5,8 @@ into float32 in a small buffer, and lets every query of the request that reads t
 a key is read from memory once for its group of query heads and for all queries of a chunk. Scores
 that the mask would hide are not computed, because each query's visible keys are a range.
 
-Blocks may be float32 or bfloat16. NumPy has no bfloat16, so such blocks come as uint16: the upper
-half of a float32.
+Blocks may be float32, bfloat16 or int8 (cache_rows.py). Keys and values in int8 are brought into
+float32 16 rows at a time, and all queries of a group then use them.
 
 What this leaves out: one long text spread over more threads than it has key-value heads, and
 products of whole tiles, with which PyTorch reads a long prompt faster.
@@ -18,9 +18,14 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba.extending import overload
 from torch import Tensor
 
+from inference.compiled.cache_rows import (
+    numbers_in_row,
+    pages_as_numpy,
+    read_rows,
+    whole_vectors,
+)
 from inference.compiled.kernel_cache import kernel, parallel_kernel
 from inference.compiled.product_kernels import ONE_CALLER
 from inference.compiled.product_vectors import (
@@ -28,7 +33,6 @@ from inference.compiled.product_vectors import (
 )
 from inference.compiled.row_vectors import (
     add_row,
-    bits_of_float,
     dots_of_rows,
     largest_lane,
     load_columns,
@@ -45,31 +49,6 @@ from inference.compiled.vectors import (
 )
 
 LARGEST, TOTAL, FACTOR = 0, 1, 2  # columns of the state of online softmax
-
-
-def write_numbers(numbers: np.ndarray, page: np.ndarray) -> None:
-    """page = numbers, rounded to the type of the page, half to even. For compiled code."""
-    if page.dtype == np.uint16:
-        _write_bfloat16(numbers, page)
-    else:
-        _write_float32(numbers, page)
-
-
-def _write_bfloat16(numbers, page):
-    for i in range(len(page)):
-        bits = np.uint32(bits_of_float(numbers[i]))
-        half = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-        page[i] = (bits + half) >> np.uint32(16)
-
-
-def _write_float32(numbers, page):
-    for i in range(len(page)):
-        page[i] = numbers[i]
-
-
-@overload(write_numbers)
-def _write_numbers(numbers, page):
-    return _write_bfloat16 if page.dtype == numba.uint16 else _write_float32
 
 
 @kernel
@@ -131,7 +110,7 @@ def _attend_keys(queries, keys, values, base, step, group, first_position, start
 def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row, num_queries,
                  num_keys, kv_head, group, window, result):  # fmt: skip
     """One key-value head of one request: the queries and heads that read it."""
-    head_dim = key_rows.shape[1]
+    head_dim = numbers_in_row(key_rows)
     width = (head_dim + LANES - 1) // LANES * LANES
     num_rows = num_queries * group
     queries = _scaled_queries(q, first_row, num_queries, kv_head * group, group, head_dim, width)
@@ -139,7 +118,10 @@ def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row
     state = np.zeros((num_rows, 3), np.float32)
     state[:, LARGEST] = -np.inf
     sums = np.zeros((num_rows, width), np.float32)
-    padded = np.zeros((2, LANES if width > head_dim else 0, width), key_rows.dtype)
+    # Vectors are loaded whole; rows from which that cannot be are first brought into a buffer.
+    keys, values = whole_vectors(key_rows), whole_vectors(value_rows)
+    is_direct = keys.shape[1] == width
+    buffer = np.zeros((2, 0 if is_direct else LANES, width), keys.dtype)
     first_query = num_keys - num_queries
     oldest = max(0, first_query - window + 1)
     for start in range(oldest // block_size * block_size, num_keys, block_size):
@@ -147,14 +129,13 @@ def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row
         for inside in range(0, min(block_size, num_keys - start), LANES):
             base = (block + inside) * kv_heads + kv_head
             filled = min(LANES, block_size - inside, num_keys - start - inside)
-            if width == head_dim:
-                _attend_keys(queries, key_rows, value_rows, base, kv_heads, group, first_query,
+            if is_direct:
+                _attend_keys(queries, keys, values, base, kv_heads, group, first_query,
                              start + inside, filled, window, scores, state, sums)  # fmt: skip
                 continue
-            for place in range(filled):  # vectors are loaded whole
-                padded[0, place, :head_dim] = key_rows[base + place * kv_heads]
-                padded[1, place, :head_dim] = value_rows[base + place * kv_heads]
-            _attend_keys(queries, padded[0], padded[1], 0, 1, group, first_query, start + inside,
+            read_rows(key_rows, base, kv_heads, filled, buffer[0])
+            read_rows(value_rows, base, kv_heads, filled, buffer[1])
+            _attend_keys(queries, buffer[0], buffer[1], 0, 1, group, first_query, start + inside,
                          filled, window, scores, state, sums)  # fmt: skip
     for row in range(num_rows):
         query, member = divmod(row, group)
@@ -187,11 +168,11 @@ def attend(q, num_heads, key_pages, value_pages, tables, window, result):
     """Write the attention of all requests of the tables to `result`.
 
     q and result are [tokens, at least num_heads * head_dim], the pages of one layer [blocks,
-    block_size, kv_heads, head_dim].
+    block_size, kv_heads, head_dim], with a scale behind each row of int8.
     """
     num_requests = len(tables.num_keys)
-    _, block_size, kv_heads, head_dim = key_pages.shape
-    key_rows, value_rows = key_pages.reshape(-1, head_dim), value_pages.reshape(-1, head_dim)
+    _, block_size, kv_heads, size = key_pages.shape
+    key_rows, value_rows = key_pages.reshape(-1, size), value_pages.reshape(-1, size)
     # Head after head, so that each thread gets all requests: they differ in length.
     for task in numba.prange(kv_heads * num_requests):
         request = task % num_requests
@@ -212,13 +193,13 @@ def attend_step(
 
     Args:
         q: the new tokens of all requests, in the order of the tables, on the CPU.
-        key_blocks, value_blocks: one layer of the pool, contiguous, float32 or bfloat16; the keys
-            and values of the new tokens are already in it.
+        key_blocks, value_blocks: one layer of the pool, contiguous, in float32, bfloat16, or int8
+            of `quantize_rows`; the keys and values of the new tokens are already in it.
         tables: of the step.
         sliding_window: see `paged_attention`.
     """
-    is_bfloat16 = key_blocks.dtype == torch.bfloat16
-    assert is_bfloat16 or key_blocks.dtype == torch.float32, f"no kernel for {key_blocks.dtype}"
+    known = (torch.float32, torch.bfloat16, torch.int8)
+    assert key_blocks.dtype in known, f"no kernel for {key_blocks.dtype}"
     assert q.shape[0] == tables.num_rows, f"{q.shape[0]} rows, {tables.num_rows} in the tables"
     result = np.empty((len(q), q.shape[1] * q.shape[2]), np.float32)
     rows = q.detach().float().flatten(1).contiguous().numpy()
@@ -231,12 +212,3 @@ def attend_step(
 def window_size(sliding_window: int | None) -> int:
     """Return the keys that a query sees at most, as a number in any case."""
     return sliding_window or np.iinfo(np.int32).max
-
-
-def pages_as_numpy(blocks: Tensor) -> np.ndarray:
-    """Return the same memory as an array; bfloat16 as uint16."""
-    assert blocks.is_contiguous(), "the blocks of a layer are contiguous"
-    blocks = blocks.detach()
-    if blocks.dtype == torch.bfloat16:
-        return blocks.view(torch.int16).numpy().view(np.uint16)
-    return blocks.numpy()

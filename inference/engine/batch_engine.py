@@ -79,7 +79,11 @@ class BatchEngine:
         self.scheduler = Scheduler(self.pool, limits, model.config.context_length)
         self.forward = (
             forward_for(
-                model, self.settings.num_blocks, self.settings.block_size, self.settings.weights
+                model,
+                self.settings.num_blocks,
+                self.settings.block_size,
+                self.settings.weights,
+                self.settings.cache,
             )
             if forward is None
             else forward

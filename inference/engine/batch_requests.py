@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from inference.batch_scheduler import FinishReason, Request
-from inference.engine.forward_choice import AnyWeightKind
+from inference.engine.forward_choice import AnyCacheKind, AnyWeightKind
 from inference.sampling import SamplingSettings
 from lm_core.settings import Settings
 
@@ -29,6 +29,7 @@ class BatchSettings(Settings):
         num_drafts: tokens that prompt look-up proposes for each request and step; 0 for none.
         max_ngram: longest n-gram that prompt look-up looks for.
         weights: form of the weights; see `forward_for`.
+        cache: type of keys and values; see `forward_for`.
     """
 
     block_size: int = pydantic.Field(default=16, gt=0)
@@ -39,6 +40,7 @@ class BatchSettings(Settings):
     num_drafts: int = pydantic.Field(default=0, ge=0)
     max_ngram: int = pydantic.Field(default=3, gt=0)
     weights: AnyWeightKind = "auto"
+    cache: AnyCacheKind = "auto"
 
     @property
     def num_blocks(self) -> int:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inference.batch_generation import rotary_of
+from inference.compiled.cache_rows import pages_as_numpy
 from inference.compiled.decoder_layers import (
     DecoderShape,
     DecoderWeights,
@@ -26,17 +27,18 @@ from inference.compiled.decoder_layers import (
     layer_room,
 )
 from inference.compiled.decoder_parts import rms_norm
-from inference.compiled.paged_attention import attend, pages_as_numpy, window_size
+from inference.compiled.paged_attention import attend, window_size
 from inference.compiled.product_kernels import ONE_CALLER
 from inference.compiled.step_tables import StepTables, step_tables
 from inference.compiled.weight_products import Matrices
 from inference.engine.forward_pass import ChunkRows
 from inference.paged_attention import PagedKVCache
+from inference.quantized_cache import SCALE_BYTES, restore_rows
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
 WeightKind = Literal["float32", "bfloat16", "int8", "int4"]
-CacheKind = Literal["float32", "bfloat16"]
+CacheKind = Literal["float32", "bfloat16", "int8"]
 # The output head has a third of the weights of a small model, and int4 costs most there. GGUF files
 # in four bits keep it in eight, too.
 HEAD_KINDS: dict[WeightKind, WeightKind] = {"int4": "int8"}
@@ -56,6 +58,11 @@ def is_supported(config: ModelConfig) -> bool:
     )
 
 
+def default_cache(weights: WeightKind) -> CacheKind:
+    """Return the type of keys and values beside these weights: bfloat16 if they are in few bits."""
+    return "float32" if weights == "float32" else "bfloat16"
+
+
 class CompiledForwardPass:
     """The forward pass of a model on the CPU.
 
@@ -64,7 +71,7 @@ class CompiledForwardPass:
         num_blocks: blocks of the cache.
         block_size: tokens of a block.
         weights: form of the matrices; norms and the embedding of the input stay as they are.
-        cache: type of keys and values; by default float32 beside weights in float32, else bfloat16.
+        cache: type of keys and values; by default that of `default_cache`.
     """
 
     def __init__(
@@ -76,11 +83,17 @@ class CompiledForwardPass:
         cache: CacheKind | None = None,
     ) -> None:
         config = model.config
-        if cache is None:
-            cache = "float32" if weights == "float32" else "bfloat16"
+        cache = default_cache(weights) if cache is None else cache
         assert is_supported(config), f"not supported: {config}"
         self.config, self.block_size = config, block_size
-        self.cache = PagedKVCache.for_model(config, num_blocks, block_size, getattr(torch, cache))
+        self.cache = PagedKVCache(
+            config.num_layers,
+            num_blocks,
+            block_size,
+            config.num_kv_heads,
+            config.head_dim + (SCALE_BYTES if cache == "int8" else 0),
+            getattr(torch, cache),
+        )
         self._pages = pages_as_numpy(self.cache.keys), pages_as_numpy(self.cache.values)
         self._embedding = model.token_embedding.weight.detach().cpu()
         self._final_norm = _numbers([model.final_norm.weight])[0]
@@ -161,7 +174,7 @@ class CompiledForwardPass:
         """Return the attention of a chunk, from a copy of its keys and values."""
         blocks = list(chunk.blocks)[: -(-chunk.num_keys // self.block_size)]
         keys, values = (
-            pages[layer, blocks].flatten(0, 1)[: chunk.num_keys].transpose(0, 1).float()[None]
+            _numbers_of(pages[layer, blocks].flatten(0, 1)[: chunk.num_keys]).transpose(0, 1)[None]
             for pages in (self.cache.keys, self.cache.values)
         )
         q = queries.unflatten(1, (-1, self.config.head_dim)).transpose(0, 1)[None]
@@ -174,6 +187,11 @@ class CompiledForwardPass:
             q, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
         return attended[0].transpose(0, 1).flatten(1)
+
+
+def _numbers_of(rows: Tensor) -> Float[Tensor, "*rows head_dim"]:
+    """Return rows of the cache in float32."""
+    return restore_rows(rows) if rows.dtype == torch.int8 else rows.float()
 
 
 def _layer_matrices(model: TransformerLM, kind: WeightKind) -> dict[str, Matrices]:

@@ -7,12 +7,20 @@ from typing import Literal
 
 import torch
 
-from inference.engine.compiled_forward import CompiledForwardPass, WeightKind, is_supported
+from inference.engine.compiled_forward import (
+    CacheKind,
+    CompiledForwardPass,
+    WeightKind,
+    default_cache,
+    is_supported,
+)
 from inference.engine.forward_pass import ForwardPass, PlainForwardPass
+from inference.quantized_cache import SCALE_BYTES
 from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
 
 AnyWeightKind = Literal["auto", "float32", "bfloat16", "int8", "int4"]
+AnyCacheKind = Literal["auto", "float32", "bfloat16", "int8"]
 KINDS_OF_TYPES: dict[torch.dtype, WeightKind] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
@@ -21,21 +29,50 @@ KINDS_OF_TYPES: dict[torch.dtype, WeightKind] = {
 
 
 def forward_for(
-    model: TransformerLM, num_blocks: int, block_size: int, weights: AnyWeightKind = "auto"
+    model: TransformerLM,
+    num_blocks: int,
+    block_size: int,
+    weights: AnyWeightKind = "auto",
+    cache: AnyCacheKind = "auto",
 ) -> ForwardPass:
     """Return the fastest forward pass for a model.
 
     On a CPU that is the compiled one, if it knows the model's variants. "auto" keeps the type of
-    the model's weights. Raises ValueError if another form was asked for and only the plain pass
-    knows the model.
+    the model's weights, and chooses the type of the keys and values by it. Raises ValueError if
+    another form was asked for and only the plain pass knows the model.
     """
+    kind = _compiled_weights(model, weights)
+    if kind is not None:
+        chosen = None if cache == "auto" else cache
+        return CompiledForwardPass(model, num_blocks, block_size, kind, chosen)
+    for what, asked in (("weights", weights), ("keys and values", cache)):
+        if asked != "auto":
+            weight = next(model.parameters())
+            raise UserError(
+                f"{what} in {asked}: not for this model on this device "
+                f"({weight.device.type}, {model.config.norm}, {model.config.mlp}); leave it at auto"
+            )
+    return PlainForwardPass(model, num_blocks, block_size)
+
+
+def cache_bits(
+    model: TransformerLM, weights: AnyWeightKind = "auto", cache: AnyCacheKind = "auto"
+) -> float:
+    """Return the bits of a key's or value's number in the cache of `forward_for`, the scales of
+    int8 included.
+    """
+    kind = _compiled_weights(model, weights)
+    if kind is None:
+        return 8.0 * next(model.parameters()).element_size()
+    chosen = default_cache(kind) if cache == "auto" else cache
+    if chosen == "int8":
+        return 8.0 * (1 + SCALE_BYTES / model.config.head_dim)
+    return {"float32": 32.0, "bfloat16": 16.0}[chosen]
+
+
+def _compiled_weights(model: TransformerLM, weights: AnyWeightKind) -> WeightKind | None:
+    """Return the form of the weights in the compiled pass; None if it cannot compute the model."""
     weight = next(model.parameters())
     kind = KINDS_OF_TYPES.get(weight.dtype) if weights == "auto" else weights
-    if kind is not None and weight.device.type == "cpu" and is_supported(model.config):
-        return CompiledForwardPass(model, num_blocks, block_size, kind)
-    if weights != "auto":
-        raise UserError(
-            f"weights in {weights}: not for this model on this device "
-            f"({weight.device.type}, {model.config.norm}, {model.config.mlp}); leave it at auto"
-        )
-    return PlainForwardPass(model, num_blocks, block_size)
+    is_compiled = weight.device.type == "cpu" and is_supported(model.config)
+    return kind if is_compiled else None

@@ -5,6 +5,7 @@ The models of one server share the free memory.
 What this leaves out: the memory of the weights, which are loaded before.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,15 +20,15 @@ MOST_BY_DEFAULT = 32_768  # tokens
 
 
 class CachedModel(NamedTuple):
-    """A model's shape and the bytes of a key or value, which decide about the memory of a token."""
+    """A model's shape and the bits of a key or value, which decide about the memory of a token."""
 
     config: ModelConfig
-    bytes_per_value: int
+    cache_bits: float
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of the keys and values of one token."""
-        return kv_cache_bytes_per_token(self.config, self.bytes_per_value)
+        return math.ceil(kv_cache_bytes_per_token(self.config, 1) * self.cache_bits / 8)
 
 
 def cache_tokens(models: Sequence[CachedModel], asked: int | None, block_size: int) -> list[int]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inference.server.app import ServerSettings
 
 WEIGHTS = ("auto", "float32", "bfloat16", "int8", "int4")
+CACHE_TYPES = ("auto", "float32", "bfloat16", "int8")
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -109,6 +110,9 @@ Drafts = Annotated[
 Weights = Annotated[
     str, typer.Option(help="Form of the weights: auto, float32, bfloat16, int8 or int4.")
 ]
+CacheType = Annotated[
+    str, typer.Option(help="Type of the keys and values: auto, float32, bfloat16 or int8.")
+]
 TimeLimit = Annotated[float, typer.Option(min=0.001, help="Seconds that a whole answer may take.")]
 MaxBody = Annotated[float, typer.Option(min=0.001, help="Largest request, in megabytes.")]
 
@@ -132,23 +136,29 @@ def register(app: typer.Typer) -> None:
         prefix_caching: PrefixCaching = True,
         drafts: Drafts = 0,
         weights: Weights = "auto",
+        cache_type: CacheType = "auto",
         time_limit: TimeLimit = 600.0,
         max_body_mb: MaxBody = 4.0,
     ) -> None:
         """Serve models over HTTP, by OpenAI's API, with a page to chat with them."""
         from inference.engine.batch_requests import BatchSettings
+        from inference.engine.forward_choice import cache_bits
         from inference.server.app import ServerSettings
         from lm_course.commands.model_commands import engine_at
         from lm_course.serving.cache_memory import CachedModel
         from lm_course.serving.cache_memory import cache_tokens as checked
 
-        if weights not in WEIGHTS:
-            raise UserError(f"--weights {weights}: expected one of {', '.join(WEIGHTS)}")
+        for option, given, known in (
+            ("--weights", weights, WEIGHTS),
+            ("--cache-type", cache_type, CACHE_TYPES),
+        ):
+            if given not in known:
+                raise UserError(f"{option} {given}: expected one of {', '.join(known)}")
         paths = named_paths(checkpoint or [], model or [], name or [])
         with closing(listening_socket(host, port)) as opened:  # before the models are read
             engines = {each: engine_at(path) for each, path in paths.items()}
             cached = [
-                CachedModel(each.model.config, next(each.model.parameters()).element_size())
+                CachedModel(each.model.config, cache_bits(each.model, weights, cache_type))
                 for each in engines.values()
             ]
             rooms = checked(cached, cache_tokens, block_size)
@@ -159,6 +169,7 @@ def register(app: typer.Typer) -> None:
                 prefix_caching=prefix_caching,
                 num_drafts=drafts,
                 weights=weights,
+                cache=cache_type,
             )
             limits = ServerSettings(
                 api_key=api_key,

@@ -74,15 +74,15 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
     """Return the application of one replica; it loads the model."""
     from inference.engine.batch_engine import BatchEngine
     from inference.engine.batch_requests import BatchSettings
+    from inference.engine.forward_choice import cache_bits
     from inference.server.app import ServerSettings, create_app
     from inference.server.served_model import ServedModel
     from lm_course.commands.model_commands import engine_at
     from lm_course.serving.cache_memory import CachedModel, cache_tokens
 
     engine = engine_at(settings.path)
-    bytes_per_value = next(engine.model.parameters()).element_size()
     block_size = BatchSettings().block_size
-    cached = CachedModel(engine.model.config, bytes_per_value)
+    cached = CachedModel(engine.model.config, cache_bits(engine.model, settings.weights))
     [room] = cache_tokens([cached], settings.cache_tokens, block_size)
     batch = BatchSettings(
         cache_tokens=room,

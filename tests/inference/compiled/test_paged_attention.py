@@ -10,6 +10,7 @@ from torch import Tensor
 from inference.compiled.paged_attention import attend_step
 from inference.compiled.step_tables import StepTables, step_tables
 from inference.paged_attention import PagedKVCache, paged_attention
+from inference.quantized_cache import quantize_rows, restore_rows
 
 SIZE, BLOCKS = 4, 24
 TABLES = [[5, 0, 9], [17], [3, 2, 1, 8, 11], [20, 4], [7, 23]]
@@ -25,11 +26,11 @@ def filled_cache(dtype: torch.dtype, kv_heads: int, head_dim: int, tables: StepT
         for position in range(num_keys):
             written[blocks[position // SIZE] * SIZE + position % SIZE] = True
     pool.flatten(1, 2)[:, ~written] = float("nan")
-    return pool.to(dtype)
+    return quantize_rows(pool) if dtype == torch.int8 else pool.to(dtype)
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 6, 100])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 8), (3, 3, 5), (6, 1, 16)])
 def test_equal_to_the_lesson(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, window: int | None
@@ -40,6 +41,8 @@ def test_equal_to_the_lesson(
     q = 2 * torch.randn(sum(NEW), heads, head_dim, generator=generator)
     got = attend_step(q, keys, values, tables, window)
     assert got.dtype == torch.float32
+    if dtype == torch.int8:
+        keys, values = restore_rows(keys), restore_rows(values)
     row = 0
     for blocks, cached, new in zip(TABLES, CACHED, NEW, strict=True):
         chunk = q[row : row + new].double()

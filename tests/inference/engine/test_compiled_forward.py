@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from inference.compiled.decoder_layers import write_rows
-from inference.compiled.paged_attention import pages_as_numpy
+from inference.compiled.cache_rows import pages_as_numpy
 from inference.compiled.weight_products import Int4Parts, Int8Parts
 from inference.engine.compiled_forward import LONG_CHUNK, CompiledForwardPass, is_supported
 from inference.engine.forward_pass import ChunkRows, PlainForwardPass
+from inference.quantized_cache import quantize_rows
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
@@ -89,8 +90,10 @@ def restore_into(model: TransformerLM, compiled: CompiledForwardPass) -> None:
     model.output_head.weight.copy_(compiled.head.restored()[0])
 
 
-@pytest.mark.parametrize("window", [None, 60])
-def test_long_chunks_beside_short_ones(window) -> None:
+@pytest.mark.parametrize(
+    ("window", "cache", "tolerance"), [(None, None, 2e-5), (60, None, 2e-5), (None, "int8", 0.02)]
+)
+def test_long_chunks_beside_short_ones(window, cache, tolerance) -> None:
     """Their attention is PyTorch's; a chunk may follow another, and other requests decode."""
     model = made(sliding_window=window)
     first, rest = list(range(50)), list(range(50, 90))
@@ -103,10 +106,10 @@ def test_long_chunks_beside_short_ones(window) -> None:
         ],
     ]
     assert len(rest) > LONG_CHUNK
-    plain, compiled = PlainForwardPass(model, 50, 4), CompiledForwardPass(model, 50, 4)
+    plain, compiled = PlainForwardPass(model, 50, 4), CompiledForwardPass(model, 50, 4, cache=cache)
     for step in steps:
         expected = plain.hidden(step)
-        torch.testing.assert_close(compiled.hidden(step), expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(compiled.hidden(step), expected, atol=tolerance, rtol=0)
 
 
 def test_the_head_of_int4_has_eight_bits() -> None:
@@ -126,6 +129,19 @@ def test_a_cache_in_bfloat16() -> None:
         torch.testing.assert_close(got, expected, atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("head_dim", [16, 24])
+def test_a_cache_in_int8(head_dim) -> None:
+    """It has the codes and scales of the lesson, which say less than float32."""
+    model = made(head_dim=head_dim)
+    rounded, exact = CompiledForwardPass(model, 8, 4, cache="int8"), CompiledForwardPass(model, 8, 4)
+    assert rounded.cache.num_bytes * 4 * head_dim == exact.cache.num_bytes * (head_dim + 4)
+    for expected, got in zip(results(exact), results(rounded), strict=True):
+        torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
+        assert not torch.equal(got, expected)
+    first = exact.cache.keys[0]  # nothing before the first layer's keys has been rounded
+    assert torch.equal(rounded.cache.keys[0], quantize_rows(first))
+
+
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
 def test_the_cache_is_no_wider_than_the_weights(kind) -> None:
     assert CompiledForwardPass(made(), 8, 4, kind).cache.keys.dtype == torch.bfloat16
@@ -139,9 +155,10 @@ def test_numbers_are_rounded_to_bfloat16_half_to_even() -> None:
     torch.testing.assert_close(pages[0, 1, 0], x[0].bfloat16(), atol=0, rtol=0)
 
 
-def test_copies_of_blocks() -> None:
+@pytest.mark.parametrize("cache", ["float32", "int8"])
+def test_copies_of_blocks(cache) -> None:
     model = made()
-    forward = CompiledForwardPass(model, 8, 4)
+    forward = CompiledForwardPass(model, 8, 4, cache=cache)
     forward.hidden([ChunkRows(0, [1, 2, 3], 0, [2])])
     forward.copy_blocks([(2, 5)])
     got = forward.hidden([ChunkRows(0, [4], 3, [2]), ChunkRows(1, [4], 3, [5])])

@@ -5,7 +5,7 @@ import torch
 
 from inference.compiled.weight_products import BFloat16Parts, Float32Parts, Int4Parts
 from inference.engine.compiled_forward import CompiledForwardPass
-from inference.engine.forward_choice import forward_for
+from inference.engine.forward_choice import cache_bits, forward_for
 from inference.engine.forward_pass import PlainForwardPass
 from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
@@ -39,3 +39,23 @@ def test_other_models_take_the_plain_pass(model) -> None:
 def test_a_form_that_the_model_cannot_have() -> None:
     with pytest.raises(UserError, match=r"weights in int8: not for this model .*gelu"):
         forward_for(made(mlp="gelu"), 2, 4, "int8")
+    with pytest.raises(UserError, match="keys and values in int8: not for this model"):
+        forward_for(made().double(), 2, 4, cache="int8")
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "cache"),
+    [
+        (made(), "auto", "auto"),
+        (made(), "int4", "auto"),
+        (made(), "bfloat16", "float32"),
+        (made(), "int8", "int8"),
+        (made().double(), "auto", "auto"),
+        (made(mlp="gelu").bfloat16(), "auto", "auto"),
+    ],
+)
+def test_the_memory_of_the_cache(model, weights, cache) -> None:
+    """What is estimated before the cache is made is what it then takes."""
+    allocated = forward_for(model, 2, 4, weights, cache).cache.num_bytes
+    numbers = 2 * 2 * 4 * 16  # keys and values, blocks, places, numbers of a head
+    assert allocated == numbers * cache_bits(model, weights, cache) / 8

@@ -19,7 +19,7 @@ CONFIG = ModelConfig(
     d_ff=48,
 )
 
-MODEL = CachedModel(CONFIG, 4)
+MODEL = CachedModel(CONFIG, 32)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_the_default_is_four_contexts_or_what_fits(free, memory, expected) -> No
 def test_what_was_asked_for(free) -> None:
     free(384 * 100)
     assert cache_tokens([MODEL], 80, 16) == [80]
-    assert cache_tokens([CachedModel(CONFIG, 2)], 160, 16) == [160]
+    assert cache_tokens([CachedModel(CONFIG, 16)], 160, 16) == [160]
     with pytest.raises(UserError, match=r"--cache-tokens 81: .* room for 80 tokens.* at most 80"):
         cache_tokens([MODEL], 81, 16)
     free(None)
@@ -55,7 +55,7 @@ def test_not_one_block(free) -> None:
 
 
 def test_several_models_share_the_memory(free) -> None:
-    longer = CachedModel(CONFIG.model_copy(update={"context_length": 150}), 2)  # 192 bytes
+    longer = CachedModel(CONFIG.model_copy(update={"context_length": 150}), 16)  # 192 bytes
     free(10**9)
     assert cache_tokens([MODEL, longer], None, 16) == [200, 600]
     free(384 * 250)  # room for 200 tokens of the first, where 200 and half of 600 are wanted
