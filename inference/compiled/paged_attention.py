@@ -1,9 +1,9 @@
 """`inference.paged_attention` for all requests of a step at once, compiled with numba.
 
-One task is one key-value head of one request. It goes through the request's blocks, brings each
-into float32 in a small buffer, and lets every query of the request that reads this head use it: so
-a key is read from memory once for its group of query heads and for all queries of a chunk. Scores
-that the mask would hide are not computed, because each query's visible keys are a range.
+One task is one key-value head of one request. It computes the scores of all keys, their softmax,
+and the sum of the values. Four rows (queries, or query heads that share the key-value head) use a
+key or value once it is loaded. The lesson updates the softmax after each block; here one number for
+each key and row is little memory, and the softmax of a whole row takes less time than its updates.
 
 Blocks may be float32, bfloat16 or int8 (cache_rows.py). Keys and values in int8 are brought into
 float32 16 rows at a time, and all queries of a group then use them.
@@ -28,82 +28,67 @@ from inference.compiled.cache_rows import (
 )
 from inference.compiled.kernel_cache import kernel, parallel_kernel
 from inference.compiled.product_kernels import ONE_CALLER
-from inference.compiled.product_vectors import (
-    zeros,
-)
+from inference.compiled.product_vectors import store, zeros
 from inference.compiled.row_vectors import (
-    add_row,
+    add_weighted_rows,
     dots_of_rows,
     largest_lane,
-    load_columns,
     load_row,
     powers_of_e,
-    scale_all,
-    store_columns,
     store_row,
     sum_of_lanes,
 )
 from inference.compiled.step_tables import StepTables
-from inference.compiled.vectors import (
-    LANES,
-)
+from inference.compiled.vectors import LANES
 
-LARGEST, TOTAL, FACTOR = 0, 1, 2  # columns of the state of online softmax
+ROWS_AT_ONCE = 4  # queries and heads that a loaded key or value serves at the same time
 
 
 @kernel
-def _weigh(found, scores, row, state):
-    """Write exp(score - largest so far) of 16 scores to scores[row], and bring state[row] up to
-    date: the largest score, the sum of the powers, and the factor of what was added before.
-    """
-    largest = state[row, LARGEST]
-    new = max(largest, largest_lane(found))
-    powers = powers_of_e(found, new)
-    store_row(powers, scores, row, 0)
-    factor = np.float32(math.exp(largest - new))
-    state[row, LARGEST], state[row, FACTOR] = new, factor
-    state[row, TOTAL] = state[row, TOTAL] * factor + sum_of_lanes(powers)
+def _score_keys(queries, keys, base, step, filled, scores, start):
+    """scores[:, start : start + 16] = queries @ the keys, which are rows base + i * step."""
+    if len(queries) == 1:
+        dots = dots_of_rows(zeros(1), queries, 0, keys, base, step, filled)
+        store(dots, scores, 0, start)
+        return
+    for row in range(0, len(queries), ROWS_AT_ONCE):
+        dots = dots_of_rows(zeros(4), queries, row, keys, base, step, filled)
+        store(dots, scores, row, start)
 
 
 @kernel
-def _add_values(weights, values, base, step, first, stop, factor, sums, row, column, like):
-    """Add weights[row, first:stop] @ the values of these places to sums[row] * factor, for as many
-    vectors of columns as the bundle `like` has.
-    """
-    total = scale_all(load_columns(like, sums, row, column), factor)
-    for place in range(first, stop):
-        total = add_row(total, weights[row, place], values, base + place * step, column)
-    store_columns(total, sums, row, column)
+def _add_values(weights, start, values, base, step, filled, sums):
+    """sums += weights[:, start : start + filled] @ the values, which are rows base + i * step."""
+    if len(sums) == 1:
+        for column in range(0, sums.shape[1], LANES):
+            add_weighted_rows(zeros(1), zeros(1), weights, 0, start, values, base, step, filled,
+                              sums, column)  # fmt: skip
+        return
+    for row in range(0, len(sums), ROWS_AT_ONCE):
+        column = 0
+        while column + 4 * LANES <= sums.shape[1]:
+            add_weighted_rows(zeros(4), zeros(4), weights, row, start, values, base, step, filled,
+                              sums, column)  # fmt: skip
+            column += 4 * LANES
+        while column < sums.shape[1]:
+            add_weighted_rows(zeros(4), zeros(1), weights, row, start, values, base, step, filled,
+                              sums, column)  # fmt: skip
+            column += LANES
 
 
 @kernel
-def _attend_keys(queries, keys, values, base, step, group, first_position, start, filled, window,
-                 scores, state, sums):  # fmt: skip
-    """Add up to 16 keys to the sums of all queries: key p is row base + p * step of `keys` and
-    `values`, and at position start + p.
-    """
-    for query in range(len(queries) // group):
-        position = first_position + query
-        first = max(0, position - window + 1 - start)  # the keys that the query sees
-        stop = min(filled, position + 1 - start)
-        if first >= stop:
-            continue
-        for own in range(query * group, (query + 1) * group):
-            found = dots_of_rows(queries, own, keys, base, step, stop)
-            if first > 0:
-                store_row(found, scores, own, 0)
-                scores[own, :first] = -np.inf
-                found = load_row(scores, own, 0)
-            _weigh(found, scores, own, state)
-            column, factor = 0, state[own, FACTOR]
-            while column + 4 * LANES <= sums.shape[1]:
-                _add_values(scores, values, base, step, first, stop, factor, sums, own, column,
-                            zeros(4))  # fmt: skip
-                column += 4 * LANES
-            while column < sums.shape[1]:
-                _add_values(scores, values, base, step, first, stop, factor, sums, own, column,
-                            zeros(1))  # fmt: skip
-                column += LANES
+def _softmax_row(scores, row, first, stop):
+    """scores[row] = exp(scores - the largest) from `first` to `stop`, else 0; return their sum."""
+    scores[row, :first] = -np.inf
+    scores[row, stop:] = -np.inf
+    largest, total = np.float32(-np.inf), np.float32(0)
+    for column in range(0, scores.shape[1], LANES):
+        largest = max(largest, largest_lane(load_row(scores, row, column)))
+    for column in range(0, scores.shape[1], LANES):
+        powers = powers_of_e(load_row(scores, row, column), largest)
+        store_row(powers, scores, row, column)
+        total += sum_of_lanes(powers)
+    return total
 
 
 @kernel
@@ -112,44 +97,64 @@ def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row
     """One key-value head of one request: the queries and heads that read it."""
     head_dim = numbers_in_row(key_rows)
     width = (head_dim + LANES - 1) // LANES * LANES
-    num_rows = num_queries * group
     queries = _scaled_queries(q, first_row, num_queries, kv_head * group, group, head_dim, width)
-    scores = np.empty((num_rows, LANES), np.float32)
-    state = np.zeros((num_rows, 3), np.float32)
-    state[:, LARGEST] = -np.inf
-    sums = np.zeros((num_rows, width), np.float32)
+    first_query = num_keys - num_queries
+    oldest = max(0, first_query - window + 1) // block_size * block_size
+    columns = (num_keys - oldest + 2 * LANES - 2) // LANES * LANES  # vectors are stored whole
+    scores = np.empty((len(queries), columns), np.float32)
+    sums, totals = np.zeros((len(queries), width), np.float32), np.empty(len(queries), np.float32)
     # Vectors are loaded whole; rows from which that cannot be are first brought into a buffer.
     keys, values = whole_vectors(key_rows), whole_vectors(value_rows)
     is_direct = keys.shape[1] == width
-    buffer = np.zeros((2, 0 if is_direct else LANES, width), keys.dtype)
-    first_query = num_keys - num_queries
-    oldest = max(0, first_query - window + 1)
-    for start in range(oldest // block_size * block_size, num_keys, block_size):
-        block = table[start // block_size] * block_size
-        for inside in range(0, min(block_size, num_keys - start), LANES):
-            base = (block + inside) * kv_heads + kv_head
-            filled = min(LANES, block_size - inside, num_keys - start - inside)
-            if is_direct:
-                _attend_keys(queries, keys, values, base, kv_heads, group, first_query,
-                             start + inside, filled, window, scores, state, sums)  # fmt: skip
-                continue
-            read_rows(key_rows, base, kv_heads, filled, buffer[0])
-            read_rows(value_rows, base, kv_heads, filled, buffer[1])
-            _attend_keys(queries, buffer[0], buffer[1], 0, 1, group, first_query, start + inside,
-                         filled, window, scores, state, sums)  # fmt: skip
-    for row in range(num_rows):
+    buffer = np.zeros((0 if is_direct else LANES, width), keys.dtype)
+    position = oldest
+    while position < num_keys:
+        row, filled = _run(table, position, num_keys, block_size, kv_heads, kv_head)
+        if is_direct:
+            _score_keys(queries, keys, row, kv_heads, filled, scores, position - oldest)
+        else:
+            read_rows(key_rows, row, kv_heads, filled, buffer)
+            _score_keys(queries, buffer, 0, 1, filled, scores, position - oldest)
+        position += filled
+    for row in range(num_queries * group):
+        stop = first_query + row // group + 1
+        totals[row] = _softmax_row(scores, row, max(0, stop - window - oldest), stop - oldest)
+    position = oldest
+    while position < num_keys:
+        row, filled = _run(table, position, num_keys, block_size, kv_heads, kv_head)
+        if is_direct:
+            _add_values(scores, position - oldest, values, row, kv_heads, filled, sums)
+        else:
+            read_rows(value_rows, row, kv_heads, filled, buffer)
+            _add_values(scores, position - oldest, buffer, 0, 1, filled, sums)
+        position += filled
+    for row in range(num_queries * group):
         query, member = divmod(row, group)
         place = (kv_head * group + member) * head_dim
         into = result[first_row + query, place : place + head_dim]
-        _scale(sums[row, :head_dim], np.float32(1) / state[row, TOTAL], into)
+        _scale(sums[row, :head_dim], np.float32(1) / totals[row], into)
+
+
+@kernel
+def _run(table, position, num_keys, block_size, kv_heads, kv_head):
+    """Return the row of a position's key among all rows of the pages, and how many positions from
+    there on, up to 16, are in the same block; their rows are `kv_heads` apart.
+    """
+    block, offset = divmod(position, block_size)
+    row = (table[block] * block_size + offset) * kv_heads + kv_head
+    return row, min(LANES, block_size - offset, num_keys - position)
 
 
 @kernel
 def _scaled_queries(q, first_row, num_queries, first_head, group, head_dim, width):
-    """Return the queries of a group of heads / sqrt(head_dim), [queries * group, width]."""
+    """Return the queries of a group of heads / sqrt(head_dim), [queries * group, width], filled up
+    with rows of zeros unless there is only one.
+    """
     factor = np.float32(1 / math.sqrt(head_dim))
-    queries = np.zeros((num_queries * group, width), np.float32)
-    for row in range(len(queries)):
+    rows = num_queries * group
+    filled_up = (rows + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE * ROWS_AT_ONCE if rows > 1 else 1
+    queries = np.zeros((filled_up, width), np.float32)
+    for row in range(rows):
         query, member = divmod(row, group)
         place = (first_head + member) * head_dim
         own = q[first_row + query, place : place + head_dim]
@@ -175,10 +180,10 @@ def attend(q, num_heads, key_pages, value_pages, tables, window, result):
     key_rows, value_rows = key_pages.reshape(-1, size), value_pages.reshape(-1, size)
     # Head after head, so that each thread gets all requests: they differ in length.
     for task in numba.prange(kv_heads * num_requests):
-        request = task % num_requests
+        request = task // kv_heads
         _attend_head(q, key_rows, value_rows, block_size, kv_heads, tables.blocks[request],
                      tables.first_rows[request], tables.num_queries[request],
-                     tables.num_keys[request], task // num_requests, num_heads // kv_heads, window,
+                     tables.num_keys[request], task % kv_heads, num_heads // kv_heads, window,
                      result)  # fmt: skip
 
 

@@ -108,9 +108,11 @@ def float_product(weights, x, out):
         while token + 4 <= len(x):
             _float_tile(weights, group, x, token, zeros(4), out)
             token += 4
-        while token < len(x):
+        while token + 2 <= len(x):
+            _float_tile(weights, group, x, token, zeros(2), out)
+            token += 2
+        if token < len(x):
             _float_tile(weights, group, x, token, zeros(1), out)
-            token += 1
 
 
 @parallel_kernel
@@ -121,9 +123,11 @@ def int8_product(codes, scales, x, out):
         while token + 4 <= len(out):
             _int8_tile(codes, scales, group, x, token, zeros(4), out)
             token += 4
-        while token < len(out):
+        while token + 2 <= len(out):
+            _int8_tile(codes, scales, group, x, token, zeros(2), out)
+            token += 2
+        if token < len(out):
             _int8_tile(codes, scales, group, x, token, zeros(1), out)
-            token += 1
 
 
 @parallel_kernel
@@ -134,9 +138,11 @@ def int4_product(packed, scales, smallest, x, out):
         while token + 4 <= len(out):
             _int4_tile(packed, scales, smallest, group, x, token, zeros(4), out)
             token += 4
-        while token < len(out):
+        while token + 2 <= len(out):
+            _int4_tile(packed, scales, smallest, group, x, token, zeros(2), out)
+            token += 2
+        if token < len(out):
             _int4_tile(packed, scales, smallest, group, x, token, zeros(1), out)
-            token += 1
 
 
 class RoundedRows(NamedTuple):

@@ -3,7 +3,6 @@
 What this leaves out: products with weights (product_vectors.py).
 """
 
-from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -26,6 +25,7 @@ from inference.compiled.vectors import (
     multiply_add,
 )
 
+ROWS_AT_ONCE = 4  # of b in `dots_of_rows`: with four rows of a, 16 sums at a time
 # 2^f for |f| <= 1/2: the Taylor series, with coefficients of the least error.
 POLYNOMIAL = (
     1.535336188319500e-4,
@@ -62,41 +62,57 @@ def store_row(typing_context, vector, out, row, column):
 
 
 @intrinsic
-def dots_of_rows(typing_context, a, row, b, first, step, count):
-    """Return the sums of a[row] * b[first + i * step] in float32, lane i; minus infinity from lane
-    `count` on, which is at least 1.
+def dots_of_rows(typing_context, like, a, row, b, first, step, count):
+    """Return a bundle as long as `like`: vector r has the sums of a[row + r] * b[first + i * step]
+    in lane i. From lane `count` on, which is at least 1, the last sum is repeated.
 
     The rows are equally long, a whole number of vectors, and contiguous. Numbers are float32, or
-    bfloat16 in uint16.
+    bfloat16 in uint16. Four rows of b are loaded for all rows of a: so each conversion from
+    bfloat16 serves the whole bundle.
     """
 
     def generate(context, builder, signature, values):
-        a, row, b, first, step, count = values
+        _, a, row, b, first, step, count = values
         zero, width = ir.Constant(INDEX, 0), ir.Constant(INDEX, LANES)
-        made = context.make_array(signature.args[0])(context, builder, a)
+        made = context.make_array(signature.args[1])(context, builder, a)
         columns = cgutils.unpack_tuple(builder, made.shape)[1]
-        own = address(context, builder, signature.args[0], [a, row, zero], 0)
+        own = [
+            address(context, builder, signature.args[1], [a, row, zero], r)
+            for r in range(like.count)
+        ]
         last = builder.sub(count, ir.Constant(INDEX, 1))
-        others, totals = [], []
-        for lane in range(LANES):  # behind the last row the last one is read again
-            number = ir.Constant(INDEX, lane)
-            number = builder.select(builder.icmp_signed("<", number, last), number, last)
-            place = [b, builder.add(first, builder.mul(number, step)), zero]
-            others.append(address(context, builder, signature.args[2], place, 0))
-            totals.append(cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [0.0] * LANES)))
-        with cgutils.for_range_slice(builder, zero, columns, width, inc=True) as (column, _):
-            query = loaded_numbers(builder, builder.gep(own, [column]), signature.args[0])
-            for other, total in zip(others, totals, strict=True):
-                key = loaded_numbers(builder, builder.gep(other, [column]), signature.args[2])
-                builder.store(multiply_add(builder, query, key, builder.load(total)), total)
-        sums = _sum_each(builder, [builder.load(total) for total in totals])
-        lanes = ir.Constant(INTEGERS, list(range(LANES)))
-        counts = in_all_lanes(builder, builder.trunc(count, INT32), INTEGERS)
-        none = ir.Constant(FLOATS, [float("-inf")] * LANES)
-        return builder.select(builder.icmp_signed("<", lanes, counts), sums, none)
+        sums: list[list[ir.Value]] = [[] for _ in own]  # of each row, with each row of b
+        for lane in range(0, LANES, ROWS_AT_ONCE):
+            others = []
+            for number in range(lane, lane + ROWS_AT_ONCE):
+                i = ir.Constant(INDEX, number)
+                i = builder.select(builder.icmp_signed("<", i, last), i, last)
+                place = [b, builder.add(first, builder.mul(i, step)), zero]
+                others.append(address(context, builder, signature.args[3], place, 0))
+            totals = [[_zero_in_memory(builder) for _ in others] for _ in own]
+            with cgutils.for_range_slice(builder, zero, columns, width, inc=True) as (column, _):
+                queries = [
+                    loaded_numbers(builder, builder.gep(each, [column]), signature.args[1])
+                    for each in own
+                ]
+                for n, other in enumerate(others):
+                    key = loaded_numbers(builder, builder.gep(other, [column]), signature.args[3])
+                    for query, total in zip(queries, totals, strict=True):
+                        added = multiply_add(builder, query, key, builder.load(total[n]))
+                        builder.store(added, total[n])
+            for each, total in zip(sums, totals, strict=True):
+                each += [builder.load(place) for place in total]
+        return cgutils.pack_array(builder, [_sum_each(builder, each) for each in sums])
 
     intp = types.intp
-    return FLOAT_VECTOR(a, intp, b, intp, intp, intp), generate
+    return like(like, a, intp, b, intp, intp, intp), generate
+
+
+def _zero_in_memory(builder: ir.IRBuilder) -> ir.Value:
+    """Return the place of a vector of zeros; the compiler keeps it in a register."""
+    place = cgutils.alloca_once(builder, FLOATS)
+    builder.store(ir.Constant(FLOATS, [0.0] * LANES), place)
+    return place
 
 
 def _sum_each(builder: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
@@ -151,72 +167,54 @@ def sum_of_lanes(typing_context, vector):
 
 
 @intrinsic
-def load_columns(typing_context, like, numbers, row, column):
-    """Return a bundle as long as `like`: numbers[row, column + 16 i : column + 16 i + 16] is vector
-    i.
-    """
+def add_weighted_rows(
+    typing_context, like, columns, weights, row, start, values, first, step, count, sums, column
+):
+    """Add weights[row + r, start + i] * values[first + i * step] to sums[row + r], for each r below
+    the length of `like` and each i below `count`: from `column` on, as many vectors as `columns`.
 
-    def generate(context, builder, signature, values):
-        pointers = _columns(context, builder, signature.args[1], values[1:], like.count)
-        return cgutils.pack_array(builder, [builder.load(each, align=1) for each in pointers])
-
-    return like(like, numbers, types.intp, types.intp), generate
-
-
-@intrinsic
-def store_columns(typing_context, sums, out, row, column):
-    """out[row, column + 16 i : column + 16 i + 16] = sums[i]."""
-
-    def generate(context, builder, signature, values):
-        pointers = _columns(context, builder, signature.args[1], values[1:], sums.count)
-        for i, pointer in enumerate(pointers):
-            builder.store(builder.extract_value(values[0], i), pointer, align=1)
-        return context.get_dummy_value()
-
-    return types.void(sums, out, types.intp, types.intp), generate
-
-
-def _columns(
-    context: Any, builder: ir.IRBuilder, array_type: types.Array, where: Any, count: int
-) -> list[ir.Value]:
-    """Return the addresses of `count` vectors that lie beside each other in a row of float32."""
-    start = builder.bitcast(address(context, builder, array_type, where, 0), FLOATS.as_pointer())
-    return [builder.gep(start, [ir.Constant(INDEX, i)]) for i in range(count)]
-
-
-@intrinsic
-def add_row(typing_context, sums, number, values, row, column):
-    """Return sums[i] + number * values[row, column + 16 i : column + 16 i + 16] for each vector of
-    the bundle; the values are float32, or bfloat16 in uint16.
+    Values are float32, or bfloat16 in uint16; the rest is float32. A vector of values is loaded
+    once for all rows.
     """
 
     def generate(context, builder, signature, arguments):
-        sums, number, *where = arguments
-        start = address(context, builder, signature.args[2], where, 0)
-        spread = in_all_lanes(builder, number, FLOATS)
-        added = []
-        for i in range(bundle.count):
-            pointer = builder.gep(start, [ir.Constant(INDEX, i * LANES)])
-            loaded = loaded_numbers(builder, pointer, signature.args[2])
-            added.append(multiply_add(builder, spread, loaded, builder.extract_value(sums, i)))
-        return cgutils.pack_array(builder, added)
+        _, _, weights, row, start, values, first, step, count, sums, column = arguments
+        rows, vectors = range(like.count), range(columns.count)
+        totals = []
+        for r in rows:
+            place = address(context, builder, signature.args[9], [sums, row, column], r)
+            place = builder.bitcast(place, FLOATS.as_pointer())
+            totals.append([builder.gep(place, [ir.Constant(INDEX, v)]) for v in vectors])
+        held = [[cgutils.alloca_once(builder, FLOATS) for _ in vectors] for _ in rows]
+        for r in rows:
+            for v in vectors:
+                builder.store(builder.load(totals[r][v], align=1), held[r][v])
+        own = [address(context, builder, signature.args[2], [weights, row, start], r) for r in rows]
+        with cgutils.for_range(builder, count) as loop:
+            value_row = builder.add(first, builder.mul(loop.index, step))
+            place = address(context, builder, signature.args[5], [values, value_row, column], 0)
+            loaded = [
+                loaded_numbers(
+                    builder,
+                    builder.gep(place, [ir.Constant(INDEX, v * LANES)]),
+                    signature.args[5],
+                )
+                for v in vectors
+            ]
+            for r in rows:
+                weight = builder.load(builder.gep(own[r], [loop.index]))
+                weight = in_all_lanes(builder, weight, FLOATS)
+                for v in vectors:
+                    added = multiply_add(builder, weight, loaded[v], builder.load(held[r][v]))
+                    builder.store(added, held[r][v])
+        for r in rows:
+            for v in vectors:
+                builder.store(builder.load(held[r][v]), totals[r][v], align=1)
+        return context.get_dummy_value()
 
-    bundle = sums
-    return bundle(sums, types.float32, values, types.intp, types.intp), generate
-
-
-@intrinsic
-def scale_all(typing_context, sums, number):
-    """Return sums[i] * number for each vector of the bundle."""
-
-    def generate(context, builder, signature, values):
-        spread = in_all_lanes(builder, values[1], FLOATS)
-        each = [
-            builder.fmul(builder.extract_value(values[0], i), spread) for i in range(sums.count)
-        ]
-        return cgutils.pack_array(builder, each)
-
-    return sums(sums, types.float32), generate
+    intp = types.intp
+    arguments = (like, columns, weights, intp, intp, values, intp, intp, intp, sums, intp)
+    return types.void(*arguments), generate
 
 
 @intrinsic

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 
 from inference.engine.compiled_forward import (
-    CacheKind,
     CompiledForwardPass,
     WeightKind,
     default_cache,

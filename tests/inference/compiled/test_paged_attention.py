@@ -31,7 +31,9 @@ def filled_cache(dtype: torch.dtype, kv_heads: int, head_dim: int, tables: StepT
 
 @pytest.mark.parametrize("window", [None, 1, 3, 6, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 8), (3, 3, 5), (6, 1, 16)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(4, 2, 8), (3, 3, 5), (6, 1, 16), (2, 2, 80)]
+)
 def test_equal_to_the_lesson(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, window: int | None
 ) -> None:
