@@ -255,13 +255,15 @@ class Rows:
 
     def speculation(self) -> dict[str, float]:
         """Drafts from the text itself, one request: a file that is written a second time, an edit
-        of it that is asked for in a chat, and free text.
+        of it and a summary of a page, both asked for in a chat, and free text.
         """
         code = (ROOT / "inference" / "kv_cache.py").read_text(encoding="utf-8")[-1500:]
         edit = f"Write this Python code again, without comments.\n\n```python\n{code}\n```"
+        page = (ROOT / "docs" / "one_dial.md").read_text(encoding="utf-8")[:2500]
+        summary = f"Summarize this text, with quotations.\n\n{page}"
         story = "Write a story about a lighthouse keeper who finds a letter in a bottle."
         prompts = {"copy": self.engine.text_ids(f"{code}\n\n\n{code[:300]}")}
-        for name, question in {"edit": edit, "free": story}.items():
+        for name, question in {"edit": edit, "summary": summary, "free": story}.items():
             prompts[name] = self.engine.chat_ids([{"role": "user", "content": question}])
         figures: dict[str, float] = {}
         for name, prompt in prompts.items():
@@ -353,7 +355,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--drafts", type=int, default=8, help="tokens guessed ahead")
+    parser.add_argument("--drafts", type=int, default=7, help="tokens guessed ahead")
     parser.add_argument("--peer-requests", type=int, default=64, help="sent to each server")
     parser.add_argument("--llama-python", help="an interpreter that has llama-cpp-python")
     parser.add_argument("--demo-model", help="the demo's checkpoint, for first_token")

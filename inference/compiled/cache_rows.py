@@ -15,6 +15,7 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
+from inference.compiled.attention_vectors import float_of_bytes
 from inference.compiled.row_vectors import bits_of_float
 from inference.quantized_cache import LARGEST_CODE, SCALE_BYTES
 
@@ -103,16 +104,17 @@ def read_rows(rows, first, step, count, out):
 
 def _copy_rows(rows, first, step, count, out):
     for i in range(count):
-        out[i, : rows.shape[1]] = rows[first + i * step]
+        for column in range(rows.shape[1]):
+            out[i, column] = rows[first + i * step, column]
 
 
 def _restore_rows(rows, first, step, count, out):
     size = rows.shape[1] - SCALE_BYTES
     for i in range(count):
-        row, into = rows[first + i * step], out[i]
-        scale = row[size:].view(np.float32)[0]
+        row = first + i * step
+        scale = float_of_bytes(rows, row, size)
         for column in range(size):
-            into[column] = np.float32(row[column]) * scale
+            out[i, column] = np.float32(rows[row, column]) * scale
 
 
 @overload(read_rows)

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from inference.compiled.attention_vectors import add_weighted_rows, dots_of_rows, prefetch_rows
 from inference.compiled.cache_rows import (
     numbers_in_row,
     pages_as_numpy,
@@ -30,8 +31,6 @@ from inference.compiled.kernel_cache import kernel, parallel_kernel
 from inference.compiled.product_kernels import ONE_CALLER
 from inference.compiled.product_vectors import store, zeros
 from inference.compiled.row_vectors import (
-    add_weighted_rows,
-    dots_of_rows,
     largest_lane,
     load_row,
     powers_of_e,
@@ -107,27 +106,26 @@ def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row
     keys, values = whole_vectors(key_rows), whole_vectors(value_rows)
     is_direct = keys.shape[1] == width
     buffer = np.zeros((0 if is_direct else LANES, width), keys.dtype)
-    position = oldest
-    while position < num_keys:
-        row, filled = _run(table, position, num_keys, block_size, kv_heads, kv_head)
+    runs = _runs(table, oldest, num_keys, block_size, kv_heads, kv_head)
+    for i in range(len(runs) - 1):
+        start, row, filled = runs[i]
+        prefetch_rows(key_rows, runs[i + 1, 1], kv_heads, runs[i + 1, 2])
         if is_direct:
-            _score_keys(queries, keys, row, kv_heads, filled, scores, position - oldest)
+            _score_keys(queries, keys, row, kv_heads, filled, scores, start)
         else:
             read_rows(key_rows, row, kv_heads, filled, buffer)
-            _score_keys(queries, buffer, 0, 1, filled, scores, position - oldest)
-        position += filled
+            _score_keys(queries, buffer, 0, 1, filled, scores, start)
     for row in range(num_queries * group):
         stop = first_query + row // group + 1
         totals[row] = _softmax_row(scores, row, max(0, stop - window - oldest), stop - oldest)
-    position = oldest
-    while position < num_keys:
-        row, filled = _run(table, position, num_keys, block_size, kv_heads, kv_head)
+    for i in range(len(runs) - 1):
+        start, row, filled = runs[i]
+        prefetch_rows(value_rows, runs[i + 1, 1], kv_heads, runs[i + 1, 2])
         if is_direct:
-            _add_values(scores, position - oldest, values, row, kv_heads, filled, sums)
+            _add_values(scores, start, values, row, kv_heads, filled, sums)
         else:
             read_rows(value_rows, row, kv_heads, filled, buffer)
-            _add_values(scores, position - oldest, buffer, 0, 1, filled, sums)
-        position += filled
+            _add_values(scores, start, buffer, 0, 1, filled, sums)
     for row in range(num_queries * group):
         query, member = divmod(row, group)
         place = (kv_head * group + member) * head_dim
@@ -136,13 +134,22 @@ def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row
 
 
 @kernel
-def _run(table, position, num_keys, block_size, kv_heads, kv_head):
-    """Return the row of a position's key among all rows of the pages, and how many positions from
-    there on, up to 16, are in the same block; their rows are `kv_heads` apart.
+def _runs(table, oldest, num_keys, block_size, kv_heads, kv_head):
+    """Return the runs of up to 16 positions in the same block, from `oldest` on: the first one's
+    place after `oldest`, its row among all rows of the pages, and how many there are; their rows
+    are `kv_heads` apart. A run of none comes last.
     """
-    block, offset = divmod(position, block_size)
-    row = (table[block] * block_size + offset) * kv_heads + kv_head
-    return row, min(LANES, block_size - offset, num_keys - position)
+    in_block = (block_size + LANES - 1) // LANES
+    runs = np.zeros(((num_keys - oldest) // block_size * in_block + in_block + 1, 3), np.int64)
+    count, position = 0, oldest
+    while position < num_keys:
+        block, offset = divmod(position, block_size)
+        runs[count, 0] = position - oldest
+        runs[count, 1] = (table[block] * block_size + offset) * kv_heads + kv_head
+        runs[count, 2] = min(LANES, block_size - offset, num_keys - position)
+        position += runs[count, 2]
+        count += 1
+    return runs[: count + 1]
 
 
 @kernel
@@ -178,7 +185,7 @@ def attend(q, num_heads, key_pages, value_pages, tables, window, result):
     num_requests = len(tables.num_keys)
     _, block_size, kv_heads, size = key_pages.shape
     key_rows, value_rows = key_pages.reshape(-1, size), value_pages.reshape(-1, size)
-    # Head after head, so that each thread gets all requests: they differ in length.
+    # Request after request: the heads of a token lie beside each other in memory.
     for task in numba.prange(kv_heads * num_requests):
         request = task // kv_heads
         _attend_head(q, key_rows, value_rows, block_size, kv_heads, tables.blocks[request],

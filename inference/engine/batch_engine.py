@@ -29,6 +29,7 @@ from inference.batch_scheduler import (
 )
 from inference.block_pool import BlockPool, blocks_needed, fork, release_all, reserve, truncate
 from inference.engine.batch_requests import (
+    MIN_NGRAM,
     BatchSettings,
     Generation,
     NewToken,
@@ -244,7 +245,9 @@ class BatchEngine:
             most = most if limit is None else min(most, limit)
             if not most:
                 continue
-            proposed = prompt_lookup(request.token_ids, self.settings.max_ngram, most)
+            longest = self.settings.max_ngram
+            shortest = min(MIN_NGRAM, longest)
+            proposed = prompt_lookup(request.token_ids, longest, most, shortest)
             if blocks_needed(self.pool, request.table, len(proposed)) > self.pool.num_available:
                 continue
             copies += reserve(self.pool, request.table, len(proposed))

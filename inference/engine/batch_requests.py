@@ -83,15 +83,17 @@ class TokenConstraint(Protocol):
 
 
 LONGEST_DRAFT_PAUSE = 8  # steps
+MIN_NGRAM = 2  # what follows an earlier occurrence of one token is seldom what follows it again
 
 
 @dataclass
 class DraftLength:
     """How many drafts a request gets: computing a draft that is then rejected costs time.
 
-    After a step in which all were accepted, twice as many; else as many as were accepted, but at
-    least one. After steps in a row of which none was accepted, the request decodes without drafts
-    for 2, 4, then 8 steps before it tries one again.
+    After a step in which all n were accepted, 2 n + 1; else the least of 1, 3, 7, ... that is no
+    fewer than were accepted. So 2, 4 or 8 rows are computed, with the token before the drafts:
+    weights are multiplied with so many rows at a time. After steps in a row of which none was
+    accepted, the request decodes without drafts for 2, 4, then 8 steps before it tries one again.
     """
 
     most: int | None = None  # None: as many as the settings allow
@@ -107,7 +109,10 @@ class DraftLength:
 
     def note(self, num_drafts: int, num_accepted: int) -> None:
         """Learn from a step with drafts."""
-        self.most = 2 * num_drafts if num_accepted == num_drafts else max(num_accepted, 1)
+        if num_accepted == num_drafts:
+            self.most = 2 * num_drafts + 1
+        else:
+            self.most = (1 << max(num_accepted.bit_length(), 1)) - 1
         self.misses = 0 if num_accepted else self.misses + 1
         self.pause = min(LONGEST_DRAFT_PAUSE, 2 ** (self.misses - 1)) if self.misses > 1 else 0
 

@@ -105,7 +105,7 @@ MaxRequests = Annotated[
 StepTokens = Annotated[int, typer.Option(min=1, help="Tokens that one step computes at most.")]
 PrefixCaching = Annotated[bool, typer.Option(help="Share the computed beginnings of prompts.")]
 Drafts = Annotated[
-    int, typer.Option(min=0, help="Tokens guessed ahead from the text itself; 0 for none.")
+    int, typer.Option(min=0, help="Tokens guessed ahead from the text itself, such as 7; 0 for none.")
 ]
 Weights = Annotated[
     str, typer.Option(help="Form of the weights: auto, float32, bfloat16, int8 or int4.")

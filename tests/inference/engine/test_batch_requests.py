@@ -9,12 +9,20 @@ def test_as_many_as_the_settings_allow_at_first() -> None:
 
 def test_more_after_all_and_fewer_after_some() -> None:
     length = DraftLength()
-    length.note(8, 8)
-    assert length.next() == 16
-    length.note(8, 3)
-    assert length.next() == 3
-    length.note(3, 3)
-    assert length.next() == 6
+    for num_drafts, num_accepted, expected in (
+        (7, 7, 15),
+        (7, 6, 7),
+        (7, 4, 7),
+        (7, 3, 3),
+        (7, 2, 3),
+        (3, 1, 1),
+        (1, 1, 3),
+        (3, 3, 7),
+        (2, 2, 5),  # the text had no more
+        (3, 0, 1),
+    ):
+        length.note(num_drafts, num_accepted)
+        assert length.next() == expected
 
 
 def test_longer_and_longer_pauses_after_none() -> None:
@@ -29,4 +37,4 @@ def test_longer_and_longer_pauses_after_none() -> None:
     assert pauses == [0, 2, 4, 8, 8, 8]
     assert length.next() == 1
     length.note(1, 1)
-    assert (length.next(), length.misses) == (2, 0)
+    assert (length.next(), length.misses) == (3, 0)
