@@ -228,7 +228,11 @@ def chat(
 
     sampling = SamplingSettings(temperature=temperature, top_p=top_p, seed=seed)
     path = model_commands.chosen_model(checkpoint, model)
-    chat_session(model_commands.engine_at(path), sampling, max_new_tokens, str(shown(path)))
+    if implementation is None:
+        engine = model_commands.chat_engine_at(path)
+    else:  # the lessons of the stand-ins, one token after the other
+        engine = model_commands.engine_at(path)
+    chat_session(engine, sampling, max_new_tokens, str(shown(path)))
 
 
 @scaling_app.command("fit")

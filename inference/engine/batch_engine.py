@@ -51,6 +51,9 @@ from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
 
+WARM_UP_TOKENS = 40  # a long chunk for the compiled pass, whose code differs from a short one's
+
+
 class BatchEngine:
     """A model that answers many requests at once, token by token.
 
@@ -167,6 +170,16 @@ class BatchEngine:
             release_all(self.pool, request.table)
             request.num_computed, request.state = 0, RequestState.WAITING
             waiting.insert(0, request)
+        self.pool.forget_all()
+
+    def warm_up(self) -> None:
+        """Compute a short text, so that no request waits until the kernels are compiled."""
+        room = min(self.config.context_length, self.settings.cache_tokens)
+        length = max(1, min(WARM_UP_TOKENS, room - 1))
+        most = min(2, room - length + 1)  # the last new token needs no place
+        self.submit("warm-up", [0] * length, SamplingSettings(temperature=0), most)
+        while self.has_work:
+            self.step()
         self.pool.forget_all()
 
     def step(self) -> list[NewToken]:

@@ -3,8 +3,8 @@
 It connects the three parts that a prompt passes through: the folder's own tokenizer, the model with
 a key-value cache, and the stream that decodes ids into whole characters.
 
-What this leaves out: more than one request at a time, and keeping a chat's cache from one turn to
-the next.
+What this leaves out: more than one request at a time (batch_engine.py), and keeping the cache from
+one text to the next (chat_engine.py).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -170,17 +170,25 @@ class Engine:
         if lacking is not None:
             byte = self.tokenizer.vocab[lacking][0]
             raise UserError(f"the text holds byte 0x{byte:02x}, for which the model has no token")
+        # Control tokens are not text; neither is an id that the tokenizer lacks.
+        silent = set(control_tokens(self.tokenizer).values())
+        return self.tokenizer.decode_stream(
+            token
+            for token in self.new_ids(prompt_ids, sampling, max_new_tokens)
+            if token in self.tokenizer.vocab and token not in silent
+        )
+
+    def new_ids(
+        self, prompt_ids: Sequence[int], sampling: SamplingSettings, max_new_tokens: int
+    ) -> Iterator[int]:
+        """Yield the ids that continue a prompt, without the one that ends the text."""
         device = next(self.model.parameters()).device
-        prompt = torch.tensor([prompt_ids], device=device)
+        prompt = torch.tensor([list(prompt_ids)], device=device)
         drawable = None if self.drawable is None else self.drawable.to(device)
         steps = generate_steps(
             self.model, prompt, sampling, max_new_tokens, self.stop_ids, drawable=drawable
         )
-        # Control tokens are not text; neither is an id that the tokenizer lacks.
-        silent = set(control_tokens(self.tokenizer).values())
-        return self.tokenizer.decode_stream(
-            ids[0] for ids in steps if ids[0] in self.tokenizer.vocab and ids[0] not in silent
-        )
+        return (ids[0] for ids in steps)
 
 
 def _rows_with_a_token(

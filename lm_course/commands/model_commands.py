@@ -32,6 +32,7 @@ FOLDER_FILES = (
 )
 FOLDER_SUFFIXES = (".safetensors", ".json", ".bin", ".pt", ".pth", ".jinja", ".txt")
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+CHAT_DRAFTS = 7  # cost nothing where they are seldom right (inference/README.md)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -62,6 +63,20 @@ def engine_at(path: Path) -> "Engine":
     from inference.engine.engine import Engine
 
     return Engine.from_gguf(path) if path.is_file() else Engine.from_checkpoint(path)
+
+
+def chat_engine_at(path: Path) -> "Engine":
+    """Return the engine for a folder or a GGUF file that keeps its cache between texts."""
+    from inference.engine.batch_requests import BatchSettings
+    from inference.engine.chat_engine import ChatEngine
+    from inference.engine.forward_choice import cache_bits
+    from lm_course.serving.cache_memory import CachedModel, cache_tokens
+
+    engine = engine_at(path)
+    settings = BatchSettings(num_drafts=CHAT_DRAFTS)
+    cached = CachedModel(engine.model.config, cache_bits(engine.model))
+    [room] = cache_tokens([cached], None, settings.block_size)
+    return ChatEngine(engine, settings.model_copy(update={"cache_tokens": room}))
 
 
 def check_source(source: Path) -> None:

@@ -6,6 +6,7 @@ its first request. What this leaves out: TLS, which a proxy in front provides.
 
 import errno
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -105,7 +106,8 @@ MaxRequests = Annotated[
 StepTokens = Annotated[int, typer.Option(min=1, help="Tokens that one step computes at most.")]
 PrefixCaching = Annotated[bool, typer.Option(help="Share the computed beginnings of prompts.")]
 Drafts = Annotated[
-    int, typer.Option(min=0, help="Tokens guessed ahead from the text itself, such as 7; 0 for none.")
+    int,
+    typer.Option(min=0, help="Tokens guessed ahead from the text itself, such as 7; 0 for none."),
 ]
 Weights = Annotated[
     str, typer.Option(help="Form of the weights: auto, float32, bfloat16, int8 or int4.")
@@ -231,6 +233,9 @@ def serve_engines(
     for (name, engine), room in zip(engines.items(), rooms, strict=True):
         own = batch.model_copy(update={"cache_tokens": room})
         batched = BatchEngine(engine.model, own, engine.drawable)
+        ready = f"{name}: getting ready; the first start compiles for up to a minute"
+        print(ready, file=sys.stderr, flush=True)
+        batched.warm_up()
         models.append((ServedModel(engine, name), batched))
     app = create_app(models, limits)
     host, port = opened.getsockname()[:2]

@@ -341,3 +341,16 @@ def test_a_request_for_which_nothing_can_be_drawn_ends_alone(small_model) -> Non
     assert rest + texts["whole"] == alone(small_model, PROMPT, HOT, 5, frozenset())
     assert len(texts["broken/1"]) == 5, "the other sample computes the prompt itself"
     assert engine.pool.num_available == engine.pool.num_blocks
+
+
+@pytest.mark.parametrize("cache_tokens", [1, 2, 16, CONTEXT])
+def test_a_warm_engine_answers_like_a_cold_one(small_model, cache_tokens) -> None:
+    settings = BatchSettings(block_size=1, cache_tokens=cache_tokens)
+    cold, warm = BatchEngine(small_model, settings), BatchEngine(small_model, settings)
+    warm.warm_up()
+    assert warm.pool.num_available == warm.pool.num_blocks
+    computed = counted(warm)
+    for engine in (cold, warm):
+        engine.submit("a", [0] * min(9, cache_tokens), SamplingSettings(temperature=0), 1)
+    assert until_done(cold) == until_done(warm)
+    assert computed == [min(9, cache_tokens)], "the warm-up left something in the prefix cache"

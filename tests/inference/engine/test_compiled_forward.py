@@ -133,7 +133,10 @@ def test_a_cache_in_bfloat16() -> None:
 def test_a_cache_in_int8(head_dim) -> None:
     """It has the codes and scales of the lesson, which say less than float32."""
     model = made(head_dim=head_dim)
-    rounded, exact = CompiledForwardPass(model, 8, 4, cache="int8"), CompiledForwardPass(model, 8, 4)
+    rounded, exact = (
+        CompiledForwardPass(model, 8, 4, cache="int8"),
+        CompiledForwardPass(model, 8, 4),
+    )
     assert rounded.cache.num_bytes * 4 * head_dim == exact.cache.num_bytes * (head_dim + 4)
     for expected, got in zip(results(exact), results(rounded), strict=True):
         torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
