@@ -50,7 +50,6 @@ from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
-
 WARM_UP_TOKENS = 40  # a long chunk for the compiled pass, whose code differs from a short one's
 
 

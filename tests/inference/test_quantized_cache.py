@@ -1,4 +1,4 @@
-"""Rows of the cache in int8: the error is half a scale at most, and rows do not depend on others."""
+"""Rows of the cache in int8: wrong by half a scale at most, and each row by itself."""
 
 import torch
 from hypothesis import given

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference.compiled.decoder_layers import write_rows
 from inference.compiled.cache_rows import pages_as_numpy
+from inference.compiled.decoder_layers import write_rows
 from inference.compiled.weight_products import Int4Parts, Int8Parts
 from inference.engine.compiled_forward import LONG_CHUNK, CompiledForwardPass, is_supported
 from inference.engine.forward_pass import ChunkRows, PlainForwardPass
