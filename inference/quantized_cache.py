@@ -1,4 +1,4 @@
-"""Keys and values in int8: a cache of half the bytes of bfloat16.
+"""Keys and values in int8: a cache of little more than half the bytes of bfloat16.
 
 A row is the key or value of one token and one head. It is stored as `head_dim` codes, followed by
 its own scale as the four bytes of a float32. So a row keeps its scale wherever its block is copied,
@@ -23,11 +23,14 @@ def quantize_rows(
     """Return rows as codes with their scale: codes = round(numbers / scale), half to even, with
     scale = the largest absolute number / 127.
 
-    A row of zeros has the scale 0. The result has `head_dim + 4` columns.
+    A row of zeros has the scale 0, and one with NaN or infinity the scale NaN: all of it is then
+    read as NaN. The result has `head_dim + 4` columns.
     """
     numbers = numbers.float()
     scales = numbers.abs().amax(-1, keepdim=True) / LARGEST_CODE
-    codes = (numbers / torch.where(scales > 0, scales, 1)).round().to(torch.int8)
+    scales = torch.where(scales.isfinite(), scales, torch.nan)
+    codes = torch.where(scales > 0, numbers / scales, 0).round()
+    codes = codes.clamp(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)  # the scale may be subnormal
     scale_bytes = scales.flatten().view(torch.int8).view(*codes.shape[:-1], SCALE_BYTES)
     return torch.cat([codes, scale_bytes], -1)
 

@@ -109,7 +109,7 @@ def _pass_on_the_start_of_threads(kernel: Any) -> None:
     the kernels that were compiled with it, but not from those that were loaded: kept on disk, it
     crashes the next process that loads it (numba issue 8578).
     """
-    implementation = getattr(kernel._cache, "_impl", None)
+    implementation = getattr(getattr(kernel, "_cache", None), "_impl", None)
     if implementation is None:
         return
     rebuild = implementation.rebuild

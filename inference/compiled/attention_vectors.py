@@ -20,7 +20,7 @@ from inference.compiled.vectors import (
     multiply_add,
 )
 
-ROWS_AT_ONCE = 4  # of b in `dots_of_rows`: with four rows of a, 16 sums at a time
+KEYS_AT_ONCE = 4  # of b in `dots_of_rows`: with four rows of a, 16 sums at a time
 CACHE_LINE = 64  # bytes
 
 
@@ -45,9 +45,9 @@ def dots_of_rows(typing_context, like, a, row, b, first, step, count):
         ]
         last = builder.sub(count, ir.Constant(INDEX, 1))
         sums: list[list[ir.Value]] = [[] for _ in own]  # of each row, with each row of b
-        for lane in range(0, LANES, ROWS_AT_ONCE):
+        for lane in range(0, LANES, KEYS_AT_ONCE):
             others = []
-            for number in range(lane, lane + ROWS_AT_ONCE):
+            for number in range(lane, lane + KEYS_AT_ONCE):
                 i = ir.Constant(INDEX, number)
                 i = builder.select(builder.icmp_signed("<", i, last), i, last)
                 place = [b, builder.add(first, builder.mul(i, step)), zero]

@@ -6,7 +6,7 @@
 
 numba compiles a loop for the type of the pages that it gets, so each operation has one Python
 function for each type, chosen by `overload` when a loop is compiled. What this leaves out: reading
-whole vectors of float32 and bfloat16 (row_vectors.py), which needs no copy.
+whole vectors of float32 and bfloat16 (attention_vectors.py), which needs no copy.
 """
 
 import numba
@@ -17,7 +17,11 @@ from torch import Tensor
 
 from inference.compiled.attention_vectors import float_of_bytes
 from inference.compiled.row_vectors import bits_of_float
-from inference.quantized_cache import LARGEST_CODE, SCALE_BYTES
+
+# As in inference/quantized_cache.py; here, because only changes in this folder renew the compiled
+# code.
+LARGEST_CODE = 127
+SCALE_BYTES = 4
 
 
 def pages_as_numpy(blocks: Tensor) -> np.ndarray:
@@ -49,14 +53,17 @@ def _write_float32(numbers, row):
 
 
 def _write_int8(numbers, row):
-    largest = np.float32(0)
+    largest, is_finite = np.float32(0), True
     for i in range(len(numbers)):
         largest = max(largest, abs(numbers[i]))
-    scale = largest / np.float32(LARGEST_CODE)
-    divisor = scale if scale > 0 else np.float32(1)
+        is_finite = is_finite and abs(numbers[i]) < np.inf
+    scale = largest / np.float32(LARGEST_CODE) if is_finite else np.float32(np.nan)
     for i in range(len(numbers)):
-        row[i] = np.int8(np.rint(numbers[i] / divisor))
-    row[len(numbers) :].view(np.float32)[0] = scale
+        code = np.rint(numbers[i] / scale) if scale > 0 else np.float32(0)
+        row[i] = np.int8(min(max(code, -LARGEST_CODE), LARGEST_CODE))
+    bits = bits_of_float(scale)
+    for i in range(SCALE_BYTES):  # the lowest byte first
+        row[len(numbers) + i] = np.int8((bits >> (8 * i)) & 255)
 
 
 @overload(write_numbers)

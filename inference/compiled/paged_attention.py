@@ -40,7 +40,7 @@ from inference.compiled.row_vectors import (
 from inference.compiled.step_tables import StepTables
 from inference.compiled.vectors import LANES
 
-ROWS_AT_ONCE = 4  # queries and heads that a loaded key or value serves at the same time
+QUERIES_AT_ONCE = 4  # queries and heads that a loaded key or value serves at the same time
 
 
 @kernel
@@ -50,8 +50,8 @@ def _score_keys(queries, keys, base, step, filled, scores, start):
         dots = dots_of_rows(zeros(1), queries, 0, keys, base, step, filled)
         store(dots, scores, 0, start)
         return
-    for row in range(0, len(queries), ROWS_AT_ONCE):
-        dots = dots_of_rows(zeros(4), queries, row, keys, base, step, filled)
+    for row in range(0, len(queries), QUERIES_AT_ONCE):
+        dots = dots_of_rows(zeros(QUERIES_AT_ONCE), queries, row, keys, base, step, filled)
         store(dots, scores, row, start)
 
 
@@ -63,15 +63,15 @@ def _add_values(weights, start, values, base, step, filled, sums):
             add_weighted_rows(zeros(1), zeros(1), weights, 0, start, values, base, step, filled,
                               sums, column)  # fmt: skip
         return
-    for row in range(0, len(sums), ROWS_AT_ONCE):
+    for row in range(0, len(sums), QUERIES_AT_ONCE):
         column = 0
         while column + 4 * LANES <= sums.shape[1]:
-            add_weighted_rows(zeros(4), zeros(4), weights, row, start, values, base, step, filled,
-                              sums, column)  # fmt: skip
+            add_weighted_rows(zeros(QUERIES_AT_ONCE), zeros(4), weights, row, start, values, base,
+                              step, filled, sums, column)  # fmt: skip
             column += 4 * LANES
         while column < sums.shape[1]:
-            add_weighted_rows(zeros(4), zeros(1), weights, row, start, values, base, step, filled,
-                              sums, column)  # fmt: skip
+            add_weighted_rows(zeros(QUERIES_AT_ONCE), zeros(1), weights, row, start, values, base,
+                              step, filled, sums, column)  # fmt: skip
             column += LANES
 
 
@@ -159,7 +159,7 @@ def _scaled_queries(q, first_row, num_queries, first_head, group, head_dim, widt
     """
     factor = np.float32(1 / math.sqrt(head_dim))
     rows = num_queries * group
-    filled_up = (rows + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE * ROWS_AT_ONCE if rows > 1 else 1
+    filled_up = (rows + QUERIES_AT_ONCE - 1) // QUERIES_AT_ONCE * QUERIES_AT_ONCE if rows > 1 else 1
     queries = np.zeros((filled_up, width), np.float32)
     for row in range(rows):
         query, member = divmod(row, group)

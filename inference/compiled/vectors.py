@@ -1,9 +1,10 @@
 """Vectors of 16 numbers for numba, so that a loop uses the instructions that it is meant to use.
 
 numba leaves it to the compiler to find vector instructions in a loop, and it often finds none, or
-converts each weight several times. With the operations of product_vectors.py and row_vectors.py a
-loop says what a step of it is: load 16 weights, multiply them by one activation of each of several
-tokens, add. On a processor with shorter vectors, the compiler splits each operation.
+converts each weight several times. With the operations of product_vectors.py, row_vectors.py and
+attention_vectors.py, a loop says what a step of it is: load 16 weights, multiply them by one
+activation of each of several tokens, add. On a processor with shorter vectors, the compiler splits
+each operation.
 
 A *bundle* is a tuple of vectors that a loop computes at the same time. Its length is part of its
 type, so that all of it stays in registers.

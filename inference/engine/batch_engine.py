@@ -80,18 +80,14 @@ class BatchEngine:
             prefix_caching=self.settings.prefix_caching,
         )
         self.scheduler = Scheduler(self.pool, limits, model.config.context_length)
-        self.forward = (
-            forward_for(
-                model,
-                self.settings.num_blocks,
-                self.settings.block_size,
-                self.settings.weights,
-                self.settings.cache,
-            )
-            if forward is None
-            else forward
-        )
+        self._model = model
+        self._is_given = forward is not None
+        self.forward = self._new_forward() if forward is None else forward
         self._generations: dict[str, Generation] = {}
+
+    def _new_forward(self) -> ForwardPass:
+        own = self.settings
+        return forward_for(self._model, own.num_blocks, own.block_size, own.weights, own.cache)
 
     @property
     def has_work(self) -> bool:
@@ -162,7 +158,9 @@ class BatchEngine:
             self.scheduler.add(siblings[0].request)
 
     def weights_changed(self) -> None:
-        """Compute everything again: cached keys and values came from the earlier weights."""
+        """Take the model's weights as they now are, and compute everything again: cached keys and
+        values came from the earlier ones. A forward pass that was given must take them itself.
+        """
         running, waiting = self.scheduler.running, self.scheduler.waiting
         while running:  # the latest first: they then wait in the order of their arrival
             request = running.pop()
@@ -170,6 +168,8 @@ class BatchEngine:
             request.num_computed, request.state = 0, RequestState.WAITING
             waiting.insert(0, request)
         self.pool.forget_all()
+        if not self._is_given:
+            self.forward = self._new_forward()
 
     def warm_up(self) -> None:
         """Compute a short text, so that no request waits until the kernels are compiled."""
@@ -253,8 +253,7 @@ class BatchEngine:
             constrained = generation.constraint is not None
             if most < 1 or constrained or not (chunk.samples and request.answer_ids):
                 continue
-            limit = generation.draft_length.next()
-            most = most if limit is None else min(most, limit)
+            most = generation.draft_length.next(most)
             if not most:
                 continue
             longest = self.settings.max_ngram

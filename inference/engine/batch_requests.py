@@ -91,21 +91,24 @@ class DraftLength:
     """How many drafts a request gets: computing a draft that is then rejected costs time.
 
     After a step in which all n were accepted, 2 n + 1; else the least of 1, 3, 7, ... that is no
-    fewer than were accepted. So 2, 4 or 8 rows are computed, with the token before the drafts:
-    weights are multiplied with so many rows at a time. After steps in a row of which none was
+    fewer than were accepted. With the token before the drafts, 2, 4 or 8 rows are computed, for
+    which the compiled products have loops of their own. After steps in a row of which none was
     accepted, the request decodes without drafts for 2, 4, then 8 steps before it tries one again.
     """
 
-    most: int | None = None  # None: as many as the settings allow
+    most: int | None = None  # None: as many as are allowed
     pause: int = 0
     misses: int = 0
 
-    def next(self) -> int | None:
-        """Return the most drafts for the step that begins; None for no limit of its own."""
+    def next(self, allowed: int) -> int:
+        """Return the number of drafts for the step that begins: 0, 1, 3, 7, ..., and no more than
+        are allowed.
+        """
         if self.pause:
             self.pause -= 1
             return 0
-        return self.most
+        most = allowed if self.most is None else min(self.most, allowed)
+        return (1 << (most + 1).bit_length() - 1) - 1
 
     def note(self, num_drafts: int, num_accepted: int) -> None:
         """Learn from a step with drafts."""

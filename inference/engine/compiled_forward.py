@@ -2,7 +2,8 @@
 loops.
 
 With float weights it computes what `PlainForwardPass` computes from the same weights, to rounding:
-activations are float32 throughout. With int8 and int4 weights, the activations that go into a
+activations are float32 throughout. Beside weights that are not float32, keys and values are
+rounded to bfloat16. With int8 and int4 weights, the activations that go into a
 product are rounded to bytes, in blocks of 32, as llama.cpp does. What this leaves out: the variants
 that few models have (`is_supported`), and GPUs.
 """
@@ -59,7 +60,7 @@ def is_supported(config: ModelConfig) -> bool:
 
 
 def default_cache(weights: WeightKind) -> CacheKind:
-    """Return the type of keys and values beside these weights: bfloat16 if they are in few bits."""
+    """Return the type of keys and values beside weights: bfloat16, unless they are float32."""
     return "float32" if weights == "float32" else "bfloat16"
 
 

@@ -20,6 +20,7 @@ from transformer_lm.language_model import TransformerLM
 
 AnyWeightKind = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 AnyCacheKind = Literal["auto", "float32", "bfloat16", "int8"]
+WEIGHT_BITS = {"float32": 32, "bfloat16": 16, "int8": 8.5, "int4": 5}  # scales included
 KINDS_OF_TYPES: dict[torch.dtype, WeightKind] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
@@ -67,6 +68,20 @@ def cache_bits(
     if chosen == "int8":
         return 8.0 * (1 + SCALE_BYTES / model.config.head_dim)
     return {"float32": 32.0, "bfloat16": 16.0}[chosen]
+
+
+def is_compiled(model: TransformerLM, weights: AnyWeightKind = "auto") -> bool:
+    """Return whether `forward_for` takes the compiled pass."""
+    return _compiled_weights(model, weights) is not None
+
+
+def bytes_of_copies(model: TransformerLM, weights: AnyWeightKind = "auto") -> int:
+    """Return the memory of the weights that `forward_for` copies, beside those of the model."""
+    kind = _compiled_weights(model, weights)
+    if kind is None:
+        return 0
+    numbers = sum(each.numel() for each in model.parameters() if each.ndim == 2)
+    return int(numbers * WEIGHT_BITS[kind] / 8)
 
 
 def _compiled_weights(model: TransformerLM, weights: AnyWeightKind) -> WeightKind | None:

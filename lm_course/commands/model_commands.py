@@ -66,15 +66,21 @@ def engine_at(path: Path) -> "Engine":
 
 
 def chat_engine_at(path: Path) -> "Engine":
-    """Return the engine for a folder or a GGUF file that keeps its cache between texts."""
+    """Return the engine for a folder or a GGUF file that keeps its cache between texts, if the
+    compiled pass computes the model; another pass is slower over blocks than without.
+    """
     from inference.engine.batch_requests import BatchSettings
     from inference.engine.chat_engine import ChatEngine
-    from inference.engine.forward_choice import cache_bits
+    from inference.engine.forward_choice import bytes_of_copies, cache_bits, is_compiled
     from lm_course.serving.cache_memory import CachedModel, cache_tokens
 
     engine = engine_at(path)
+    if not is_compiled(engine.model):
+        return engine
     settings = BatchSettings(num_drafts=CHAT_DRAFTS)
-    cached = CachedModel(engine.model.config, cache_bits(engine.model))
+    cached = CachedModel(
+        engine.model.config, cache_bits(engine.model), bytes_of_copies(engine.model)
+    )
     [room] = cache_tokens([cached], None, settings.block_size)
     return ChatEngine(engine, settings.model_copy(update={"cache_tokens": room}))
 

@@ -26,6 +26,7 @@ STOPPED = 130  # as shells count Ctrl-C
 DEFAULT_REQUESTS = 100
 DEFAULT_CLIENTS = "1,4,16"
 APIS = ("chat", "completions")
+SET_FIELDS = {"model", "stream", "stream_options", "messages", "prompt", "max_tokens"}
 
 Url = Annotated[str, typer.Option(help="OpenAI's API of any server, usually up to /v1.")]
 Name = Annotated[str | None, typer.Option(help="The model; by default the server's first.")]
@@ -144,6 +145,11 @@ def serve(
     count = (num_requests or DEFAULT_REQUESTS) if seconds is None else None
     hidden = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     settings = {key: value for key, value in hidden.items() if key not in ("api_key", "out")}
+    if out is not None:  # before the test, whose figures would be lost
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {out}: {error.strerror or error}") from None
     test = LoadTest(
         url,
         model,
@@ -235,15 +241,19 @@ def _number(text: str, option: str, kind: type) -> Any:
     return value
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
 def checked_fields(text: str) -> dict[str, Any]:
     """Return the fields that --fields gives; raise ValueError if they are none."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise UserError(f"--fields {text}: not JSON: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"--fields {text}: expected a JSON object")
-    taken = sorted(found.keys() & {"stream", "stream_options", "messages", "prompt", "max_tokens"})
+    taken = sorted(found.keys() & SET_FIELDS)
     if taken:
         raise UserError(f"--fields: {taken[0]!r} is set by this command")
     return found

@@ -191,6 +191,12 @@ class LoadClient:
             raise _Refused("an event of the stream is not an object")
         if event.get("error"):
             raise _Refused(f"error in the stream: {_text_of_error(event['error'])}")
+        try:
+            return self._take_object(event, record, moment)
+        except (AttributeError, TypeError):
+            raise _Refused("an event of the stream does not have OpenAI's form") from None
+
+    def _take_object(self, event: dict[str, Any], record: RequestRecord, moment: float) -> bool:
         usage = event.get("usage") or {}
         record.prompt_tokens = usage.get("prompt_tokens", record.prompt_tokens)
         record.answer_tokens = usage.get("completion_tokens", record.answer_tokens)

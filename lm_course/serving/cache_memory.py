@@ -2,7 +2,7 @@
 
 The models of one server share the free memory.
 
-What this leaves out: the memory of the weights, which are loaded before.
+What this leaves out: the memory of the models themselves, which are loaded before.
 """
 
 import math
@@ -20,10 +20,17 @@ MOST_BY_DEFAULT = 32_768  # tokens
 
 
 class CachedModel(NamedTuple):
-    """A model's shape and the bits of a key or value, which decide about the memory of a token."""
+    """What decides about the memory of a model's cache.
+
+    Attributes:
+        config: the shape.
+        cache_bits: bits of a number of the keys and values.
+        copied_bytes: memory that the engine will take for its form of the weights.
+    """
 
     config: ModelConfig
     cache_bits: float
+    copied_bytes: int = 0
 
     @property
     def bytes_per_token(self) -> int:
@@ -43,7 +50,9 @@ def cache_tokens(models: Sequence[CachedModel], asked: int | None, block_size: i
         ValueError: what was asked for does not fit, or not even one block does.
     """
     free = computer_memory().free
-    room = None if free is None else int(SHARE_OF_FREE * free)  # None: the system does not tell
+    copies = sum(model.copied_bytes for model in models)
+    # None: the system does not tell
+    room = None if free is None else max(0, int(SHARE_OF_FREE * (free - copies)))
     if asked is None:
         defaults = [
             min(DEFAULT_CONTEXTS * m.config.context_length, MOST_BY_DEFAULT) for m in models
@@ -64,7 +73,7 @@ def cache_tokens(models: Sequence[CachedModel], asked: int | None, block_size: i
         if size < block_size:
             raise UserError(
                 f"the cache has room for {size} tokens, but a block has {block_size}: free some "
-                "memory, or choose a smaller --block-size"
+                "memory, or use smaller blocks"
             )
     return sizes
 

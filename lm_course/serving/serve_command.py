@@ -5,6 +5,7 @@ its first request. What this leaves out: TLS, which a proxy in front provides.
 """
 
 import errno
+import math
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -144,12 +145,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Serve models over HTTP, by OpenAI's API, with a page to chat with them."""
         from inference.engine.batch_requests import BatchSettings
-        from inference.engine.forward_choice import cache_bits
+        from inference.engine.forward_choice import bytes_of_copies, cache_bits
         from inference.server.app import ServerSettings
         from lm_course.commands.model_commands import engine_at
         from lm_course.serving.cache_memory import CachedModel
         from lm_course.serving.cache_memory import cache_tokens as checked
 
+        if not math.isfinite(max_body_mb):
+            raise UserError(f"--max-body-mb {max_body_mb}: expected a number of megabytes")
         for option, given, known in (
             ("--weights", weights, WEIGHTS),
             ("--cache-type", cache_type, CACHE_TYPES),
@@ -160,7 +163,11 @@ def register(app: typer.Typer) -> None:
         with closing(listening_socket(host, port)) as opened:  # before the models are read
             engines = {each: engine_at(path) for each, path in paths.items()}
             cached = [
-                CachedModel(each.model.config, cache_bits(each.model, weights, cache_type))
+                CachedModel(
+                    each.model.config,
+                    cache_bits(each.model, weights, cache_type),
+                    bytes_of_copies(each.model, weights),
+                )
                 for each in engines.values()
             ]
             rooms = checked(cached, cache_tokens, block_size)
@@ -226,6 +233,7 @@ def serve_engines(
         limits: of the server.
     """
     from inference.engine.batch_engine import BatchEngine
+    from inference.engine.forward_choice import is_compiled
     from inference.server.app import create_app
     from inference.server.served_model import ServedModel
 
@@ -233,8 +241,9 @@ def serve_engines(
     for (name, engine), room in zip(engines.items(), rooms, strict=True):
         own = batch.model_copy(update={"cache_tokens": room})
         batched = BatchEngine(engine.model, own, engine.drawable)
-        ready = f"{name}: getting ready; the first start compiles for up to a minute"
-        print(ready, file=sys.stderr, flush=True)
+        if is_compiled(engine.model, own.weights):
+            ready = f"{name}: getting ready; the first start compiles for up to a minute"
+            print(ready, file=sys.stderr, flush=True)
         batched.warm_up()
         models.append((ServedModel(engine, name), batched))
     app = create_app(models, limits)

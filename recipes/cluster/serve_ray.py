@@ -74,7 +74,7 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
     """Return the application of one replica; it loads the model."""
     from inference.engine.batch_engine import BatchEngine
     from inference.engine.batch_requests import BatchSettings
-    from inference.engine.forward_choice import cache_bits
+    from inference.engine.forward_choice import bytes_of_copies, cache_bits
     from inference.server.app import ServerSettings, create_app
     from inference.server.served_model import ServedModel
     from lm_course.commands.model_commands import engine_at
@@ -82,7 +82,10 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
 
     engine = engine_at(settings.path)
     block_size = BatchSettings().block_size
-    cached = CachedModel(engine.model.config, cache_bits(engine.model, settings.weights))
+    kind = settings.weights
+    cached = CachedModel(
+        engine.model.config, cache_bits(engine.model, kind), bytes_of_copies(engine.model, kind)
+    )
     [room] = cache_tokens([cached], settings.cache_tokens, block_size)
     batch = BatchSettings(
         cache_tokens=room,
@@ -91,6 +94,7 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
         weights=settings.weights,
     )
     batched = BatchEngine(engine.model, batch, engine.drawable)
+    batched.warm_up()
     limits = ServerSettings(api_key=settings.api_key)
     return create_app([(ServedModel(engine, settings.name), batched)], limits)
 

@@ -20,7 +20,7 @@ def test_half_a_scale_at_most(rows: torch.Tensor) -> None:
     assert stored.shape == (len(rows), rows.shape[1] + SCALE_BYTES)
     scales = rows.double().abs().amax(-1, keepdim=True) / 127
     errors = (restore_rows(stored).double() - rows.double()).abs()
-    assert (errors <= scales * 0.5001 + 1e-44).all()
+    assert (errors <= scales * 0.5001 + 2e-43).all()  # float32 below 1e-38 has fewer digits
 
 
 def test_known_codes() -> None:
@@ -39,3 +39,16 @@ def test_each_row_has_its_own_scale() -> None:
 def test_numbers_of_other_types() -> None:
     rows = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert torch.equal(quantize_rows(rows), quantize_rows(rows.float()))
+
+
+def test_what_is_no_number_stays_none() -> None:
+    rows = torch.ones(3, 8)
+    rows[0, 3], rows[1, 5] = torch.nan, -torch.inf
+    restored = restore_rows(quantize_rows(rows))
+    assert restored[:2].isnan().all()
+    torch.testing.assert_close(restored[2], rows[2])
+
+
+def test_subnormal_numbers_do_not_overflow() -> None:
+    rows = torch.tensor([[2e-43, -2e-43]])
+    assert (restore_rows(quantize_rows(rows)).sign() == rows.sign()).all()

@@ -171,3 +171,17 @@ def test_a_caller_of_a_parallel_kernel_from_the_cache(package):
         command = [sys.executable, str(script), kernel]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert (ended.returncode, ended.stdout.strip()) == (0, printed), ended.stderr
+
+
+def test_without_compiling(package):
+    """NUMBA_DISABLE_JIT lets a debugger into the kernels; they are then plain functions."""
+    script = package / "kernels.py"
+    script.write_text(KERNELS)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(kernel_cache.__file__).parents[1]),
+        "NUMBA_DISABLE_JIT": "1",
+    }
+    command = [sys.executable, str(script), "total"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "10.0"), ended.stderr

@@ -53,6 +53,25 @@ def test_equal_to_the_lesson(
         row += new
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("window", [None, 17, 40])
+@pytest.mark.parametrize("size", [16, 20, 33, 100])
+def test_blocks_longer_than_a_vector(size: int, window: int | None, dtype: torch.dtype) -> None:
+    num_keys, new = 91, 3
+    count = -(-num_keys // size)
+    blocks = list(range(count + 2))[::-1][:count]
+    tables = step_tables([blocks], [num_keys - new], [new], size)
+    generator = torch.Generator().manual_seed(4)
+    pool = torch.randn(2, count + 2, size, 2, 16, generator=generator)
+    keys, values = quantize_rows(pool) if dtype == torch.int8 else pool
+    q = torch.randn(new, 4, 16, generator=generator)
+    got = attend_step(q, keys, values, tables, window)
+    if dtype == torch.int8:
+        keys, values = restore_rows(keys), restore_rows(values)
+    expected = paged_attention(q.double(), keys, values, blocks, num_keys, window)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_large_scores() -> None:
     tables = step_tables([[1, 0]], [6], [1], SIZE)
     keys = torch.full((2, SIZE, 1, 4), 300.0)

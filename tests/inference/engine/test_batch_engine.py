@@ -1,11 +1,14 @@
 """Whatever the schedule, each request gets the text that it gets alone."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.batch_scheduler import FinishReason
+from inference.engine import batch_engine
 from inference.engine.batch_engine import BatchEngine
 from inference.engine.batch_requests import BatchSettings
 from inference.generation import generate
@@ -230,10 +233,26 @@ def test_after_a_change_of_the_weights_nothing_is_found(small_model) -> None:
     engine.submit("during", PROMPT[1:], HOT, 9)
     engine.step()
     engine.weights_changed()
+    again = counted(engine)
     assert [request.num_computed for request in engine.scheduler.waiting] == [0]
     assert engine.pool.num_available == engine.pool.num_blocks
     engine.step()
-    assert counts == [21, 20, 21], "its prompt and its first token are computed again"
+    assert (counts, again) == ([21, 20], [21]), "its prompt and its first token are computed again"
+
+
+def test_after_a_change_of_the_weights_they_are_the_new_ones(small_model) -> None:
+    model = copy.deepcopy(small_model).float()  # computed by the compiled pass, which has copies
+    engine = BatchEngine(model, BatchSettings(block_size=4))
+    texts = []
+    for factor in (1, -3):
+        with torch.no_grad():
+            for block in model.blocks:
+                block.feed_forward.down.weight.mul_(factor)
+        engine.weights_changed()
+        engine.submit("a", PROMPT, GREEDY, 9)
+        texts.append(until_done(engine)["a"])
+        assert texts[-1] == generate(model, torch.tensor([PROMPT]), GREEDY, 9)[0]
+    assert texts[0] != texts[1]
 
 
 def test_samples_of_a_prompt_share_its_blocks(small_model) -> None:
@@ -354,3 +373,22 @@ def test_a_warm_engine_answers_like_a_cold_one(small_model, cache_tokens) -> Non
         engine.submit("a", [0] * min(9, cache_tokens), SamplingSettings(temperature=0), 1)
     assert until_done(cold) == until_done(warm)
     assert computed == [min(9, cache_tokens)], "the warm-up left something in the prefix cache"
+
+
+def test_drafts_that_are_wrong_become_few(small_model, monkeypatch) -> None:
+    """The longest pause is 8 steps: of the 30 after the first 7 drafts, at most 6 have one."""
+    plain = BatchEngine(small_model)
+    rows = counted(plain)
+    plain.submit("a", PROMPT[:3], GREEDY, 35)
+    text = until_done(plain)["a"]
+
+    def wrong(ids, longest, count, shortest):
+        return [(text[len(ids) - 3] + 1) % VOCABULARY] * count
+
+    monkeypatch.setattr(batch_engine, "prompt_lookup", wrong)
+    drafting = BatchEngine(small_model, BatchSettings(block_size=4, num_drafts=7))
+    more_rows = counted(drafting)
+    drafting.submit("a", PROMPT[:3], GREEDY, 35)
+    assert until_done(drafting)["a"] == text
+    assert len(more_rows) == len(rows)
+    assert 7 < sum(more_rows) - sum(rows) <= 7 + 6

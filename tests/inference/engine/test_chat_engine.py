@@ -42,13 +42,15 @@ def test_what_was_computed_is_not_computed_again(chat_engine, monkeypatch) -> No
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_after_an_interruption_it_goes_on(engine, chat_engine, monkeypatch, error) -> None:
-    """Wherever the step was: here the scheduler has given out blocks, and nothing is computed."""
+    """Wherever the step was: here a block has left the pool, and no request has it yet."""
+    allocate = chat_engine.batch.pool.allocate
 
-    def interrupted(chunks):
+    def interrupted():
+        allocate()
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(chat_engine.batch.forward, "hidden", interrupted)
+        patch.setattr(chat_engine.batch.pool, "allocate", interrupted)
         with pytest.raises(error):
             chat_engine.complete("Hello", GREEDY, 5)
     assert chat_engine.complete("Hello", GREEDY, 5) == engine.complete("Hello", GREEDY, 5)

@@ -4,12 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from inference.compiled import cache_rows
 from inference.compiled.cache_rows import pages_as_numpy
 from inference.compiled.decoder_layers import write_rows
 from inference.compiled.weight_products import Int4Parts, Int8Parts
 from inference.engine.compiled_forward import LONG_CHUNK, CompiledForwardPass, is_supported
 from inference.engine.forward_pass import ChunkRows, PlainForwardPass
-from inference.quantized_cache import quantize_rows
+from inference.quantized_cache import (
+    LARGEST_CODE,
+    SCALE_BYTES,
+    quantize_rows,
+    restore_rows,
+)
 from transformer_lm.language_model import TransformerLM
 from transformer_lm.model_config import ModelConfig
 
@@ -127,6 +133,21 @@ def test_a_cache_in_bfloat16() -> None:
     assert rounded.cache.num_bytes * 2 == CompiledForwardPass(model, 8, 4).cache.num_bytes
     for expected, got in zip(results(PlainForwardPass(model, 8, 4)), results(rounded), strict=True):
         torch.testing.assert_close(got, expected, atol=0.05, rtol=0)
+
+
+def test_rows_in_int8_are_those_of_the_lesson() -> None:
+    """Also of a width at which the scale is not aligned, and of rows that are no numbers."""
+    assert (cache_rows.LARGEST_CODE, cache_rows.SCALE_BYTES) == (LARGEST_CODE, SCALE_BYTES)
+    for size in (16, 18, 21):
+        rows = torch.randn(6, size) * 10
+        rows[1], rows[2, 3], rows[3, 4], rows[4] = 0, torch.nan, torch.inf, 2e-43
+        pages = torch.zeros(1, 8, 1, size + 4, dtype=torch.int8)
+        places = np.arange(1, 7)
+        write_rows(rows.numpy(), 0, places, pages_as_numpy(pages))
+        assert torch.equal(pages[0, places, 0, :size], quantize_rows(rows)[:, :size])
+        torch.testing.assert_close(
+            restore_rows(pages[0, places, 0]), restore_rows(quantize_rows(rows)), equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("head_dim", [16, 24])

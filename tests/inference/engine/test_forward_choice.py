@@ -5,7 +5,7 @@ import torch
 
 from inference.compiled.weight_products import BFloat16Parts, Float32Parts, Int4Parts
 from inference.engine.compiled_forward import CompiledForwardPass
-from inference.engine.forward_choice import cache_bits, forward_for
+from inference.engine.forward_choice import bytes_of_copies, cache_bits, forward_for
 from inference.engine.forward_pass import PlainForwardPass
 from lm_core.user_error import UserError
 from transformer_lm.language_model import TransformerLM
@@ -34,6 +34,16 @@ def test_the_form_of_the_weights(dtype, weights, form) -> None:
 @pytest.mark.parametrize("model", [made(mlp="gelu"), made().double()], ids=["gelu", "float64"])
 def test_other_models_take_the_plain_pass(model) -> None:
     assert isinstance(forward_for(model, 2, 4), PlainForwardPass)
+
+
+@pytest.mark.parametrize("weights", ["auto", "bfloat16", "int8", "int4"])
+def test_the_memory_of_the_copies(weights) -> None:
+    model = made(d_model=64, d_ff=64)
+    forward = forward_for(model, 2, 4, weights)
+    # The estimate has the embedding for an output head, in the form of the rest, and no padding.
+    matrices = sum(each.num_bytes for each in forward.matrices.values())
+    assert bytes_of_copies(model, weights) == pytest.approx(matrices, rel=0.12)
+    assert bytes_of_copies(made().double()) == 0
 
 
 def test_a_form_that_the_model_cannot_have() -> None:

@@ -48,6 +48,15 @@ def test_what_was_asked_for(free) -> None:
     assert cache_tokens([MODEL], 10**9, 16) == [10**9], "the system does not tell"
 
 
+def test_copies_of_the_weights_come_out_of_the_free_memory(free) -> None:
+    free(384 * 200)
+    copied = MODEL._replace(copied_bytes=384 * 100)
+    assert cache_tokens([copied], None, 16) == [80]
+    assert cache_tokens([copied._replace(copied_bytes=384 * 60)], None, 16) == [112]
+    with pytest.raises(UserError, match="room for 0 tokens"):
+        cache_tokens([copied._replace(copied_bytes=384 * 300)], None, 16)
+
+
 def test_not_one_block(free) -> None:
     free(384 * 10)
     with pytest.raises(UserError, match="room for 8 tokens, but a block has 16"):
