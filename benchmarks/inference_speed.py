@@ -392,7 +392,7 @@ def main() -> None:
     numba.set_num_threads(options.threads)
     rows = Rows(options)
     report: dict[str, Any] = {
-        "command": " ".join(sys.argv),
+        "command": " ".join(Path(each).name if "/" in each else each for each in sys.argv),
         "machine": platform.processor() or platform.machine(),
         "threads": options.threads,
         "gigabytes per second": rows.machine.bytes_per_second / 1e9,

@@ -11,12 +11,21 @@ import pytest
 import torch
 import transformers
 
+from inference.engine import forward_choice
+from inference.engine.chat_engine import ChatEngine
+from inference.engine.engine import Engine
 from inference.sampling import SamplingSettings
 from lm_core.formats.checkpoint_files import write_checkpoint
 from lm_core.special_tokens import SPECIAL_TOKENS
 from lm_core.user_error import UserError
 from lm_course.cli import main
-from lm_course.commands.model_commands import engine_for, export_model, import_model
+from lm_course.commands.model_commands import (
+    chat_engine_at,
+    engine_at,
+    engine_for,
+    export_model,
+    import_model,
+)
 from tokenizer_bpe.tokenizer import Tokenizer
 from tokenizer_bpe.tokenizer_file import hugging_face_files, to_printable
 from transformer_lm.language_model import TransformerLM
@@ -354,3 +363,13 @@ def test_smollm2_answers(smollm2):
     asked = [{"role": "user", "content": "What is the capital of France?"}]
     assert engine.chat(asked, GREEDY, 30) == "The capital of France is Paris."
     assert engine.stop_ids == {0, 1, 2}
+
+
+def test_lm_chat_has_it_where_the_compiled_pass_knows_the_model(source, monkeypatch) -> None:
+    made = chat_engine_at(source)
+    assert isinstance(made, ChatEngine)
+    assert made.batch.settings.cache_tokens == 4 * 64
+    plain = engine_at(source)
+    assert made.chat(QUESTION, GREEDY, 5) == plain.chat(QUESTION, GREEDY, 5)
+    monkeypatch.setattr(forward_choice, "is_supported", lambda config: False)
+    assert type(chat_engine_at(source)) is Engine

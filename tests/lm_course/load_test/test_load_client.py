@@ -109,7 +109,10 @@ def test_an_answer_that_takes_too_long(fake, ask) -> None:
         ("[]", "an event of the stream is not an object"),
         ({"choices": ["x"]}, "an event of the stream does not have OpenAI's form"),
         ({"choices": [{"delta": "x"}]}, "an event of the stream does not have OpenAI's form"),
-        ({"choices": [{"delta": {"content": [1]}}]}, "an event of the stream does not have OpenAI's form"),
+        (
+            {"choices": [{"delta": {"content": [1]}}]},
+            "an event of the stream does not have OpenAI's form",
+        ),
         ({"usage": [1]}, "an event of the stream does not have OpenAI's form"),
         (httpx.ReadError("gone"), "connection broken (ReadError)"),
         (httpx.RemoteProtocolError("cut"), "connection broken (RemoteProtocolError)"),
