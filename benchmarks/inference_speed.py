@@ -220,8 +220,9 @@ class Rows:
         return {**figures, **ratios}
 
     def shared_prompt_64(self) -> dict[str, float]:
-        """64 requests with one system prompt of 256 tokens: all of the engine, against the same
-        engine in static batches of 16 without the prefix cache. Whole run, prompts included.
+        """64 requests with one system prompt of 256 tokens: all of the engine, with room for all at
+        once, against the same engine in static batches of 16 without the prefix cache. Whole run,
+        prompts included.
         """
         system, *own = prompts_of(self.engine, [256] + [24 + number for number in range(64)])
         lengths = [8 + 88 * (number * 11 % 64) // 63 for number in range(64)]
@@ -229,7 +230,8 @@ class Rows:
         plain = made(self.engine, "int8")
 
         def continuous() -> float:
-            return finish(made(self.engine, "int8", prefix_caching=True), requests)
+            every = made(self.engine, "int8", prefix_caching=True, max_running=64)
+            return finish(every, requests)
 
         def static() -> float:
             groups = [requests[first : first + 16] for first in range(0, 64, 16)]
@@ -239,7 +241,9 @@ class Rows:
         return {**figures, "ratio": figures["static"] / figures["continuous"]}
 
     def served_64(self) -> dict[str, float]:
-        """The same kind of load over HTTP by `lm bench serve`, against `transformers serve`."""
+        """The same kind of load over HTTP by `lm bench serve`, output tokens per second, against
+        `transformers serve` (pip install 'transformers[serving]').
+        """
         figures = serve_rates(self.path, self.options.peer_requests)
         return {**figures, "ratio": figures["ours"] / figures["transformers"]}
 
