@@ -71,17 +71,14 @@ def chat_engine_at(path: Path) -> "Engine":
     """
     from inference.engine.batch_requests import BatchSettings
     from inference.engine.chat_engine import ChatEngine
-    from inference.engine.forward_choice import bytes_of_copies, cache_bits, is_compiled
-    from lm_course.serving.cache_memory import CachedModel, cache_tokens
+    from inference.engine.forward_choice import is_compiled
+    from lm_course.serving.cache_memory import cache_tokens, cached_model
 
     engine = engine_at(path)
     if not is_compiled(engine.model):
         return engine
     settings = BatchSettings(num_drafts=CHAT_DRAFTS)
-    cached = CachedModel(
-        engine.model.config, cache_bits(engine.model), bytes_of_copies(engine.model)
-    )
-    [room] = cache_tokens([cached], None, settings.block_size)
+    [room] = cache_tokens([cached_model(engine.model)], None, settings.block_size)
     return ChatEngine(engine, settings.model_copy(update={"cache_tokens": room}))
 
 

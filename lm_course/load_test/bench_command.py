@@ -145,11 +145,7 @@ def serve(
     count = (num_requests or DEFAULT_REQUESTS) if seconds is None else None
     hidden = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     settings = {key: value for key, value in hidden.items() if key not in ("api_key", "out")}
-    if out is not None:  # before the test, whose figures would be lost
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {out}: {error.strerror or error}") from None
+    make_folder(out)  # before the test, whose figures would be lost
     test = LoadTest(
         url,
         model,
@@ -163,6 +159,15 @@ def serve(
         settings,
     )
     run_and_report(test, out)
+
+
+def make_folder(out: Path | None) -> None:
+    """Make the folder of the report; raise ValueError if it cannot be made."""
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
 
 
 def run_and_report(test: "LoadTest", out: Path | None) -> None:

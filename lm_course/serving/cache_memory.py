@@ -7,12 +7,16 @@ What this leaves out: the memory of the models themselves, which are loaded befo
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lm_core.user_error import UserError
 from lm_course.machine_check.memory_fit import computer_memory
 from transformer_lm.model_config import ModelConfig
 from transformer_lm.model_cost import kv_cache_bytes_per_token
+
+if TYPE_CHECKING:
+    from inference.engine.forward_choice import AnyCacheKind, AnyWeightKind
+    from transformer_lm.language_model import TransformerLM
 
 SHARE_OF_FREE = 0.8  # the rest is for activations and the system
 DEFAULT_CONTEXTS = 4  # contexts of the model that fit into the cache by default
@@ -20,7 +24,7 @@ MOST_BY_DEFAULT = 32_768  # tokens
 
 
 class CachedModel(NamedTuple):
-    """What decides about the memory of a model's cache.
+    """Sizes that the memory of a model's cache depends on.
 
     Attributes:
         config: the shape.
@@ -36,6 +40,16 @@ class CachedModel(NamedTuple):
     def bytes_per_token(self) -> int:
         """Bytes of the keys and values of one token."""
         return math.ceil(kv_cache_bytes_per_token(self.config, 1) * self.cache_bits / 8)
+
+
+def cached_model(
+    model: "TransformerLM", weights: "AnyWeightKind" = "auto", cache: "AnyCacheKind" = "auto"
+) -> CachedModel:
+    """Return the sizes of a model in an engine with these forms of weights and cache."""
+    from inference.engine.forward_choice import bytes_of_copies, cache_bits
+
+    bits = cache_bits(model, weights, cache)
+    return CachedModel(model.config, bits, bytes_of_copies(model, weights))
 
 
 def cache_tokens(models: Sequence[CachedModel], asked: int | None, block_size: int) -> list[int]:

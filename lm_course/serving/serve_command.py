@@ -145,31 +145,16 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Serve models over HTTP, by OpenAI's API, with a page to chat with them."""
         from inference.engine.batch_requests import BatchSettings
-        from inference.engine.forward_choice import bytes_of_copies, cache_bits
         from inference.server.app import ServerSettings
         from lm_course.commands.model_commands import engine_at
-        from lm_course.serving.cache_memory import CachedModel
         from lm_course.serving.cache_memory import cache_tokens as checked
+        from lm_course.serving.cache_memory import cached_model
 
-        if not math.isfinite(max_body_mb):
-            raise UserError(f"--max-body-mb {max_body_mb}: expected a number of megabytes")
-        for option, given, known in (
-            ("--weights", weights, WEIGHTS),
-            ("--cache-type", cache_type, CACHE_TYPES),
-        ):
-            if given not in known:
-                raise UserError(f"{option} {given}: expected one of {', '.join(known)}")
+        check_choices(weights, cache_type, max_body_mb)
         paths = named_paths(checkpoint or [], model or [], name or [])
         with closing(listening_socket(host, port)) as opened:  # before the models are read
             engines = {each: engine_at(path) for each, path in paths.items()}
-            cached = [
-                CachedModel(
-                    each.model.config,
-                    cache_bits(each.model, weights, cache_type),
-                    bytes_of_copies(each.model, weights),
-                )
-                for each in engines.values()
-            ]
+            cached = [cached_model(each.model, weights, cache_type) for each in engines.values()]
             rooms = checked(cached, cache_tokens, block_size)
             batch = BatchSettings(
                 block_size=block_size,
@@ -187,6 +172,18 @@ def register(app: typer.Typer) -> None:
                 time_limit_seconds=time_limit,
             )
             serve_engines(engines, rooms, opened, batch, limits)
+
+
+def check_choices(weights: str, cache_type: str, max_body_mb: float) -> None:
+    """Raise ValueError for a value that the option's type lets through."""
+    for option, given, known in (
+        ("--weights", weights, WEIGHTS),
+        ("--cache-type", cache_type, CACHE_TYPES),
+    ):
+        if given not in known:
+            raise UserError(f"{option} {given}: expected one of {', '.join(known)}")
+    if not math.isfinite(max_body_mb):
+        raise UserError(f"--max-body-mb {max_body_mb}: expected a number of megabytes")
 
 
 def named_paths(

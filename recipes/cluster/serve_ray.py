@@ -74,18 +74,14 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
     """Return the application of one replica; it loads the model."""
     from inference.engine.batch_engine import BatchEngine
     from inference.engine.batch_requests import BatchSettings
-    from inference.engine.forward_choice import bytes_of_copies, cache_bits
     from inference.server.app import ServerSettings, create_app
     from inference.server.served_model import ServedModel
     from lm_course.commands.model_commands import engine_at
-    from lm_course.serving.cache_memory import CachedModel, cache_tokens
+    from lm_course.serving.cache_memory import cache_tokens, cached_model
 
     engine = engine_at(settings.path)
     block_size = BatchSettings().block_size
-    kind = settings.weights
-    cached = CachedModel(
-        engine.model.config, cache_bits(engine.model, kind), bytes_of_copies(engine.model, kind)
-    )
+    cached = cached_model(engine.model, settings.weights)
     [room] = cache_tokens([cached], settings.cache_tokens, block_size)
     batch = BatchSettings(
         cache_tokens=room,

@@ -136,7 +136,7 @@ def test_a_cache_in_bfloat16() -> None:
 
 
 def test_rows_in_int8_are_those_of_the_lesson() -> None:
-    """Also of a width at which the scale is not aligned, and of rows that are no numbers."""
+    """Also of a width at which the scale is not aligned, and of rows with NaN or infinity."""
     assert (cache_rows.LARGEST_CODE, cache_rows.SCALE_BYTES) == (LARGEST_CODE, SCALE_BYTES)
     for size in (16, 18, 21):
         rows = torch.randn(6, size) * 10
