@@ -65,7 +65,7 @@ def test_a_form_that_the_model_cannot_have() -> None:
     ],
 )
 def test_the_memory_of_the_cache(model, weights, cache) -> None:
-    """What is estimated before the cache is made is what it then takes."""
+    """The estimate before the cache is made is the memory that it then takes."""
     allocated = forward_for(model, 2, 4, weights, cache).cache.num_bytes
     numbers = 2 * 2 * 4 * 16  # keys and values, blocks, places, numbers of a head
     assert allocated == numbers * cache_bits(model, weights, cache) / 8
