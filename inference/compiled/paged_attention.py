@@ -104,28 +104,19 @@ def _attend_head(q, key_rows, value_rows, block_size, kv_heads, table, first_row
     sums, totals = np.zeros((len(queries), width), np.float32), np.empty(len(queries), np.float32)
     # Vectors are loaded whole; rows from which that cannot be are first brought into a buffer.
     keys, values = whole_vectors(key_rows), whole_vectors(value_rows)
-    is_direct = keys.shape[1] == width
-    buffer = np.zeros((0 if is_direct else LANES, width), keys.dtype)
+    buffer = np.zeros((0 if keys.shape[1] == width else LANES, width), keys.dtype)
+    if len(buffer):
+        keys = values = buffer
     runs = _runs(table, oldest, num_keys, block_size, kv_heads, kv_head)
     for i in range(len(runs) - 1):
-        start, row, filled = runs[i]
-        prefetch_rows(key_rows, runs[i + 1, 1], kv_heads, runs[i + 1, 2])
-        if is_direct:
-            _score_keys(queries, keys, row, kv_heads, filled, scores, start)
-        else:
-            read_rows(key_rows, row, kv_heads, filled, buffer)
-            _score_keys(queries, buffer, 0, 1, filled, scores, start)
+        row, step = _bring_run(key_rows, runs, i, kv_heads, buffer)
+        _score_keys(queries, keys, row, step, runs[i, 2], scores, runs[i, 0])
     for row in range(num_queries * group):
         stop = first_query + row // group + 1
         totals[row] = _softmax_row(scores, row, max(0, stop - window - oldest), stop - oldest)
     for i in range(len(runs) - 1):
-        start, row, filled = runs[i]
-        prefetch_rows(value_rows, runs[i + 1, 1], kv_heads, runs[i + 1, 2])
-        if is_direct:
-            _add_values(scores, start, values, row, kv_heads, filled, sums)
-        else:
-            read_rows(value_rows, row, kv_heads, filled, buffer)
-            _add_values(scores, start, buffer, 0, 1, filled, sums)
+        row, step = _bring_run(value_rows, runs, i, kv_heads, buffer)
+        _add_values(scores, runs[i, 0], values, row, step, runs[i, 2], sums)
     for row in range(num_queries * group):
         query, member = divmod(row, group)
         place = (kv_head * group + member) * head_dim
@@ -150,6 +141,19 @@ def _runs(table, oldest, num_keys, block_size, kv_heads, kv_head):
         position += runs[count, 2]
         count += 1
     return runs[: count + 1]
+
+
+@kernel
+def _bring_run(rows, runs, i, step, buffer):
+    """Bring run i into the buffer, if there is one, and ask for run i + 1 in advance. Return the
+    first row of the run, in the buffer or among all rows, and the distance to the next.
+    """
+    row, filled = runs[i, 1], runs[i, 2]
+    prefetch_rows(rows, runs[i + 1, 1], step, runs[i + 1, 2])
+    if len(buffer) == 0:
+        return row, step
+    read_rows(rows, row, step, filled, buffer)
+    return 0, 1
 
 
 @kernel
