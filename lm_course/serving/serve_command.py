@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from inference.engine.batch_requests import BatchSettings
     from inference.engine.engine import Engine
     from inference.server.app import ServerSettings
-
-WEIGHTS = ("auto", "float32", "bfloat16", "int8", "int4")
-CACHE_TYPES = ("auto", "float32", "bfloat16", "int8")
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -176,10 +173,13 @@ def register(app: typer.Typer) -> None:
 
 def check_choices(weights: str, cache_type: str, max_body_mb: float) -> None:
     """Raise ValueError for a value that the option's type lets through."""
-    for option, given, known in (
-        ("--weights", weights, WEIGHTS),
-        ("--cache-type", cache_type, CACHE_TYPES),
+    from inference.engine.forward_choice import AnyCacheKind, AnyWeightKind
+
+    for option, given, kinds in (
+        ("--weights", weights, AnyWeightKind),
+        ("--cache-type", cache_type, AnyCacheKind),
     ):
+        known = get_args(kinds)
         if given not in known:
             raise UserError(f"{option} {given}: expected one of {', '.join(known)}")
     if not math.isfinite(max_body_mb):
