@@ -1,4 +1,4 @@
-"""What the rows of inference_speed.py have in common: the model, prompts, engines and clocks."""
+"""The model, prompts, engines and clocks that the rows of inference_speed.py share."""
 
 import importlib.util
 import statistics
