@@ -73,13 +73,16 @@ def chat_engine_at(path: Path) -> "Engine":
     from inference.engine.chat_engine import ChatEngine
     from inference.engine.forward_choice import is_compiled
     from lm_course.serving.cache_memory import cache_tokens, cached_model
+    from lm_course.serving.warm_up import warm_up
 
     engine = engine_at(path)
     if not is_compiled(engine.model):
         return engine
     settings = BatchSettings(num_drafts=CHAT_DRAFTS)
     [room] = cache_tokens([cached_model(engine.model)], None, settings.block_size)
-    return ChatEngine(engine, settings.model_copy(update={"cache_tokens": room}))
+    chat_engine = ChatEngine(engine, settings.model_copy(update={"cache_tokens": room}))
+    warm_up(chat_engine.batch, path.stem)
+    return chat_engine
 
 
 def check_source(source: Path) -> None:

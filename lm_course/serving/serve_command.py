@@ -7,7 +7,6 @@ its first request. What this leaves out: TLS, which a proxy in front provides.
 import errno
 import math
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -230,18 +229,15 @@ def serve_engines(
         limits: of the server.
     """
     from inference.engine.batch_engine import BatchEngine
-    from inference.engine.forward_choice import is_compiled
     from inference.server.app import create_app
     from inference.server.served_model import ServedModel
+    from lm_course.serving.warm_up import warm_up
 
     models = []
     for (name, engine), room in zip(engines.items(), rooms, strict=True):
         own = batch.model_copy(update={"cache_tokens": room})
         batched = BatchEngine(engine.model, own, engine.drawable)
-        if is_compiled(engine.model, own.weights):
-            ready = f"{name}: getting ready; the first start compiles for up to a minute"
-            print(ready, file=sys.stderr, flush=True)
-        batched.warm_up()
+        warm_up(batched, name)
         models.append((ServedModel(engine, name), batched))
     app = create_app(models, limits)
     host, port = opened.getsockname()[:2]

@@ -38,7 +38,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from lm_core.user_error import UserError
 
@@ -78,6 +78,7 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
     from inference.server.served_model import ServedModel
     from lm_course.commands.model_commands import engine_at
     from lm_course.serving.cache_memory import cache_tokens, cached_model
+    from lm_course.serving.warm_up import warm_up
 
     engine = engine_at(settings.path)
     block_size = BatchSettings().block_size
@@ -90,7 +91,7 @@ def build_app(settings: ReplicaSettings) -> "FastAPI":
         weights=settings.weights,
     )
     batched = BatchEngine(engine.model, batch, engine.drawable)
-    batched.warm_up()
+    warm_up(batched, settings.name)
     limits = ServerSettings(api_key=settings.api_key)
     return create_app([(ServedModel(engine, settings.name), batched)], limits)
 
@@ -202,7 +203,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options; exit with status 2 for a wrong one."""
-    from lm_course.serving.serve_command import WEIGHTS
+    from inference.engine.forward_choice import AnyWeightKind
 
     parser = _Parser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--model", type=Path, help="a folder or a GGUF file; default: the demo's")
@@ -218,7 +219,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-queued", type=int, default=256, help="waiting; -1 for no limit")
     routes = {"choices": ("load", "session"), "default": "load"}
     parser.add_argument("--route", **routes, help="which replica answers: see above")
-    parser.add_argument("--weights", choices=WEIGHTS, default="auto")
+    parser.add_argument("--weights", choices=get_args(AnyWeightKind), default="auto")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other computers in")
     parser.add_argument("--port", type=above_zero, default=8000)
     parser.add_argument("--address", help="of a Ray cluster, or auto; default: this machine alone")

@@ -365,11 +365,15 @@ def test_smollm2_answers(smollm2):
     assert engine.stop_ids == {0, 1, 2}
 
 
-def test_lm_chat_has_it_where_the_compiled_pass_knows_the_model(source, monkeypatch) -> None:
+def test_lm_chat_has_it_where_the_compiled_pass_knows_the_model(
+    source, monkeypatch, capsys
+) -> None:
     made = chat_engine_at(source)
+    assert "source: getting ready; the first start compiles" in capsys.readouterr().err
     assert isinstance(made, ChatEngine)
     assert made.batch.settings.cache_tokens == 4 * 64
     plain = engine_at(source)
     assert made.chat(QUESTION, GREEDY, 5) == plain.chat(QUESTION, GREEDY, 5)
     monkeypatch.setattr(forward_choice, "is_supported", lambda config: False)
     assert type(chat_engine_at(source)) is Engine
+    assert capsys.readouterr().err == ""
