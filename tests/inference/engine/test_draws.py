@@ -43,6 +43,24 @@ def test_tokens_that_are_masked() -> None:
     assert seen == {5, 900}
 
 
+def test_equal_tokens_of_which_the_most_likely_hold_a_part() -> None:
+    """Top-p keeps the lowest ids of them; a partial sort finds any."""
+    logits = torch.full((3000,), float("-inf"))
+    logits[1000:1400] = 0.0
+    logits[2000:2100] = 1.0
+    for seed in range(50):
+        chosen = SamplingSettings(top_p=0.5, seed=seed)
+        assert draw(logits, chosen, 0) == sample(logits[None], [chosen], [0])[0]
+
+
+def test_a_token_that_begins_where_top_p_ends_is_not_drawn() -> None:
+    logits = torch.full((1000,), float("-inf"))
+    logits[[7, 70, 700, 900]] = 0.0
+    each = [SamplingSettings(top_p=0.5, seed=seed) for seed in range(30)]
+    assert {draw(logits, one, 0) for one in each} == {7, 70}
+    assert {sample(logits[None], [one], [0])[0] for one in each} == {7, 70}
+
+
 def test_a_row_without_numbers_is_refused_as_in_the_lesson() -> None:
     row = torch.full((1000,), float("nan"))
     for top_p in (0.9, 1.0):
