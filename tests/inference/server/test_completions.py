@@ -91,22 +91,26 @@ def test_a_stop_string_ends_the_computing_of_its_sample_only(scripted):
     fields |= {"stop": first[:2], "stream": True}
     requests, pool = scripted.engine.scheduler.running, scripted.engine.pool
     with ExitStack() as stack:
-        early, late = (stack.enter_context(scripted.gate(f"=>{second[:n]}")) for n in (2, 3))
+        both, either, alone = (
+            stack.enter_context(scripted.gate(f"=>{second[:n]}")) for n in (1, 2, 3)
+        )
         stream = stack.enter_context(scripted.client.stream("POST", "/v1/completions", json=fields))
         lines = (line[6:] for line in stream.iter_lines() if line.startswith("data: {"))
         choices = (json.loads(line)["choices"][0] for line in lines)
-        assert early.reached.wait(30)
+        assert both.reached.wait(30)
         num_available = pool.num_available
-        assert len(requests) == 2, "the step that was begun before the text was read"
+        assert len(requests) == 2
+        both.opened.set()
+        assert either.reached.wait(30)  # the step may have begun before the text was read
         seen = []
         while not seen or seen[-1]["finish_reason"] is None:
             seen.append(next(choices))
         assert seen[-1]["index"] == 0 and seen[-1]["finish_reason"] == "stop"
-        early.opened.set()
-        assert late.reached.wait(30)
+        either.opened.set()
+        assert alone.reached.wait(30)
         assert len(requests) == 1
         assert pool.num_available == num_available + 1, "its only block is free"
-        late.opened.set()
+        alone.opened.set()
         seen += choices
     found = ["".join(each["text"] for each in seen if each["index"] == n) for n in (0, 1)]
     assert found == ["", second]
