@@ -5,7 +5,7 @@ With float weights it computes what `PlainForwardPass` computes from the same we
 activations are float32 throughout. Beside weights that are not float32, keys and values are
 rounded to bfloat16. With int8 and int4 weights, the activations that go into a
 product are rounded to bytes, in blocks of 32, as llama.cpp does. What this leaves out: the variants
-that few models have (`is_supported`), and GPUs.
+that few models have (`unsupported_variant`), and GPUs.
 """
 
 from collections.abc import Sequence
@@ -46,17 +46,23 @@ HEAD_KINDS: dict[WeightKind, WeightKind] = {"int4": "int8"}
 LONG_CHUNK = 32  # beyond, PyTorch's attention is faster than that over pages
 
 
-def is_supported(config: ModelConfig) -> bool:
-    """Return whether `CompiledForwardPass` computes this model: pre-norm with RMSNorm, SwiGLU
-    without biases, rotary positions or none.
+def unsupported_variant(config: ModelConfig) -> str:
+    """Return the first setting with which `CompiledForwardPass` cannot compute, such as
+    "mlp = gelu"; "" if there is none.
+
+    It computes pre-norm with RMSNorm, SwiGLU without biases, rotary positions or none.
     """
-    return (
-        config.norm == "rmsnorm"
-        and config.norm_position == "pre"
-        and config.mlp == "swiglu"
-        and not config.biases
-        and config.position in ("rotary", "none")
-    )
+    known: dict[str, tuple[str | bool, ...]] = {
+        "norm": ("rmsnorm",),
+        "norm_position": ("pre",),
+        "mlp": ("swiglu",),
+        "biases": (False,),
+        "position": ("rotary", "none"),
+    }
+    for name, values in known.items():
+        if getattr(config, name) not in values:
+            return f"{name} = {getattr(config, name)}"
+    return ""
 
 
 def default_cache(weights: WeightKind) -> CacheKind:
@@ -85,7 +91,7 @@ class CompiledForwardPass:
     ) -> None:
         config = model.config
         cache = default_cache(weights) if cache is None else cache
-        assert is_supported(config), f"not supported: {config}"
+        assert not unsupported_variant(config), f"not supported: {config}"
         self.config, self.block_size = config, block_size
         self.cache = PagedKVCache(
             config.num_layers,

@@ -11,7 +11,7 @@ from inference.engine.compiled_forward import (
     CompiledForwardPass,
     WeightKind,
     default_cache,
-    is_supported,
+    unsupported_variant,
 )
 from inference.engine.forward_pass import ForwardPass, PlainForwardPass
 from inference.quantized_cache import SCALE_BYTES
@@ -47,11 +47,8 @@ def forward_for(
         return CompiledForwardPass(model, num_blocks, block_size, kind, chosen)
     for what, asked in (("weights", weights), ("keys and values", cache)):
         if asked != "auto":
-            weight = next(model.parameters())
-            raise UserError(
-                f"{what} in {asked}: not for this model on this device "
-                f"({weight.device.type}, {model.config.norm}, {model.config.mlp}); leave it at auto"
-            )
+            reason = _why_plain(model, weights)
+            raise UserError(f"{what} in {asked}: not for a model with {reason}; leave it at auto")
     return PlainForwardPass(model, num_blocks, block_size)
 
 
@@ -86,7 +83,16 @@ def bytes_of_copies(model: TransformerLM, weights: AnyWeightKind = "auto") -> in
 
 def _compiled_weights(model: TransformerLM, weights: AnyWeightKind) -> WeightKind | None:
     """Return the form of the weights in the compiled pass; None if it cannot compute the model."""
+    if _why_plain(model, weights):
+        return None
+    return KINDS_OF_TYPES[next(model.parameters()).dtype] if weights == "auto" else weights
+
+
+def _why_plain(model: TransformerLM, weights: AnyWeightKind) -> str:
+    """Return what the compiled pass does not know of a model; "" if it computes the model."""
     weight = next(model.parameters())
-    kind = KINDS_OF_TYPES.get(weight.dtype) if weights == "auto" else weights
-    is_compiled = weight.device.type == "cpu" and is_supported(model.config)
-    return kind if is_compiled else None
+    if weight.device.type != "cpu":
+        return f"device = {weight.device.type}"
+    if weights == "auto" and weight.dtype not in KINDS_OF_TYPES:
+        return f"weights = {str(weight.dtype).removeprefix('torch.')}"
+    return unsupported_variant(model.config)

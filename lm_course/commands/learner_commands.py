@@ -323,4 +323,4 @@ def _duration(minutes: int) -> str:
     if minutes < 60:
         return f"{minutes} minutes"
     halves = round(minutes / 30)
-    return f"{halves / 2:g} hours"
+    return "1 hour" if halves == 2 else f"{halves / 2:g} hours"
