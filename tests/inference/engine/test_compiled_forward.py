@@ -150,6 +150,16 @@ def test_rows_in_int8_are_those_of_the_lesson() -> None:
         )
 
 
+def test_rows_in_bfloat16_are_rounded_as_in_torch() -> None:
+    """Half to even: 1 + 1/256 and 1 + 3/256 are halfway between two numbers of bfloat16."""
+    rows = torch.randn(3, 16) * 10
+    rows[0, :6] = torch.tensor([1 + 1 / 256, 1 + 3 / 256, -1 - 1 / 256, 2e-43, 3.4e38, -0.0])
+    rows[1, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    pages = torch.zeros(1, 4, 1, 16, dtype=torch.bfloat16)
+    write_rows(rows.numpy(), 0, np.arange(1, 4), pages_as_numpy(pages))
+    torch.testing.assert_close(pages[0, 1:, 0], rows.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("head_dim", [16, 24])
 def test_a_cache_in_int8(head_dim) -> None:
     """It has the codes and scales of the lesson, which say less than float32."""
