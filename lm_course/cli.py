@@ -59,6 +59,9 @@ from lm_course.pipeline.step_failures import StepsFailed
 from lm_course.serving import serve_command
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+# Commands that do finished work only once, however often they are stopped.
+RESUMED = {"ablate", "compete", "data", "dpo", "eval", "pretrain", "report", "run", "samples"}
+RESUMED |= {"scaling", "sft", "tokenizer"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -293,7 +296,9 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done: too late to stop it
     except (typer.Abort, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the message below is already the answer
-        message = "stopped; finished work is complete, and the same command resumes from there"
+        message = "stopped"
+        if next((word for word in given if not word.startswith("-")), "") in RESUMED:
+            message += "; finished work is complete, and the same command resumes from there"
         _stop(message, 0 if Interrupts.saved_after == "SIGTERM" else INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

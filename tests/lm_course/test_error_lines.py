@@ -305,3 +305,28 @@ def test_a_usage_error_names_the_help_of_its_command(command: str, capsys) -> No
         cli.main([*command.split(), "--no-such-option"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(f"(see `lm {command} --help`)\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "resumes"),
+    [("run", True), ("--debug pretrain", True), ("data build", True), ("generate run", False)]
+    + [(command, False) for command in ("serve", "chat", "bench serve", "check a1")],
+)
+def test_only_a_command_that_resumes_says_so_at_ctrl_c(
+    command, resumes, monkeypatch, capsys
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.split())
+    assert ended.value.code == 130
+    line = capsys.readouterr().err
+    assert line.startswith("lm: stopped") and ("resumes" in line) == resumes
+
+
+def test_every_command_that_resumes_exists() -> None:
+    names = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    names |= {group.name for group in cli.app.registered_groups}
+    assert names >= cli.RESUMED
