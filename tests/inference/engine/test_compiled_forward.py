@@ -7,7 +7,10 @@ import torch
 from inference.compiled import cache_rows
 from inference.compiled.cache_rows import pages_as_numpy
 from inference.compiled.decoder_layers import write_rows
+from inference.compiled.paged_attention import attend
+from inference.compiled.step_tables import StepTables
 from inference.compiled.weight_products import Int4Parts, Int8Parts
+from inference.engine import compiled_forward
 from inference.engine.compiled_forward import LONG_CHUNK, CompiledForwardPass, unsupported_variant
 from inference.engine.forward_pass import ChunkRows, PlainForwardPass
 from inference.quantized_cache import (
@@ -116,6 +119,19 @@ def test_long_chunks_beside_short_ones(window, cache, tolerance) -> None:
     for step in steps:
         expected = plain.hidden(step)
         torch.testing.assert_close(compiled.hidden(step), expected, atol=tolerance, rtol=0)
+
+
+def test_the_attention_of_long_chunks_is_computed_once(monkeypatch) -> None:
+    attended = []
+
+    def watched(*arguments):
+        attended.append([each for each in arguments if isinstance(each, StepTables)])
+        return attend(*arguments)
+
+    monkeypatch.setattr(compiled_forward, "attend", watched)
+    long = ChunkRows(1, list(range(40)), 0, list(range(10, 20)))
+    CompiledForwardPass(made(), 50, 4).hidden([ChunkRows(0, [7], 0, [9]), long])
+    assert [tables.num_keys.tolist() for [tables] in attended] == [[1]] * SHAPE["num_layers"]
 
 
 def test_the_head_of_int4_has_eight_bits() -> None:
