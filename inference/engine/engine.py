@@ -8,6 +8,7 @@ one text to the next (chat_engine.py).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +146,13 @@ class Engine:
     ) -> list[int]:
         """Return the conversation as token ids, up to the start of the assistant's next message.
 
-        `tools` describes functions that the model may call, for a template that lists them.
+        `tools` describes functions that the model may call. Raises ValueError if the template does
+        not list them.
         """
+        if tools and not self.lists_tools:
+            raise UserError("the model's chat template has no place for tools; leave them out")
         if self.template is not None:
             return encode_with_template(self.tokenizer, self.template, messages, tools)
-        if tools:
-            raise UserError("the model's chat template has no place for tools; leave them out")
         if MESSAGE_START not in self.tokenizer.special_tokens:
             raise UserError(
                 "the model has no chat template: it was trained to continue text, not to answer; "
@@ -158,6 +160,20 @@ class Engine:
             )
         ids, _ = encode_chat(self.tokenizer, list(messages), add_generation_prompt=True)
         return ids
+
+    @cached_property
+    def lists_tools(self) -> bool:
+        """Whether the chat template shows the model which functions it may call."""
+        if self.template is None:
+            return False
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+        message = {"role": "user", "content": "Hello"}
+        try:
+            return encode_with_template(
+                self.tokenizer, self.template, [message], [tool]
+            ) != encode_with_template(self.tokenizer, self.template, [message])
+        except UserError:  # a chat then says what is wrong with the template
+            return True
 
     def _stream_ids(
         self, prompt_ids: list[int], sampling: SamplingSettings, max_new_tokens: int

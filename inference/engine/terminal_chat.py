@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 from inference.engine.engine import Engine, Message
+from inference.generation import check_max_new_tokens
 from inference.sampling import SamplingSettings
 from lm_core.user_error import UserError
 
@@ -44,8 +45,10 @@ def chat_session(
     the end; `write(text)` shows text without adding a line break. A message that is too long is
     rejected with one line.
 
-    Raises ValueError, before any output, if the model has no chat template, or one that fails.
+    Raises ValueError, before any output, if `max_new_tokens` is below 1, or if the model has no
+    chat template, or one that fails.
     """
+    check_max_new_tokens(max_new_tokens)
     engine.chat_ids([{"role": "user", "content": "Hello"}])
     messages: list[Message] = []
     num_replies = 0

@@ -341,6 +341,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Turn a checkpoint into a folder that `transformers` loads, or into a GGUF file."""
+        if gguf is None and target.suffix == ".gguf":
+            raise UserError(f"{target}: for a GGUF file, add --gguf q8_0, q4_0 or f16")
         if gguf is None:
             print(export_model(checkpoint, target))
         else:

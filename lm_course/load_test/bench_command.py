@@ -166,6 +166,8 @@ def make_folder(out: Path | None) -> None:
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"--out {out}: a file has that name; name a folder") from None
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
 

@@ -68,12 +68,10 @@ def cache_tokens(models: Sequence[CachedModel], asked: int | None, block_size: i
     # None: the system does not tell
     room = None if free is None else max(0, int(SHARE_OF_FREE * (free - copies)))
     if asked is None:
-        defaults = [
-            min(DEFAULT_CONTEXTS * m.config.context_length, MOST_BY_DEFAULT) for m in models
-        ]
-        sizes = defaults if room is None else _within(room, models, defaults)
+        wanted = [min(DEFAULT_CONTEXTS * m.config.context_length, MOST_BY_DEFAULT) for m in models]
+        sizes = wanted if room is None else _within(room, models, wanted)
     else:
-        sizes = [asked] * len(models)
+        sizes = wanted = [asked] * len(models)
         per_token = sum(model.bytes_per_token for model in models)
         if room is not None and asked * per_token > room:
             fits = room // per_token
@@ -81,13 +79,14 @@ def cache_tokens(models: Sequence[CachedModel], asked: int | None, block_size: i
             raise UserError(
                 f"--cache-tokens {asked}: keys and values of {asked:,} tokens{of_each} take "
                 f"{asked * per_token / 1e9:.1f} GB ({per_token:,} bytes each), but the free memory "
-                f"has room for {fits:,} tokens; ask for at most {fits // block_size * block_size}"
+                f"has room for {fits:,} tokens; ask for at most {fits // block_size * block_size:,}"
             )
-    for size in sizes:
+    for size, intended in zip(sizes, wanted, strict=True):
         if size < block_size:
+            more = "give more --cache-tokens" if size == intended else "free some memory"
             raise UserError(
-                f"the cache has room for {size} tokens, but a block has {block_size}: free some "
-                "memory, or use smaller blocks"
+                f"the cache has room for {size:,} tokens, but a block has {block_size:,}: {more}, "
+                "or a smaller --block-size"
             )
     return sizes
 

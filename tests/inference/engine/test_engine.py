@@ -236,6 +236,17 @@ def test_a_model_from_elsewhere_speaks_by_its_own_template(foreign) -> None:
     assert ids == [*b"[user]Hi<|im_end|>", 258, *b"[model]"]
 
 
+def test_tools_that_the_template_does_not_list_are_refused(model, tokenizer, foreign) -> None:
+    tool = {"type": "function", "function": {"name": "clock"}}
+    message = [{"role": "user", "content": "Hi"}]
+    with pytest.raises(UserError, match="has no place for tools"):
+        foreign.chat_ids(message, [tool])
+    listing = JinjaTemplate("{{ tools | tojson if tools }}" + TEMPLATE, {})
+    lists = Engine(model, tokenizer, TextSide(tokenizer, listing, frozenset({7})))
+    assert "clock" in tokenizer.decode(lists.chat_ids(message, [tool]))
+    assert (lists.lists_tools, foreign.lists_tools) == (True, False)
+
+
 def test_the_first_id_stands_before_a_text_and_not_before_a_chat(foreign, monkeypatch) -> None:
     prompts = []
 

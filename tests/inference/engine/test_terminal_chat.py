@@ -133,6 +133,8 @@ def test_a_model_without_a_template_says_so_before_it_greets(model) -> None:
     ):
         with pytest.raises(UserError, match=words):
             chat_session(engine, GREEDY, 3, "", lambda prompt: "exit", written.append)
+    with pytest.raises(UserError, match="max_new_tokens must be at least 1, got 0"):
+        chat_session(engine, GREEDY, 0, "", lambda prompt: "exit", written.append)
     assert written == []
 
 

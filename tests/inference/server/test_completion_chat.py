@@ -252,3 +252,10 @@ def test_a_call_can_be_enforced(random_with_tools, choice, streamed):
         assert (arguments == {}) if name == "clock" else (arguments["place"] in ("Rome", "Oslo"))
         found.add(name)
     assert found == ({"weather", "clock"} if choice == "required" else {"clock"})
+
+
+def test_a_call_can_be_enforced_where_the_template_lists_no_tools(random_model):
+    tool = {"type": "function", "function": {"name": "clock"}}
+    [answer] = random_model.chat("Hi", tools=[tool], tool_choice="required", seed=1)["choices"]
+    [call] = answer["message"]["tool_calls"]
+    assert call["function"]["name"] == "clock"

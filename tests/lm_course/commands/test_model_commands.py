@@ -200,6 +200,14 @@ def test_a_refused_gguf_export_is_one_line_and_writes_nothing(
     assert (tmp_path / "there.gguf").read_bytes() == b"mine"
 
 
+def test_a_gguf_target_without_its_type_is_refused(source, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(source), str(tmp_path / "m.gguf")])
+    assert end.value.code == 2
+    assert "m.gguf: for a GGUF file, add --gguf q8_0, q4_0 or f16" in capsys.readouterr().err
+    assert not (tmp_path / "m.gguf").exists()
+
+
 def test_import_says_what_it_made_and_what_to_do_and_generate_speaks(
     source, gguf_file, tmp_path, capsys
 ):

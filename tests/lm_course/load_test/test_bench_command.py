@@ -36,6 +36,7 @@ def bench(*arguments: str):
         (["--fields", "{"], "--fields {: not JSON"),
         (["--fields", '{"temperature": NaN}'], "NaN is not a JSON number"),
         (["--fields", '{"model": "other"}'], "'model' is set by this command"),
+        (["--out", "README.md"], "--out README.md: a file has that name; name a folder"),
         (["--out", "README.md/report"], "--out README.md/report: Not a directory"),
         (["--fields", "[]"], "expected a JSON object"),
         (["--fields", '{"stream": false}'], "'stream' is set by this command"),

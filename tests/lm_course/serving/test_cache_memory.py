@@ -59,8 +59,11 @@ def test_copies_of_the_weights_come_out_of_the_free_memory(free) -> None:
 
 def test_not_one_block(free) -> None:
     free(384 * 10)
-    with pytest.raises(UserError, match="room for 8 tokens, but a block has 16"):
+    with pytest.raises(UserError, match=r"room for 8 tokens, .* 16: free some memory"):
         cache_tokens([MODEL], None, 16)
+    free(None)
+    with pytest.raises(UserError, match=r"room for 5 tokens, .* 16: give more --cache-tokens"):
+        cache_tokens([MODEL], 5, 16)
 
 
 def test_several_models_share_the_memory(free) -> None:

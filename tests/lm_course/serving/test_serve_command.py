@@ -1,5 +1,6 @@
 """`lm serve`: what is wrong is said in one line before anything is served; a model answers."""
 
+import asyncio
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,28 @@ def test_names_of_several_models(checkpoint, tmp_path) -> None:
         named_paths([checkpoint, other], [], ["a", "a"])
     with pytest.raises(UserError, match="--name: 1 names for 2 models"):
         named_paths([checkpoint, other], [], ["a"])
+
+
+def test_pieces_of_an_answer_do_not_wait_for_an_acknowledgement() -> None:
+    """Nagle's algorithm is off in every connection."""
+
+    async def option() -> int:
+        connections: list[asyncio.StreamWriter] = []
+        accepted = asyncio.Event()
+
+        def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            accepted.set()
+
+        with closing(listening_socket("127.0.0.1", 0)) as opened:
+            async with await asyncio.start_server(take, sock=opened):
+                _, client = await asyncio.open_connection(*opened.getsockname())
+                await accepted.wait()
+                [writer] = connections
+                found = writer.get_extra_info("socket")
+                value = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                client.close()
+                writer.close()
+                return value
+
+    assert asyncio.run(option()) != 0
