@@ -8,6 +8,7 @@ import typer
 from lm_core.artifact_paths import RunPaths
 from lm_core.formats.checkpoint_files import list_checkpoints
 from lm_core.user_error import UserError
+from lm_course.commands.named_models import NAMED_MODELS
 from lm_course.locations import in_home
 
 STAGES = ("dpo", "sft", "pretrain")
@@ -41,7 +42,13 @@ def chosen_checkpoint(given: Path | None) -> Path:
         found = list_checkpoints(candidate)
         if found:
             return found[-1]
+    if folder.suffix.lower() == ".gguf" or (folder.name in NAMED_MODELS and not folder.exists()):
+        raise UserError(
+            f"{folder}: another program's model, not a checkpoint; name it with --model, or make a "
+            f"checkpoint of it: lm import {folder} FOLDER"
+        )
+    option = " with --checkpoint" if given is None else ""
     raise UserError(
         f"{folder}: no checkpoint there; make one with `lm run`, change to the folder that holds "
-        "your runs/, or name another with --checkpoint"
+        f"your runs/, or name another{option}"
     )

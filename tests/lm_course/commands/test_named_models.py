@@ -9,6 +9,7 @@ import pytest
 
 from lm_core.user_error import UserError
 from lm_course.cli import main
+from lm_course.commands.checkpoint_choice import chosen_checkpoint
 from lm_course.commands.model_commands import engine_for, import_model
 from lm_course.commands.named_models import NAMED_MODELS, NamedModel, model_path
 
@@ -90,3 +91,10 @@ def test_a_package_without_its_file_is_one_line(name, installed, tmp_path, monke
 
 def test_the_real_package_has_the_file(smollm2):
     assert smollm2.name == NAMED_MODELS["smollm2"].file
+
+
+@pytest.mark.parametrize("name", ["smollm2", "exported/demo.gguf"])
+def test_another_programs_model_is_no_checkpoint(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"{name}: another program's model.* lm import {name}"):
+        chosen_checkpoint(Path(name))
