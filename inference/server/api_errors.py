@@ -110,7 +110,7 @@ def validation_error(error: RequestValidationError) -> ApiError:
     value = repr(worst.get("input"))
     if len(value) > LONGEST_VALUE:
         value = value[:LONGEST_VALUE] + "..."
-    reason = message.removeprefix("Input ")
+    reason = message.removeprefix("Input ").replace(" after validation", "")
     return ApiError(400, f"{field}: {reason[0].lower()}{reason[1:]}, got {value}", field)
 
 

@@ -53,7 +53,7 @@ WRONG = [
     (TEXT, {"seed": 2**63}, "seed"),
     (TEXT, {"logprobs": True}, "logprobs"),
     (TEXT, {"logprobs": 21}, "logprobs"),
-    (TEXT, {"stop": ["a"] * 10_000}, "stop: list should have at most 16 items"),
+    (TEXT, {"stop": ["a"] * 10_000}, "stop: list should have at most 16 items, not 10000, got"),
     (TEXT, {"stop": ""}, "stop: string should have at least 1 character"),
     (TEXT, {"stop": [1]}, "stop.0: should be a valid string, got 1"),
     (TEXT, {"stop": "x" * 1001}, "stop: string should have at most 1000"),
