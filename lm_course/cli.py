@@ -59,9 +59,8 @@ from lm_course.pipeline.step_failures import StepsFailed
 from lm_course.serving import serve_command
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
-# Commands that do finished work only once, however often they are stopped.
-RESUMED = {"ablate", "compete", "data", "dpo", "eval", "pretrain", "report", "run", "samples"}
-RESUMED |= {"scaling", "sft", "tokenizer"}
+# Commands besides the steps that do finished work only once, however often they are stopped.
+RESUMED = {"run", "ablate", "compete best-verse", "data ablate", "data get"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -267,6 +266,13 @@ def _subcommands(context: typer.Context) -> list[str]:
     return [*_subcommands(context.parent), str(context.info_name)]
 
 
+def resumes(arguments: Sequence[str]) -> bool:
+    """Return whether a command that was stopped goes on where it was when it is called again."""
+    words = [word for word in arguments if not word.startswith("-")][:2]
+    known = RESUMED | {step.command.removeprefix("lm ") for step in listed_steps()}
+    return any(" ".join(words[:number]) in known for number in (1, 2))
+
+
 def _stop_for(error: BaseException) -> NoReturn:
     """Say in one line what went wrong, whose mistake it is, and where the traceback is."""
     if isinstance(error, StepsFailed):  # its tracebacks are already kept, and shown if wanted
@@ -297,7 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the message below is already the answer
         message = "stopped"
-        if next((word for word in given if not word.startswith("-")), "") in RESUMED:
+        if resumes(given):
             message += "; finished work is complete, and the same command resumes from there"
         _stop(message, 0 if Interrupts.saved_after == "SIGTERM" else INTERRUPTED)
     except BrokenPipeError:

@@ -8,7 +8,6 @@ one text to the next (chat_engine.py).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,7 @@ class Engine:
         `tools` describes functions that the model may call. Raises ValueError if the template does
         not list them.
         """
-        if tools and not self.lists_tools:
+        if tools and not self.lists_tools(messages, tools):
             raise UserError("the model's chat template has no place for tools; leave them out")
         if self.template is not None:
             return encode_with_template(self.tokenizer, self.template, messages, tools)
@@ -161,19 +160,21 @@ class Engine:
         ids, _ = encode_chat(self.tokenizer, list(messages), add_generation_prompt=True)
         return ids
 
-    @cached_property
-    def lists_tools(self) -> bool:
-        """Whether the chat template shows the model which functions it may call."""
+    def lists_tools(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """Return whether the chat template shows the model these functions in this conversation.
+
+        Raises ValueError if it cannot show the conversation itself.
+        """
         if self.template is None:
             return False
-        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-        message = {"role": "user", "content": "Hello"}
+        without = encode_with_template(self.tokenizer, self.template, messages)
         try:
-            return encode_with_template(
-                self.tokenizer, self.template, [message], [tool]
-            ) != encode_with_template(self.tokenizer, self.template, [message])
-        except UserError:  # a chat then says what is wrong with the template
-            return True
+            shown = encode_with_template(self.tokenizer, self.template, messages, tools)
+        except UserError:
+            return False
+        return shown != without
 
     def _stream_ids(
         self, prompt_ids: list[int], sampling: SamplingSettings, max_new_tokens: int

@@ -49,9 +49,7 @@ async def chat_completions(fields: ChatFields, request: Request) -> Response:
     """Answer a conversation."""
     answerer: Answerer = request.app.state.answerers.named(fields.model)
     model = answerer.model
-    # The grammar of an answer that must be a call names the tools, if the template does not.
-    unlisted = fields.must_call and not model.engine.lists_tools
-    ids = model.chat_ids(fields.messages, None if unlisted else fields.offered_tools)
+    ids = model.chat_ids(fields.messages, fields.offered_tools, fields.must_call)
     schema = _schema_of(fields)
     constraint = None  # reading a vocabulary and a schema takes a moment: beside the event loop
     if schema is not None:

@@ -62,11 +62,20 @@ class ServedModel:
         return self._checked(list(prompt), field)
 
     def chat_ids(
-        self, messages: Sequence[ChatMessage], tools: Sequence[Tool] | None = None
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] | None = None,
+        must_call: bool = False,
     ) -> list[int]:
-        """Return the ids of a conversation, up to the assistant's next message."""
+        """Return the ids of a conversation, up to the assistant's next message.
+
+        With `must_call`, the template need not list the tools: the grammar of the answer names
+        them.
+        """
         plain = [_plain_message(message, place) for place, message in enumerate(messages)]
         described = [tool.as_json() for tool in tools or []] or None
+        if must_call and described and not self.engine.lists_tools(plain, described):
+            described = None
         return self._checked(self.engine.chat_ids(plain, described), "messages")
 
     def sampling(self, fields: SamplingFields) -> SamplingSettings:

@@ -79,7 +79,7 @@ def cache_tokens(models: Sequence[CachedModel], asked: int | None, block_size: i
             raise UserError(
                 f"--cache-tokens {asked}: keys and values of {asked:,} tokens{of_each} take "
                 f"{asked * per_token / 1e9:.1f} GB ({per_token:,} bytes each), but the free memory "
-                f"has room for {fits:,} tokens; ask for at most {fits // block_size * block_size:,}"
+                f"has room for {fits:,} tokens; ask for at most {fits // block_size * block_size}"
             )
     for size, intended in zip(sizes, wanted, strict=True):
         if size < block_size:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pydantic
 import pytest
+import typer
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
@@ -310,7 +311,9 @@ def test_a_usage_error_names_the_help_of_its_command(command: str, capsys) -> No
 @pytest.mark.parametrize(
     ("command", "resumes"),
     [("run", True), ("--debug pretrain", True), ("data build", True), ("generate run", False)]
-    + [(command, False) for command in ("serve", "chat", "bench serve", "check a1")],
+    + [(command, False) for command in ("serve", "chat", "bench serve", "check a1")]
+    + [(command, False) for command in ("tokenizer encode x", "scaling fit a.csv", "data verdicts")]
+    + [("tokenizer train", True), ("data get x", True), ("scaling sweep", True)],
 )
 def test_only_a_command_that_resumes_says_so_at_ctrl_c(
     command, resumes, monkeypatch, capsys
@@ -327,6 +330,10 @@ def test_only_a_command_that_resumes_says_so_at_ctrl_c(
 
 
 def test_every_command_that_resumes_exists() -> None:
-    names = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
-    names |= {group.name for group in cli.app.registered_groups}
-    assert names >= cli.RESUMED
+    def names(app: typer.Typer) -> set[str]:
+        return {each.name or each.callback.__name__ for each in app.registered_commands}
+
+    known = names(cli.app)
+    for group in cli.app.registered_groups:
+        known |= {f"{group.name} {name}" for name in names(group.typer_instance)}
+    assert known >= cli.RESUMED

@@ -236,15 +236,31 @@ def test_a_model_from_elsewhere_speaks_by_its_own_template(foreign) -> None:
     assert ids == [*b"[user]Hi<|im_end|>", 258, *b"[model]"]
 
 
-def test_tools_that_the_template_does_not_list_are_refused(model, tokenizer, foreign) -> None:
+@pytest.mark.parametrize(
+    ("beginning", "system", "listed"),
+    [
+        ("", False, False),
+        ("{{ tools | tojson if tools }}", False, True),
+        ("{{ tools | tojson if tools and messages[0].role == 'system' }}", False, False),
+        ("{{ tools | tojson if tools and messages[0].role == 'system' }}", True, True),
+        ("{{ raise_exception('no') if messages[0].role != 'system' }}", True, False),
+        ("{{ raise_exception('no') if tools }}", False, False),
+    ],
+)
+def test_tools_that_the_template_does_not_list_are_refused(
+    model, tokenizer, beginning, system, listed
+) -> None:
     tool = {"type": "function", "function": {"name": "clock"}}
-    message = [{"role": "user", "content": "Hi"}]
-    with pytest.raises(UserError, match="has no place for tools"):
-        foreign.chat_ids(message, [tool])
-    listing = JinjaTemplate("{{ tools | tojson if tools }}" + TEMPLATE, {})
-    lists = Engine(model, tokenizer, TextSide(tokenizer, listing, frozenset({7})))
-    assert "clock" in tokenizer.decode(lists.chat_ids(message, [tool]))
-    assert (lists.lists_tools, foreign.lists_tools) == (True, False)
+    messages = [{"role": "system", "content": "Help"}] if system else []
+    messages.append({"role": "user", "content": "Hi"})
+    template = JinjaTemplate(beginning + TEMPLATE, {})
+    engine = Engine(model, tokenizer, TextSide(tokenizer, template, frozenset({7})))
+    assert engine.lists_tools(messages, [tool]) == listed
+    if listed:
+        assert "clock" in tokenizer.decode(engine.chat_ids(messages, [tool]))
+    else:
+        with pytest.raises(UserError, match="has no place for tools"):
+            engine.chat_ids(messages, [tool])
 
 
 def test_the_first_id_stands_before_a_text_and_not_before_a_chat(foreign, monkeypatch) -> None:
