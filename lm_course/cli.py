@@ -267,7 +267,7 @@ def _subcommands(context: typer.Context) -> list[str]:
 
 
 def resumes(arguments: Sequence[str]) -> bool:
-    """Return whether a command that was stopped goes on where it was when it is called again."""
+    """Return whether a command that was stopped continues where it was when it is called again."""
     words = [word for word in arguments if not word.startswith("-")][:2]
     known = RESUMED | {step.command.removeprefix("lm ") for step in listed_steps()}
     return any(" ".join(words[:number]) in known for number in (1, 2))
