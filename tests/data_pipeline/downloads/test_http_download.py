@@ -181,7 +181,7 @@ def test_the_server_s_wish_to_wait_is_heard_up_to_a_limit(
         (announcing(7, b"x" * 7), RIGHT, r"expected 40,960 bytes, the server has 7$"),
         (announcing(7, b"x" * 7), Wanted("0" * 64), "expected SHA-256 0{64}, found .*not kept$"),
         (honest, Wanted(SHA256, 9), "expected 9 bytes, the server has 40,960$"),
-        (status(416, Content_Range="bytes */0"), RIGHT, "/it: status 416 Requested Range.*$"),
+        (status(416, Content_Range="bytes */0"), RIGHT, "/it: status 416 .*Range.*$"),
         (
             lambda handler: handler.head(200, Content_Encoding="gzip", Content_Length=0),
             RIGHT,
