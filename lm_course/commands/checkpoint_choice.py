@@ -8,7 +8,7 @@ import typer
 from lm_core.artifact_paths import RunPaths
 from lm_core.formats.checkpoint_files import list_checkpoints
 from lm_core.user_error import UserError
-from lm_course.commands.named_models import NAMED_MODELS
+from lm_course.commands.named_models import named_model
 from lm_course.locations import in_home
 
 STAGES = ("dpo", "sft", "pretrain")
@@ -42,7 +42,7 @@ def chosen_checkpoint(given: Path | None) -> Path:
         found = list_checkpoints(candidate)
         if found:
             return found[-1]
-    if folder.suffix.lower() == ".gguf" or (folder.name in NAMED_MODELS and not folder.exists()):
+    if folder.suffix.lower() == ".gguf" or named_model(folder) is not None:
         raise UserError(
             f"{folder}: another program's model, not a checkpoint; name it with --model, or make a "
             f"checkpoint of it: lm import {folder} FOLDER"

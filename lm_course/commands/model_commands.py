@@ -196,20 +196,22 @@ def export_model(checkpoint: Path, folder: Path) -> str:
 
     Args:
         checkpoint: a checkpoint folder, or a run's folder, whose last checkpoint is taken.
-        folder: must not exist yet.
+        folder: must not exist yet, nor be called like a GGUF file.
 
     Returns:
         One line, as in `import_model`.
 
     Raises:
         ValueError: there is no checkpoint, `transformers` has no family for its shape, or `folder`
-            already exists.
+            already exists or ends in .gguf.
     """
     from lm_core.formats.checkpoint_files import write_checkpoint
     from lm_course.commands.checkpoint_choice import chosen_checkpoint
     from transformer_lm.weights.pretrained import hugging_face_family, load_model, to_hugging_face
 
     check_target(folder)
+    if folder.suffix == ".gguf":
+        raise UserError(f"{folder}: for a GGUF file, add --gguf q8_0, q4_0 or f16")
     source = chosen_checkpoint(checkpoint)
     model = load_model(source, dtype=None)
     try:
@@ -341,8 +343,6 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Turn a checkpoint into a folder that `transformers` loads, or into a GGUF file."""
-        if gguf is None and target.suffix == ".gguf":
-            raise UserError(f"{target}: for a GGUF file, add --gguf q8_0, q4_0 or f16")
         if gguf is None:
             print(export_model(checkpoint, target))
         else:

