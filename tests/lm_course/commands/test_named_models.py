@@ -2,7 +2,7 @@
 says what to install.
 """
 
-import sys
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -34,17 +34,15 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for model in NAMED_MODELS.values():
-        monkeypatch.setitem(sys.modules, model.package, None)
-    real = sys.path
-    monkeypatch.setattr(sys, "path", [p for p in real if not _holds_a_model(Path(p))])
+    """Hide the packages alone: the folder that holds them holds PyTorch, too."""
+    hidden = {model.package for model in NAMED_MODELS.values()}
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name in hidden else real(name, *rest),
+    )
     monkeypatch.chdir(tmp_path)
-    for model in NAMED_MODELS.values():
-        monkeypatch.delitem(sys.modules, model.package)
-
-
-def _holds_a_model(folder: Path) -> bool:
-    return any((folder / model.package).is_dir() for model in NAMED_MODELS.values())
 
 
 @NAMES
