@@ -3,6 +3,7 @@ says what to install.
 """
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,11 @@ def not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the packages alone: the folder that holds them holds PyTorch, too."""
     hidden = {model.package for model in NAMED_MODELS.values()}
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name in hidden else real(name, *rest),
-    )
+
+    def find_others(name: str, package: str | None = None) -> object:
+        return None if name in hidden else real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_others)
     monkeypatch.chdir(tmp_path)
 
 
