@@ -81,7 +81,8 @@ class TensorInput:
         if not dtype.is_floating_point:
             values = torch.randint(self.below, self.shape, generator=generator)
             return (values if self.order == "random" else self._rows(values)).to(dtype)
-        return (torch.randn(self.shape, generator=generator) * self.size + self.offset).to(dtype)
+        values = torch.randn(self.shape, generator=generator).double()  # a float32 ends at 3e38
+        return (values * self.size + self.offset).to(dtype)
 
     def _rows(self, values: Tensor) -> Tensor:
         """Return rows of successive integers, as far as there are so many."""

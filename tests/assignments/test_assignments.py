@@ -26,9 +26,18 @@ WITHOUT_FORK = """
 import sys
 import pytest
 from lm_course.grading import forked_check
+
+class FewerDraws:
+    def pytest_collection_finish(self):
+        from lm_course.drawn_inputs import drawing
+        search = drawing._search
+        drawing._search = lambda space, count, *rest: search(space, max(1, count // SHARE), *rest)
+
+SHARE = int(sys.argv[1])
 forked_check.can_isolate = lambda: False
-sys.exit(pytest.main(sys.argv[1:]))
+sys.exit(pytest.main(sys.argv[2:], plugins=[FewerDraws()]))
 """
+FEW_DRAWS = 5  # divides the number of drawn inputs
 
 # The reference's own parts: a learner may do without them, and no check looks.
 PRIVATE_PARTS = ("MergeQueue", "IndexedWords", "LinkedWord")
@@ -44,15 +53,15 @@ def handout(assignment: Assignment) -> str:
 
 
 def grades(
-    assignment: Assignment, implementation: Path | str, folder: Path, fork: bool = True
+    assignment: Assignment, implementation: Path | str, folder: Path, share: int = 1
 ) -> dict[str, dict]:
     """Task id -> its grade, from a graded run in a process of its own.
 
-    Without `fork`, checks run as on a system that has no os.fork, all in one process. That takes
-    half the time for a reference and a quarter for stubs.
+    Checks run as on a system that has no os.fork, all in one process, which takes half the time;
+    with one of `share` drawn inputs.
     """
     grade_file = folder / "grades.json"
-    command = ["-m", "pytest"] if fork else ["-c", WITHOUT_FORK]
+    command = ["-c", WITHOUT_FORK, str(share)]
     command += [f"assignments/{assignment.id}"]
     command += [f"--impl={implementation}", f"--grade-json={grade_file}", "-p", "no:cacheprovider"]
     environment = {key: value for key, value in os.environ.items() if key != STAND_INS_VARIABLE}
@@ -69,8 +78,9 @@ def assert_all_points(assignment: Assignment, graded: dict[str, dict]) -> None:
     assert all(task["checks"] for task in graded.values())
 
 
-def test_the_reference_scores_100(assignment, tmp_path):
-    assert_all_points(assignment, grades(assignment, "reference", tmp_path, fork=False))
+@pytest.mark.parametrize("share", [FEW_DRAWS, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_reference_scores_100(assignment, tmp_path, share):
+    assert_all_points(assignment, grades(assignment, "reference", tmp_path, share))
 
 
 def test_stubs_score_nothing_on_every_task(assignment, tmp_path):
@@ -80,7 +90,7 @@ def test_stubs_score_nothing_on_every_task(assignment, tmp_path):
     (tmp_path / assignment.id).mkdir()
     answers = tmp_path / assignment.id / "answers.toml"
     answers.write_text(answers_template(assignment), encoding="utf-8")
-    graded = grades(assignment, tmp_path, tmp_path, fork=False)
+    graded = grades(assignment, tmp_path, tmp_path)
     assert {name: task["passed"] for name, task in graded.items() if task["passed"]} == {}
     wrong = {name: task["status"] for name, task in graded.items()}
     assert set(wrong.values()) == {"not written"}, wrong
@@ -94,6 +104,7 @@ def test_an_empty_folder_scores_nothing_on_every_task(assignment, tmp_path):
     assert set(wrong.values()) == {"not submitted"}, wrong
 
 
+@pytest.mark.slow
 def test_an_independent_solution_scores_100(assignment, tmp_path):
     independent = HERE / f"{assignment.id}_independent"
     if not independent.is_dir():
@@ -105,17 +116,17 @@ def test_an_independent_solution_scores_100(assignment, tmp_path):
             shutil.copy(PROJECT / assignment.package / file.name, file)
     (tmp_path / assignment.id).mkdir()
     shutil.copy(HERE / f"{assignment.id}_answers.toml", tmp_path / assignment.id / "answers.toml")
-    assert_all_points(assignment, grades(assignment, tmp_path, tmp_path, fork=False))
+    assert_all_points(assignment, grades(assignment, tmp_path, tmp_path))
 
 
 # A mutant of a3 takes a second, because two ranks run it; those of a2 build layers, and a3_data and
-# a6 have many: the quick run takes every eighth, second, sixth and tenth.
-QUICK = {"a3": 8, "a2": 2, "a3_data": 6, "a6": 10}
+# a6 have many: the quick run takes every so many of them.
+QUICK = {"a1": 4, "a2": 5, "a3": 12, "a3_data": 12, "a6": 20}
 
 
 @pytest.mark.parametrize(
     ("name", "step"),
-    [(name, QUICK.get(name, 1)) for name in assignment_ids()]
+    [(name, QUICK[name]) for name in assignment_ids()]
     + [pytest.param(name, 1, marks=pytest.mark.slow) for name in QUICK],
 )
 def test_every_mutant_is_caught_by_its_task(name: str, step: int) -> None:

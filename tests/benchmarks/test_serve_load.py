@@ -5,12 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from tiny_checkpoint import write_tiny_checkpoint
 
 PROJECT = Path(__file__).parents[2]
 SCRIPT = PROJECT / "benchmarks" / "serve_load.py"
 
 
+@pytest.mark.slow
 def test_both_loads_are_measured(tmp_path, monkeypatch) -> None:
     folder = write_tiny_checkpoint(tmp_path, context_length=512)
     spec = importlib.util.spec_from_file_location("serve_load", SCRIPT)

@@ -119,8 +119,19 @@ DATA_STEPS = {
 }
 
 
-@pytest.mark.parametrize("moment", ["at work", "before the rename"])
-@pytest.mark.parametrize("step", DATA_STEPS)
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [
+        ("collect", "at work"),
+        ("instructions", "before the rename"),
+        ("documents", "at work"),
+        ("tokenizer", "before the rename"),
+        pytest.param("collect", "before the rename", marks=pytest.mark.slow),
+        pytest.param("instructions", "at work", marks=pytest.mark.slow),
+        pytest.param("documents", "before the rename", marks=pytest.mark.slow),
+        pytest.param("tokenizer", "at work", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_in_the_data_steps_leaves_the_old_artifact(
     shrunk_run, tmp_path: Path, step: str, moment: str
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_first_loss_is_that_of_an_even_guess(family, d_model, num_layers):
     assert same_again == pytest.approx(math.log(VOCAB), rel=0.05)
 
 
+@pytest.mark.slow
 @families
 def test_the_first_loss_of_a_wide_and_deep_model(family):
     random_text, same_again = first_losses(new_model(2048, 24, **family), rows=2)

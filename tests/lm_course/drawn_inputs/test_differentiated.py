@@ -162,6 +162,13 @@ def test_a_backward_pass_that_can_be_made_once_only(work, sentence: str) -> None
         check_contracts(SPACE, SimpleNamespace(work=work.apply), X)
 
 
+def test_a_gradient_that_is_not_a_number_twice_is_the_same() -> None:
+    def work(x):
+        return x * torch.where(x > 0, torch.inf, 1.0) * 0  # a gradient of NaN for positive numbers
+
+    Differentiated(work, {"x": torch.tensor([1.0, -1.0])}, wanted=True).check_backward("work")
+
+
 class KnowsItsInputByItsPlace:
     def __init__(self):
         self.kept = {}

@@ -56,6 +56,8 @@ def test_ids_masks_sizes_and_types() -> None:
     assert large.dtype == torch.bfloat16
     assert 95 < large.float().mean() < 105
     assert 8 < large.float().std() < 12
+    largest = TensorInput((9,), "float64", seed=1, size=1e100).build()
+    assert largest.isfinite().all() and largest.abs().max() > 1e99
 
 
 def test_axes_sizes_and_gaps_of_the_code() -> None:

@@ -208,7 +208,7 @@ def test_a_recipe_by_its_name(tmp_path, monkeypatch):
     assert _recipe_file(Path("sub/small")) == Path("sub/small")
 
 
-@pytest.mark.parametrize("data", ["ddp", "fsdp"])
+@pytest.mark.parametrize("data", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_a_nan_on_one_rank_stops_all_and_keeps_the_last_good_checkpoint(tmp_path, data):
     root, pool = make_run(tmp_path), Ranks()
     try:
