@@ -1,4 +1,4 @@
-"""The figures of a load test as two tables for a terminal of 80 columns, and notes below them."""
+"""The figures of a load test as two tables, or more in a narrow terminal, and notes below them."""
 
 from collections.abc import Sequence
 
@@ -25,11 +25,30 @@ def _short(value: float | None) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _table(first: str, headers: Sequence[str]) -> Table:
+def _table(columns: Sequence[Sequence[str]]) -> Table:
+    """Make a table of columns, each of which begins with its heading."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for header in (first, *headers):
-        table.add_column(header, justify="right", vertical="bottom")
+    for heading, *_ in columns:
+        table.add_column(heading, justify="right", vertical="bottom")
+    for row in list(zip(*columns, strict=True))[1:]:
+        table.add_row(*row)
     return table
+
+
+def _print_columns(columns: Sequence[Sequence[str]], console: Console) -> None:
+    """Print as many tables as are needed to cut no column; each begins with the first column."""
+    first, *left = columns
+    any_width = console.options.update_width(1000)
+    while left:
+        number = len(left)
+        while number > 1:
+            table = _table([first, *left[:number]])
+            if console.measure(table, options=any_width).maximum <= console.width:
+                break
+            number -= 1
+        console.print(_table([first, *left[:number]]))
+        console.print()
+        left = left[number:]
 
 
 def _of(found: Percentiles | None, name: str) -> float | None:
@@ -41,21 +60,20 @@ def print_report(report: LoadReport, console: Console) -> None:
     first = "clients" if report.levels and report.levels[0].clients is not None else "rate"
     headers = ["done", "hung\nup", "re-\nfused", "err-\nors", "time\nlimit"]
     headers += ["requests\nper s", "tokens\nout per s", "tokens\nper s", "prompt\ntokens"]
-    counts = _table(first, [*headers, "answer\ntokens"])
-    times = _table(first, [f"{short}\n{p}" for short, _ in MEASURES for p in ("p50", "p95", "p99")])
+    counts = [[first, *headers, "answer\ntokens"]]
+    times = [[first, *(f"{s}\n{p}" for s, _ in MEASURES for p in ("p50", "p95", "p99"))]]
     for level in report.levels:
         numbers = (level.done, level.hung_up, level.refused, level.errors, level.time_limit)
         rates = (level.requests_per_second, level.output_tokens_per_second)
         means = (level.total_tokens_per_second, level.mean_prompt_tokens, level.mean_answer_tokens)
-        counts.add_row(level.load, *map(str, numbers), *map(_short, (*rates, *means)))
+        counts.append([level.load, *map(str, numbers), *map(_short, (*rates, *means))])
         found = [getattr(level, name) for _, name in MEASURES]
         cells = [milliseconds(_of(each, p)) for each in found for p in ("p50", "p95", "p99")]
-        times.add_row(level.load, *cells)
-    console.print(counts)
-    console.print()
-    console.print(times)
+        times.append([level.load, *cells])
+    for rows in (counts, times):
+        _print_columns(list(zip(*rows, strict=True)), console)
     console.print(
-        "Milliseconds. TTFT: from the planned start to the first piece of text. gap: from\n"
+        "Milliseconds. TTFT: from the planned start to the first piece of text. gap: from "
         "one piece to the next. total: whole answers, from the planned start."
     )
     for level in report.levels:

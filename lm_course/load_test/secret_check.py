@@ -82,6 +82,12 @@ class SecretCheck:
             )
         else:
             found.append(f"server at the end: its /metrics has no {BLOCKS}; memory not checked")
+        if not self.leaks and self.whole and not self.repeated:
+            return [
+                *found,
+                "leak: none seen, but no answer holds even its own code word, so one of another "
+                "request could not be seen either; use a model that repeats the word",
+            ]
         if not self.leaks:
             return [*found, "leak: none"]
         if self.mixed_up:

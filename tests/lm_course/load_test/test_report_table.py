@@ -39,6 +39,19 @@ def test_large_numbers_fit_80_columns() -> None:
     assert "…" not in text, "nothing is cut"
 
 
+def test_in_a_narrow_window_the_columns_continue_in_further_tables() -> None:
+    done = [RequestRecord(0, 0, 0.0, 0.5, [1.0, 3.0], 3.0, "done", None, None, 9, 5)]
+    level = LevelRun(Level(clients=64), done, 3.0)
+    wide, narrow = printed(level), printed(level, width=40)
+    assert "…" not in narrow
+    assert all(len(line) <= 40 for line in narrow.splitlines()[:-2])
+    rows = [[line.split() for line in text.splitlines() if line.startswith("     64 ")]
+            for text in (wide, narrow)]  # fmt: skip
+    assert len(rows[0]) == 2 < len(rows[1])
+    cells = [[cell for row in table for cell in row[1:]] for table in rows]
+    assert cells[0] == cells[1], "the same cells in the same order"
+
+
 def test_every_level_has_a_row_and_nothing_measured_is_a_dash() -> None:
     text = printed(LevelRun(Level(rate=0.5)), LevelRun(Level(rate=float("inf"))))
     rows = [line.split() for line in text.splitlines()]

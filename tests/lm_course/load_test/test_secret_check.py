@@ -68,6 +68,12 @@ def test_a_server_in_order(fake) -> None:
     assert found.as_json()["server"] == {"blocks": 8, "blocks_free": 8, "running": 0, "waiting": 0}
 
 
+def test_a_check_that_could_see_nothing_says_so(fake) -> None:
+    found, _ = check(fake, [record(0, MINE, "else")], PAGE.format(blocks=8, free=8, running=0))
+    assert not found.leaks
+    assert found.lines()[-1].startswith("leak: none seen, but no answer holds even its own code")
+
+
 def test_a_request_that_is_just_ending_is_no_leak(fake) -> None:
     busy = PAGE.format(blocks=8, free=6, running=1)
     found, asked = check(fake, [], busy, busy, PAGE.format(blocks=8, free=8, running=0))
