@@ -83,11 +83,8 @@ class SecretCheck:
         else:
             found.append(f"server at the end: its /metrics has no {BLOCKS}; memory not checked")
         if not self.leaks and self.whole and not self.repeated:
-            return [
-                *found,
-                "leak: none seen, but no answer holds even its own code word, so one of another "
-                "request could not be seen either; use a model that repeats the word",
-            ]
+            verdict = "leak: none seen; no answer holds its own code word, so none could be seen"
+            return [*found, verdict]
         if not self.leaks:
             return [*found, "leak: none"]
         if self.mixed_up:

@@ -71,7 +71,7 @@ def test_a_server_in_order(fake) -> None:
 def test_a_check_that_could_see_nothing_says_so(fake) -> None:
     found, _ = check(fake, [record(0, MINE, "else")], PAGE.format(blocks=8, free=8, running=0))
     assert not found.leaks
-    assert found.lines()[-1].startswith("leak: none seen, but no answer holds even its own code")
+    assert found.lines()[-1].startswith("leak: none seen; no answer holds its own code word")
 
 
 def test_a_request_that_is_just_ending_is_no_leak(fake) -> None:
