@@ -7,7 +7,6 @@ What this leaves out: options and fixtures (pytest_plugin), wording (check_outco
 import math
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
@@ -22,7 +21,7 @@ import pytest
 from lm_core.artifact_paths import write_json
 from lm_core.stand_ins import STAND_INS_VARIABLE
 from lm_core.user_error import UserError
-from lm_course.containment.own_imports import HangsAtImport, missing_sentence
+from lm_course.containment.own_imports import missing_sentence
 from lm_course.containment.watched_code import WatchedCode
 from lm_course.drawn_inputs.code_constants import note_constants
 from lm_course.drawn_inputs.reference_process import ReferenceProcess, spaces_of
@@ -34,7 +33,6 @@ from lm_course.grading.check_outcome import (
     NotSubmitted,
     Outcome,
     outcome_of,
-    without_return,
 )
 from lm_course.grading.code_under_test import (
     REFERENCE,
@@ -45,8 +43,8 @@ from lm_course.grading.code_under_test import (
     unwritten_tasks,
     use_implementation,
 )
-from lm_course.grading.forked_check import Limits, can_isolate, can_limit_memory, run_check
-from lm_course.grading.missing_return import function_without_return, is_about_none
+from lm_course.grading.forked_check import can_isolate, can_limit_memory, run_check
+from lm_course.grading.graded_check import failure_of, limits_of
 from lm_course.grading.score_table import (
     AssignmentGrade,
     CheckResult,
@@ -87,8 +85,6 @@ class GradedRun:
         self.reference: ReferenceProcess | None = None
         self.watched: WatchedCode | None = None  # None for the reference
         self.quiet = config.option.verbose <= 0
-        if self.quiet:
-            _silence(config)
         use_implementation(self.implementation, listed, self.chosen_tasks)
 
     def _chosen_tasks(self, ids: list[str]) -> list[str]:
@@ -279,14 +275,8 @@ class GradedRun:
             self.in_child = True
             item.obj(**arguments)
 
-        def explain(error: BaseException) -> Outcome:
-            if isinstance(error, HangsAtImport):
-                return error.outcome
-            outcome = outcome_of(error, code, task.id)
-            if not is_about_none(error):
-                return outcome
-            graded = {name for each in assignment.tasks for name in each.functions}
-            return without_return(outcome, function_without_return(check, code, graded))
+        def failure(error: BaseException) -> Outcome:
+            return failure_of(error, check, code, assignment, task.id)
 
         try:
             if task.module:
@@ -294,17 +284,11 @@ class GradedRun:
             run = run_check
             if self.watched is not None:
                 run = partial(self.watched.run_check, forbidden_calls=task.forbidden_calls)
-            return run(check, explain, self._limits(item, task), code)
+            was_endless = task.id in self.endless_tasks
+            limits = limits_of(item, self.times, was_endless, self.last_second)
+            return run(check, failure, limits, code)
         except NotSubmitted as error:  # nothing to run: no process is started
-            return explain(error)
-
-    def _limits(self, item: pytest.Item, task: Task) -> Limits:
-        marker = item.get_closest_marker("limit")
-        limits = Limits(**marker.kwargs) if marker else Limits()
-        limits = replace(limits, seconds=self.times * limits.seconds)
-        limits = limits.shorter() if task.id in self.endless_tasks else limits
-        left = max(0.0, self.last_second - time.monotonic())
-        return replace(limits, seconds=min(limits.seconds, left))
+            return failure(error)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -408,14 +392,3 @@ class GradedRun:
         if reporter is not None:
             reporter.ensure_newline()
             reporter.write_line(text, **markup)
-
-
-def _silence(config: pytest.Config) -> None:
-    """Reduce pytest's own output to one letter per check; the table says the rest."""
-    option = config.option
-    option.verbose = -2
-    option.no_header = True
-    option.tbstyle = "no"
-    option.reportchars = ""
-    option.durations = None
-    option.disable_warnings = True

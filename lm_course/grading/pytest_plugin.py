@@ -58,7 +58,20 @@ def pytest_configure(config: pytest.Config) -> None:
             run = GradedRun(config, folders)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
+        if run.quiet:
+            _silence(config)
         config.pluginmanager.register(run, PLUGIN)
+
+
+def _silence(config: pytest.Config) -> None:
+    """Reduce pytest's own output to one letter per check; the table says the rest."""
+    option = config.option
+    option.verbose = -2
+    option.no_header = True
+    option.tbstyle = "no"
+    option.reportchars = ""
+    option.durations = None
+    option.disable_warnings = True
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
