@@ -108,18 +108,39 @@ def own_constants(
 
 
 def unwritten_tasks(implementation: Implementation, tasks: Mapping[str, Assignment]) -> set[str]:
-    """Return the tasks whose functions are all still stubs, or whose file does not exist."""
+    """Return the tasks whose functions are all exactly as `lm start` wrote them, or whose file does
+    not exist.
+    """
     found = set()
     for name, assignment in tasks.items():
         task = assignment.task(name)
         if task.module:
             path = implementation.module_file(assignment, task.module)
             try:
-                stubs = path.read_text(encoding="utf-8", errors="replace").count(f'"{name}: write ')
+                tree = ast.parse(path.read_bytes())
             except OSError:
-                stubs = len(task.functions)
-            if stubs >= len(task.functions):
                 found.add(name)
+            except (SyntaxError, ValueError):
+                continue
+            else:
+                if _stubs(tree, name) >= set(task.functions):
+                    found.add(name)
+    return found
+
+
+def _stubs(tree: ast.Module, task: str) -> set[str]:
+    """Return the functions and methods that do nothing but say that this task is to be written."""
+    found = set()
+    owners = [("", tree), *((f"{o.name}.", o) for o in tree.body if isinstance(o, ast.ClassDef))]
+    for prefix, owner in owners:
+        for function in owner.body:
+            if isinstance(function, ast.FunctionDef):
+                *before, last = function.body
+                documented = not before or (len(before) == 1 and ast.get_docstring(function))
+                if documented and ast.unparse(last).startswith(
+                    f"raise NotImplementedError('{task}: write "
+                ):
+                    found.add(prefix + function.name)
     return found
 
 

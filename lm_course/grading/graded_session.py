@@ -77,7 +77,7 @@ class GradedRun:
         self.collected: Counter[str] = Counter()  # checks of each task
         self.endless_tasks: set[str] = set()
         self.unwritten: set[str] = set()  # tasks whose functions are all stubs
-        self.first_stubs: dict[str, Outcome] = {}  # what the first check of such a task came to
+        self.seen_as_stubs: set[str] = set()  # those whose first check has found a stub
         self.last_second = math.inf  # of time.monotonic(): no check may use more time than is left
         # If only a part of a task's checks ran, its best score does not change.
         self.whole_tasks = all((self.root / name).is_dir() for name in config.args)
@@ -248,22 +248,24 @@ class GradedRun:
         if outcome.status != PASSED:
             lines = [outcome.message, *outcome.where]
             lines += [] if self.quiet else ["", outcome.traceback]
+            text = "\n".join(lines)
             # pytest would filter the frames of the grader, which takes longer than many checks
-            pyfuncitem.repr_failure = lambda excinfo, style=None: excinfo.value.msg
-            pytest.fail("\n".join(lines), pytrace=False)
+            pyfuncitem.repr_failure = lambda excinfo, style=None: text
+            pytest.fail(text, pytrace=False)
         return True
 
     def _outcome(self, item: pytest.Function) -> Outcome:
-        """Run a check in its child; but one of a task of stubs fails as the task's first did."""
+        """Run a check in its child, unless the first check of a task of stubs has told enough."""
         task = self.task_of(item)
-        if task.id in self.first_stubs:
-            return self.first_stubs[task.id]
+        if task.id in self.seen_as_stubs:
+            return Outcome(NOT_WRITTEN, f"not run: no function of {task.id} is written yet")
+        is_first = task.id not in self.results
         outcome = self._outcome_in_child(item, task)
         self.in_child = False
         if outcome.timed_out:
             self.endless_tasks.add(task.id)
-        if outcome.status in (NOT_WRITTEN, NOT_SUBMITTED) and task.id in self.unwritten:
-            self.first_stubs[task.id] = outcome
+        if is_first and outcome.status == NOT_WRITTEN and task.id in self.unwritten:
+            self.seen_as_stubs.add(task.id)
         return outcome
 
     def _outcome_in_child(self, item: pytest.Function, task: Task) -> Outcome:

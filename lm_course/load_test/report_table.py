@@ -36,7 +36,7 @@ def _table(columns: Sequence[Sequence[str]]) -> Table:
 
 
 def _print_columns(columns: Sequence[Sequence[str]], console: Console) -> None:
-    """Print as many tables as are needed to cut no column; each begins with the first column."""
+    """Print as many tables as the window needs; each begins with the first column."""
     first, *left = columns
     any_width = console.options.update_width(1000)
     while left:

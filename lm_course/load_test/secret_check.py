@@ -82,9 +82,9 @@ class SecretCheck:
             )
         else:
             found.append(f"server at the end: its /metrics has no {BLOCKS}; memory not checked")
-        if not self.leaks and self.whole and not self.repeated:
-            verdict = "leak: none seen; no answer holds its own code word, so none could be seen"
-            return [*found, verdict]
+        if not self.leaks and not self.repeated:
+            verdict = "leak: none seen; but as no whole answer holds its own code word, a mix-up\n"
+            return [*found, f"{verdict}could hardly be seen: use a model that repeats the word"]
         if not self.leaks:
             return [*found, "leak: none"]
         if self.mixed_up:

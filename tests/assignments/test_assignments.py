@@ -22,22 +22,23 @@ from lm_course.mutation_testing.mutants import Mutant, load_mutants
 PROJECT = Path(__file__).parents[2]
 HERE = PROJECT / "tests" / "assignments"
 FEWEST_MUTANTS = 12
-WITHOUT_FORK = """
+IN_ONE_PROCESS = """
 import sys
 import pytest
-from lm_course.grading import forked_check
+from lm_course.grading import forked_check, graded_session
 
 class FewerDraws:
     def pytest_collection_finish(self):
         from lm_course.drawn_inputs import drawing
         search = drawing._search
-        drawing._search = lambda space, count, *rest: search(space, max(1, count // SHARE), *rest)
+        drawing._search = lambda space, count, *rest: search(space, max(1, count // DIVISOR), *rest)
 
-SHARE = int(sys.argv[1])
+DIVISOR = int(sys.argv[1])
 forked_check.can_isolate = lambda: False
+graded_session.unwritten_tasks = lambda *_: set()
 sys.exit(pytest.main(sys.argv[2:], plugins=[FewerDraws()]))
 """
-FEW_DRAWS = 5  # divides the number of drawn inputs
+FEWER_DRAWS = 5  # divides the number of drawn inputs
 
 # The reference's own parts: a learner may do without them, and no check looks.
 PRIVATE_PARTS = ("MergeQueue", "IndexedWords", "LinkedWord")
@@ -53,15 +54,15 @@ def handout(assignment: Assignment) -> str:
 
 
 def grades(
-    assignment: Assignment, implementation: Path | str, folder: Path, share: int = 1
+    assignment: Assignment, implementation: Path | str, folder: Path, divisor: int = 1
 ) -> dict[str, dict]:
     """Task id -> its grade, from a graded run in a process of its own.
 
-    Checks run as on a system that has no os.fork, all in one process, which takes half the time;
-    with one of `share` drawn inputs.
+    Its checks share that process, which takes half the time of a fork for each; all run, also those
+    of a task of stubs. The number of drawn inputs is divided by `divisor`.
     """
     grade_file = folder / "grades.json"
-    command = ["-c", WITHOUT_FORK, str(share)]
+    command = ["-c", IN_ONE_PROCESS, str(divisor)]
     command += [f"assignments/{assignment.id}"]
     command += [f"--impl={implementation}", f"--grade-json={grade_file}", "-p", "no:cacheprovider"]
     environment = {key: value for key, value in os.environ.items() if key != STAND_INS_VARIABLE}
@@ -78,9 +79,9 @@ def assert_all_points(assignment: Assignment, graded: dict[str, dict]) -> None:
     assert all(task["checks"] for task in graded.values())
 
 
-@pytest.mark.parametrize("share", [FEW_DRAWS, pytest.param(1, marks=pytest.mark.slow)])
-def test_the_reference_scores_100(assignment, tmp_path, share):
-    assert_all_points(assignment, grades(assignment, "reference", tmp_path, share))
+@pytest.mark.parametrize("divisor", [FEWER_DRAWS, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_reference_scores_100(assignment, tmp_path, divisor):
+    assert_all_points(assignment, grades(assignment, "reference", tmp_path, divisor))
 
 
 def test_stubs_score_nothing_on_every_task(assignment, tmp_path):
@@ -104,9 +105,14 @@ def test_an_empty_folder_scores_nothing_on_every_task(assignment, tmp_path):
     assert set(wrong.values()) == {"not submitted"}, wrong
 
 
-@pytest.mark.slow
-def test_an_independent_solution_scores_100(assignment, tmp_path):
-    independent = HERE / f"{assignment.id}_independent"
+@pytest.mark.parametrize(
+    ("name", "divisor"),
+    [("a6", FEWER_DRAWS)]
+    + [pytest.param(name, 1, marks=pytest.mark.slow) for name in assignment_ids()],
+)
+def test_an_independent_solution_scores_100(tmp_path, name, divisor):
+    assignment = load_assignment(name)
+    independent = HERE / f"{name}_independent"
     if not independent.is_dir():
         pytest.skip(f"{independent.name}/ is not written yet")
     shutil.copytree(independent / assignment.package, tmp_path / assignment.package)
@@ -116,25 +122,29 @@ def test_an_independent_solution_scores_100(assignment, tmp_path):
             shutil.copy(PROJECT / assignment.package / file.name, file)
     (tmp_path / assignment.id).mkdir()
     shutil.copy(HERE / f"{assignment.id}_answers.toml", tmp_path / assignment.id / "answers.toml")
-    assert_all_points(assignment, grades(assignment, tmp_path, tmp_path))
+    assert_all_points(assignment, grades(assignment, tmp_path, tmp_path, divisor))
 
 
-# A mutant of a3 takes a second, because two ranks run it; those of a2 build layers, and a3_data and
-# a6 have many: the quick run takes every so many of them.
-QUICK = {"a1": 4, "a2": 5, "a3": 12, "a3_data": 12, "a6": 20}
+def first_of_each_task(mutants: list) -> list[int]:
+    """The positions of the mutants of a quick run, which every task has one of."""
+    tasks = [mutant.task for mutant in mutants]
+    return [number for number, task in enumerate(tasks) if task not in tasks[:number]]
 
 
 @pytest.mark.parametrize(
-    ("name", "step"),
-    [(name, QUICK[name]) for name in assignment_ids()]
-    + [pytest.param(name, 1, marks=pytest.mark.slow) for name in QUICK],
+    ("name", "quick"),
+    [(name, True) for name in assignment_ids()]
+    + [pytest.param(name, False, marks=pytest.mark.slow) for name in assignment_ids()],
 )
-def test_every_mutant_is_caught_by_its_task(name: str, step: int) -> None:
-    """And every row of mutants.toml is graded: none is passed over, none is graded twice."""
+def test_every_mutant_is_caught_by_its_task(name: str, quick: bool) -> None:
+    """And every chosen row of mutants.toml is graded: none is passed over or graded twice."""
     assignment = load_assignment(name)
     path = PROJECT / "assignments" / name / "mutants.toml"
-    rows = tomllib.loads(path.read_text(encoding="utf-8"))["mutant"][::step]
-    verdicts = list(run_mutants(assignment, load_mutants(assignment)[::step], processes=1))
+    rows = tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]
+    mutants = load_mutants(assignment)
+    chosen = first_of_each_task(mutants) if quick else range(len(rows))
+    rows, mutants = [rows[n] for n in chosen], [mutants[n] for n in chosen]
+    verdicts = list(run_mutants(assignment, mutants, processes=1))
     assert [verdict.mutant.name for verdict in verdicts] == [row["name"] for row in rows]
     survivors = [
         f"{verdict.mutant.task} lets {verdict.mutant.name} pass {verdict.message}: "

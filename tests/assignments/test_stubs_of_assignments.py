@@ -12,6 +12,7 @@ import preloaded_python
 import pytest
 
 from lm_core.stand_ins import STAND_INS_VARIABLE
+from lm_course.grading.code_under_test import Implementation, unwritten_tasks
 from lm_course.learning.assignment_file import Assignment, assignment_ids, load_assignment
 from lm_course.learning.stubs import cut_stubs
 from transformer_lm.model_config import ModelShape
@@ -44,6 +45,16 @@ def test_every_stub_imports_and_is_the_one_that_is_used(stubs: tuple[Assignment,
     code = f"import importlib\nfor name in {names}: print(importlib.import_module(name).__file__)"
     files = [Path(line) for line in run(code, folder).splitlines()]
     assert files == [folder / assignment.package / f"{name}.py" for name in assignment.modules]
+
+
+def test_the_grader_knows_every_stub(stubs: tuple[Assignment, Path]) -> None:
+    assignment, folder = stubs
+    handed_in = Implementation(folder.name, folder, PROJECT, PROJECT)
+    tasks = {task.id: assignment for task in assignment.tasks}
+    written = {task.id for task in assignment.tasks if task.module}
+    assert unwritten_tasks(handed_in, tasks) == written
+    reference = Implementation("reference", PROJECT, PROJECT, PROJECT)
+    assert unwritten_tasks(reference, tasks) == set()
 
 
 def test_the_tables_of_a2_know_every_value_that_its_handout_names(

@@ -90,10 +90,22 @@ def test_a_task_is_unwritten_while_all_its_functions_are_stubs(
     assert unwritten_tasks(chosen, tasks) == set()
     task = next(task for task in assignment.tasks if task.module)
     file = chosen.module_file(assignment, task.module)
-    stub = f'    raise NotImplementedError("{task.id}: write it")\n'
-    file.write_text(stub * (len(task.functions) - 1))
-    assert task.id not in unwritten_tasks(chosen, tasks)
-    file.write_text(stub * len(task.functions))
-    assert task.id in unwritten_tasks(chosen, tasks)
+    (name,) = task.functions
+    stub = f'raise NotImplementedError("{task.id}: write {name}")'
+    for body in (stub, f'"""It counts."""\n    {stub}'):
+        file.write_text(f"def {name}(text):\n    {body}\n")
+        assert task.id in unwritten_tasks(chosen, tasks)
+    for body in (
+        f"return text  # {stub}",
+        f"return text\n    {stub}",
+        f"if text:\n        {stub}\n    return text",
+        f"text += 1\n    {stub}",
+        'raise NotImplementedError("t9.9: write it")',
+        f"{stub} +",
+    ):
+        file.write_text(f"def {name}(text):\n    {body}\n")
+        assert task.id not in unwritten_tasks(chosen, tasks), body
+    file.write_text(f"def other(text):\n    {stub}\n")
+    assert task.id not in unwritten_tasks(chosen, tasks), "its function is not there"
     file.unlink()
     assert task.id in unwritten_tasks(chosen, tasks)

@@ -35,6 +35,38 @@ def test_the_reference_passes_and_is_said_to_be_checked(toy_course) -> None:
     assert not (toy_course.root / "workspace").exists()
 
 
+STUB = 'raise NotImplementedError("t1.2: write count_letters")'
+
+
+def test_of_a_task_of_stubs_only_the_first_check_runs(toy_course) -> None:
+    toy_course.hand_in(toy_course.REFERENCE.replace(RIGHT_LINE, STUB))
+    screen, tasks, _ = toy_course.check()
+    assert tasks["t1.2"]["status"] == "not written"
+    assert [problem["message"] for problem in tasks["t1.2"]["problems"]] == [
+        "count_letters is not written yet",
+        "not run: no function of t1.2 is written yet",
+    ]
+    assert tasks["t1.3"]["status"] == "passed"
+    assert "  count_letters is not written yet" in screen.splitlines()
+    assert "not run" in toy_course.check("-v")[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "passed"),
+    [
+        (f"# {STUB}\n    {RIGHT_LINE}", 2),
+        (f"{RIGHT_LINE}\n    {STUB}", 2),
+        (f'if text == "abca":\n        {STUB}\n    {RIGHT_LINE}', 1),
+        (f'if text == "zz":\n        {STUB}\n    {RIGHT_LINE}', 1),
+    ],
+)
+def test_a_stub_that_is_left_somewhere_costs_no_other_check(toy_course, body, passed) -> None:
+    toy_course.hand_in(toy_course.REFERENCE.replace(RIGHT_LINE, body))
+    _, tasks, _ = toy_course.check()
+    assert tasks["t1.2"]["passed"] == passed
+    assert all("not run" not in problem["message"] for problem in tasks["t1.2"]["problems"])
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_the_screen_of_a_mistake(toy_course, columns: int) -> None:
     broken = toy_course.REFERENCE.replace("(counts[letter], letter)", "counts[letter]")

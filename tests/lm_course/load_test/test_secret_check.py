@@ -69,9 +69,13 @@ def test_a_server_in_order(fake) -> None:
 
 
 def test_a_check_that_could_see_nothing_says_so(fake) -> None:
-    found, _ = check(fake, [record(0, MINE, "else")], PAGE.format(blocks=8, free=8, running=0))
-    assert not found.leaks
-    assert found.lines()[-1].startswith("leak: none seen; no answer holds its own code word")
+    for outcome in ("done", "hung up"):
+        records = [record(0, MINE, "else", outcome)]
+        found, _ = check(fake, records, PAGE.format(blocks=8, free=8, running=0))
+        assert not found.leaks
+        assert found.lines()[-1].startswith("leak: none seen; but as no whole answer")
+    found, _ = check(fake, records, PAGE.format(blocks=8, free=7, running=0))
+    assert found.lines()[-1].startswith("leak: requests or blocks are left")
 
 
 def test_a_request_that_is_just_ending_is_no_leak(fake) -> None:
