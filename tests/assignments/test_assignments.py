@@ -25,9 +25,12 @@ FEWEST_MUTANTS = 12
 IN_ONE_PROCESS = """
 import sys
 import pytest
-from lm_course.grading import forked_check, graded_session
+from lm_course.grading import forked_check
 
-class FewerDraws:
+class AllChecksOnFewerDraws:
+    def pytest_runtest_setup(self, item):
+        item.config.pluginmanager.get_plugin("graded-run").seen_as_stubs.clear()
+
     def pytest_collection_finish(self):
         from lm_course.drawn_inputs import drawing
         search = drawing._search
@@ -35,8 +38,7 @@ class FewerDraws:
 
 DIVISOR = int(sys.argv[1])
 forked_check.can_isolate = lambda: False
-graded_session.unwritten_tasks = lambda *_: set()
-sys.exit(pytest.main(sys.argv[2:], plugins=[FewerDraws()]))
+sys.exit(pytest.main(sys.argv[2:], plugins=[AllChecksOnFewerDraws()]))
 """
 FEWER_DRAWS = 5  # divides the number of drawn inputs
 
