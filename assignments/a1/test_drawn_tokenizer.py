@@ -147,6 +147,8 @@ BEGINNINGS = [
             b"\xe0\xe1\xed\xef\xf0\xf1\xf4\xf5", b"\x80\x8f\x90\x9f\xa0\xbf", b"\x80\xbfa", b"\xbfa"
         ),
     )
+    # Python's decoder sees only at the third byte that a surrogate is no character
+    if not (sequence[0] == 0xED and sequence[1] >= 0xA0)
     for byte in sequence
 ]
 BYTE_BY_BYTE = {

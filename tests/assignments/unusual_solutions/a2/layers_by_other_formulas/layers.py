@@ -1,5 +1,5 @@
-"""Layers by other formulas: logsumexp, tanh for the sigmoid, products by einsum, weights drawn by
-rejection; the parameters are created in another order.
+"""Layers by other formulas: logsumexp, the logarithm of the sigmoid, products by einsum, weights
+drawn by rejection; the parameters are created in another order.
 """
 
 import math
@@ -14,7 +14,7 @@ def softmax(x: Tensor, dim: int) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    return x * torch.tanh(x / 2).add(1).div(2)
+    return x * torch.exp(nn.functional.logsigmoid(x))
 
 
 def gelu(x: Tensor) -> Tensor:
