@@ -106,6 +106,24 @@ def test_the_plain_functions_give_the_same(ranks: Ranks, stage: str) -> None:
     assert all(result["never"] == [0.0, 0.0] for result in found)
 
 
+def replicated(rank: int, size: int) -> list[list[float]]:
+    rows = torch.full((4, 4), float(rank + 1), dtype=torch.bfloat16)
+    module = nn.Module()
+    for number, view in enumerate((rows[:1, 0], rows[:, 1], rows[:2, 2:].T, rows[3, 3])):
+        module.register_buffer(f"b{number}", view)
+    DataParallel(module)
+    return rows.tolist()
+
+
+def test_values_that_lie_apart_in_memory_reach_the_other_ranks(ranks: Ranks) -> None:
+    """One value alone may have any stride, and is called contiguous nevertheless."""
+    first, second = ranks.call(2, replicated)
+    assert {value for row in first for value in row} == {1.0}
+    sent = {(0, 0), *((row, 1) for row in range(4)), (0, 2), (0, 3), (1, 2), (1, 3), (3, 3)}
+    at = {(row, column): second[row][column] for row in range(4) for column in range(4)}
+    assert at == {place: 1.0 if place in sent else 2.0 for place in at}
+
+
 def transposed_parameter(rank: int, size: int, stage: str) -> list[list[float]]:
     """Only rank 1 has a gradient, in the parameter's own layout."""
     parameter = nn.Parameter(torch.zeros(3, 2).T)

@@ -75,7 +75,8 @@ def broadcast_from_first(tensors: list[Tensor], group: Group = None) -> None:
         return
     for tensor in tensors:
         dense = tensor.detach().contiguous()  # a copy only if its values are not in a row
-        dist.broadcast(dense.view(-1).view(torch.uint8), group=group, group_src=0)
+        row = dense.as_strided((dense.numel(),), (1,))  # one value alone may have any stride
+        dist.broadcast(row.view(torch.uint8), group=group, group_src=0)
         if dense.data_ptr() != tensor.data_ptr():
             tensor.copy_(dense)
 
