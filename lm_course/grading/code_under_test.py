@@ -25,6 +25,7 @@ from lm_course.drawn_inputs.code_constants import Constants, constants_of_file
 from lm_course.grading.check_outcome import FAILING, PASSED, LearnerCode, Outcome
 from lm_course.grading.forked_check import STACK_LINE, Limits, can_isolate, run_check
 from lm_course.learning.assignment_file import Assignment
+from lm_course.learning.stubs import functions_of, is_stub
 from lm_course.locations import WORKSPACE, home_folder, is_stage, shipped, shown
 
 REFERENCE = "reference"
@@ -116,32 +117,22 @@ def unwritten_tasks(implementation: Implementation, tasks: Mapping[str, Assignme
         task = assignment.task(name)
         if task.module:
             path = implementation.module_file(assignment, task.module)
-            try:
-                tree = ast.parse(path.read_bytes())
-            except OSError:
+            stubs = {
+                function for function, node in functions_of(_parsed(path)) if is_stub(node, name)
+            }
+            if not path.is_file() or stubs >= set(task.functions):
                 found.add(name)
-            except (SyntaxError, ValueError):
-                continue
-            else:
-                if _stubs(tree, name) >= set(task.functions):
-                    found.add(name)
     return found
 
 
-def _stubs(tree: ast.Module, task: str) -> set[str]:
-    """Return the functions and methods that do nothing but say that this task is to be written."""
-    found = set()
-    owners = [("", tree), *((f"{o.name}.", o) for o in tree.body if isinstance(o, ast.ClassDef))]
-    for prefix, owner in owners:
-        for function in owner.body:
-            if isinstance(function, ast.FunctionDef):
-                *before, last = function.body
-                documented = not before or (len(before) == 1 and ast.get_docstring(function))
-                if documented and ast.unparse(last).startswith(
-                    f"raise NotImplementedError('{task}: write "
-                ):
-                    found.add(prefix + function.name)
-    return found
+def _parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file; an empty one if it is missing, not Python, or too deep."""
+    with (
+        suppress(SyntaxError, ValueError, OSError, RecursionError, MemoryError),
+        _no_warnings(),
+    ):
+        return ast.parse(path.read_bytes())
+    return ast.Module([], [])
 
 
 def choose_implementation(
@@ -299,14 +290,13 @@ def _module_that_hangs(tried: Outcome, code: LearnerCode) -> str:
 def _imports(path: Path) -> set[str]:
     """Return the modules that a file imports when loaded; empty if it is missing or not Python."""
     names: set[str] = set()
-    with suppress(SyntaxError, ValueError, OSError), _no_warnings():
-        for node in ast.parse(path.read_bytes()).body:
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.add(node.module)
-                if "." not in node.module:  # from package import module, perhaps
-                    names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    for node in _parsed(path).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            if "." not in node.module:  # from package import module, perhaps
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 

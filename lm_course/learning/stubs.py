@@ -22,7 +22,8 @@ from lm_core.user_error import UserError
 from lm_course.learning.assignment_file import Assignment, Task
 from lm_course.locations import ASSIGNMENTS, PROJECT, project_packages, shipped
 
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Definition = Function | ast.ClassDef | ast.Assign | ast.AnnAssign
 
 
 @dataclass
@@ -53,6 +54,27 @@ class Lesson:
         node = self.nodes[name]
         assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef), f"{name}: not a function"
         return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+
+
+def functions_of(tree: ast.Module) -> Iterator[tuple[str, Function]]:
+    """Yield the functions and methods of a module, with their names."""
+    for node in tree.body:
+        if isinstance(node, Function):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, Function):
+                    yield f"{node.name}.{inner.name}", inner
+
+
+def is_stub(function: Function, task: str) -> bool:
+    """Return whether a function is as `lm start` wrote it for this task."""
+    documented = ast.get_docstring(function, clean=False) is not None
+    match function.body[documented:]:
+        case [ast.Raise(exc=ast.Call(func=ast.Name("NotImplementedError"), args=[argument]))]:
+            text = argument.value if isinstance(argument, ast.Constant) else None
+            return isinstance(text, str) and text.startswith(f"{task}: write ")
+    return False
 
 
 def cut_stubs(assignment: Assignment, root: Path = PROJECT) -> dict[str, str]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lm_course.learning.assignment_file import Assignment
-from lm_course.learning.stubs import lessons_of
+from lm_course.learning.stubs import Function, functions_of, lessons_of
 from lm_course.locations import PROJECT
-from lm_course.mutation_testing.graded_functions import Functions, functions_of, tasks_of_functions
+from lm_course.mutation_testing.graded_functions import tasks_of_functions
 from lm_course.mutation_testing.mutation_operators import edits_of
 from lm_course.mutation_testing.source_text import Edit, Source
 
@@ -86,7 +86,7 @@ def generate_mutants(assignment: Assignment, root: Path = PROJECT) -> list[Gener
     return sorted(found.values(), key=lambda mutant: order.index(mutant.tasks[0]))
 
 
-def is_python(function: Functions, edit: Edit, source: Source) -> bool:
+def is_python(function: Function, edit: Edit, source: Source) -> bool:
     """Return True if the function can still be parsed after this edit."""
     first, last = source.line_starts[function.lineno - 1], source.end(function)
     text = source.text[first : edit.start] + edit.replacement + source.text[edit.end : last]

@@ -11,24 +11,11 @@ What this leaves out: functions that are reached in another way (getattr, operat
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 
-from lm_course.learning.stubs import Lesson
+from lm_course.learning.stubs import Lesson, functions_of
 
-Functions = ast.FunctionDef | ast.AsyncFunctionDef
 Place = tuple[str, str]  # module, function
 TaskTable = dict[str, dict[str, tuple[str, ...]]]
-
-
-def functions_of(tree: ast.Module) -> Iterator[tuple[str, Functions]]:
-    """Yield the functions and methods of a module, with their names."""
-    for node in tree.body:
-        if isinstance(node, Functions):
-            yield node.name, node
-        elif isinstance(node, ast.ClassDef):
-            for inner in node.body:
-                if isinstance(inner, Functions):
-                    yield f"{node.name}.{inner.name}", inner
 
 
 def tasks_of_functions(lessons: list[Lesson], order: list[str]) -> TaskTable:

@@ -102,6 +102,7 @@ def test_a_task_is_unwritten_while_all_its_functions_are_stubs(
         f"text += 1\n    {stub}",
         'raise NotImplementedError("t9.9: write it")',
         f"{stub} +",
+        f"return {'-' * 100_000}1\n    {stub}",
     ):
         file.write_text(f"def {name}(text):\n    {body}\n")
         assert task.id not in unwritten_tasks(chosen, tasks), body
